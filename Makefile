@@ -1,0 +1,72 @@
+# `make run` and `make test` need nothing but Debian or Ubuntu with Python 3.11 or newer: what is missing is installed,
+# system packages with apt-get (as root only), Python packages with pip into .venv at the versions of constraints.txt.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+export PATH := $(PATH):/usr/sbin:/sbin
+
+PYTHON ?= python3
+VENV ?= .venv
+DATA ?= ./data
+ARGS ?=
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip -q --disable-pip-version-check
+
+# command:package pairs; a package is installed only when its command is missing.
+TEST_TOOLS := rclone:rclone mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs strace:strace losetup:mount fsfreeze:util-linux
+
+.PHONY: help venv run test lint bench soak clean test-tools
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+venv: $(STAMP) ## a virtual environment in .venv, at the pinned versions
+
+$(STAMP): pyproject.toml constraints.txt
+	@if ! $(PYTHON) -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	  $(call install,python3 python3-venv); \
+	fi
+	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(f"couchestord needs Python 3.11 or newer, this is {v}: set PYTHON=" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install -r constraints.txt
+	$(PIP) install --no-build-isolation --no-deps -e .
+	$(PIP) check
+	@touch $@
+
+# $(call install,PACKAGES): with apt-get where that is possible, else one line that says what to install.
+install = { if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    export DEBIAN_FRONTEND=noninteractive; \
+	    apt-get install -yqq --no-install-recommends $(1) >/dev/null 2>&1 || { \
+	      apt-get update -qq && apt-get install -yqq --no-install-recommends $(1) >/dev/null; }; \
+	  else echo "please install: $(1)" >&2; exit 1; fi; }
+
+test-tools:
+	@missing=""; \
+	for pair in $(TEST_TOOLS); do \
+	  command -v "$${pair%%:*}" >/dev/null || missing="$$missing $${pair##*:}"; \
+	done; \
+	if [ -n "$$missing" ]; then echo "installing:$$missing"; $(call install,$$missing); fi
+
+run: $(STAMP) ## a store in DATA (default ./data), in the foreground; ARGS are passed on
+	$(BIN)/couchestord up --data $(DATA) $(ARGS)
+
+test: $(STAMP) test-tools ## all tests but the long ones; ARGS go to pytest
+	$(BIN)/python -m pytest -q $(ARGS)
+
+soak: $(STAMP) test-tools ## the long forms: kill -9, power cuts, faults, model runs
+	$(BIN)/python -m pytest -q -m soak $(ARGS)
+
+lint: $(STAMP) ## ruff, mypy --strict, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(STAMP) ## the figures of docs/performance.md
+	$(BIN)/python -m bench $(ARGS)
+
+clean: ## remove what the other targets made, except data
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
