@@ -1,0 +1,313 @@
+"""The configuration: a TOML file, environment variables over it, command-line options over both.
+
+An unknown section or key is an error, so a typing mistake never falls back to a default in silence. Environment
+variables are named COUCHESTORD_SECTION__KEY, with two underscores between section and key: names without them are not
+ours (Kubernetes sets COUCHESTORD_PORT and the like for a service of that name).
+"""
+
+import difflib
+import re
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Final
+
+from couchestord.errors import ConfigError
+
+ENVIRONMENT_PREFIX: Final = "COUCHESTORD_"
+
+_SIZE_UNITS: Final = {
+    **{"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40},
+    **{"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12},
+}
+_DURATION_UNITS: Final = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_QUANTITY: Final = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*")
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a server listens. Port 0 lets the kernel choose a free one."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_size(value: object) -> int:
+    """Bytes from 4096, "4096", "10 GiB" or "10 GB". Raises ValueError."""
+    number, factor = _quantity(value, _SIZE_UNITS)
+    size_bytes = number * factor
+    if size_bytes != int(size_bytes):
+        raise ValueError("is not a whole number of bytes")
+    return int(size_bytes)
+
+
+def parse_duration(value: object) -> float:
+    """Seconds from 30, "30 s", "500 ms", "5 min", "2 h" or "1 d". Raises ValueError."""
+    number, factor = _quantity(value, _DURATION_UNITS)
+    return float(number * factor)
+
+
+def parse_address(value: object) -> Address:
+    """An address from "127.0.0.1:9000", "localhost:9000", "[::1]:9000" or ":9000" (every IPv4 one). Raises ValueError."""
+    host, colon, port = str(value).rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise ValueError('is not an address like "127.0.0.1:9000"')
+    if host.startswith("[") and host.endswith("]"):
+        return Address(host[1:-1], int(port))
+    if ":" in host:
+        raise ValueError('is not an address: write IPv6 as "[::1]:9000"')
+    return Address(host or "0.0.0.0", int(port))
+
+
+def _quantity(value: object, units: Mapping[str, float]) -> tuple[int | float, float]:
+    match = _QUANTITY.fullmatch(str(value)) if isinstance(value, int | float | str) else None
+    factors = {"": 1} | {unit.lower(): factor for unit, factor in units.items()}
+    if match is None or isinstance(value, bool) or match[2].lower() not in factors:
+        raise ValueError(f"is not a number with one of the units {', '.join(units)}")
+    number = float(match[1]) if "." in match[1] else int(match[1])
+    return number, factors[match[2].lower()]
+
+
+def _integer(low: int, high: int) -> Callable[[object], int]:
+    def parse(value: object) -> int:
+        try:
+            number = int(value) if isinstance(value, str) else value
+        except ValueError:
+            number = None
+        if not isinstance(number, int) or isinstance(number, bool) or not low <= number <= high:
+            raise ValueError(f"is not a whole number from {low} to {high}")
+        return number
+
+    return parse
+
+
+def _choice(*choices: str) -> Callable[[object], str]:
+    def parse(value: object) -> str:
+        if value not in choices:
+            raise ValueError(f"is not one of {', '.join(choices)}")
+        return str(value)
+
+    return parse
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError("is not a text")
+    return value
+
+
+def _path(value: object) -> Path:
+    return value if isinstance(value, Path) else Path(_text(value))
+
+
+def _paths(value: object) -> tuple[Path, ...]:
+    """A list, or as the environment writes it, a text with commas."""
+    if isinstance(value, str):
+        value = [part.strip() for part in value.split(",") if part.strip()]
+    if not isinstance(value, list | tuple):
+        raise ValueError("is not a list of folders")
+    return tuple(_path(part) for part in value)
+
+
+def _at_least(low: float, parse: Callable[[object], Any]) -> Callable[[object], Any]:
+    def checked(value: object) -> Any:
+        number = parse(value)
+        if number < low:
+            raise ValueError(f"is less than {low}")
+        return number
+
+    return checked
+
+
+def _setting(default: Any, parse: Callable[[object], Any], *, key: str | None = None) -> Any:
+    """A field with how its value is read. `key`: its name in the file, where that is not the field's."""
+    return field(default=default, metadata={"parse": parse, "key": key})
+
+
+@dataclass(frozen=True, slots=True)
+class StoreConfig:
+    """[store]: where the store lies and how it codes. What is fixed for a store is fixed when it is created."""
+
+    data: Path = _setting(Path("data"), _path)
+    disks: tuple[Path, ...] = _setting((), _paths)
+    """Folders, one per disk. Empty: data/disk-0, data/disk-1 and so on."""
+    k: int = _setting(4, _integer(1, 128))
+    m: int = _setting(2, _integer(0, 64))
+    stripe_size_bytes: int = _setting(1 << 20, _at_least(4096, parse_size), key="stripe_size")
+    engine: str = _setting("auto", _choice("auto", "zfec", "isal"))
+    min_healthy_shards: int = _setting(0, _integer(0, 192))
+    """Fewest disks that a new segment may be written on. 0: k."""
+
+
+@dataclass(frozen=True, slots=True)
+class JournalConfig:
+    """[journal]: how much waits there, on how many disks, and when it is moved to stripes."""
+
+    size_bytes: int = _setting(10 << 30, _at_least(16 << 20, parse_size))
+    """Per disk; clipped to 5 % of the disk."""
+    replication_factor: int = _setting(3, _integer(1, 64))
+    destage_threshold_percent: int = _setting(80, _integer(1, 100))
+    destage_interval_s: float = _setting(30.0, _at_least(0.01, parse_duration), key="destage_interval")
+
+
+@dataclass(frozen=True, slots=True)
+class S3Config:
+    """[s3]: the S3 server and its limits."""
+
+    address: Address = _setting(Address("127.0.0.1", 9000), parse_address)
+    region: str = _setting("us-east-1", _text)
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsConfig:
+    """[metrics]: the server of /metrics. It asks for no key: keep it on loopback or behind a firewall."""
+
+    address: Address = _setting(Address("127.0.0.1", 8080), parse_address)
+
+
+@dataclass(frozen=True, slots=True)
+class HealthConfig:
+    """[health]: the server of /healthz, /livez and /readyz. It asks for no key."""
+
+    address: Address = _setting(Address("127.0.0.1", 8081), parse_address)
+
+
+@dataclass(frozen=True, slots=True)
+class LogConfig:
+    """[log]: what is written to standard error, and how."""
+
+    level: str = _setting("info", _choice("debug", "info", "warning", "error"))
+    format: str = _setting("text", _choice("text", "json"))
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything that can be set, a field per section."""
+
+    store: StoreConfig = field(default_factory=StoreConfig)
+    journal: JournalConfig = field(default_factory=JournalConfig)
+    s3: S3Config = field(default_factory=S3Config)
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
+    health: HealthConfig = field(default_factory=HealthConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """A value somebody set, with the words that name the place in an error."""
+
+    section: str
+    key: str
+    value: object
+    origin: str
+
+
+def setting_names() -> list[str]:
+    """Every "section.key" there is, in the order of the documentation."""
+    return [f"{section.name}.{key}" for section in fields(Config) for key in _settings(section)]
+
+
+def load(path: Path | None, environ: Mapping[str, str], options: Mapping[str, object] | None = None) -> Config:
+    """The configuration from the file at `path`, the environment, `options` ("section.key" to value); later ones win.
+
+    Raises ConfigError that names the key, where it was set, and near matches of a key that does not exist.
+    """
+    given = [] if path is None else list(_from_file(path))
+    given.extend(_from_environment(environ))
+    for name, value in (options or {}).items():
+        section, _, key = name.partition(".")
+        given.append(_Given(section, key, value, ""))
+    values: dict[str, dict[str, Any]] = {}
+    for setting in given:
+        target = _find(setting)
+        try:
+            values.setdefault(setting.section, {})[target.name] = target.metadata["parse"](setting.value)
+        except ValueError as error:
+            raise ConfigError(f"{_place(setting)} {setting.value!r} {error}") from None
+    sections = {section.name: _section_class(section)(**values.get(section.name, {})) for section in fields(Config)}
+    config = Config(**sections)
+    _check_together(config)
+    return config
+
+
+def _from_file(path: Path) -> Iterator[_Given]:
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from None
+    for section, table in document.items():
+        if not isinstance(table, dict):
+            raise ConfigError(f"{path}: {section!r} stands outside a section; {_near(section, _all_keys())}")
+        for key, value in table.items():
+            yield _Given(section, key, value, str(path))
+        if not table:
+            _find(_Given(section, "", None, str(path)), section_only=True)
+
+
+def _from_environment(environ: Mapping[str, str]) -> Iterator[_Given]:
+    for name in sorted(environ):
+        section, separator, key = name.removeprefix(ENVIRONMENT_PREFIX).partition("__")
+        if name.startswith(ENVIRONMENT_PREFIX) and separator:
+            yield _Given(section.lower(), key.lower(), environ[name], f"environment variable {name}")
+
+
+def _section_class(section: Field[Any]) -> Callable[..., Any]:
+    factory: Callable[..., Any] = section.default_factory  # type: ignore[assignment]
+    return factory
+
+
+def _settings(section: Field[Any]) -> dict[str, Field[Any]]:
+    found: tuple[Field[Any], ...] = fields(_section_class(section))  # type: ignore[arg-type]
+    return {setting.metadata["key"] or setting.name: setting for setting in found}
+
+
+def _all_keys() -> dict[str, str]:
+    """Each key, and each section, to how it is written in full."""
+    names = {section.name: f"[{section.name}]" for section in fields(Config)}
+    return names | {key: f"{section.name}.{key}" for section in fields(Config) for key in _settings(section)}
+
+
+def _find(given: _Given, *, section_only: bool = False) -> Field[Any]:
+    sections = {section.name: section for section in fields(Config)}
+    if given.section not in sections:
+        raise ConfigError(f"{given.origin}: unknown section [{given.section}]; {_near(given.section, _all_keys())}")
+    if section_only:
+        return sections[given.section]
+    settings = _settings(sections[given.section])
+    if given.key not in settings:
+        raise ConfigError(f"{_place(given)} is unknown; {_near(given.key, _all_keys())}")
+    return settings[given.key]
+
+
+def _place(given: _Given) -> str:
+    return ": ".join(part for part in (given.origin, f"{given.section}.{given.key}") if part)
+
+
+def _near(name: str, known: Mapping[str, str]) -> str:
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    if near:
+        return f"did you mean {' or '.join(known[match] for match in near)}?"
+    return f"the sections are {', '.join(f'[{section.name}]' for section in fields(Config))}, see docs/config.md"
+
+
+def _check_together(config: Config) -> None:
+    """What no key can be wrong in alone."""
+    store, journal = config.store, config.journal
+    if journal.replication_factor < store.m + 1:
+        raise ConfigError(
+            f"journal.replication_factor is {journal.replication_factor}, but store.m = {store.m} promises to survive "
+            f"{store.m} lost disks: set it to at least {store.m + 1}"
+        )
+    if store.min_healthy_shards and not store.k <= store.min_healthy_shards <= store.k + store.m:
+        raise ConfigError(
+            f"store.min_healthy_shards is {store.min_healthy_shards}: it must be from k = {store.k} to k + m = "
+            f"{store.k + store.m}, or 0 for k"
+        )
+    if len({disk.absolute() for disk in store.disks}) != len(store.disks):
+        raise ConfigError("store.disks names a folder twice")
