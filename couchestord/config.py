@@ -52,7 +52,7 @@ def parse_duration(value: object) -> float:
 
 
 def parse_address(value: object) -> Address:
-    """An address from "127.0.0.1:9000", "localhost:9000", "[::1]:9000" or ":9000" (every IPv4 one). Raises ValueError."""
+    """An address from "127.0.0.1:9000", "localhost:9000", "[::1]:9000" or ":9000" (any IPv4). Raises ValueError."""
     host, colon, port = str(value).rpartition(":")
     if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
         raise ValueError('is not an address like "127.0.0.1:9000"')

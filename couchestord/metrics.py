@@ -1,0 +1,132 @@
+"""What Prometheus reads. The door to prometheus-client.
+
+Counters are counted where things happen; gauges are the store's state at the moment of the scrape, handed in as a
+`Snapshot`. There is no bucket and no key in a label: the number of series does not grow with what is stored.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+
+_SECONDS_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_OPERATIONS_MAX: Final = 128
+"""More operations than the front ends have: a bound, should a caller pass what a client sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The store's state at one moment. Mappings go from a state (or name) to a count."""
+
+    version: str = ""
+    engine: str = ""
+    health: str = ""
+    disks: Mapping[str, int] = field(default_factory=dict)
+    disk_bytes_free: int | None = None
+    journal_bytes: int | None = None
+    journal_bytes_max: int | None = None
+    segments: Mapping[str, int] = field(default_factory=dict)
+    stripes: Mapping[str, int] = field(default_factory=dict)
+    jobs: Mapping[str, int] = field(default_factory=dict)
+    degraded_reads: int | None = None
+
+
+class Metrics:
+    """The metrics of one daemon, in a registry of their own. All methods are quick, and safe from any thread."""
+
+    def __init__(self) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series per counter that nothing here reads
+        self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        self._requests = Counter(
+            "couchestord_requests_total",
+            "Requests answered, by S3 operation and class of the status.",
+            ["operation", "status"],
+            registry=self._registry,
+        )
+        self._seconds = Histogram(
+            "couchestord_request_duration_seconds",
+            "Time from the head of a request to the end of its response.",
+            ["operation"],
+            buckets=_SECONDS_BUCKETS,
+            registry=self._registry,
+        )
+        self._received = Counter(
+            "couchestord_received_bytes_total", "Bytes of request bodies.", registry=self._registry
+        )
+        self._sent = Counter("couchestord_sent_bytes_total", "Bytes of response bodies.", registry=self._registry)
+        self._bound: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
+
+    def count_request(self, operation: str, status: int, seconds: float, received_bytes: int, sent_bytes: int) -> None:
+        """One request answered. `operation` is a name from a fixed set, never what a client sent."""
+        counter, histogram = self._bound.get((operation, status // 100)) or self._bind(operation, status // 100)
+        counter.inc()
+        histogram.observe(seconds)
+        if received_bytes:
+            self._received.inc(received_bytes)
+        if sent_bytes:
+            self._sent.inc(sent_bytes)
+
+    def render(self, snapshot: Snapshot) -> bytes:
+        """The page of /metrics, with gauges from `snapshot`."""
+        once = CollectorRegistry()
+        once.register(_Gauges(snapshot))
+        return generate_latest(self._registry) + generate_latest(once)
+
+    def _bind(self, operation: str, status_class: int) -> tuple[Counter, Histogram]:
+        """Label look-up is four times the price of the count, so its result is kept."""
+        if len({name for name, _ in self._bound}) >= _OPERATIONS_MAX:
+            operation = "other"
+        bound = (self._requests.labels(operation, f"{status_class}xx"), self._seconds.labels(operation))
+        self._bound[operation, status_class] = bound
+        return bound
+
+
+class _Gauges(Collector):
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+
+    def collect(self) -> Iterable[Metric]:
+        state = self._snapshot
+        build = GaugeMetricFamily(
+            "couchestord_build_info", "1, with version and engine as labels.", labels=["version", "engine"]
+        )
+        build.add_metric([state.version, state.engine], 1)
+        yield build
+        health = GaugeMetricFamily("couchestord_health", "1 for the present state of the store.", labels=["state"])
+        for name in ("healthy", "degraded", "unhealthy"):
+            health.add_metric([name], int(name == state.health))
+        yield health
+        yield _family("disks", "Disks of the store, by state.", "state", state.disks)
+        yield _family("segments", "Segments, by state.", "state", state.segments)
+        yield _family("stripes", "Stripes, by state.", "state", state.stripes)
+        yield _family("job_running", "Background jobs: 1 while it has work.", "job", state.jobs)
+        for name, text, value in (
+            ("disk_free_bytes", "Room on the disks of the store, together.", state.disk_bytes_free),
+            ("journal_bytes", "Bytes in the journal, on each of its disks.", state.journal_bytes),
+            ("journal_limit_bytes", "Bytes at which the journal is full.", state.journal_bytes_max),
+        ):
+            if value is not None:
+                yield GaugeMetricFamily(f"couchestord_{name}", text, value=value)
+        if state.degraded_reads is not None:
+            text = "Reads that had to reconstruct, since the start."
+            yield CounterMetricFamily("couchestord_degraded_reads", text, value=state.degraded_reads)
+
+
+def _family(name: str, text: str, label: str, values: Mapping[str, int]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(f"couchestord_{name}", text, labels=[label])
+    for key in sorted(values):
+        family.add_metric([key], values[key])
+    return family
