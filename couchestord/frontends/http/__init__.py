@@ -1,0 +1,11 @@
+"""HTTP/1.1 for the front ends: bytes and sockets on one side, `Request` and `Response` on the other.
+
+Three layers, so that a fast lane can stand in front of one without the others knowing: `protocol` turns bytes into
+heads and bodies and back and is the only module that knows h11; `connection` owns one socket and its deadlines;
+`server` accepts, counts and drains.
+"""
+
+from couchestord.frontends.http.messages import Limits, Request, RequestBody, Response, ResponseBody
+from couchestord.frontends.http.server import HttpServer, serve_http
+
+__all__ = ["HttpServer", "Limits", "Request", "RequestBody", "Response", "ResponseBody", "serve_http"]

@@ -1,0 +1,90 @@
+"""Requests, responses and limits. Pure values: no socket, no h11."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+Header = tuple[bytes, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one client may cost. Over a limit the answer is a clear error or a closed connection."""
+
+    head_bytes_max: int = 32 << 10
+    """Request line and headers together."""
+    headers_max: int = 200
+    connections_max: int = 1000
+    """Open connections; one more is answered 503 and closed."""
+    idle_timeout_s: float = 60.0
+    """Between requests."""
+    head_timeout_s: float = 10.0
+    """From the first byte of a head to its last."""
+    body_timeout_s: float = 30.0
+    """Without one byte of the body while somebody waits for it."""
+    write_timeout_s: float = 30.0
+    """Without the client taking one byte."""
+    unread_body_bytes_max: int = 256 << 10
+    """So much of a body that the handler left unread is read and thrown away to keep the connection."""
+    drain_timeout_s: float = 30.0
+    """At shutdown, for the requests under way."""
+    receive_bytes: int = 128 << 10
+    """Read from a socket at once."""
+
+
+class RequestBody(Protocol):
+    """The body of a request: read once, piece by piece, nothing is read ahead.
+
+    The first read answers `Expect: 100-continue`. Reading raises IncompleteBody when the client goes away or breaks the
+    framing, and RequestTimeout when it stalls; the connection is closed after the response then.
+    """
+
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+    async def __anext__(self) -> bytes: ...
+
+
+class ResponseBody(Protocol):
+    """A body that is sent piece by piece. `aclose` is called once, whether the body was read or not."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+    async def aclose(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request whose head is complete.
+
+    `target` is what the request line says, undecoded. Header names are lower case, values stripped of white space, both
+    in the order of arrival.
+    """
+
+    method: bytes
+    target: bytes
+    headers: Sequence[Header]
+    body: RequestBody
+    content_length: int | None
+    """None for a chunked body; 0 without a body."""
+
+
+def _nothing(_sent_bytes: int) -> None:
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What a handler answers. The connection adds Content-Length, Date and Connection.
+
+    `length_bytes` is the length of a `body` that is no bytes. For HEAD it is announced, and `body` stays empty.
+    """
+
+    status: int
+    headers: Sequence[Header] = ()
+    body: bytes | ResponseBody = b""
+    length_bytes: int | None = None
+    finished: Callable[[int], None] = _nothing
+    """Called once when the response is over, cut or whole, with the count of body bytes sent."""
+
+
+Handler = Callable[[Request], Awaitable[Response]]

@@ -1,0 +1,150 @@
+"""Accepts connections, counts them, and lets them finish at the end."""
+
+import errno
+import logging
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from email.utils import formatdate
+from typing import Final
+
+import trio
+
+from couchestord.frontends.http.connection import Connection, bare_response
+from couchestord.frontends.http.messages import Handler, Limits
+
+_log = logging.getLogger(__name__)
+
+_REFUSALS_MAX: Final = 64
+"""Connections over the limit that are told so at the same time; further ones are closed without a word."""
+_REFUSAL_TIMEOUT_S: Final = 1.0
+_OUT_OF_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
+_ACCEPT_PAUSE_S: Final = 0.1
+_GONE_BEFORE_ACCEPT: Final = frozenset({errno.ECONNABORTED, errno.EPROTO, errno.EPERM})
+
+
+class HttpServer:
+    """What `serve_http` yields."""
+
+    def __init__(self, handler: Handler, limits: Limits, wall_time_s: Callable[[], float]) -> None:
+        self._handler = handler
+        self._limits = limits
+        self._date = DateHeader(wall_time_s)
+        self._connections: set[Connection] = set()
+        self._refusals = 0
+        self._empty = trio.Event()
+
+    @property
+    def connections(self) -> int:
+        """Open connections."""
+        return len(self._connections)
+
+    async def accept(self, listener: trio.SocketListener, nursery: trio.Nursery) -> None:
+        """Accepts on one listener until cancelled; connections run in `nursery`."""
+        while True:
+            try:
+                accepted, _ = await listener.socket.accept()
+            except OSError as error:
+                if error.errno in _OUT_OF_DESCRIPTORS:
+                    _log.warning("cannot accept: %s", error)
+                    await trio.sleep(_ACCEPT_PAUSE_S)
+                elif error.errno not in _GONE_BEFORE_ACCEPT:
+                    raise
+                continue
+            sock = socket.socket(fileno=accepted.detach())
+            sock.setblocking(False)
+            if len(self._connections) < self._limits.connections_max:
+                connection = Connection(sock, self._handler, self._limits, self._date)
+                self._connections.add(connection)
+                nursery.start_soon(self._run, connection, sock)
+            elif self._refusals < _REFUSALS_MAX:
+                self._refusals += 1
+                nursery.start_soon(self._refuse, sock)
+            else:
+                sock.close()
+
+    async def _run(self, connection: Connection, sock: socket.socket) -> None:
+        try:
+            with suppress(OSError):  # not TCP, in tests and behind a Unix socket
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            await connection.run()
+        except Exception:
+            _log.exception("a connection failed")
+        finally:
+            self._connections.discard(connection)
+            if not self._connections:
+                self._empty.set()
+
+    async def _refuse(self, sock: socket.socket) -> None:
+        """503, read what comes for a moment so that the answer is not lost to a reset, close."""
+        try:
+            with sock, suppress(OSError), trio.move_on_after(_REFUSAL_TIMEOUT_S):
+                sock.send(bare_response(503))
+                sock.shutdown(socket.SHUT_WR)
+                while True:
+                    await trio.lowlevel.wait_readable(sock)
+                    if not sock.recv(4096):
+                        break
+        finally:
+            self._refusals -= 1
+
+    async def drain(self) -> None:
+        """Lets requests under way finish, for at most the limit's time; idle connections close at once."""
+        for connection in tuple(self._connections):
+            connection.finish_soon()
+        with trio.move_on_after(self._limits.drain_timeout_s):
+            while self._connections:
+                self._empty = trio.Event()
+                await self._empty.wait()
+
+
+class DateHeader:
+    """The value of the Date header, formatted once a second."""
+
+    __slots__ = ("_second", "_value", "_wall_time_s")
+
+    def __init__(self, wall_time_s: Callable[[], float]) -> None:
+        self._wall_time_s = wall_time_s
+        self._second = -1
+        self._value = b""
+
+    def __call__(self) -> bytes:
+        second = int(self._wall_time_s())
+        if second != self._second:
+            self._second, self._value = second, formatdate(second, usegmt=True).encode("ascii")
+        return self._value
+
+
+@asynccontextmanager
+async def serve_http(
+    listeners: Sequence[trio.SocketListener],
+    handler: Handler,
+    limits: Limits = Limits(),  # noqa: B008 - frozen
+    *,
+    wall_time_s: Callable[[], float] = time.time,
+) -> AsyncIterator[HttpServer]:
+    """Serves `handler` on `listeners` while the body of the `async with` runs.
+
+    When the body ends, no more is accepted, the listeners are closed, idle connections too, and requests under way have
+    `limits.drain_timeout_s` to finish. When the body is cancelled or raises, everything is cut at once.
+
+    A handler runs in the task of its connection. What it raises is logged and answered 500; requests on other
+    connections never notice.
+    """
+    server = HttpServer(handler, limits, wall_time_s)
+    async with trio.open_nursery() as connections:
+        accepting = trio.CancelScope()
+
+        async def accept(listener: trio.SocketListener) -> None:
+            with accepting:
+                await server.accept(listener, connections)
+
+        for listener in listeners:
+            connections.start_soon(accept, listener)
+        yield server
+        accepting.cancel()
+        for listener in listeners:
+            await listener.aclose()
+        await server.drain()
+        connections.cancel_scope.cancel()

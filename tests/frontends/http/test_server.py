@@ -1,0 +1,391 @@
+"""The HTTP shell over real loopback sockets: framing, limits, deadlines, drain."""
+
+import itertools
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+
+import pytest
+import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from trio.testing import MockClock
+
+from couchestord.frontends.http import HttpServer, Limits, Request, Response, serve_http
+from couchestord.frontends.http.protocol import END, NEED_DATA, Head, HttpProtocol, MalformedMessage
+
+Handler = Callable[[Request], Awaitable[Response]]
+GET = b"GET /x HTTP/1.1\r\nHost: h\r\n\r\n"
+
+
+async def echo(request: Request) -> Response:
+    body = b"".join([piece async for piece in request.body])
+    return Response(200, [(b"X-Target", request.target)], body)
+
+
+@asynccontextmanager
+async def serving(handler: Handler = echo, limits: Limits = Limits()) -> AsyncIterator[tuple[HttpServer, int]]:  # noqa: B008
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    port = listeners[0].socket.getsockname()[1]
+    async with serve_http(listeners, handler, limits) as server:
+        yield server, port
+
+
+async def connect(port: int) -> trio.SocketStream:
+    return await trio.open_tcp_stream("127.0.0.1", port)
+
+
+async def read_all(stream: trio.SocketStream) -> bytes:
+    data = b""
+    async for piece in stream:
+        data += piece
+    return data
+
+
+async def read_until(stream: trio.SocketStream, ending: bytes) -> bytes:
+    data = b""
+    while not data.endswith(ending):
+        piece = await stream.receive_some()
+        assert piece, data
+        data += piece
+    return data
+
+
+async def exchange(port: int, raw: bytes) -> bytes:
+    """Sends `raw`, half-closes, and reads until the server closes."""
+    async with await connect(port) as stream:
+        await stream.send_all(raw)
+        await stream.send_eof()
+        return await read_all(stream)
+
+
+async def test_keep_alive_pipelining_and_bodies() -> None:
+    post = b"POST /p HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello"
+    chunked = b"POST /c HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n"
+    async with serving() as (_, port):
+        answer = await exchange(port, post + chunked + GET + post)
+    assert answer.count(b"HTTP/1.1 200 OK\r\n") == 4
+    order = [answer.index(part) for part in (b"hello", b"abcde", b"/x")]
+    assert order == sorted(order)
+    assert answer.endswith(b"hello")
+
+
+async def test_head_and_body_leave_in_one_segment() -> None:
+    async with serving() as (_, port), await connect(port) as stream:
+        await stream.send_all(b"POST /p HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello")
+        assert (await stream.receive_some(65536)).endswith(b"\r\n\r\nhello")
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\nHost: h\n\n",
+        b"GET / HTTP/1.1\r\nHost: h\nX: y\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: h\r\nX: a\r\n b\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: h\r\nX: a\rb\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: h\r\nX: a\x00b\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost : h\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: h\r\nHost: i\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST / HTTP/1.0\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
+        b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: -5\r\n\r\nhello",
+        b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: +5\r\n\r\nhello",
+        b"GET / HTTP/1.1\r\nHost: h\r\n" + b"A: b\r\n" * 201 + b"\r\n",
+        b"GET /" + b"a" * 40_000 + b" HTTP/1.1\r\nHost: h\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 not http \r\n\r\n",
+    ],
+)
+async def test_malformed_heads_are_refused_and_reach_no_handler(head: bytes) -> None:
+    async def never(_: Request) -> Response:
+        raise AssertionError
+
+    async with serving(never) as (_, port):
+        answer = await exchange(port, head)
+    assert answer.startswith((b"HTTP/1.1 400", b"HTTP/1.1 431", b"HTTP/1.1 501")), answer
+    assert b"Connection: close" in answer
+
+
+async def test_a_head_without_end_is_cut_at_the_limit_and_others_are_served() -> None:
+    async with serving() as (_, port), await connect(port) as hostile:
+
+        async def send_for_ever() -> None:
+            await hostile.send_all(b"GET / HTTP/1.1\r\n")
+            while True:
+                await hostile.send_all(b"a: " + b"b" * 1000 + b"\r\n")
+
+        with pytest.raises(trio.BrokenResourceError):
+            await send_for_ever()
+        assert (await exchange(port, GET)).startswith(b"HTTP/1.1 200")
+
+
+async def test_refuses_more_connections_than_the_limit_and_recovers() -> None:
+    async with serving(limits=Limits(connections_max=2)) as (server, port):
+        first, second = await connect(port), await connect(port)
+        for stream in (first, second):
+            await stream.send_all(GET)
+            await read_until(stream, b"\r\n\r\n")
+        assert (await exchange(port, GET)).startswith(b"HTTP/1.1 503")
+        await first.aclose()
+        while server.connections > 1:
+            await trio.lowlevel.checkpoint()
+        assert (await exchange(port, GET)).startswith(b"HTTP/1.1 200")
+        await second.aclose()
+
+
+async def test_100_continue_is_sent_only_when_the_body_is_read() -> None:
+    head = b"PUT /a HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n"
+
+    async def deny(_: Request) -> Response:
+        return Response(403, (), b"no")
+
+    async with serving(deny) as (_, port), await connect(port) as stream:
+        await stream.send_all(head)
+        answer = await read_all(stream)
+        assert answer.startswith(b"HTTP/1.1 403")
+        assert b"Connection: close" in answer
+    async with serving() as (_, port), await connect(port) as stream:
+        await stream.send_all(head)
+        assert (await read_until(stream, b"\r\n\r\n")).startswith(b"HTTP/1.1 100 ")
+        await stream.send_all(b"hello")
+        assert (await read_until(stream, b"hello")).startswith(b"HTTP/1.1 200")
+
+
+async def test_an_unread_body_is_skipped_or_the_connection_closed() -> None:
+    async def ignore(_: Request) -> Response:
+        return Response(200, (), b"ok")
+
+    def post(length: int) -> bytes:
+        return b"POST /p HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % length + b"x" * length
+
+    chunked = b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n" % (1 << 20) + b"x" * (1 << 20)
+    async with serving(ignore) as (_, port):
+        assert (await exchange(port, post(1000) + GET)).count(b"HTTP/1.1 200") == 2
+        for big in (post(300_000), chunked + b"\r\n0\r\n\r\n"):
+            assert (await exchange(port, big + GET)).count(b"HTTP/1.1 200") == 1
+
+
+async def test_no_header_is_split() -> None:
+    async def splitting(_: Request) -> Response:
+        return Response(200, [(b"X", b"a\r\nSet-Cookie: b")], b"")
+
+    async with serving(splitting) as (_, port):
+        assert b"Set-Cookie" not in await exchange(port, GET)
+
+
+async def test_a_failing_handler_is_answered_500_and_the_server_lives(caplog: pytest.LogCaptureFixture) -> None:
+    async def failing(request: Request) -> Response:
+        if request.target == b"/x":
+            raise RuntimeError("secret")
+        return Response(200)
+
+    async with serving(failing) as (_, port):
+        answer = await exchange(port, GET)
+        assert answer.startswith(b"HTTP/1.1 500")
+        assert b"secret" not in answer
+        assert (await exchange(port, GET.replace(b"/x", b"/y"))).startswith(b"HTTP/1.1 200")
+    assert "a handler failed" in caplog.text
+
+
+class Pieces:
+    """A body of given pieces; an exception among them is raised."""
+
+    def __init__(self, *pieces: bytes | Exception) -> None:
+        self._pieces = iter(pieces)
+        self.closed = False
+
+    def __aiter__(self) -> "Pieces":
+        return self
+
+    async def __anext__(self) -> bytes:
+        for piece in self._pieces:
+            if isinstance(piece, Exception):
+                raise piece
+            return piece
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+
+@pytest.mark.parametrize("rest", [(OSError("disk"),), (RuntimeError("rot"),), (), (b"too", b"much")])
+async def test_a_body_that_breaks_off_cuts_the_connection(rest: tuple[bytes | Exception, ...]) -> None:
+    body, counts = Pieces(b"abc", *rest), list[int]()
+
+    async def partial(_: Request) -> Response:
+        return Response(200, (), body, 6, counts.append)
+
+    async with serving(partial) as (_, port):
+        answer = await exchange(port, GET + GET)
+    assert answer.count(b"HTTP/1.1 200") == 1
+    assert len(answer.partition(b"\r\n\r\n")[2]) == (6 if rest == (b"too", b"much") else 3)
+    assert body.closed
+    assert len(counts) == 1
+
+
+async def test_streamed_bodies_keep_the_connection_and_head_sends_none() -> None:
+    async def stream(request: Request) -> Response:
+        return Response(200, (), Pieces(b"abc", b"", b"def"), 6)
+
+    async with serving(stream) as (_, port):
+        answer = await exchange(port, GET + GET.replace(b"GET", b"HEAD") + GET)
+    assert answer.count(b"Content-Length: 6") == 3
+    assert answer.count(b"abcdef") == 2
+
+
+async def test_drain_finishes_the_request_under_way() -> None:
+    entered, go = trio.Event(), trio.Event()
+
+    async def slow(_: Request) -> Response:
+        entered.set()
+        await go.wait()
+        return Response(200, (), b"done")
+
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    port = listeners[0].socket.getsockname()[1]
+    stop, ended = trio.Event(), trio.Event()
+
+    async def serve() -> None:
+        async with serve_http(listeners, slow):
+            await stop.wait()
+        ended.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve)
+        async with await connect(port) as idle, await connect(port) as busy:
+            await busy.send_all(GET)
+            await entered.wait()
+            stop.set()
+            assert await read_all(idle) == b""
+            assert not ended.is_set()
+            go.set()
+            answer = await read_all(busy)
+            assert answer.endswith(b"done")
+            assert b"Connection: close" in answer
+            await ended.wait()
+    with pytest.raises(OSError, match="connect"):
+        await connect(port)
+
+
+def run_with_mock_clock(main: Callable[[], Awaitable[None]]) -> None:
+    trio.run(main, clock=MockClock(autojump_threshold=0.05))
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: h\r\n", GET])
+def test_idle_and_slow_heads_are_closed(sent: bytes) -> None:
+    async def main() -> None:
+        begun = trio.current_time()
+        async with serving() as (_, port), await connect(port) as stream:
+            if sent:
+                await stream.send_all(sent)
+            await read_all(stream)
+            waited_s = trio.current_time() - begun
+            assert waited_s >= 60 if sent in (b"", GET) else 10 <= waited_s < 60
+
+    run_with_mock_clock(main)
+
+
+def test_a_stalled_body_is_a_timeout_for_the_handler_and_closes() -> None:
+    async def main() -> None:
+        raised = list[str]()
+
+        async def reading(request: Request) -> Response:
+            try:
+                async for _ in request.body:
+                    pass
+            except Exception as error:
+                raised.append(type(error).__name__)
+                return Response(400)
+            return Response(200)
+
+        async with serving(reading) as (_, port), await connect(port) as stream:
+            await stream.send_all(b"PUT / HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\nabc")
+            assert (await read_all(stream)).startswith(b"HTTP/1.1 400")
+        async with serving(reading) as (_, port):
+            gone = b"PUT / HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\nabc"
+            assert (await exchange(port, gone)).startswith(b"HTTP/1.1 400")
+        assert raised == ["RequestTimeout", "IncompleteBody"]
+
+    run_with_mock_clock(main)
+
+
+def test_a_client_that_takes_nothing_is_cut() -> None:
+    async def main() -> None:
+        closed = trio.Event()
+
+        class Endless(Pieces):
+            async def __anext__(self) -> bytes:
+                return b"x" * 65536
+
+            async def aclose(self) -> None:
+                closed.set()
+
+        async def endless(_: Request) -> Response:
+            return Response(200, (), Endless(), 1 << 40)
+
+        async with serving(endless) as (_, port), await connect(port) as stream:
+            await stream.send_all(GET)
+            await closed.wait()
+
+    run_with_mock_clock(main)
+
+
+async def test_many_slow_clients_do_not_keep_an_honest_one_out() -> None:
+    async with serving() as (server, port):
+        slow = [socket.create_connection(("127.0.0.1", port)) for _ in range(200)]
+        for client in slow:
+            client.sendall(b"GET / HTTP/1.1\r\n")
+        assert (await exchange(port, GET)).startswith(b"HTTP/1.1 200")
+        assert server.connections > 100
+        for client in slow:
+            client.close()
+
+
+MESSAGES = (
+    b"PUT /a%20b?c HTTP/1.1\r\nHost: h\r\nContent-Length: 11\r\n\r\nhello world"
+    b"\r\nGET / HTTP/1.1\r\nHost: h\r\nX-A: b\r\n\r\n"
+    b"POST /c HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n"
+    b"GET /last HTTP/1.1\r\nHost: h\r\n\r\n"
+)
+
+
+def parse(pieces: list[bytes]) -> list[tuple[bytes, bytes]]:
+    protocol, waiting, found = HttpProtocol(1 << 15, 200), list(pieces), list[tuple[bytes, bytes]]()
+    while True:
+        while (head := protocol.next_head()) is NEED_DATA:
+            protocol.receive(waiting.pop(0) if waiting else b"")
+        if head is END:
+            return found
+        assert isinstance(head, Head)
+        body = b""
+        while (piece := protocol.next_body()) is not END:
+            if isinstance(piece, bytes):
+                body += piece
+            else:
+                protocol.receive(waiting.pop(0))
+        found.append((head.target, body))
+        protocol.response_head(200, [(b"Content-Length", b"0")])
+        assert protocol.response_end()
+        assert protocol.may_continue
+        protocol.next_request()
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, len(MESSAGES)), max_size=8))
+def test_messages_do_not_depend_on_how_they_are_cut(cuts: list[int]) -> None:
+    edges = [0, *sorted(set(cuts) - {0, len(MESSAGES)}), len(MESSAGES)]
+    pieces = [MESSAGES[a:b] for a, b in itertools.pairwise(edges)]
+    assert parse(pieces) == [(b"/a%20b?c", b"hello world"), (b"/", b""), (b"/c", b"abcde"), (b"/last", b"")]
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=200))
+def test_garbage_never_raises_anything_else(garbage: bytes) -> None:
+    protocol = HttpProtocol(1 << 15, 200)
+    protocol.receive(garbage + b"\r\n\r\n")
+    with suppress(MalformedMessage):
+        head = protocol.next_head()
+        assert head in (NEED_DATA, END) or isinstance(head, Head)
