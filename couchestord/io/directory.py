@@ -1,0 +1,210 @@
+"""A disk that is a directory: of a file system of its own, best, or of any."""
+
+import errno
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar, TypeVarTuple
+
+from couchestord.errors import DiskError, DiskFailed, DiskFull, DiskTimeout, NoSuchFile
+from couchestord.io.disk import Buffer, Capacity
+from couchestord.io.folder import FOLDER_MODE, LockedFolder, check_folder, check_path, check_range
+from couchestord.io.threads import DiskThreads
+
+_VERBS_FOR_PRESENT_FILES = frozenset(("read", "sync", "sync_dir", "rename", "unlink"))
+
+Result = TypeVar("Result")
+Arguments = TypeVarTuple("Arguments")
+
+
+class DirectoryDisk:
+    """A `Disk` (which see) over the directory `folder`, which must exist unless `create` is given.
+
+    Used from one trio loop at a time. The constructor opens and locks the folder at once, so it may wait for a slow disk;
+    `open` does it in a thread, within the deadline. Both raise DiskLocked, DiskFailed, DiskFull. A call that times
+    out marks the disk failed; any other error does not: the caller judges, and calls `suspect`.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        threads_count: int = 4,
+        deadline_s: float = 5.0,
+        descriptors_max: int = 256,
+        create: bool = False,
+    ) -> None:
+        self._name = str(folder)
+        self._suspicion: str | None = None
+        self._closed = False
+        self._threads = DiskThreads(self._name, threads_count, deadline_s)
+        try:
+            if create:
+                os.makedirs(folder, FOLDER_MODE, exist_ok=True)
+            self._folder = LockedFolder(folder, descriptors_max, self.suspect)
+        except OSError as error:
+            raise self._translate(error, "open", "") from error
+
+    @classmethod
+    async def open(
+        cls,
+        folder: Path,
+        *,
+        threads_count: int = 4,
+        deadline_s: float = 5.0,
+        descriptors_max: int = 256,
+        create: bool = False,
+    ) -> "DirectoryDisk":
+        """As the constructor, off the loop and within the deadline: DiskTimeout when the disk does not answer."""
+        made: list[DirectoryDisk] = []
+        given_up = False
+
+        def build() -> DirectoryDisk:
+            disk = cls(
+                folder,
+                threads_count=threads_count,
+                deadline_s=deadline_s,
+                descriptors_max=descriptors_max,
+                create=create,
+            )
+            made.append(disk)
+            if given_up:
+                disk.close()
+            return disk
+
+        threads = DiskThreads(str(folder), 1, deadline_s)
+        try:
+            return await threads.run(build)
+        except DiskTimeout:
+            given_up = True
+            for disk in made:
+                disk.close()
+            raise
+        finally:
+            threads.close()
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def depth(self) -> int:
+        """Calls under way."""
+        return self._threads.depth
+
+    @property
+    def descriptors_count(self) -> int:
+        """Files held open."""
+        return len(self._folder.descriptors)
+
+    @property
+    def failure(self) -> str | None:
+        """Why every call fails at once with DiskFailed; None while the disk is well."""
+        return self._suspicion or self._threads.failure
+
+    def suspect(self, reason: str) -> None:
+        """Trust this disk no more: every later call raises DiskFailed. The first reason stays. Any thread may call."""
+        if self._suspicion is None:
+            self._suspicion = f"{self._name}: {reason}"
+
+    async def renew(self) -> None:
+        """Try again after a failure: new threads, the folder opened and locked anew, all descriptors forgotten.
+
+        Raises DiskFailed, DiskTimeout or DiskLocked when the folder cannot be opened; then the disk stays failed. Calls
+        that were abandoned may still take effect: trust no file that was being written, renamed or removed.
+        """
+        if self._closed:
+            raise DiskFailed(f"{self._name}: closed")
+        self._suspicion = self._suspicion or self._threads.failure or f"{self._name}: being renewed"
+        self._threads.renew()
+        try:
+            await self._threads.run(self._folder.reopen)
+        except OSError as error:
+            raise self._translate(error, "open", "") from error
+        self._suspicion = None
+
+    def is_present(self) -> bool:
+        """Whether the path still leads to the directory that was opened: False once it is moved, deleted or unmounted.
+
+        Blocking: call it in a thread that may hang.
+        """
+        return self._folder.is_present()
+
+    async def write_at(self, path: str, offset: int, buffers: Sequence[Buffer], *, sync: bool = False) -> None:
+        check_path(path)
+        check_range(offset, 0)
+        await self._call("write", path, self._folder.write, path, offset, tuple(buffers), sync)
+
+    async def read(self, path: str, offset: int, length: int) -> bytes:
+        check_path(path)
+        check_range(offset, length)
+        return await self._call("read", path, self._folder.read, path, offset, length)
+
+    def read_nowait(self, path: str, offset: int, length: int) -> bytes | None:
+        """As the protocol says. None too while the file is not open, for opening may wait; `read` leaves it open."""
+        if self._suspicion is not None or self._threads.failure is not None:
+            return None
+        return self._folder.read_nowait(path, offset, length)
+
+    async def preallocate(self, path: str, offset: int, length: int) -> None:
+        check_path(path)
+        check_range(offset, length)
+        await self._call("preallocate", path, self._folder.preallocate, path, offset, length)
+
+    async def sync(self, path: str) -> None:
+        check_path(path)
+        await self._call("sync", path, self._folder.sync, path)
+
+    async def sync_dir(self, folder: str) -> None:
+        check_folder(folder)
+        await self._call("sync_dir", folder, self._folder.sync_dir, folder)
+
+    async def rename(self, path: str, to: str) -> None:
+        check_path(path)
+        check_path(to)
+        await self._call("rename", path, self._folder.rename, path, to)
+
+    async def unlink(self, path: str) -> None:
+        check_path(path)
+        await self._call("unlink", path, self._folder.unlink, path)
+
+    async def list(self, folder: str) -> dict[str, int]:
+        check_folder(folder)
+        return await self._call("list", folder, self._folder.list, folder)
+
+    async def capacity(self) -> Capacity:
+        return await self._call("capacity", "", self._folder.capacity)
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        idle = self.failure is None and self._threads.depth == 0
+        self._suspicion = self._suspicion or f"{self._name}: closed"
+        self._folder.unlock()
+        if idle:
+            self._threads.close()
+            self._folder.close()
+        else:
+            # Closing may wait for a disk that does not answer, and a thread may still be at work in the folder.
+            self._threads.close(last=self._folder.close)
+
+    async def _call(
+        self, verb: str, path: str, function: Callable[[*Arguments], Result], *arguments: *Arguments
+    ) -> Result:
+        if self._suspicion is not None:
+            raise DiskFailed(self._suspicion)
+        try:
+            return await self._threads.run(function, *arguments)
+        except OSError as error:
+            if error.errno == errno.ENOENT and verb in _VERBS_FOR_PRESENT_FILES:
+                # In a directory that was itself deleted every file seems missing: that is the disk's failure.
+                if await self._threads.run(self._folder.is_deleted):
+                    raise DiskFailed(f"{self._name}: the folder was deleted") from error
+                raise NoSuchFile(f"{self._name}: {verb} {path}: no such file") from error
+            raise self._translate(error, verb, path) from error
+
+    def _translate(self, error: OSError, verb: str, path: str) -> DiskError:
+        name = errno.errorcode.get(error.errno or 0, "?")
+        message = f"{self._name}: {verb} {path}".rstrip() + f": {name} ({error.strerror or error})"
+        return DiskFull(message) if error.errno in (errno.ENOSPC, errno.EDQUOT) else DiskFailed(message)

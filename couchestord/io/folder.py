@@ -1,0 +1,283 @@
+"""The blocking half of a directory disk: what its threads run. Raises OSError as the kernel gives it.
+
+Every name is looked up under the directory's open descriptor, so a file system mounted over it, or a directory moved
+away, never sends a write elsewhere. File names are ours: ASCII, at most one folder deep. The file `lock` in the directory
+belongs to this module: its lock keeps a second process out.
+"""
+
+import errno
+import fcntl
+import os
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from couchestord.errors import DiskLocked, InvalidArgument
+from couchestord.io.descriptors import FILE_MODE, Descriptor, Descriptors
+from couchestord.io.disk import Buffer, Capacity
+
+FOLDER_MODE = 0o700
+LOCK_NAME = "lock"
+_ZEROES_BYTES = 1 << 20
+_READ_BYTES_MAX = 64 << 20
+_BUFFERS_MAX = 1024  # IOV_MAX of Linux
+
+_NAME = r"(?!\.{1,2}(?:/|\Z))[!-.0-~]{1,255}"
+_PATH = re.compile(rf"{_NAME}(?:/{_NAME})?")
+_FOLDER = re.compile(rf"(?:{_NAME})?")
+
+
+def check_path(path: str) -> None:
+    """InvalidArgument unless `path` is `name` or `folder/name`: printable ASCII, not `.`, `..` or the lock's name."""
+    if _PATH.fullmatch(path) is None or path == LOCK_NAME:
+        raise InvalidArgument(f"not the name of a file on a disk: {path!r}")
+
+
+def check_folder(folder: str) -> None:
+    """InvalidArgument unless `folder` is one name, or `""` for the disk's root."""
+    if _FOLDER.fullmatch(folder) is None or folder == LOCK_NAME:
+        raise InvalidArgument(f"not the name of a folder on a disk: {folder!r}")
+
+
+def check_range(offset: int, length: int) -> None:
+    """InvalidArgument when either is negative."""
+    if offset < 0 or length < 0:
+        raise InvalidArgument(f"negative offset or length: {offset}, {length}")
+
+
+def _open_locked(folder: Path) -> tuple[int, int]:
+    """Descriptors of the folder and of its lock, which is held. DiskLocked, OSError."""
+    root = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        return root, _take_lock(folder, root)
+    except BaseException:
+        os.close(root)
+        raise
+
+
+def _take_lock(folder: Path, root: int) -> int:
+    try:
+        lock = os.open(LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, FILE_MODE, dir_fd=root)
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
+        lock = os.open(LOCK_NAME, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=root)  # read-only: still worth reading from
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(lock, 32, 0).decode("ascii", "replace").strip()
+        os.close(lock)
+        who = f"process {holder}" if holder.isdigit() else "another process"
+        raise DiskLocked(f"{folder} is in use by {who}: stop it first, or name another folder") from None
+    except BaseException:
+        os.close(lock)
+        raise
+    try:
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, b"%d\n" % os.getpid(), 0)
+    except OSError:
+        pass  # full or read-only: the lock holds, only the courtesy of a name is missing
+    return lock
+
+
+def _write_all(number: int, offset: int, buffers: Sequence[Buffer]) -> None:
+    """pwritev until all is written."""
+    left = [memoryview(buffer).cast("B") for buffer in buffers if memoryview(buffer).nbytes]
+    start = 0
+    while start < len(left):
+        written = os.pwritev(number, left[start : start + _BUFFERS_MAX], offset)
+        if written == 0:
+            raise OSError(errno.EIO, "write made no progress")
+        offset += written
+        while written and written >= left[start].nbytes:
+            written -= left[start].nbytes
+            start += 1
+        if written:
+            left[start] = left[start][written:]
+
+
+def _identify(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
+class LockedFolder:
+    """A directory, open and locked for this process. Methods may wait for the disk and are called from any thread.
+
+    Names and ranges are the caller's to check. `on_lost` is told when data written without sync could not be kept.
+    """
+
+    def __init__(self, folder: Path, descriptors_max: int, on_lost: Callable[[str], None]) -> None:
+        self._folder = folder
+        self._root, self._lock = _open_locked(folder)
+        self._identity = _identify(os.fstat(self._root))
+        self.descriptors = Descriptors(self._root, descriptors_max, on_lost)
+
+    def reopen(self) -> None:
+        """Open and lock what the path leads to now. After an error the lock is not held: try again, or close."""
+        # Descriptors of a file system that was unmounted keep it alive, dead as it may be: let go of all of them.
+        # The root's number may be in use by a hung thread: dup2 makes it another directory's in one step.
+        fcntl.flock(self._lock, fcntl.LOCK_UN)
+        root, lock = _open_locked(self._folder)
+        os.dup2(root, self._root, inheritable=False)
+        os.dup2(lock, self._lock, inheritable=False)
+        os.close(root)
+        os.close(lock)
+        self.descriptors.forget_all()
+        self._identity = _identify(os.fstat(self._root))
+
+    def unlock(self) -> None:
+        """Let another process have the folder. Never waits."""
+        fcntl.flock(self._lock, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        """Give all descriptors back; once, when no call is under way."""
+        self.descriptors.forget_all()
+        os.close(self._root)
+        os.close(self._lock)
+
+    def is_present(self) -> bool:
+        """Whether the path still leads to the directory that was opened."""
+        try:
+            return _identify(os.stat(self._folder)) == self._identity
+        except OSError:
+            return False
+
+    def write(self, path: str, offset: int, buffers: Sequence[Buffer], sync: bool) -> None:
+        descriptor = self._acquire_for_write(path)
+        try:
+            _write_all(descriptor.number, offset, buffers)
+            if sync:
+                self._sync_descriptor(descriptor)
+        finally:
+            self.descriptors.release(descriptor)
+
+    def _acquire_for_write(self, path: str) -> Descriptor:
+        try:
+            return self.descriptors.acquire(path, write=True)
+        except FileNotFoundError:
+            if "/" not in path:
+                raise
+            self._make_folder(path)
+            return self.descriptors.acquire(path, write=True)
+
+    def _make_folder(self, path: str) -> None:
+        """The folder of `path`, durably: callers sync names in folders, the name of a folder is this module's affair."""
+        try:
+            os.mkdir(path.partition("/")[0], FOLDER_MODE, dir_fd=self._root)
+        except FileExistsError:
+            return
+        os.fsync(self._root)
+
+    def _sync_descriptor(self, descriptor: Descriptor) -> None:
+        writes = descriptor.writes
+        os.fdatasync(descriptor.number)
+        self.descriptors.mark_synced(descriptor, writes)
+
+    def read(self, path: str, offset: int, length: int) -> bytes:
+        descriptor = self.descriptors.acquire(path)
+        try:
+            pieces: list[bytes] = []
+            while True:
+                piece = os.pread(descriptor.number, min(length, _READ_BYTES_MAX), offset)
+                if len(piece) == length and not pieces:
+                    return piece
+                pieces.append(piece)
+                length -= len(piece)
+                offset += len(piece)
+                if not piece or not length:
+                    return b"".join(pieces)
+        finally:
+            self.descriptors.release(descriptor)
+
+    def read_nowait(self, path: str, offset: int, length: int) -> bytes | None:
+        """The bytes when the file is open and they are in the page cache, else None. Never waits: fit for the loop."""
+        descriptor = self.descriptors.acquire_open(path)
+        if descriptor is None:
+            return None
+        try:
+            buffer = bytearray(length)
+            if os.preadv(descriptor.number, (buffer,), offset, os.RWF_NOWAIT) != length:
+                return None
+            return bytes(buffer)
+        except (OSError, ValueError):
+            return None
+        finally:
+            self.descriptors.release(descriptor, later=True)
+
+    def preallocate(self, path: str, offset: int, length: int) -> None:
+        descriptor = self._acquire_for_write(path)
+        try:
+            size = os.fstat(descriptor.number).st_size
+            if offset < size:
+                raise InvalidArgument(f"preallocate at {offset} would erase bytes of {path}, which has {size}")
+            zeroes = bytes(min(length, _ZEROES_BYTES))
+            for start in range(0, length, _ZEROES_BYTES):
+                piece = memoryview(zeroes)[: min(_ZEROES_BYTES, length - start)]
+                _write_all(descriptor.number, offset + start, (piece,))
+            self._sync_descriptor(descriptor)
+        finally:
+            self.descriptors.release(descriptor)
+
+    def sync(self, path: str) -> None:
+        descriptor = self.descriptors.acquire(path)
+        try:
+            self._sync_descriptor(descriptor)
+        finally:
+            self.descriptors.release(descriptor)
+
+    def sync_dir(self, folder: str) -> None:
+        number = self._open_folder(folder)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
+
+    def _open_folder(self, folder: str) -> int:
+        return os.open(folder or ".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._root)
+
+    def rename(self, path: str, to: str) -> None:
+        try:
+            try:
+                os.rename(path, to, src_dir_fd=self._root, dst_dir_fd=self._root)
+            except FileNotFoundError:
+                if "/" not in to:
+                    raise
+                os.stat(path, dir_fd=self._root, follow_symlinks=False)
+                self._make_folder(to)
+                os.rename(path, to, src_dir_fd=self._root, dst_dir_fd=self._root)
+        finally:
+            self.descriptors.forget(path, to)  # after an error too: who knows whether it took effect
+
+    def unlink(self, path: str) -> None:
+        try:
+            os.unlink(path, dir_fd=self._root)
+        finally:
+            self.descriptors.forget(path)
+
+    def list(self, folder: str) -> dict[str, int]:
+        sizes: dict[str, int] = {}
+        try:
+            number = self._open_folder(folder)
+        except FileNotFoundError:
+            if not folder or self.is_deleted():
+                raise
+            return sizes
+        try:
+            with os.scandir(number) as entries:
+                for entry in entries:
+                    try:
+                        if entry.is_file(follow_symlinks=False) and (folder or entry.name != LOCK_NAME):
+                            sizes[entry.name] = entry.stat(follow_symlinks=False).st_size
+                    except FileNotFoundError:
+                        continue  # unlinked meanwhile
+        finally:
+            os.close(number)
+        return sizes
+
+    def capacity(self) -> Capacity:
+        found = os.fstatvfs(self._root)
+        return Capacity(found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize)
+
+    def is_deleted(self) -> bool:
+        """Whether the directory that was opened has lost its last name."""
+        return os.fstat(self._root).st_nlink == 0

@@ -1,0 +1,211 @@
+"""A disk's own few threads, with a deadline on every call.
+
+Theory of operation. A call goes to the threads through one queue and comes back through one deque. The thread that finds
+the deque unannounced asks trio's loop to run `deliver` (one write to the loop's wake-up socket), the others only append:
+under load one wake-up serves a whole batch. `deliver` clears the announcement before it empties the deque, so a result
+appended while it runs is either seen by it or announced again.
+
+Deadlines cost nothing per call: all calls have the same one, so the oldest call under way is the next to miss it, and a
+single system task sleeps until then. It ends when it finds nothing under way and is started again by the next call.
+
+A thread that hangs in the kernel cannot be stopped. When a call misses its deadline the whole crew of threads is given
+up: every call under way ends with DiskTimeout, what still waits in the queue is never begun, what a hung thread brings
+home later is dropped. `renew` hires a new crew.
+"""
+
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any, TypeVar, TypeVarTuple
+
+import trio
+
+from couchestord.errors import DiskError, DiskFailed, DiskTimeout
+
+Result = TypeVar("Result")
+Arguments = TypeVarTuple("Arguments")
+
+
+class _Call:
+    """One function call on its way through the threads."""
+
+    __slots__ = ("arguments", "deadline", "error", "function", "result", "task")
+
+    def __init__(self, function: Callable[..., Any], arguments: tuple[Any, ...], deadline: float) -> None:
+        self.function = function
+        self.arguments = arguments
+        self.deadline = deadline
+        self.task = trio.lowlevel.current_task()
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+
+class _Crew:
+    """The threads of one generation, and what lies between them and the loop. Given up as a whole."""
+
+    def __init__(self, name: str, threads_count: int, on_leave: Callable[[], None]) -> None:
+        self.on_leave = on_leave
+        self.token = trio.lowlevel.current_trio_token()
+        self.waiting: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
+        self.done: deque[_Call] = deque()
+        self.under_way: dict[_Call, None] = {}  # oldest first
+        self.announced = False
+        self.watched = False
+        self.ended = False
+        self.threads_count = threads_count
+        for index in range(threads_count):
+            threading.Thread(target=self._stay, name=f"{name}-{index}", daemon=True).start()
+
+    def _stay(self) -> None:
+        try:
+            self._work()
+        finally:
+            self.on_leave()
+
+    def _work(self) -> None:
+        get = self.waiting.get
+        while (call := get()) is not None:
+            if self.ended:
+                return
+            try:
+                call.result = call.function(*call.arguments)
+            except BaseException as error:
+                call.error = error
+            self.done.append(call)
+            del call  # an idle thread must not keep buffers alive
+            if not self.announced:
+                self.announced = True
+                try:
+                    self.token.run_sync_soon(self.deliver)
+                except trio.RunFinishedError:
+                    return
+
+    def deliver(self) -> None:
+        """On the loop: wake the tasks whose calls are done."""
+        self.announced = False
+        done = self.done
+        while done:
+            call = done.popleft()
+            if call in self.under_way:
+                del self.under_way[call]
+                trio.lowlevel.reschedule(call.task)
+
+    def end(self, error: type[DiskError], message: str) -> None:
+        """On the loop: no call is begun any more, those under way end with `error`; idle threads leave."""
+        self.ended = True
+        under_way, self.under_way = self.under_way, {}
+        for call in under_way:
+            call.error = error(message)
+            trio.lowlevel.reschedule(call.task)
+        for _ in range(self.threads_count):
+            self.waiting.put(None)
+
+
+def _refuse_abort(_raise_cancel: Callable[[], Any]) -> trio.lowlevel.Abort:
+    return trio.lowlevel.Abort.FAILED
+
+
+class DiskThreads:
+    """A few daemon threads for the blocking calls of one disk. Called from one trio loop; started by the first call.
+
+    The queue has no bound of its own: each caller waits for its call, so callers bound it; `depth` counts. Not for a clock
+    with autojump, which takes the wait for a thread for idleness.
+    """
+
+    def __init__(self, name: str, threads_count: int, deadline_s: float) -> None:
+        assert threads_count > 0
+        assert deadline_s > 0
+        self._name = name
+        self._threads_count = threads_count
+        self._deadline_s = deadline_s
+        self._crew: _Crew | None = None
+        self._failure: str | None = None
+        self._lock = threading.Lock()
+        self._alive = 0
+        self._last: Callable[[], object] | None = None
+
+    @property
+    def depth(self) -> int:
+        """Calls waiting for a thread or in one."""
+        return len(self._crew.under_way) if self._crew is not None else 0
+
+    @property
+    def failure(self) -> str | None:
+        """Why every call fails now; None while the threads are well."""
+        return self._failure
+
+    async def run(self, function: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
+        """Call `function` in a thread; its result or exception is that of the call.
+
+        Raises DiskTimeout when the deadline, counted from now, passes first: the function may still be running and may
+        still take effect. Raises DiskFailed after that, until `renew`. Cancellation before the call is delivered at once;
+        later it waits for the end of the call (or its deadline) and comes at the next checkpoint, so the caller always
+        learns how a write ended.
+        """
+        if self._failure is not None:
+            raise DiskFailed(self._failure)
+        await trio.lowlevel.checkpoint_if_cancelled()
+        crew = self._crew
+        if crew is None or crew.token is not trio.lowlevel.current_trio_token():
+            crew = self._crew = self._hire()
+        call = _Call(function, arguments, trio.current_time() + self._deadline_s)
+        crew.under_way[call] = None
+        if not crew.watched:
+            crew.watched = True
+            trio.lowlevel.spawn_system_task(self._watch, crew)
+        crew.waiting.put(call)
+        await trio.lowlevel.wait_task_rescheduled(_refuse_abort)
+        if call.error is not None:
+            try:
+                raise call.error
+            finally:
+                del call  # the traceback holds this frame: no cycle
+        result: Result = call.result
+        return result
+
+    async def _watch(self, crew: _Crew) -> None:
+        while crew.under_way:
+            oldest = next(iter(crew.under_way))
+            await trio.sleep_until(oldest.deadline)
+            if oldest in crew.under_way:
+                # A result may have come while the loop itself was held up: the disk is not to blame for that.
+                crew.deliver()
+            if oldest in crew.under_way:
+                self._failure = f"{self._name}: no answer within {self._deadline_s:g} s"
+                crew.end(DiskTimeout, self._failure)
+        crew.watched = False
+
+    def _hire(self) -> _Crew:
+        with self._lock:
+            self._alive += self._threads_count
+        return _Crew(self._name, self._threads_count, self._leave)
+
+    def _leave(self) -> None:
+        with self._lock:
+            self._alive -= 1
+            last = self._last if self._alive == 0 else None
+        if last is not None:
+            last()
+
+    def renew(self) -> None:
+        """Take up work again with new threads, after a timeout. Calls under way, if any, end with DiskTimeout."""
+        if self._crew is not None:
+            self._crew.end(DiskTimeout, f"{self._name}: given up for new threads")
+        self._crew = None
+        self._failure = None
+
+    def close(self, last: Callable[[], object] | None = None) -> None:
+        """Let the threads go. Calls under way end with DiskFailed, no call may follow. Does not wait.
+
+        `last` runs once no thread, abandoned ones included, is at work any more: never, if one hangs for good.
+        """
+        self._failure = f"{self._name}: closed"
+        with self._lock:
+            self._last = last
+            gone = self._alive == 0
+        if self._crew is not None:
+            self._crew.end(DiskFailed, self._failure)
+        self._crew = None
+        if gone and last is not None:
+            last()
