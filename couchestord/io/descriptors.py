@@ -1,8 +1,8 @@
 """Open descriptors by path, so that a call need not open its file each time.
 
 Shared by a disk's threads and the loop, under one lock that is never held across a system call that may wait. A
-descriptor is counted while a thread uses it; dropped from the cache (evicted, renamed, unlinked) it is closed by its last
-user. So a number never changes its meaning under a read.
+descriptor is counted while a thread uses it; dropped from the cache (evicted, renamed, unlinked) it is closed by
+its last user. So a number never changes its meaning under a read.
 """
 
 import os
@@ -30,8 +30,8 @@ class Descriptor:
 class Descriptors:
     """A bounded cache of descriptors, least recently used out first; at most `count_max` idle ones, plus those in use.
 
-    A file written and not yet synced is evicted last, and synced first: the kernel reports a failed write-back to those who
-    hold the file open. When that sync fails no caller is left to hear of it, so `on_lost` is told.
+    A file written and not yet synced is evicted last, and synced first: the kernel reports a failed write-back to
+    those who hold the file open. When that sync fails no caller is left to hear of it, so `on_lost` is told.
     """
 
     def __init__(self, root: int, count_max: int, on_lost: Callable[[str], None]) -> None:
@@ -90,7 +90,8 @@ class Descriptors:
         return found
 
     def release(self, descriptor: Descriptor, *, later: bool = False) -> None:
-        """End of use. Closes a file that is no longer cached, which may wait, or with `later` leaves that to a thread."""
+        """End of use. Closes a file that is no longer cached, which may wait, or with `later` leaves that to a
+        thread."""
         with self._lock:
             descriptor.users -= 1
             idle = descriptor.users == 0 and not descriptor.cached

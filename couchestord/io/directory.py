@@ -20,9 +20,9 @@ Arguments = TypeVarTuple("Arguments")
 class DirectoryDisk:
     """A `Disk` (which see) over the directory `folder`, which must exist unless `create` is given.
 
-    Used from one trio loop at a time. The constructor opens and locks the folder at once, so it may wait for a slow disk;
-    `open` does it in a thread, within the deadline. Both raise DiskLocked, DiskFailed, DiskFull. A call that times
-    out marks the disk failed; any other error does not: the caller judges, and calls `suspect`.
+    Used from one trio loop at a time. The constructor opens and locks the folder at once, so it may wait for a slow
+    disk; `open` does it in a thread, within the deadline. Both raise DiskLocked, DiskFailed, DiskFull. A call that
+    times out marks the disk failed; any other error does not: the caller judges, and calls `suspect`.
     """
 
     def __init__(

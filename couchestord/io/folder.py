@@ -1,8 +1,8 @@
 """The blocking half of a directory disk: what its threads run. Raises OSError as the kernel gives it.
 
-Every name is looked up under the directory's open descriptor, so a file system mounted over it, or a directory moved
-away, never sends a write elsewhere. File names are ours: ASCII, at most one folder deep. The file `lock` in the directory
-belongs to this module: its lock keeps a second process out.
+Every name is looked up under the directory's open descriptor, so a file system mounted over it, or a directory
+moved away, never sends a write elsewhere. File names are ours: ASCII, at most one folder deep. The file `lock` in
+the directory belongs to this module: its lock keeps a second process out.
 """
 
 import errno
@@ -161,7 +161,8 @@ class LockedFolder:
             return self.descriptors.acquire(path, write=True)
 
     def _make_folder(self, path: str) -> None:
-        """The folder of `path`, durably: callers sync names in folders, the name of a folder is this module's affair."""
+        """The folder of `path`, durably: callers sync names in folders, the name of a folder is this module's
+        affair."""
         try:
             os.mkdir(path.partition("/")[0], FOLDER_MODE, dir_fd=self._root)
         except FileExistsError:

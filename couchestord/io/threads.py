@@ -1,9 +1,9 @@
 """A disk's own few threads, with a deadline on every call.
 
-Theory of operation. A call goes to the threads through one queue and comes back through one deque. The thread that finds
-the deque unannounced asks trio's loop to run `deliver` (one write to the loop's wake-up socket), the others only append:
-under load one wake-up serves a whole batch. `deliver` clears the announcement before it empties the deque, so a result
-appended while it runs is either seen by it or announced again.
+Theory of operation. A call goes to the threads through one queue and comes back through one deque. The thread that
+finds the deque unannounced asks trio's loop to run `deliver` (one write to the loop's wake-up socket), the others
+only append: under load one wake-up serves a whole batch. `deliver` clears the announcement before it empties the
+deque, so a result appended while it runs is either seen by it or announced again.
 
 Deadlines cost nothing per call: all calls have the same one, so the oldest call under way is the next to miss it, and a
 single system task sleeps until then. It ends when it finds nothing under way and is started again by the next call.
@@ -109,8 +109,8 @@ def _refuse_abort(_raise_cancel: Callable[[], Any]) -> trio.lowlevel.Abort:
 class DiskThreads:
     """A few daemon threads for the blocking calls of one disk. Called from one trio loop; started by the first call.
 
-    The queue has no bound of its own: each caller waits for its call, so callers bound it; `depth` counts. Not for a clock
-    with autojump, which takes the wait for a thread for idleness.
+    The queue has no bound of its own: each caller waits for its call, so callers bound it; `depth` counts. Not for
+    a clock with autojump, which takes the wait for a thread for idleness.
     """
 
     def __init__(self, name: str, threads_count: int, deadline_s: float) -> None:
@@ -138,10 +138,10 @@ class DiskThreads:
     async def run(self, function: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
         """Call `function` in a thread; its result or exception is that of the call.
 
-        Raises DiskTimeout when the deadline, counted from now, passes first: the function may still be running and may
-        still take effect. Raises DiskFailed after that, until `renew`. Cancellation before the call is delivered at once;
-        later it waits for the end of the call (or its deadline) and comes at the next checkpoint, so the caller always
-        learns how a write ended.
+        Raises DiskTimeout when the deadline, counted from now, passes first: the function may still be running and
+        may still take effect. Raises DiskFailed after that, until `renew`. Cancellation before the call is
+        delivered at once; later it waits for the end of the call (or its deadline) and comes at the next
+        checkpoint, so the caller always learns how a write ended.
         """
         if self._failure is not None:
             raise DiskFailed(self._failure)
