@@ -79,13 +79,14 @@ def _libraries_in_wheel() -> list[Path]:
 
 
 class _IsalCoder:
-    __slots__ = ("_decoding", "_encoding", "_ffi", "_k", "_library", "_m", "_pointers")
+    __slots__ = ("_bytes", "_decoding", "_encoding", "_ffi", "_k", "_library", "_m", "_pointers")
 
     def __init__(self, ffi: Any, library: Any, k: int, m: int) -> None:
         self._ffi = ffi
         self._library = library
         self._k = k
         self._m = m
+        self._bytes = ffi.typeof("unsigned char[]")
         self._pointers = ffi.typeof("unsigned char *[]")
         rows = generator(k, k + m)
         self._encoding = _tables(ffi, library, rows[k:])
@@ -109,10 +110,10 @@ class _IsalCoder:
         return rebuilt
 
     def _multiply(self, tables: Any, sources: Sequence[Buffer], targets: Sequence[Target], size_bytes: int) -> None:
-        ffi = self._ffi
+        ffi, kind = self._ffi, self._bytes
         # These hold the buffers: they must live until the call returns, and no bytearray can be resized meanwhile.
-        held_sources = [ffi.from_buffer("unsigned char[]", source) for source in sources]
-        held_targets = [ffi.from_buffer("unsigned char[]", target, require_writable=True) for target in targets]
+        held_sources = [ffi.from_buffer(kind, source) for source in sources]
+        held_targets = [ffi.from_buffer(kind, target, require_writable=True) for target in targets]
         self._library.ec_encode_data(
             size_bytes,
             self._k,

@@ -167,6 +167,15 @@ def test_wrong_arguments_are_refused(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+def test_shards_over_the_limit_are_refused(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("couchestord.ec.codec.SHARD_BYTES_MAX", 2000)
+    codec = Codec(2, 1, engine)
+    assert len(codec.encode(random_shards(2, 2000))) == 1
+    with pytest.raises(InvalidArgument, match="over the limit"):
+        codec.encode(random_shards(2, 2001))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 def test_one_codec_in_several_threads(engine: Engine) -> None:
     codec = Codec(4, 2, engine)
     wrong: list[int] = []

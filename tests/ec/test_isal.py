@@ -46,6 +46,13 @@ def test_absent_libraries_and_foreign_ones_are_no_error(monkeypatch: pytest.Monk
     assert choose_engine("auto").name == "zfec"
 
 
+@needs_isal
+def test_library_of_the_system_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    somewhere = [*isal._libraries_in_wheel(), isal.SYSTEM_LIBRARY][0]
+    monkeypatch.setattr(isal, "SYSTEM_LIBRARY", str(somewhere))
+    assert next(isal.candidates()).note.startswith("the system's")
+
+
 def test_pyeclib_itself_is_never_imported() -> None:
     list(isal.candidates())
     assert "pyeclib" not in sys.modules
