@@ -1,0 +1,112 @@
+"""Questions about uploads, users, settings and jobs."""
+
+from typing import NamedTuple
+
+from couchestord.io.sqlite import Connection
+
+
+class UploadRow(NamedTuple):
+    id: str
+    bucket: str
+    key: bytes
+    created_ns: int
+    attributes: bytes | None
+
+
+class PartRow(NamedTuple):
+    number: int
+    size: int
+    etag: bytes
+    modified_ns: int
+    checksums: bytes | None
+    pieces: bytes
+
+
+class FinishedRow(NamedTuple):
+    bucket: str
+    key: bytes
+    result: bytes
+
+
+class UserRow(NamedTuple):
+    name: str
+    admin: int
+    created_ns: int
+
+
+class KeyRow(NamedTuple):
+    id: str
+    user: str
+    secret: str
+    created_ns: int
+
+
+class AccountReader:
+    """Reads through one connection. Synchronous."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._run = connection.execute
+
+    def upload(self, id_: str) -> UploadRow | None:
+        row = self._run(
+            "select id, bucket, object_key, created_ns, attributes from upload where id=?", (id_,)
+        ).fetchone()
+        return UploadRow(*row) if row else None
+
+    def uploads(self, bucket: str, low: tuple[bytes, str], limit: int) -> list[UploadRow]:
+        """Open uploads of a bucket after (key, id), by key, then id."""
+        rows = self._run(
+            "select id, bucket, object_key, created_ns, attributes from upload where bucket=? and "
+            "(object_key>? or (object_key=? and id>?)) order by object_key, id limit ?",
+            (bucket, low[0], low[0], low[1], limit),
+        )
+        return [UploadRow(*row) for row in rows]
+
+    def uploads_before(self, created_ns: int, limit: int) -> list[UploadRow]:
+        rows = self._run(
+            "select id, bucket, object_key, created_ns, attributes from upload where created_ns<? limit ?",
+            (created_ns, limit),
+        )
+        return [UploadRow(*row) for row in rows]
+
+    def parts(self, upload: str, after: int = 0, limit: int = 10_001) -> list[PartRow]:
+        rows = self._run(
+            "select number, size, etag, modified_ns, checksums, pieces from part where upload=? and "
+            "number>? order by number limit ?",
+            (upload, after, limit),
+        )
+        return [PartRow(*row) for row in rows]
+
+    def finished(self, upload: str) -> FinishedRow | None:
+        row = self._run("select bucket, object_key, result from finished_upload where id=?", (upload,)).fetchone()
+        return FinishedRow(*row) if row else None
+
+    def finished_before(self, finished_ns: int) -> bool:
+        return (
+            self._run("select 1 from finished_upload where finished_ns<? limit 1", (finished_ns,)).fetchone()
+            is not None
+        )
+
+    def user(self, name: str) -> UserRow | None:
+        row = self._run("select name, admin, created_ns from account where name=?", (name,)).fetchone()
+        return UserRow(*row) if row else None
+
+    def users(self) -> list[UserRow]:
+        return [
+            UserRow(*row) for row in self._run("select name, admin, created_ns from account order by created_ns, name")
+        ]
+
+    def keys(self) -> list[KeyRow]:
+        rows = self._run("select id, account, secret, created_ns from access_key order by created_ns, id")
+        return [KeyRow(*row) for row in rows]
+
+    def key(self, id_: str) -> KeyRow | None:
+        row = self._run("select id, account, secret, created_ns from access_key where id=?", (id_,)).fetchone()
+        return KeyRow(*row) if row else None
+
+    def setting(self, name: str) -> bytes | None:
+        row = self._run("select value from setting where name=?", (name,)).fetchone()
+        return row[0] if row else None
+
+    def jobs(self) -> dict[str, bytes]:
+        return dict(self._run("select name, state from job order by name").fetchall())

@@ -1,0 +1,351 @@
+"""Outcomes into rows. The same code runs when a mutation is committed and when the log is replayed.
+
+Nothing here decides: no clock, no randomness, no condition on the request. What follows from an outcome (an inode that
+lost its last name, a content without references, a directory without entries) is worked out from the rows, which are
+the
+same in both runs.
+"""
+
+import struct
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from couchestord.errors import InternalError
+from couchestord.io import mutations as mu
+from couchestord.io.catalog.segments import SegmentRows
+from couchestord.io.sqlite import Connection
+
+ENTRY_VERSIONED = 1
+VERSION_MARKER = 2
+_DIGEST = struct.Struct("<Q")
+
+
+class Applier:
+    """Applies outcomes through the writing connection, inside the caller's transaction."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._run = connection.execute
+        self._run_many = connection.executemany
+        self.store_id = b""
+        self.sequence = 0
+        self.digest = 0
+        self.next_id = 0
+        self.tree_generation = 0
+        self._segments = SegmentRows(connection)
+        self._by_type: dict[type, Callable[[Any], None]] = {
+            mu.BucketMade: self._bucket_made,
+            mu.BucketRemoved: self._bucket_removed,
+            mu.BucketVersioned: self._bucket_versioned,
+            mu.ObjectPut: self._object_put,
+            mu.ObjectDeleted: self._object_deleted,
+            mu.VersionDeleted: self._version_deleted,
+            mu.UploadMade: self._upload_made,
+            mu.PartPut: self._part_put,
+            mu.UploadAborted: self._upload_aborted,
+            mu.ResultsForgotten: self._results_forgotten,
+            mu.UserMade: self._user_made,
+            mu.UserRemoved: self._user_removed,
+            mu.KeyMade: self._key_made,
+            mu.KeyRemoved: self._key_removed,
+            mu.SettingPut: self._setting_put,
+            mu.JobPut: self._job_put,
+            mu.SegmentMade: self._segment_made,
+            mu.SegmentSealed: self._segments.sealed,
+            mu.SegmentDropped: self._segments.dropped,
+            mu.ShardsLost: self._segments.shards_lost,
+            mu.ShardPlaced: self._segments.shard_placed,
+            mu.ExtentsMoved: self._segments.extents_moved,
+        }
+        self.load()
+
+    def load(self) -> None:
+        """Take the counters from the state row: at the start, and after a rollback."""
+        row = self._run("select store_id, sequence, digest, next_id, tree_generation from state").fetchone()
+        self.store_id, self.sequence, digest, self.next_id, self.tree_generation = row
+        self.digest = _DIGEST.unpack(digest)[0]
+
+    def apply(self, outcome: mu.AnyOutcome, sequence: int, digest: int) -> None:
+        """Apply the record of the next sequence. Call `save` before the transaction is committed."""
+        if sequence != self.sequence + 1:
+            raise InternalError(f"record {sequence} does not follow {self.sequence}")
+        self.sequence = sequence
+        self.digest = digest
+        self._by_type[type(outcome)](outcome)
+
+    def save(self) -> None:
+        """Write the counters, in the same transaction as the rows."""
+        self._run(
+            "update state set sequence=?, digest=?, next_id=?, tree_generation=?",
+            (self.sequence, _DIGEST.pack(self.digest), self.next_id, self.tree_generation),
+        )
+
+    def _use_ids(self, first: int, count: int = 1) -> None:
+        self.next_id = max(self.next_id, first + count)
+
+    # -- buckets, users, settings ------------------------------------------------------------------------------
+
+    def _bucket_made(self, it: mu.BucketMade) -> None:
+        self._run("insert into directory values (?, 0, x'', null, 1)", (it.root,))
+        self._run("insert into bucket values (?, ?, ?, ?, '')", (it.name, it.root, it.owner, it.created_ns))
+        self._use_ids(it.root)
+
+    def _bucket_removed(self, it: mu.BucketRemoved) -> None:
+        (root,) = self._run("select root from bucket where name=?", (it.name,)).fetchone()
+        for (upload,) in self._run("select id from upload where bucket=?", (it.name,)).fetchall():
+            self._forget_upload(upload)
+        self._run("delete from finished_upload where bucket=?", (it.name,))
+        self._run("delete from bucket where name=?", (it.name,))
+        self._run("delete from directory where id=?", (root,))
+        self.tree_generation += 1
+
+    def _bucket_versioned(self, it: mu.BucketVersioned) -> None:
+        self._run("update bucket set versioning=? where name=?", (it.versioning, it.name))
+
+    def _user_made(self, it: mu.UserMade) -> None:
+        self._run("insert into account values (?, ?, ?)", (it.name, int(it.admin), it.created_ns))
+
+    def _user_removed(self, it: mu.UserRemoved) -> None:
+        self._run("delete from access_key where account=?", (it.name,))
+        self._run("delete from account where name=?", (it.name,))
+
+    def _key_made(self, it: mu.KeyMade) -> None:
+        self._run("insert into access_key values (?, ?, ?, ?)", (it.access_key, it.user, it.secret_key, it.created_ns))
+
+    def _key_removed(self, it: mu.KeyRemoved) -> None:
+        self._run("delete from access_key where id=?", (it.access_key,))
+
+    def _setting_put(self, it: mu.SettingPut) -> None:
+        self._run("insert or replace into setting values (?, ?)", (it.name, it.value))
+
+    def _job_put(self, it: mu.JobPut) -> None:
+        if it.state:
+            self._run("insert or replace into job values (?, ?)", (it.name, it.state))
+        else:
+            self._run("delete from job where name=?", (it.name,))
+
+    # -- objects ---------------------------------------------------------------------------------------------------
+
+    def _object_put(self, it: mu.ObjectPut) -> None:
+        for made in it.made:
+            self._run("insert into directory values (?, ?, ?, null, 0)", (made.id, made.parent, made.name))
+            self._run(
+                "insert into entry (directory, name, child, cookie, flags) values (?, ?, ?, ?, 0)",
+                (made.parent, made.name, made.id, made.id),
+            )
+            self._use_ids(made.id)
+        content: int | None = None
+        if it.extents is not None:
+            content = it.id
+            self._insert_content(it.id, it.extents, it.size)
+        else:
+            self._insert_pieces(it.id, it.pieces)
+        if it.upload:
+            self._forget_upload(it.upload)
+            self._run(
+                "insert into finished_upload select ?, b.name, ?, ?, ? from bucket b where b.root=?",
+                (
+                    it.upload,
+                    self._key_of(it.directory, it.name),
+                    it.modified_ns,
+                    it.result,
+                    self._root_of(it.directory),
+                ),
+            )
+        self._leave_current(it.directory, it.name, it.keep_current)
+        if it.drop_null:
+            self._drop_null(it.directory, it.name)
+        self._run("insert into inode (id, nlink, size, content) values (?, 1, ?, ?)", (it.id, it.size, content))
+        self._run(
+            "insert or replace into entry values (?, ?, null, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (it.directory, it.name, it.id, it.id, content, it.size, it.etag, it.modified_ns,
+             ENTRY_VERSIONED if it.versioned else 0, it.attributes or None),
+        )  # fmt: skip
+        self._use_ids(it.id)
+
+    def _object_deleted(self, it: mu.ObjectDeleted) -> None:
+        self._leave_current(it.directory, it.name, it.keep_current)
+        self._run("delete from entry where directory=? and name=?", (it.directory, it.name))
+        if it.drop_null:
+            self._drop_null(it.directory, it.name)
+        if it.marker:
+            flags = VERSION_MARKER | (ENTRY_VERSIONED if it.marker_versioned else 0)
+            self._run(
+                "insert into version values (?, ?, ?, null, 0, x'', ?, ?, null)",
+                (it.directory, it.name, it.marker, it.modified_ns, flags),
+            )
+            self._use_ids(it.marker)
+        self._prune(it.directory)
+
+    def _version_deleted(self, it: mu.VersionDeleted) -> None:
+        where = (it.directory, it.name)
+        live = self._run("select inode from entry where directory=? and name=? and child is null", where).fetchone()
+        if live and live[0] == it.id:
+            self._run("delete from entry where directory=? and name=?", where)
+            self._release_inode(it.id)
+            live = None
+        else:
+            self._drop_version(it.directory, it.name, it.id)
+        if not live:
+            self._promote_newest(it.directory, it.name)
+        self._prune(it.directory)
+
+    def _promote_newest(self, directory: int, name: bytes) -> None:
+        row = self._run(
+            "select id, content, size, etag, modified_ns, flags, attributes from version where directory=? and name=? "
+            "order by id desc limit 1",
+            (directory, name),
+        ).fetchone()
+        if not row or row[5] & VERSION_MARKER:
+            return
+        id_, content, size, etag, modified_ns, flags, attributes = row
+        self._run(
+            "insert into entry values (?, ?, null, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (directory, name, id_, id_, content, size, etag, modified_ns, flags, attributes),
+        )
+        self._run("delete from version where directory=? and name=? and id=?", (directory, name, id_))
+
+    def _leave_current(self, directory: int, name: bytes, keep: bool) -> None:
+        """The entry's present object becomes noncurrent, or goes; the entry's row stays for the caller."""
+        row = self._run("select inode from entry where directory=? and name=?", (directory, name)).fetchone()
+        if row is None:
+            return
+        if keep:
+            self._run(
+                "insert into version select directory, name, inode, content, size, etag, modified_ns, "
+                "flags, attributes "
+                "from entry where directory=? and name=?",
+                (directory, name),
+            )
+        else:
+            self._release_inode(row[0])
+
+    def _drop_null(self, directory: int, name: bytes) -> None:
+        rows = self._run(
+            "select id from version where directory=? and name=? and (flags & 1) = 0", (directory, name)
+        ).fetchall()
+        for (id_,) in rows:
+            self._drop_version(directory, name, id_)
+
+    def _drop_version(self, directory: int, name: bytes, id_: int) -> None:
+        where = (directory, name, id_)
+        row = self._run("select flags from version where directory=? and name=? and id=?", where).fetchone()
+        if row is None:
+            return
+        self._run("delete from version where directory=? and name=? and id=?", where)
+        if not row[0] & VERSION_MARKER:
+            self._release_inode(id_)
+
+    def _release_inode(self, inode: int) -> None:
+        nlink, content = self._run("select nlink, content from inode where id=?", (inode,)).fetchone()
+        if nlink > 1:
+            self._run("update inode set nlink=nlink-1 where id=?", (inode,))
+            return
+        self._run("delete from inode where id=?", (inode,))
+        if content is not None:
+            self._segments.release_content(content)
+            return
+        for (piece_content,) in self._run("select content from piece where inode=?", (inode,)).fetchall():
+            if piece_content is not None:
+                self._segments.release_content(piece_content)
+        self._run("delete from piece where inode=?", (inode,))
+
+    def _prune(self, directory: int) -> None:
+        """Remove the directory and those above it as far as they are empty and nobody asked to keep them."""
+        while True:
+            parent, name, kept = self._run(
+                "select parent, name, kept from directory where id=?", (directory,)
+            ).fetchone()
+            if kept or not parent:
+                return
+            for table in ("entry", "version"):
+                if self._run(f"select 1 from {table} where directory=? limit 1", (directory,)).fetchone():
+                    return
+            self._run("delete from directory where id=?", (directory,))
+            self._run("delete from entry where directory=? and name=?", (parent, name))
+            self.tree_generation += 1
+            directory = parent
+
+    def _root_of(self, directory: int) -> int:
+        while True:
+            (parent,) = self._run("select parent from directory where id=?", (directory,)).fetchone()
+            if not parent:
+                return directory
+            directory = parent
+
+    def _key_of(self, directory: int, name: bytes) -> bytes:
+        parts = [name]
+        while True:
+            parent, part = self._run("select parent, name from directory where id=?", (directory,)).fetchone()
+            if not parent:
+                return b"".join(reversed(parts))
+            parts.append(part)
+            directory = parent
+
+    # -- contents and pieces -----------------------------------------------------------------------------------------
+
+    def _insert_content(self, id_: int, extents: Iterable[mu.Extent], length: int) -> None:
+        rows = []
+        start = 0
+        for number, extent in enumerate(extents):
+            stripe = extent.stripe if extent.segment else self.sequence
+            rows.append((id_ + number, start, extent.length, extent.segment, stripe, extent.start))
+            start += extent.length
+        if start != length:
+            raise InternalError(f"the extents of content {id_} hold {start} of {length} bytes")
+        self._run("insert into content values (?, 1, ?, ?)", (id_, len(rows), length))
+        self._segments.insert_extents(rows)
+        self._use_ids(id_, max(1, len(rows)))
+
+    def _insert_pieces(self, inode: int, pieces: Iterable[mu.Piece]) -> None:
+        for piece in pieces:
+            self._run(
+                "insert into piece values (?, ?, ?, ?, ?)",
+                (inode, piece.offset, piece.content, piece.content_offset, piece.length),
+            )
+            self._run("update content set refs=refs+1 where id=?", (piece.content,))
+
+    # -- uploads -----------------------------------------------------------------------------------------------------
+
+    def _upload_made(self, it: mu.UploadMade) -> None:
+        self._run(
+            "insert into upload values (?, ?, ?, ?, ?)",
+            (it.upload, it.bucket, it.key, it.created_ns, it.attributes or None),
+        )
+
+    def _part_put(self, it: mu.PartPut) -> None:
+        if it.pieces:
+            pieces = it.pieces
+            for piece in pieces:
+                self._run("update content set refs=refs+1 where id=?", (piece.content,))
+        else:
+            self._insert_content(it.id, it.extents, it.size)
+            pieces = (mu.Piece(0, it.id, 0, it.size),)
+        old = self._run("select pieces from part where upload=? and number=?", (it.upload, it.number)).fetchone()
+        self._run(
+            "insert or replace into part values (?, ?, ?, ?, ?, ?, ?)",
+            (it.upload, it.number, it.size, it.etag, it.modified_ns, it.checksums or None, mu.encode_pieces(pieces)),
+        )
+        if old:
+            self._release_pieces(old[0])
+
+    def _upload_aborted(self, it: mu.UploadAborted) -> None:
+        self._forget_upload(it.upload)
+
+    def _forget_upload(self, upload: str) -> None:
+        for (pieces,) in self._run("select pieces from part where upload=?", (upload,)).fetchall():
+            self._release_pieces(pieces)
+        self._run("delete from part where upload=?", (upload,))
+        self._run("delete from upload where id=?", (upload,))
+
+    def _release_pieces(self, encoded: bytes) -> None:
+        for piece in mu.decode_pieces(encoded):
+            self._segments.release_content(piece.content)
+
+    def _results_forgotten(self, it: mu.ResultsForgotten) -> None:
+        self._run("delete from finished_upload where finished_ns<?", (it.before_ns,))
+
+    # -- segments ----------------------------------------------------------------------------------------------------
+
+    def _segment_made(self, it: mu.SegmentMade) -> None:
+        self._segments.made(it)
+        self._use_ids(it.id)

@@ -1,0 +1,107 @@
+"""The catalog's files and connections."""
+
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from couchestord.errors import Corrupt, UnknownFormat
+from couchestord.io.catalog.accounts import AccountReader
+from couchestord.io.catalog.apply import Applier
+from couchestord.io.catalog.read import CatalogReader
+from couchestord.io.catalog.schema import SCHEMA_VERSION, TABLES, statements
+from couchestord.io.sqlite import Connection, open_reader, open_writer, sqlite_errors
+
+FIRST_ID = 16
+"""Ids below are reserved: 0 is no id, segment 0 the journal."""
+
+
+class Catalog:
+    """An open catalog. One per process that writes; everything is synchronous and belongs to the store's task context.
+
+    `writing` sees the transaction that is open, `reading` only what is committed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open the catalog at `path`. Raises Corrupt when it is no catalog, UnknownFormat when a newer program made
+        it.
+        """
+        self.path = path
+        self._writer = open_writer(path)
+        try:
+            with sqlite_errors(f"reading the catalog {path}"):
+                version = self._writer.execute("select schema_version from state").fetchone()
+                if version is None:
+                    raise Corrupt(f"the catalog {path} has no state")
+                if version[0] > SCHEMA_VERSION:
+                    raise UnknownFormat(
+                        f"the catalog {path} has schema {version[0]}; this program knows "
+                        f"{SCHEMA_VERSION}. Use a newer couchestord."
+                    )
+                self.applier = Applier(self._writer)
+            self._reader = open_reader(path)
+        except BaseException:
+            self._writer.close()
+            raise
+        self.writing = CatalogReader(self._writer)
+        self.writing_accounts = AccountReader(self._writer)
+        self.reading = CatalogReader(self._reader)
+        self.accounts = AccountReader(self._reader)
+
+    @staticmethod
+    def create(path: Path, store_id: bytes) -> None:
+        """Make an empty catalog at `path`, replacing whatever lies there."""
+        for suffix in ("", "-wal", "-shm"):
+            Path(f"{path}{suffix}").unlink(missing_ok=True)
+        connection = open_writer(path)
+        try:
+            connection.execute("begin immediate")
+            for statement in statements():
+                connection.execute(statement)
+            connection.execute(
+                "insert into state values (?, ?, 0, ?, ?, 0)",
+                (store_id, SCHEMA_VERSION, struct.pack("<Q", 0), FIRST_ID),
+            )
+            connection.execute("commit")
+        finally:
+            connection.close()
+
+    def begin(self) -> None:
+        """Open the writing transaction."""
+        self._writer.execute("begin immediate")
+
+    def commit(self) -> None:
+        """Write the counters and commit. Raises Corrupt; the transaction may then be open or gone."""
+        with sqlite_errors(f"committing to the catalog {self.path}"):
+            self.applier.save()
+            self._writer.execute("commit")
+
+    def rollback(self) -> None:
+        """Drop the open transaction, if one is open, and take the counters back."""
+        if self._writer.in_transaction:
+            self._writer.execute("rollback")
+        self.applier.load()
+
+    @contextmanager
+    def snapshot(self) -> Iterator[CatalogReader]:
+        """One read transaction over several questions."""
+        self._reader.execute("begin")
+        try:
+            yield self.reading
+        finally:
+            self._reader.execute("rollback")
+
+    def close(self) -> None:
+        """Close the connections; what was committed is kept."""
+        self._reader.close()
+        self._writer.close()
+
+
+def dump(connection_or_path: Connection | Path) -> dict[str, list[tuple[object, ...]]]:
+    """All rows of all tables, ordered: two catalogs of one log are equal here."""
+    connection = open_reader(connection_or_path) if isinstance(connection_or_path, Path) else connection_or_path
+    try:
+        return {name: sorted(connection.execute(f"select * from {name}").fetchall(), key=repr) for name in TABLES}
+    finally:
+        if isinstance(connection_or_path, Path):
+            connection.close()

@@ -1,0 +1,95 @@
+"""Rows of contents, extents and segments, kept in step: a segment's live bytes are the lengths of the extents in it."""
+
+import struct
+from collections.abc import Sequence
+
+from couchestord.errors import InternalError
+from couchestord.io import mutations as mu
+from couchestord.io.sqlite import Connection
+
+STATE_OPEN = 0
+STATE_SEALED = 1
+
+
+def pack_disks(disks: Sequence[int]) -> bytes:
+    """Disk index per shard, -1 for none."""
+    return struct.pack(f"<{len(disks)}h", *disks)
+
+
+def unpack_disks(packed: bytes) -> tuple[int, ...]:
+    """As `pack_disks` took them."""
+    return struct.unpack(f"<{len(packed) // 2}h", packed)
+
+
+class SegmentRows:
+    """Applies what concerns segments. Inside the caller's transaction."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._run = connection.execute
+        self._run_many = connection.executemany
+
+    def made(self, it: mu.SegmentMade) -> None:
+        missing = sum(1 << index for index, disk in enumerate(it.disks) if disk < 0)
+        self._run(
+            "insert into segment values (?, ?, ?, ?, ?, ?, ?, ?, 0, -1)",
+            (it.id, it.epoch, STATE_OPEN, it.k, it.m, it.stripe_bytes, pack_disks(it.disks), missing),
+        )
+
+    def sealed(self, it: mu.SegmentSealed) -> None:
+        self._run(
+            "update segment set state=?, stripes_end=?, missing=missing|? where id=?",
+            (STATE_SEALED, it.stripes_end, it.missing, it.id),
+        )
+
+    def dropped(self, it: mu.SegmentDropped) -> None:
+        self._run("delete from segment where id=?", (it.id,))
+
+    def shards_lost(self, it: mu.ShardsLost) -> None:
+        self._run("update segment set missing=missing|? where id=?", (it.missing, it.id))
+
+    def shard_placed(self, it: mu.ShardPlaced) -> None:
+        (packed,) = self._run("select disks from segment where id=?", (it.id,)).fetchone()
+        disks = list(unpack_disks(packed))
+        disks[it.index] = it.disk
+        self._run(
+            "update segment set disks=?, missing=missing&~? where id=?", (pack_disks(disks), 1 << it.index, it.id)
+        )
+
+    def extents_moved(self, it: mu.ExtentsMoved) -> None:
+        for move in it.moves:
+            length, segment = self._run("select length, segment from extent where id=?", (move.extent,)).fetchone()
+            self._run(
+                "update extent set segment=?, stripe=?, stripe_start=? where id=?",
+                (move.segment, move.stripe, move.start, move.extent),
+            )
+            self._add_live(segment, -length)
+            self._add_live(move.segment, length)
+
+    def insert_extents(self, rows: Sequence[tuple[int, int, int, int, int, int]]) -> None:
+        """Rows of (id, start, length, segment, stripe, stripe_start)."""
+        self._run_many(
+            "insert into extent (id, start, length, segment, stripe, stripe_start) values (?, ?, ?, ?, ?, ?)", rows
+        )
+        for _, _, length, segment, _, _ in rows:
+            self._add_live(segment, length)
+
+    def release_content(self, content: int) -> None:
+        """One reference less; with the last one the content and its extents go."""
+        refs, extents = self._run("select refs, extents from content where id=?", (content,)).fetchone()
+        if refs > 1:
+            self._run("update content set refs=refs-1 where id=?", (content,))
+            return
+        self._run("delete from content where id=?", (content,))
+        ids = (content, content + extents)
+        for segment, length in self._run(
+            "select segment, sum(length) from extent where id>=? and id<? group by segment", ids
+        ).fetchall():
+            self._add_live(segment, -length)
+        self._run("delete from extent where id>=? and id<?", ids)
+
+    def _add_live(self, segment: int, length: int) -> None:
+        if not segment:
+            return
+        changed = self._run("update segment set live_bytes=live_bytes+? where id=?", (length, segment)).rowcount
+        if changed != 1:
+            raise InternalError(f"an extent lies in segment {segment}, which does not exist")

@@ -1,0 +1,357 @@
+"""The journal: the log of every mutation, on several disks at once. The log is the truth; the catalog is its index.
+
+A journal file lies on a set of disks, the same bytes on each. A group of records is appended to all of them and
+synced: when `append` returns,
+the group is durable on enough disks. When a disk of the set fails, the group is appended again, unchanged, to a new
+file under a
+new epoch on a good set; what the old file holds of it is void from then on. A file is never written twice at the same
+place, never continued after a start, and freed by unlink.
+"""
+
+import bisect
+from array import array
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import structlog
+import trio
+
+from couchestord.errors import Corrupt, DataLost, DiskError, InternalError, JournalFull, NoSpace, TooFewDisks
+from couchestord.io import records as rec
+from couchestord.io.disk import Disk
+from couchestord.io.disks import Disks, replicas_needed
+from couchestord.io.recovery import FOLDER, Chain, FoundFile
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class JournalOptions:
+    """Sizes in bytes."""
+
+    size_bytes: int = 10 << 30
+    """Over it, writers are refused (JournalFull) until destage has made room. Counts one replica."""
+    file_bytes: int = 64 << 20
+    preallocate_bytes: int = 4 << 20
+    replication_factor: int = 3
+    """Replicas of a file; at least m+1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A record to be appended: a mutation's outcome and the body that goes with it."""
+
+    meta: bytes
+    body: bytes | memoryview
+    body_sum: int
+
+
+@dataclass(slots=True)
+class _File:
+    epoch: int
+    first: int
+    replicas: list[int]
+    offsets: array[int] = field(default_factory=lambda: array("Q"))
+    end_offset: int = rec.FILE_HEADER_BYTES
+    zeroed_to: int = rec.FILE_HEADER_BYTES
+
+    @property
+    def end(self) -> int:
+        return self.first + len(self.offsets)
+
+    @property
+    def path(self) -> str:
+        return f"{FOLDER}/{rec.file_name(self.epoch, self.first)}"
+
+
+DiskCall = Callable[[Disk], Awaitable[None]]
+
+
+class Journal:
+    """Appends, reads and trims. `append` has one caller at a time, the writer; reads may come at any time."""
+
+    def __init__(self, disks: Disks, options: JournalOptions, chain: Chain) -> None:
+        """Over the files that recovery kept. Records before the chain are gone."""
+        self._disks = disks
+        self._options = options
+        self._files = [_taken(file) for file in chain.files]
+        self._firsts = [file.first for file in self._files]
+        self._active: _File | None = None
+        self._needs_epoch = True
+        self._void = [_taken(file) for file in chain.void]
+        self.degraded_reads_count = 0
+        self.syncs_count = 0
+        self.damaged: set[tuple[str, int]] = set()
+        """(path, disk) of replicas that failed a read; the rebuilder copies them anew."""
+
+    # -- what is here ----------------------------------------------------------------------------------------------
+
+    @property
+    def first_sequence(self) -> int | None:
+        """Sequence of the oldest record, None when there is none."""
+        return self._files[0].first if self._files else None
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of one replica."""
+        return sum(file.end_offset for file in self._files)
+
+    @property
+    def size_bytes_max(self) -> int:
+        return self._options.size_bytes
+
+    def bytes_after(self, sequence: int) -> int:
+        """Bytes of the records after a sequence, counted by files: what replaying from there would read."""
+        return sum(file.end_offset for file in self._files if file.end > sequence + 1)
+
+    def replicas(self, sequence: int) -> tuple[str, list[int]]:
+        """(path, disks) of the file that holds a record."""
+        file = self._find(sequence)
+        return file.path, list(file.replicas)
+
+    # -- append ----------------------------------------------------------------------------------------------------
+
+    def epoch_taken(self) -> None:
+        """The caller took an epoch for this journal: the next append opens a file under it."""
+        self._active = None
+        self._needs_epoch = False
+
+    async def append(self, first: int, entries: Sequence[Entry]) -> None:
+        """The commit point: on return the records `first`, `first` + 1, ... are durable on enough disks.
+
+        Raises JournalFull, NoSpace or TooFewDisks; then none of them may be answered, and their sequences are used
+        again only
+        under a new epoch (which the next append takes).
+        """
+        length_max = sum(len(entry.meta) + len(entry.body) for entry in entries)
+        if self.size_bytes + length_max > self._options.size_bytes:
+            raise JournalFull("the journal is full: destage has not caught up. Try again.")
+        if self._files and first > self._files[-1].end:
+            raise InternalError(f"record {first} does not follow {self._files[-1].end - 1}")
+        while True:
+            file = await self._writable(first)
+            packed, offsets = self._pack(file, first, entries)
+            if await self._write_group(file, packed):
+                file.offsets.extend(offsets)
+                file.end_offset += len(packed)
+                return
+            # whatever of the group lies in this file is void under the next epoch
+            self._active = None
+            self._needs_epoch = True
+
+    async def _writable(self, first: int) -> _File:
+        file = self._active
+        if file is not None and file.end_offset < self._options.file_bytes:
+            return file
+        self._active = None
+        while True:
+            # a file of the same epoch may follow a full one; after a failure only one of a newer epoch
+            if self._needs_epoch:
+                await self._disks.take_epoch()
+                self._needs_epoch = False
+            made = await self._make_file(self._disks.epoch, first)
+            if made is not None:
+                break
+            self._needs_epoch = True
+        while self._files and self._files[-1].first >= first:
+            self._void.append(self._files.pop())
+            self._firsts.pop()
+        if self._files:
+            _cut(self._files[-1], first)
+        self._files.append(made)
+        self._firsts.append(made.first)
+        self._active = made
+        return made
+
+    async def _make_file(self, epoch: int, first: int) -> _File | None:
+        """A new file on a good set, its name durable; None when a disk of the set failed."""
+        chosen = self._choose(first)
+        file = _File(epoch, first, chosen)
+        header = rec.pack_file_header(rec.FileHeader(self._disks.store_id, epoch, first, tuple(chosen)))
+
+        async def make(disk: Disk) -> None:
+            await disk.write_at(file.path, 0, [header])
+            if self._options.preallocate_bytes:
+                await disk.preallocate(file.path, rec.FILE_HEADER_BYTES, self._options.preallocate_bytes)
+            else:
+                await disk.sync(file.path)
+            await disk.sync_dir(FOLDER)
+
+        if not await self._on_all(chosen, make):
+            return None
+        file.zeroed_to += self._options.preallocate_bytes
+        return file
+
+    def _choose(self, seed: int) -> list[int]:
+        """The disks of a new file: as many as the promise asks for, another choice for every file."""
+        roomy = self._disks.roomy()
+        needed = replicas_needed(self._disks.m, self._disks.missing_count())
+        if len(self._disks.good()) < needed:
+            raise TooFewDisks(
+                f"{len(self._disks.good())} of {self._disks.count} disks are good, a write needs {needed}"
+            )
+        if len(roomy) < needed:
+            raise NoSpace("the disks are full: delete something, or add room")
+        wanted = min(len(roomy), max(self._options.replication_factor, self._disks.m + 1))
+        turn = (seed // 64 + self._disks.epoch) % len(roomy)
+        return sorted((roomy[turn:] + roomy[:turn])[:wanted])
+
+    def _pack(self, file: _File, first: int, entries: Sequence[Entry]) -> tuple[bytes, list[int]]:
+        parts: list[bytes | memoryview] = []
+        offsets = []
+        offset = file.end_offset
+        store_id = self._disks.store_id
+        for sequence, entry in enumerate(entries, start=first):
+            head = rec.pack_record(store_id, file.epoch, sequence, first, entry.meta, len(entry.body), entry.body_sum)
+            offsets.append(offset)
+            offset += len(head) + len(entry.body)
+            parts.append(head)
+            parts.append(entry.body)
+        return b"".join(parts), offsets
+
+    async def _write_group(self, file: _File, packed: bytes) -> bool:
+        step = self._options.preallocate_bytes
+        offset = file.end_offset
+        end = offset + len(packed)
+        behind = end > file.zeroed_to
+        room = file.zeroed_to - end
+        ahead = step > 0 and 0 <= room < step // 2 and file.zeroed_to < self._options.file_bytes
+
+        async def write(disk: Disk) -> None:
+            await disk.write_at(file.path, offset, [packed], sync=True)
+            self.syncs_count += 1
+
+        async def zero_ahead(disk: Disk) -> None:
+            await disk.preallocate(file.path, file.zeroed_to, step)
+
+        async def write_and_zero(disk: Disk) -> None:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(write, disk)
+                nursery.start_soon(zero_ahead, disk)
+
+        if not await self._on_all(file.replicas, write_and_zero if ahead else write):
+            return False
+        file.zeroed_to = end if behind else file.zeroed_to + step if ahead else file.zeroed_to
+        return True
+
+    async def _on_all(self, indexes: Sequence[int], call: DiskCall) -> bool:
+        """Run a call on several disks at once; a disk that fails is given up. True when none failed."""
+        failed = 0
+
+        async def one(index: int) -> None:
+            nonlocal failed
+            disk = self._disks.get(index)
+            try:
+                if disk is None:
+                    raise DiskError(self._disks.failures[index])
+                await call(disk)
+            except* DiskError as group:
+                failed += 1
+                for error in _leaves(group):
+                    self._disks.fail(index, error)
+
+        if len(indexes) == 1:
+            await one(indexes[0])
+        else:
+            async with trio.open_nursery() as nursery:
+                for index in indexes:
+                    nursery.start_soon(one, index)
+        return not failed
+
+    # -- read ------------------------------------------------------------------------------------------------------
+
+    def _find(self, sequence: int) -> _File:
+        at = bisect.bisect_right(self._firsts, sequence) - 1
+        if at < 0 or sequence >= self._files[at].end:
+            raise DataLost(f"record {sequence} is not in the journal")
+        return self._files[at]
+
+    def holds(self, sequence: int) -> bool:
+        """True when the record is in the journal."""
+        at = bisect.bisect_right(self._firsts, sequence) - 1
+        return at >= 0 and sequence < self._files[at].end
+
+    async def read(self, sequence: int, start: int, length: int) -> memoryview:
+        """Bytes of a record's body, verified. Raises DataLost when no replica has them (or the record was trimmed)."""
+        body = (await self._record(sequence))[1]
+        return body[start : start + length]
+
+    async def _record(self, sequence: int) -> tuple[memoryview, memoryview, int]:
+        """(meta, body, body sum) of a record, verified."""
+        file = self._find(sequence)
+        number = sequence - file.first
+        offset = file.offsets[number]
+        end = file.offsets[number + 1] if number + 1 < len(file.offsets) else file.end_offset
+        for turn, index in enumerate(file.replicas):
+            disk = self._disks.get(index)
+            if disk is None:
+                continue
+            try:
+                data = disk.read_nowait(file.path, offset, end - offset)
+                if data is None:
+                    data = await disk.read(file.path, offset, end - offset)
+                head = rec.unpack_record(self._disks.store_id, data)
+                if head.sequence != sequence or head.epoch != file.epoch or head.length != end - offset:
+                    raise Corrupt(f"record {head.sequence} stands in the place of {sequence}")
+            except (Corrupt, DiskError) as error:
+                log.warning(
+                    "journal replica is damaged", disk=self._disks.name(index), sequence=sequence, reason=str(error)
+                )
+                self.damaged.add((file.path, index))
+                continue
+            if turn:
+                self.degraded_reads_count += 1
+            meta_end = rec.HEAD_BYTES + head.meta_length
+            view = memoryview(data)
+            return view[rec.HEAD_BYTES : meta_end], view[meta_end:], head.body_sum
+        raise DataLost(f"no good replica of journal record {sequence} is left on the disks that are here")
+
+    async def records(self, first: int) -> AsyncIterator[tuple[int, memoryview, memoryview, int]]:
+        """(sequence, meta, body, body sum) of the records from `first` to the last one that was there at the call."""
+        end = self._files[-1].end if self._files else first
+        for sequence in range(first, end):
+            yield sequence, *(await self._record(sequence))
+
+    # -- space -----------------------------------------------------------------------------------------------------
+
+    def roll(self) -> None:
+        """Let the next append begin a new file, so that the present one can go when it is trimmed."""
+        if self._active is not None and self._active.offsets:
+            self._active = None
+
+    async def trim(self, before: int) -> int:
+        """Unlink the files all of whose records come before that sequence; returns how many went."""
+        gone: list[_File] = []
+        while self._files and self._files[0].end <= before and self._files[0] is not self._active:
+            gone.append(self._files.pop(0))
+            self._firsts.pop(0)
+        void, self._void = self._void, []
+        for file in (*gone, *void):
+            for index in self._disks.good():
+                disk = self._disks.get(index)
+                if disk is None:
+                    continue
+                try:
+                    await disk.unlink(file.path)
+                except DiskError:
+                    continue  # a name that stays is found again at the next start
+        return len(gone)
+
+
+def _leaves(group: BaseExceptionGroup[DiskError]) -> Iterator[DiskError]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
+
+
+def _taken(found: FoundFile) -> _File:
+    return _File(found.epoch, found.first, list(found.replicas), found.offsets, found.end_offset, found.end_offset)
+
+
+def _cut(file: _File, end: int) -> None:
+    keep = end - file.first
+    if keep < len(file.offsets):
+        file.end_offset = file.offsets[keep]
+        del file.offsets[keep:]

@@ -1,0 +1,179 @@
+"""Which records of the journal count: the longest valid run over the union of all replicas.
+
+Pure, but for `scan`, which reads. Three rules:
+
+- A replica is believed record by record; where it fails, any other replica of the same file goes on.
+- Records of an older epoch at or past the first sequence of a newer epoch's file are void: that group failed, or its
+disk
+  was away, and the newer file holds what happened instead.
+- A run that ends before a record which proves (by its group) that more had been durable is damage, not a torn tail.
+"""
+
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import trio
+
+from couchestord.errors import Corrupt, DiskError
+from couchestord.io import records as rec
+from couchestord.io.disks import Disks
+
+FOLDER = "journal"
+
+
+@dataclass(slots=True)
+class FoundFile:
+    """A journal file as its replicas hold it: records `first` to before `end`, record i at `offsets[i - first]`."""
+
+    epoch: int
+    first: int
+    replicas: list[int]
+    offsets: array[int] = field(default_factory=lambda: array("Q"))
+    end_offset: int = rec.FILE_HEADER_BYTES
+    groups: array[int] = field(default_factory=lambda: array("Q"))
+    proven: int = 0
+    """Everything before this sequence was durable once, as a record behind the run proves."""
+
+    @property
+    def end(self) -> int:
+        return self.first + len(self.offsets)
+
+    @property
+    def path(self) -> str:
+        return f"{FOLDER}/{rec.file_name(self.epoch, self.first)}"
+
+    def cut(self, end: int) -> None:
+        """Forget the records from `end` on."""
+        keep = max(0, end - self.first)
+        if keep < len(self.offsets):
+            self.end_offset = self.offsets[keep]
+            del self.offsets[keep:]
+            del self.groups[keep:]
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """The files that count, in order of sequence, and what is wrong with them."""
+
+    files: tuple[FoundFile, ...]
+    damage: tuple[tuple[int, int], ...]
+    """Runs of sequences [from, before) that were durable once and are on no replica here."""
+    void: tuple[FoundFile, ...]
+    """Files without a record that counts."""
+
+    @property
+    def end(self) -> int:
+        """The sequence after the last."""
+        return self.files[-1].end if self.files else 0
+
+
+async def scan(disks: Disks) -> list[FoundFile]:
+    """Read every journal file on every good disk and verify its records. Disks that fail are given up."""
+    holders: dict[tuple[int, int], dict[int, int]] = {}
+    for index in disks.good():
+        disk = disks.get(index)
+        assert disk is not None
+        try:
+            names = await disk.list(FOLDER)
+        except DiskError as error:
+            disks.fail(index, error)
+            continue
+        for name, size in names.items():
+            parsed = rec.parse_file_name(name)
+            if parsed:
+                holders.setdefault(parsed, {})[index] = size
+    found = []
+    ordered = sorted(holders, key=lambda key: (key[1], key[0]))
+    for number, key in enumerate(ordered):
+        follower = ordered[number + 1][1] if number + 1 < len(ordered) else None
+        found.append(await _scan_file(disks, key[0], key[1], holders[key], follower))
+    return found
+
+
+async def _scan_file(disks: Disks, epoch: int, first: int, replicas: dict[int, int], follower: int | None) -> FoundFile:
+    """Follow the file on one replica; where it ends too early or fails, look at the others."""
+    file = FoundFile(epoch, first, [])
+    seen: list[bytes] = []
+    for index, size in replicas.items():
+        disk = disks.get(index)
+        if disk is None:
+            continue
+        try:
+            data = await disk.read(file.path, 0, size)
+            header = rec.unpack_file_header(data)
+        except Corrupt:
+            continue
+        except DiskError as error:
+            disks.fail(index, error)
+            continue
+        if (header.store_id, header.epoch, header.first_sequence) != (disks.store_id, epoch, first):
+            continue
+        file.replicas.append(index)
+        seen.append(data)
+        _follow(disks.store_id, file, data)
+        await trio.lowlevel.checkpoint()
+    # a later replica may reach further, and then an earlier one may go on behind its own damage
+    progress = True
+    while progress and len(seen) > 1:
+        before = len(file.offsets)
+        for data in seen:
+            _follow(disks.store_id, file, data)
+        progress = len(file.offsets) > before
+    if follower is None or file.end < follower:
+        file.proven = max((_proven_behind(disks.store_id, file, data) for data in seen), default=0)
+    return file
+
+
+def _follow(store_id: bytes, file: FoundFile, data: bytes) -> None:
+    """Append the valid records that follow the run in this replica's bytes."""
+    offset = file.end_offset
+    while True:
+        try:
+            head = rec.unpack_record(store_id, data, offset)
+        except Corrupt:
+            break
+        if head.epoch != file.epoch or head.sequence != file.end:
+            break
+        file.offsets.append(offset)
+        file.groups.append(head.group)
+        offset += head.length
+    file.end_offset = offset
+
+
+def _proven_behind(store_id: bytes, file: FoundFile, data: bytes) -> int:
+    """The highest group of a valid record of this file behind the end of its run, 0 when there is none."""
+    proven = 0
+    at = data.find(rec.RECORD_MAGIC, file.end_offset + 1)
+    while at >= 0:
+        try:
+            head = rec.unpack_record(store_id, data, at)
+        except Corrupt:
+            at = data.find(rec.RECORD_MAGIC, at + 1)
+            continue
+        if head.epoch == file.epoch and head.sequence > file.end:
+            proven = max(proven, head.group)
+        at = data.find(rec.RECORD_MAGIC, at + head.length)
+    return proven
+
+
+def chain(found: Sequence[FoundFile]) -> Chain:
+    """Void what newer epochs replaced, put the rest in order, find the gaps. Changes the files in place."""
+    damage: list[tuple[int, int]] = []
+    kept: list[FoundFile] = []
+    void: list[FoundFile] = []
+    for file in found:
+        newer = [other.first for other in found if other.epoch > file.epoch]
+        limit = min(newer, default=None)
+        if limit is not None:
+            file.cut(limit)
+        if file.proven > file.end and (limit is None or file.end < limit):
+            damage.append((file.end, file.proven if limit is None else min(limit, file.proven)))
+        (kept if file.offsets else void).append(file)
+    kept.sort(key=lambda file: file.first)
+    for before, after in pairwise(kept):
+        # a valid record proves that all before its group was durable; a file begins with a group
+        if before.end < after.first and not any(low <= before.end < high for low, high in damage):
+            damage.append((before.end, after.first))
+    return Chain(tuple(kept), tuple(sorted(damage)), tuple(void))

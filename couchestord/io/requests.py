@@ -1,0 +1,220 @@
+"""What the store's writer is asked to do. Pure values.
+
+A request is decided inside the writer's transaction (`store.decide`): it either becomes an outcome (mutations.py) or
+an error. Front ends
+and background jobs hand requests over; nothing else changes the catalog.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from couchestord.io.mutations import Extent
+from couchestord.model import Attributes, Conditions
+
+
+@dataclass(frozen=True, slots=True)
+class MakeBucket:
+    name: str
+    owner: str
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveBucket:
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetVersioning:
+    name: str
+    versioning: str
+
+
+@dataclass(frozen=True, slots=True)
+class PutObject:
+    """`extents` with segment 0 lie in `body`, which rides in the record."""
+
+    bucket: str
+    key: bytes
+    size: int
+    etag: bytes
+    attributes: Attributes
+    conditions: Conditions
+    extents: tuple[Extent, ...]
+    body: bytes = b""
+    body_sum: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CopyObject:
+    """By reference. `attributes` None: the source's."""
+
+    bucket: str
+    key: bytes
+    source_bucket: str
+    source_key: bytes
+    source_version_id: str | None
+    attributes: Attributes | None
+    conditions: Conditions
+    source_conditions: Conditions
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteObject:
+    bucket: str
+    key: bytes
+    version_id: str | None
+    conditions: Conditions
+
+
+@dataclass(frozen=True, slots=True)
+class MakeUpload:
+    bucket: str
+    key: bytes
+    attributes: Attributes
+
+
+@dataclass(frozen=True, slots=True)
+class PutPart:
+    bucket: str
+    key: bytes
+    upload: str
+    number: int
+    size: int
+    etag: bytes
+    checksums: Mapping[str, str]
+    extents: tuple[Extent, ...]
+    body: bytes = b""
+    body_sum: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CopyPart:
+    """A part by reference: `length` bytes from `first` on of the source."""
+
+    bucket: str
+    key: bytes
+    upload: str
+    number: int
+    source_bucket: str
+    source_key: bytes
+    source_version_id: str | None
+    first: int | None
+    last: int | None
+    source_conditions: Conditions
+
+
+@dataclass(frozen=True, slots=True)
+class CompleteUpload:
+    bucket: str
+    key: bytes
+    upload: str
+    parts: tuple[tuple[int, str], ...]
+    conditions: Conditions
+
+
+@dataclass(frozen=True, slots=True)
+class AbortUpload:
+    bucket: str
+    key: bytes
+    upload: str
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetResults:
+    before_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class MakeUser:
+    name: str
+    admin: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveUser:
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class MakeKey:
+    user: str
+    access_key: str | None = None
+    secret_key: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveKey:
+    access_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class PutSetting:
+    name: str
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SaveJob:
+    """Progress of a background job; empty: forget it."""
+
+    name: str
+    state: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class MakeSegment:
+    """`disks[i]` is the disk of shard i, -1 for none. Answers the segment's row; its files do not exist yet."""
+
+    k: int
+    m: int
+    stripe_bytes: int
+    disks: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SealSegment:
+    """`stripes_end`: the page after the last stripe, -1 when it has to be found. `missing`: bit i, shard i is not
+    whole.
+    """
+
+    id: int
+    stripes_end: int
+    missing: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DropSegment:
+    """Answers True when the segment was sealed and without live bytes, and is gone; else False and nothing happened."""
+
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoseShards:
+    id: int
+    missing: int
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceShard:
+    """Answers False, and does nothing, when the segment is gone."""
+
+    id: int
+    index: int
+    disk: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExtentMove:
+    """From (segment, stripe, start) to another; compared with the row before it is set."""
+
+    extent: int
+    old: tuple[int, int, int]
+    new: tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class MoveExtents:
+    """Answers how many extents were still at their old place and moved; the others' new bytes are garbage."""
+
+    moves: tuple[ExtentMove, ...]

@@ -1,0 +1,77 @@
+"""The one door to SQLite: connections opened the way the catalog needs them, and its errors in our tree.
+
+One writer connection belongs to the store's writer and is never used by a reader. Readers have connections of their
+own and run each
+statement by itself, so that they see every transaction that was committed before the statement began.
+"""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from couchestord.errors import Corrupt, NotFound
+
+Connection = sqlite3.Connection
+Row = tuple[object, ...]
+CACHE_KIB = 32 << 10
+
+
+@contextmanager
+def sqlite_errors(doing: str) -> Iterator[None]:
+    """Turns an error of SQLite into Corrupt, saying what was being done."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise Corrupt(f"{doing}: {error}") from error
+
+
+def open_writer(path: Path) -> Connection:
+    """The writing connection. WAL without autocheckpoint; synchronous=NORMAL, since the journal is the truth."""
+    with sqlite_errors(f"opening the catalog {path}"):
+        connection = sqlite3.connect(path, isolation_level=None, cached_statements=512, check_same_thread=False)
+        for pragma in (
+            "journal_mode=wal",
+            "synchronous=normal",
+            "wal_autocheckpoint=0",
+            f"cache_size=-{CACHE_KIB}",
+            "foreign_keys=off",
+            "temp_store=memory",
+            "trusted_schema=off",
+        ):
+            connection.execute(f"pragma {pragma}")
+    path.chmod(0o600)
+    return connection
+
+
+def open_reader(path: Path) -> Connection:
+    """A read-only connection."""
+    if not path.exists():
+        raise NotFound(f"{path} does not exist")
+    with sqlite_errors(f"opening the catalog {path}"):
+        connection = sqlite3.connect(
+            f"{path.absolute().as_uri()}?mode=ro",
+            uri=True,
+            isolation_level=None,
+            cached_statements=512,
+            check_same_thread=False,
+        )
+        connection.execute(f"pragma cache_size=-{CACHE_KIB}")
+        connection.execute("pragma query_only=on")
+    return connection
+
+
+def checkpoint(path: Path) -> tuple[int, int]:
+    """Move what the WAL holds into the main file and sync it. Blocks: run it in a thread.
+
+    Returns (frames in the WAL, frames moved); equal when everything committed before the call is in the main file.
+    """
+    with sqlite_errors(f"checkpointing the catalog {path}"):
+        connection = sqlite3.connect(path, isolation_level=None, timeout=5.0)
+        try:
+            connection.execute("pragma synchronous=normal")
+            busy, frames, moved = connection.execute("pragma wal_checkpoint(passive)").fetchone()
+            del busy
+            return frames, moved
+        finally:
+            connection.close()

@@ -1,0 +1,128 @@
+"""The superblock: who a disk is, and the newest epoch and snapshot it has seen. Pure.
+
+File `superblock`, three pages of 4096 bytes. Page 0 is written once, when the store is made: magic, format, store,
+disk. Pages 1
+and 2 are slots, written in turn, so that a torn write leaves the other one: the valid slot of the higher generation
+counts.
+Every page ends its used part in an XXH3 over its magic, version and payload, seeded with the page's index, so that a
+page in
+another's place is refused.
+"""
+
+import struct
+from collections.abc import Sequence
+from typing import TypeVar
+
+import msgspec
+
+from couchestord.errors import Corrupt, UnknownFormat
+from couchestord.io.checksum import xxh3_64
+
+PATH = "superblock"
+PAGE_BYTES = 4096
+FORMAT = 1
+"""The format this program writes. `min_reader` and `min_writer` on a disk say which programs may read and write it."""
+_HEADER = struct.Struct("<4sHHIQ")
+_MAGIC_IDENTITY = b"CDSK"
+_MAGIC_SLOT = b"CDSR"
+
+
+class Identity(msgspec.Struct, frozen=True, array_like=True):
+    """Page 0: never changes."""
+
+    store_id: bytes
+    disk_id: bytes
+    index: int
+    """Position of the disk in the store, from 0."""
+    disks_count: int
+    k: int
+    m: int
+    disk_class: str
+    created_ns: int
+    min_reader: int = FORMAT
+    min_writer: int = FORMAT
+
+
+class SnapshotRoot(msgspec.Struct, frozen=True, array_like=True):
+    """Where the newest catalog snapshot lies: a run of stripes whose bytes are the snapshot's table of pieces."""
+
+    segment: int
+    stripe: int
+    length: int
+    sequence: int
+    """The catalog is that after this sequence."""
+    checksum: int
+
+
+class Slot(msgspec.Struct, frozen=True, array_like=True):
+    """Pages 1 and 2: what changes."""
+
+    generation: int
+    epoch: int
+    snapshot: SnapshotRoot | None = None
+
+
+_T = TypeVar("_T", Identity, Slot)
+
+
+def _pack(page_index: int, magic: bytes, value: Identity | Slot) -> bytes:
+    payload = msgspec.msgpack.encode(value)
+    checksum = xxh3_64(magic + payload, FORMAT << 8 | page_index)
+    page = _HEADER.pack(magic, FORMAT, 0, len(payload), checksum) + payload
+    assert len(page) <= PAGE_BYTES
+    return page.ljust(PAGE_BYTES, b"\0")
+
+
+def _unpack(page_index: int, magic: bytes, page: bytes, kind: type[_T]) -> _T:
+    if len(page) < _HEADER.size:
+        raise Corrupt("superblock page is cut short")
+    found, version, _, length, checksum = _HEADER.unpack_from(page)
+    if found != magic:
+        raise Corrupt("not a superblock page")
+    if version > FORMAT:
+        raise UnknownFormat(
+            f"superblock of format {version}; this program reads up to {FORMAT}. Use a newer couchestord."
+        )
+    payload = page[_HEADER.size : _HEADER.size + length]
+    if xxh3_64(magic + payload, version << 8 | page_index) != checksum:
+        raise Corrupt("superblock page fails its checksum")
+    try:
+        return msgspec.msgpack.decode(payload, type=kind)
+    except msgspec.ValidationError as error:
+        raise Corrupt(f"superblock page does not decode: {error}") from error
+
+
+def pack_identity(identity: Identity) -> bytes:
+    """Page 0."""
+    return _pack(0, _MAGIC_IDENTITY, identity)
+
+
+def unpack_identity(page: bytes) -> Identity:
+    """Read page 0. Raises Corrupt, or UnknownFormat for a disk that a newer program made."""
+    identity = _unpack(0, _MAGIC_IDENTITY, page, Identity)
+    if identity.min_reader > FORMAT or identity.min_writer > FORMAT:
+        raise UnknownFormat(
+            f"the disk asks for a program that reads format {identity.min_reader} and writes format "
+            f"{identity.min_writer}; "
+            f"this one knows {FORMAT}. Use a newer couchestord."
+        )
+    return identity
+
+
+def pack_slot(slot: Slot) -> tuple[int, bytes]:
+    """(offset in the file, page) of a slot. Generations alternate between the two places."""
+    page_index = 1 + slot.generation % 2
+    return page_index * PAGE_BYTES, _pack(page_index, _MAGIC_SLOT, slot)
+
+
+def newest_slot(pages: Sequence[bytes]) -> Slot:
+    """The valid slot of the highest generation among pages 1 and 2. Raises Corrupt when neither is valid."""
+    found: list[Slot] = []
+    for page_index, page in enumerate(pages, start=1):
+        try:
+            found.append(_unpack(page_index, _MAGIC_SLOT, page, Slot))
+        except Corrupt:
+            continue
+    if not found:
+        raise Corrupt("both slots of the superblock are damaged")
+    return max(found, key=lambda slot: slot.generation)

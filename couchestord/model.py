@@ -1,0 +1,160 @@
+"""The values that pass between front ends and store. Pure: no I/O, no clock."""
+
+from collections.abc import AsyncIterable, Mapping
+from dataclasses import dataclass, field
+
+KEY_LENGTH_BYTES_MAX = 1024
+BUCKET_NAME_LENGTH_MIN = 3
+BUCKET_NAME_LENGTH_MAX = 63
+PART_NUMBER_MAX = 10_000
+PART_BYTES_MIN = 5 << 20
+"""Least size of every part but the last, checked by complete_upload."""
+OBJECT_BYTES_MAX = 5 << 40
+LIST_KEYS_MAX = 1000
+
+Body = bytes | AsyncIterable[bytes]
+"""A body: bytes, or an async iterable of bytes-like pieces that is consumed once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attributes:
+    """What travels with an object and is returned with it.
+
+    `headers` holds standard HTTP headers by lower-case name (content-type, cache-control, content-disposition,
+    content-encoding, content-language, expires). `metadata` is the user's (x-amz-meta-*, lower-case names without that
+    prefix). `checksums` maps an algorithm (crc32, crc32c, crc64nvme, sha1, sha256) to base64, and `type` to
+    FULL_OBJECT or
+    COMPOSITE.
+    """
+
+    headers: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    checksums: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """Preconditions. Etags without quotes; `*` matches any object. Times in nanoseconds since 1970, UTC."""
+
+    if_match: tuple[str, ...] = ()
+    if_none_match: tuple[str, ...] = ()
+    if_modified_since_ns: int | None = None
+    if_unmodified_since_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ByteRange:
+    """A range as asked for: first and last offset, both inclusive. `first` None: the last `last` bytes. `last` None:
+    to the end.
+    """
+
+    first: int | None
+    last: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """One version of an object."""
+
+    bucket: str
+    key: bytes
+    size_bytes: int
+    etag: str
+    """Without quotes: MD5 in hex, or `hex-parts` for a multipart object."""
+    modified_ns: int
+    attributes: Attributes
+    version_id: str | None = None
+    """None in a bucket that never was versioned; "null" for the version written while it was not."""
+    delete_marker: bool = False
+    parts_count: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BucketInfo:
+    name: str
+    created_ns: int
+    owner: str
+    versioning: str = ""
+    """"", "Enabled" or "Suspended"."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListEntry:
+    """A row of a listing."""
+
+    key: bytes
+    size_bytes: int
+    etag: str
+    modified_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class ListPage:
+    """One page of a listing, keys and common prefixes each in bytewise order.
+
+    `next_start`, when not None, is the `start_after` of the next page (a key or a common prefix).
+    """
+
+    entries: tuple[ListEntry, ...]
+    prefixes: tuple[bytes, ...]
+    next_start: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class VersionEntry:
+    """A row of a listing of versions."""
+
+    key: bytes
+    version_id: str
+    latest: bool
+    delete_marker: bool
+    size_bytes: int
+    etag: str
+    modified_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteResult:
+    """What a delete did. `version_id` is the marker made or the version removed, None without versioning."""
+
+    version_id: str | None = None
+    delete_marker: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class UploadInfo:
+    upload_id: str
+    bucket: str
+    key: bytes
+    initiated_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class PartInfo:
+    number: int
+    size_bytes: int
+    etag: str
+    modified_ns: int
+    checksums: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """Somebody who may sign requests. `admin` may do everything; policies come later."""
+
+    name: str
+    admin: bool
+    created_ns: int
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class AccessKey:
+    """A pair of access key and secret. Its repr never shows the secret."""
+
+    user: str
+    access_key: str
+    secret_key: str
+    created_ns: int
+
+    def __repr__(self) -> str:
+        return f"AccessKey(user={self.user!r}, access_key={self.access_key!r})"
