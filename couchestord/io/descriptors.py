@@ -62,7 +62,8 @@ class Descriptors:
                 # The name may have been given to another file since; then some rename got on, and this looks again.
                 current = generation == self._generation
                 found = self._find(path, write) if current else None
-                if current and found is None:
+                kept = current and found is None
+                if kept:
                     opened.users = 1
                     opened.writes = int(write)
                     self._detach(path, dropped)
@@ -70,7 +71,7 @@ class Descriptors:
                     self._by_path[path] = opened
                     self._evict(dropped)
             self._close_all(dropped)
-            if not opened.cached:
+            if not kept:
                 os.close(opened.number)
             if current:
                 return found or opened

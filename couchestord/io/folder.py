@@ -192,6 +192,8 @@ class LockedFolder:
 
     def read_nowait(self, path: str, offset: int, length: int) -> bytes | None:
         """The bytes when the file is open and they are in the page cache, else None. Never waits: fit for the loop."""
+        if offset < 0:
+            return None  # preadv2 takes -1 for the descriptor's own position
         descriptor = self.descriptors.acquire_open(path)
         if descriptor is None:
             return None
