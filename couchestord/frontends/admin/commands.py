@@ -1,0 +1,146 @@
+"""What an operator can do to a store: one function per command, the same whether a daemon runs or not."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from couchestord.errors import InvalidArgument, KeyAlreadyExists, NoSuchUser
+from couchestord.model import AccessKey, BucketInfo
+
+if TYPE_CHECKING:
+    from couchestord.store import ObjectStore
+
+Command = Callable[["ObjectStore", "Arguments"], Awaitable[Any]]
+
+
+class Arguments:
+    """The arguments of a request, checked as they are taken."""
+
+    def __init__(self, given: object) -> None:
+        if not isinstance(given, Mapping):
+            raise InvalidArgument("arguments are a JSON object")
+        self._given = dict(given)
+
+    def text(self, name: str) -> str:
+        found = self.optional_text(name)
+        if found is None:
+            raise InvalidArgument(f"the argument {name} is missing")
+        return found
+
+    def optional_text(self, name: str) -> str | None:
+        found = self._given.pop(name, None)
+        if found is not None and (not isinstance(found, str) or not found):
+            raise InvalidArgument(f"the argument {name} is not a text")
+        return found
+
+    def flag(self, name: str, default: bool = False) -> bool:
+        found = self._given.pop(name, default)
+        if not isinstance(found, bool):
+            raise InvalidArgument(f"the argument {name} is neither true nor false")
+        return found
+
+    def end(self) -> None:
+        """Nothing else was given. Called before anything is done."""
+        if self._given:
+            raise InvalidArgument(f"unknown arguments: {', '.join(sorted(map(str, self._given)))}")
+
+
+async def execute(store: "ObjectStore", name: object, given: object) -> Any:
+    """Runs a command; returns what JSON can say. Raises InvalidArgument for one not known, and what the store does."""
+    command = COMMANDS.get(name) if isinstance(name, str) else None
+    if command is None:
+        raise InvalidArgument(f"unknown command {name!r}; known: {', '.join(COMMANDS)}")
+    return await command(store, Arguments(given))
+
+
+async def _status(store: "ObjectStore", arguments: Arguments) -> dict[str, Any]:
+    arguments.end()
+    health = store.health()
+    return {"health": {"state": health.state, "reasons": list(health.reasons)}, **await store.status()}
+
+
+async def _info(store: "ObjectStore", arguments: Arguments) -> dict[str, Any]:
+    bucket, key = arguments.text("bucket"), arguments.text("key")
+    arguments.end()
+    return await store.describe(bucket, key.encode("utf-8", "surrogateescape"))
+
+
+async def _key_list(store: "ObjectStore", arguments: Arguments) -> list[dict[str, str]]:
+    """Oldest first."""
+    show_secrets = arguments.flag("show_secrets")
+    arguments.end()
+    return [_key_row(key, show_secrets=show_secrets) for key in await store.list_keys()]
+
+
+async def _key_add(store: "ObjectStore", arguments: Arguments) -> dict[str, str]:
+    """Makes the user too, as administrator unless `admin` is false. The same key again for that user is no error."""
+    user, admin = arguments.text("user"), arguments.flag("admin", True)
+    access_key, secret_key = arguments.optional_text("access_key"), arguments.optional_text("secret_key")
+    arguments.end()
+    if (access_key is None) != (secret_key is None):
+        raise InvalidArgument("an access key and its secret are given together or not at all")
+    if user not in {known.name for known in await store.list_users()}:
+        await store.create_user(user, admin=admin)
+    try:
+        key = await store.create_key(user, access_key=access_key, secret_key=secret_key)
+    except KeyAlreadyExists:
+        known = store.find_key(access_key) if access_key else None
+        if known is None or (known.user, known.secret_key) != (user, secret_key):
+            raise
+        key = known
+    return _key_row(key, show_secrets=secret_key is None)
+
+
+async def _key_remove(store: "ObjectStore", arguments: Arguments) -> dict[str, str]:
+    access_key = arguments.text("access_key")
+    arguments.end()
+    await store.delete_key(access_key)
+    return {"access_key": access_key}
+
+
+async def _user_add(store: "ObjectStore", arguments: Arguments) -> dict[str, Any]:
+    name, admin = arguments.text("user"), arguments.flag("admin", True)
+    arguments.end()
+    user = await store.create_user(name, admin=admin)
+    return {"user": user.name, "admin": user.admin}
+
+
+async def _bucket_list(store: "ObjectStore", arguments: Arguments) -> list[dict[str, Any]]:
+    arguments.end()
+    return [_bucket_row(bucket) for bucket in await store.list_buckets()]
+
+
+async def _bucket_create(store: "ObjectStore", arguments: Arguments) -> dict[str, Any]:
+    bucket, owner = arguments.text("bucket"), arguments.optional_text("owner")
+    arguments.end()
+    if owner is not None and owner not in {user.name for user in await store.list_users()}:
+        raise NoSuchUser(f"there is no user {owner}")
+    return _bucket_row(await store.create_bucket(bucket, owner=owner or ""))
+
+
+async def _bucket_remove(store: "ObjectStore", arguments: Arguments) -> dict[str, Any]:
+    bucket = arguments.text("bucket")
+    arguments.end()
+    await store.delete_bucket(bucket)
+    return {"bucket": bucket}
+
+
+def _key_row(key: AccessKey, *, show_secrets: bool) -> dict[str, str]:
+    row = {"user": key.user, "access_key": key.access_key}
+    return {**row, "secret_key": key.secret_key} if show_secrets else row
+
+
+def _bucket_row(bucket: BucketInfo) -> dict[str, Any]:
+    return {"bucket": bucket.name, "owner": bucket.owner, "created_ns": bucket.created_ns}
+
+
+COMMANDS: Final[Mapping[str, Command]] = {
+    "status": _status,
+    "info": _info,
+    "key list": _key_list,
+    "key add": _key_add,
+    "key remove": _key_remove,
+    "user add": _user_add,
+    "bucket list": _bucket_list,
+    "bucket create": _bucket_create,
+    "bucket remove": _bucket_remove,
+}

@@ -1,0 +1,146 @@
+"""The admin socket: commands from the same machine, from root or from the user the daemon runs as, nobody else."""
+
+import os
+import socket
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import trio
+
+from couchestord import logs
+from couchestord.errors import AccessDenied, ConfigError, Error, InternalError, InvalidArgument
+from couchestord.frontends.admin import protocol
+
+Execute = Callable[[object, object], Awaitable[Any]]
+"""A command's name and arguments to its result."""
+
+_CLIENTS_MAX: Final = 16
+_IDLE_TIMEOUT_S: Final = 60.0
+_CREDENTIALS: Final = struct.Struct("3i")  # pid, uid, gid: struct ucred of unix(7)
+
+_log = logs.get(__name__)
+
+
+@asynccontextmanager
+async def serve_admin(folder: Path, execute: Execute) -> AsyncIterator[Path]:
+    """Listens on couchestord.sock in `folder` while the body runs, and yields its path.
+
+    The caller holds the store's lock, so a socket file that is already there is left over and removed. Raises
+    ConfigError when the socket cannot be made.
+    """
+    path = folder / protocol.SOCKET_NAME
+    listener = _listen(path)
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_accept, listener, execute, nursery)
+            yield path
+            nursery.cancel_scope.cancel()
+    finally:
+        listener.close()
+        path.unlink(missing_ok=True)
+
+
+def _listen(path: Path) -> trio.socket.SocketType:
+    """Bound through a descriptor of the folder: an address of AF_UNIX has only 107 bytes, a folder's name more."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    folder = -1
+    try:
+        folder = os.open(path.parent, os.O_DIRECTORY | os.O_PATH)
+        path.unlink(missing_ok=True)
+        mask = os.umask(0o177)
+        try:
+            listener.bind(f"/proc/self/fd/{folder}/{path.name}")
+        finally:
+            os.umask(mask)
+        listener.listen(_CLIENTS_MAX)
+    except OSError as error:
+        listener.close()
+        raise ConfigError(f"cannot make the socket {path}: {error.strerror}") from None
+    finally:
+        if folder >= 0:
+            os.close(folder)
+    return trio.socket.from_stdlib_socket(listener)
+
+
+async def _accept(listener: trio.socket.SocketType, execute: Execute, nursery: trio.Nursery) -> None:
+    slots = trio.Semaphore(_CLIENTS_MAX)
+    while True:
+        await slots.acquire()
+        try:
+            client, _ = await listener.accept()
+        except OSError as error:
+            slots.release()
+            _log.warning("admin socket could not accept", reason=str(error))
+            await trio.sleep(0.1)
+            continue
+        nursery.start_soon(_serve, trio.SocketStream(client), execute, slots)
+
+
+async def _serve(stream: trio.SocketStream, execute: Execute, slots: trio.Semaphore) -> None:
+    try:
+        async with stream:
+            lines = _Lines(stream)
+            if not may_command(peer_uid(stream), os.geteuid()):
+                await _answer(stream, protocol.error_answer(AccessDenied("only root and the daemon's own user may")))
+                return
+            while (line := await lines.next()) is not None:
+                await _answer(stream, await _run(line, execute))
+    except (trio.BrokenResourceError, trio.TooSlowError):
+        return
+    except InvalidArgument as error:
+        _log.info("admin client was refused", reason=str(error))
+    finally:
+        slots.release()
+
+
+async def _run(line: bytes, execute: Execute) -> dict[str, Any]:
+    try:
+        request = protocol.decode(line)
+        return {"result": await execute(request.get("command"), request.get("arguments", {}))}
+    except Error as error:
+        return protocol.error_answer(error)
+    except Exception:
+        _log.exception("admin command failed")
+        return protocol.error_answer(InternalError("the command failed; the daemon's log has the details"))
+
+
+async def _answer(stream: trio.SocketStream, answer: dict[str, Any]) -> None:
+    with trio.fail_after(_IDLE_TIMEOUT_S):
+        await stream.send_all(protocol.encode(answer))
+
+
+def peer_uid(stream: trio.SocketStream) -> int:
+    """The user id of the process that connected, from the kernel."""
+    packed = stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    uid: int = _CREDENTIALS.unpack(packed)[1]
+    return uid
+
+
+def may_command(uid: int, own_uid: int) -> bool:
+    """The mode of the socket file says the same; this holds when somebody changes it, or its folder's."""
+    return uid in (0, own_uid)
+
+
+class _Lines:
+    """Lines of a stream, each at most protocol.LINE_BYTES_MAX."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self._stream = stream
+        self._buffer = bytearray()
+
+    async def next(self) -> bytes | None:
+        """The next line, None at the end. Raises InvalidArgument over the limit, TooSlowError after a minute."""
+        with trio.fail_after(_IDLE_TIMEOUT_S):
+            while (end := self._buffer.find(b"\n")) < 0:
+                if len(self._buffer) > protocol.LINE_BYTES_MAX:
+                    raise InvalidArgument("a request line is too long")
+                received = await self._stream.receive_some(1 << 16)
+                if not received:
+                    return None
+                self._buffer += received
+        line = bytes(self._buffer[:end])
+        del self._buffer[: end + 1]
+        return line
