@@ -243,7 +243,7 @@ def _from_file(path: Path) -> Iterator[_Given]:
         raise ConfigError(f"{path} is not TOML: {error}") from None
     for section, table in document.items():
         if not isinstance(table, dict):
-            raise ConfigError(f"{path}: {section!r} stands outside a section; {_near(section, _all_keys())}")
+            raise ConfigError(f"{path}: {section!r} stands outside a section; {_near(section)}")
         for key, value in table.items():
             yield _Given(section, key, value, str(path))
         if not table:
@@ -267,21 +267,15 @@ def _settings(section: Field[Any]) -> dict[str, Field[Any]]:
     return {setting.metadata["key"] or setting.name: setting for setting in found}
 
 
-def _all_keys() -> dict[str, str]:
-    """Each key, and each section, to how it is written in full."""
-    names = {section.name: f"[{section.name}]" for section in fields(Config)}
-    return names | {key: f"{section.name}.{key}" for section in fields(Config) for key in _settings(section)}
-
-
 def _find(given: _Given, *, section_only: bool = False) -> Field[Any]:
     sections = {section.name: section for section in fields(Config)}
     if given.section not in sections:
-        raise ConfigError(f"{given.origin}: unknown section [{given.section}]; {_near(given.section, _all_keys())}")
+        raise ConfigError(f"{given.origin}: unknown section [{given.section}]; {_near(given.section)}")
     if section_only:
         return sections[given.section]
     settings = _settings(sections[given.section])
     if given.key not in settings:
-        raise ConfigError(f"{_place(given)} is unknown; {_near(given.key, _all_keys())}")
+        raise ConfigError(f"{_place(given)} is unknown; {_near(given.key, given.section)}")
     return settings[given.key]
 
 
@@ -289,11 +283,19 @@ def _place(given: _Given) -> str:
     return ": ".join(part for part in (given.origin, f"{given.section}.{given.key}") if part)
 
 
-def _near(name: str, known: Mapping[str, str]) -> str:
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
-    if near:
-        return f"did you mean {' or '.join(known[match] for match in near)}?"
-    return f"the sections are {', '.join(f'[{section.name}]' for section in fields(Config))}, see docs/config.md"
+def _near(name: str, section: str = "") -> str:
+    """What may have been meant: keys of that section, else sections, else keys of any section."""
+    names = setting_names()
+    of_section = {key.partition(".")[2]: [key] for key in names if key.startswith(f"{section}.")}
+    sections = {known.name: [f"[{known.name}]"] for known in fields(Config)}
+    anywhere: dict[str, list[str]] = {}
+    for key in names:
+        anywhere.setdefault(key.partition(".")[2], []).append(key)
+    for known in (of_section, sections, anywhere):
+        near = [place for match in difflib.get_close_matches(name, known, n=2) for place in known[match]]
+        if near:
+            return f"did you mean {' or '.join(near)}?"
+    return f"the sections are {', '.join(f'[{known}]' for known in sections)}, see docs/config.md"
 
 
 def _check_together(config: Config) -> None:

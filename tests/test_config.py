@@ -49,6 +49,8 @@ def test_environment_list_and_names_that_are_not_ours() -> None:
     ("text", "words"),
     [
         ("[store]\nengin = 'zfec'\n", ["store.engin is unknown", "store.engine"]),
+        ("[s3]\nadress = ':1'\n", ["s3.adress is unknown; did you mean s3.address?"]),
+        ("[store]\nsize_byte = 4\n", ["did you mean journal.size_bytes?"]),
         ("[stor]\nk = 4\n", ["unknown section [stor]", "[store]"]),
         ("[stor]\n", ["unknown section [stor]", "[store]"]),
         ("k = 4\n", ["'k' stands outside a section", "store.k"]),
