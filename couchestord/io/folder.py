@@ -275,6 +275,8 @@ class LockedFolder:
                         continue  # unlinked meanwhile
         finally:
             os.close(number)
+        if not sizes and self.is_deleted():
+            raise FileNotFoundError(errno.ENOENT, "the folder was deleted")
         return sizes
 
     def capacity(self) -> Capacity:

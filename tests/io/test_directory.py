@@ -1,0 +1,286 @@
+"""DirectoryDisk under real faults. Those that need a file system of their own need root and a loop device."""
+
+import errno
+import fcntl
+import os
+import random
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trio
+
+from couchestord.errors import DiskFailed, DiskFull, DiskLocked, DiskTimeout
+from couchestord.io.directory import DirectoryDisk
+
+IMAGE_BYTES = 16 << 20
+
+
+def _run(*command: str) -> None:
+    subprocess.run(command, check=True, capture_output=True)
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Iterator[Path]:
+    """A small ext4 of its own."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting needs root")
+    image, folder = tmp_path / "image", tmp_path / "mounted"
+    folder.mkdir()
+    with image.open("wb") as file:
+        file.truncate(IMAGE_BYTES)
+    try:
+        _run("mkfs.ext4", "-q", "-m", "0", str(image))
+        _run("mount", "-o", "loop", str(image), str(folder))
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no loop-mounted ext4 here: {error}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(("fsfreeze", "-u", str(folder)), check=False, capture_output=True)
+        subprocess.run(("umount", "-l", str(folder)), check=False, capture_output=True)
+
+
+async def test_full_file_system(mounted: Path) -> None:
+    disk = DirectoryDisk(mounted)
+    try:
+        await disk.write_at("kept", 0, [b"kept"], sync=True)
+        with pytest.raises(DiskFull, match="ENOSPC"):
+            await disk.preallocate("a/big", 0, 2 * IMAGE_BYTES)
+        with pytest.raises(DiskFull):
+            await disk.write_at("a/more", 0, [bytes(IMAGE_BYTES)], sync=True)
+        assert await disk.read("kept", 0, 9) == b"kept"
+        assert disk.failure is None
+        for name in await disk.list("a"):
+            await disk.unlink(f"a/{name}")
+        await disk.write_at("a/again", 0, [bytes(1 << 20)], sync=True)
+        assert await disk.read("a/again", 0, 2 << 20) == bytes(1 << 20)
+    finally:
+        disk.close()
+
+
+async def test_read_only_file_system_is_still_read(mounted: Path) -> None:
+    disk = DirectoryDisk(mounted)
+    await disk.write_at("a/x", 0, [b"x"], sync=True)
+    disk.close()
+    _run("mount", "-o", "remount,ro", str(mounted))
+    disk = DirectoryDisk(mounted)
+    try:
+        assert await disk.read("a/x", 0, 9) == b"x"
+        with pytest.raises(DiskFailed, match="EROFS"):
+            await disk.write_at("a/x", 0, [b"y"], sync=True)
+        with pytest.raises(DiskFailed, match="EROFS"):
+            await disk.unlink("a/x")
+        assert await disk.read("a/x", 0, 9) == b"x"
+        assert disk.failure is None
+    finally:
+        disk.close()
+
+
+async def test_frozen_disk_times_out_then_fails_at_once_until_renewed(mounted: Path) -> None:
+    disk = DirectoryDisk(mounted, deadline_s=0.5)
+    try:
+        await disk.write_at("x", 0, [b"before"], sync=True)
+        _run("fsfreeze", "-f", str(mounted))
+        with pytest.raises(DiskTimeout):
+            await disk.write_at("x", 0, [b"hanging"], sync=True)
+        assert disk.failure is not None
+        assert disk.read_nowait("x", 0, 1) is None
+        threads = threading.active_count()
+        for _ in range(100):
+            with pytest.raises(DiskFailed, match="no answer"):
+                await disk.read("x", 0, 1)
+        assert threading.active_count() <= threads
+        _run("fsfreeze", "-u", str(mounted))
+        await disk.renew()
+        assert disk.failure is None
+        await disk.write_at("y", 0, [b"after"], sync=True)
+        assert await disk.read("y", 0, 9) == b"after"
+        with pytest.raises(DiskLocked):
+            DirectoryDisk(mounted)
+    finally:
+        disk.close()
+
+
+async def test_unmounted_folder_is_noticed(mounted: Path) -> None:
+    disk = DirectoryDisk(mounted)
+    try:
+        assert disk.is_present()
+        _run("umount", "-l", str(mounted))
+        assert not disk.is_present()
+        await disk.write_at("x", 0, [b"x"], sync=True)
+        assert os.listdir(mounted) == [], "a write fell through to the folder under the mount"
+    finally:
+        disk.close()
+
+
+def test_second_process_is_refused(tmp_path: Path) -> None:
+    disk = DirectoryDisk(tmp_path)
+    program = (
+        "import sys, pathlib\n"
+        "from couchestord.errors import DiskLocked\n"
+        "from couchestord.io.directory import DirectoryDisk\n"
+        "try: DirectoryDisk(pathlib.Path(sys.argv[1])).close()\n"
+        "except DiskLocked as error: print(error)\n"
+        "else: print('opened')\n"
+    )
+    command = (sys.executable, "-c", program, str(tmp_path))
+    root = Path(__file__).parents[2]
+    try:
+        told = subprocess.run(command, check=True, capture_output=True, text=True, cwd=root).stdout
+        assert str(tmp_path) in told
+        assert f"process {os.getpid()}:" in told
+    finally:
+        disk.close()
+    assert subprocess.run(command, check=True, capture_output=True, text=True, cwd=root).stdout == "opened\n"
+
+
+async def test_descriptors_are_bounded_and_given_back(tmp_path: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    disk = DirectoryDisk(tmp_path, descriptors_max=8, threads_count=2)
+    async with trio.open_nursery() as nursery:
+        for index in range(100):
+            nursery.start_soon(disk.write_at, f"a/{index}", 0, [b"%d" % index])
+    rng = random.Random(1)
+    for index in rng.sample(range(100), 100):
+        assert await disk.read(f"a/{index}", 0, 9) == b"%d" % index
+        assert disk.descriptors_count <= 8
+        assert len(os.listdir("/proc/self/fd")) <= before + 8 + 4
+    disk.close()
+    assert len(os.listdir("/proc/self/fd")) <= before
+
+
+async def test_threads_leave_after_close(tmp_path: Path) -> None:
+    disk = DirectoryDisk(tmp_path, threads_count=3)
+    await disk.list("")
+    mine = [thread for thread in threading.enumerate() if thread.name.startswith(str(tmp_path))]
+    assert len(mine) == 3
+    disk.close()
+    for thread in mine:
+        await trio.to_thread.run_sync(thread.join, 30)
+        assert not thread.is_alive()
+
+
+async def test_folder_moved_away_or_deleted(tmp_path: Path) -> None:
+    folder = tmp_path / "disk"
+    disk = DirectoryDisk(folder, create=True)
+    try:
+        await disk.write_at("x", 0, [b"x"])
+        folder.rename(tmp_path / "moved")
+        assert not disk.is_present()
+        folder.mkdir()
+        assert not disk.is_present()
+        await disk.write_at("y", 0, [b"y"])
+        assert os.listdir(folder) == []
+        for path in (tmp_path / "moved").iterdir():
+            path.unlink()
+        (tmp_path / "moved").rmdir()
+        for call in (disk.read("z", 0, 1), disk.list(""), disk.list("a"), disk.write_at("z", 0, [b"z"])):
+            with pytest.raises(DiskFailed):
+                await call
+    finally:
+        disk.close()
+
+
+async def test_missing_folder_is_not_made_unasked(tmp_path: Path) -> None:
+    with pytest.raises(DiskFailed, match="ENOENT"):
+        await DirectoryDisk.open(tmp_path / "missing")
+    assert os.listdir(tmp_path) == []
+
+
+async def test_only_the_owner_may_look(tmp_path: Path) -> None:
+    disk = await DirectoryDisk.open(tmp_path / "disk", create=True)
+    try:
+        await disk.write_at("a/x", 0, [b"x"])
+    finally:
+        disk.close()
+    modes = {str(path.name): stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "disk").rglob("*")}
+    assert modes == {"lock": 0o600, "a": 0o700, "x": 0o600}
+    assert stat.S_IMODE((tmp_path / "disk").stat().st_mode) == 0o700
+
+
+async def test_suspected_disk_fails_at_once_with_the_first_reason(tmp_path: Path) -> None:
+    disk = DirectoryDisk(tmp_path)
+    try:
+        disk.suspect("smoke")
+        disk.suspect("fire")
+        with pytest.raises(DiskFailed, match="smoke"):
+            await disk.list("")
+        await disk.renew()
+        assert await disk.list("") == {}
+    finally:
+        disk.close()
+
+
+async def test_write_goes_on_after_a_partial_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.pwritev
+
+    def stingy(number: int, buffers: list[memoryview], offset: int) -> int:
+        return real(number, [memoryview(b"".join(buffers))[:7]], offset)
+
+    disk = DirectoryDisk(tmp_path)
+    try:
+        monkeypatch.setattr(os, "pwritev", stingy)
+        pieces = [bytes([index]) * (index % 5) for index in range(40)]
+        await disk.write_at("x", 3, pieces)
+        assert await disk.read("x", 0, 999) == bytes(3) + b"".join(pieces)
+    finally:
+        disk.close()
+
+
+async def test_sync_that_fails_is_told_and_does_not_mark_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_number: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    disk = DirectoryDisk(tmp_path, descriptors_max=1)
+    try:
+        monkeypatch.setattr(os, "fdatasync", fail)
+        with pytest.raises(DiskFailed, match="EIO"):
+            await disk.write_at("x", 0, [b"x"], sync=True)
+        assert disk.failure is None
+        await disk.write_at("y", 0, [b"y"])  # evicts x, whose bytes are not known to be safe: nobody else would tell
+        assert disk.failure is not None
+    finally:
+        disk.close()
+
+
+async def test_hung_call_keeps_its_lock_and_threads_to_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After close with a hung thread: the folder is free for another, and descriptors go when the thread comes back."""
+    stuck, go_on = threading.Event(), threading.Event()
+
+    def hang(_number: int) -> None:
+        stuck.set()
+        go_on.wait(30)
+
+    before = len(os.listdir("/proc/self/fd"))
+    disk = DirectoryDisk(tmp_path, deadline_s=0.1, threads_count=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", hang)
+        async with trio.open_nursery() as nursery:
+
+            async def never_begun() -> None:
+                with pytest.raises(DiskTimeout):
+                    await disk.write_at("queued", 0, [b"late"])
+
+            nursery.start_soon(never_begun)
+            with pytest.raises(DiskTimeout):
+                await disk.write_at("x", 0, [b"x"], sync=True)
+    assert disk.depth == 0
+    threads = [thread for thread in threading.enumerate() if thread.name.startswith(str(tmp_path))]
+    disk.close()
+    other = DirectoryDisk(tmp_path)
+    go_on.set()
+    for thread in threads:
+        await trio.to_thread.run_sync(thread.join, 30)
+    other.close()
+    assert len(os.listdir("/proc/self/fd")) <= before
+    assert stuck.is_set()
+    assert not (tmp_path / "queued").exists(), "a call that had timed out was begun"
+    with (tmp_path / "lock").open("rb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
