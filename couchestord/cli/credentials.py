@@ -1,0 +1,63 @@
+"""The credentials file that `up` leaves for clients, and how to use it.
+
+It has the format that AWS's tools and SDKs read, so the secret need not be pasted anywhere. It is a copy: the key
+itself lies in the store, and deleting or editing the file changes nothing there.
+"""
+
+import os
+import shlex
+from pathlib import Path
+
+from couchestord.config import Address
+from couchestord.errors import ConfigError
+from couchestord.model import AccessKey
+
+_TEXT = """\
+# Written by `couchestord up`: a copy of the store's oldest access key, for clients.
+[default]
+aws_access_key_id = {access_key}
+aws_secret_access_key = {secret_key}
+"""
+
+_LINES = """
+paste to use it:
+  export AWS_SHARED_CREDENTIALS_FILE={file} AWS_REGION={region} AWS_ENDPOINT_URL={url}
+awscli
+  aws s3 mb s3://first && aws s3 cp README.md s3://first/
+boto3
+  python3 -c 'import boto3; s3 = boto3.client("s3"); print(s3.list_buckets()["Buckets"])'
+s5cmd
+  s5cmd --endpoint-url {url} ls
+rclone
+  export RCLONE_S3_PROVIDER=Other RCLONE_S3_ENV_AUTH=true RCLONE_S3_ENDPOINT={url} RCLONE_S3_REGION={region}
+  rclone lsd :s3:
+
+Ctrl-C stops it in good order.\
+"""
+
+
+def path_in(data: Path) -> Path:
+    return data.absolute() / "credentials"
+
+
+def write(data: Path, key: AccessKey) -> None:
+    """Writes the file anew unless it says the same already; 0600 from its first moment. Raises ConfigError."""
+    path = path_in(data)
+    text = _TEXT.format(access_key=key.access_key, secret_key=key.secret_key)
+    try:
+        if path.exists() and path.read_text(encoding="utf-8") == text and path.stat().st_mode & 0o777 == 0o600:
+            return
+        new = path.with_name(path.name + ".new")
+        new.unlink(missing_ok=True)
+        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+            file.write(text)
+        new.rename(path)
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror}") from None
+
+
+def lines_to_paste(data: Path, s3: Address, region: str) -> str:
+    """How to reach the server with four clients. Holds no secret."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(s3.host, s3.host)
+    url = f"http://{Address(host, s3.port)}"
+    return _LINES.format(file=shlex.quote(str(path_in(data))), region=shlex.quote(region), url=url)

@@ -1,0 +1,82 @@
+"""Runs one command of the command line."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from couchestord.cli import operating, serving
+from couchestord.errors import Error, NotFound
+
+EXIT_DONE: Final = 0
+EXIT_FAILED: Final = 1
+EXIT_NOT_THERE: Final = 3
+"""2 is argparse's, for a wrong command line."""
+EXIT_INTERRUPTED: Final = 130
+
+_EPILOG: Final = """\
+first steps:
+  couchestord up --data ./data          a store of six directory disks, served on loopback; prints what to paste
+  couchestord status --data ./data      is it well, and what would the loss of each disk cost
+  couchestord info photos/cat.jpg --data ./data
+                                        where every shard of an object lies
+
+exit codes: 0 done; 1 failed, the reason is on standard error; 2 wrong command line; 3 the bucket, key or user named
+is not there. Every command takes --json: the result, or the error, as JSON.
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line; each command's function is its default `run`."""
+    parser = argparse.ArgumentParser(
+        prog="couchestord",
+        description="S3 objects on this machine's disks, under Reed-Solomon coding.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    serving.register(commands)
+    operating.register(commands)
+    return parser
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs the command line; returns the exit code. Raises SystemExit for help and a wrong command line (argparse)."""
+    options = build_parser().parse_args(arguments)
+    try:
+        options.run(options)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader, `head` say, has gone: nothing more to tell, not even at the interpreter's last flush.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+    except Exception as error:
+        leaves = list(_leaves(error))
+        known = [leaf for leaf in leaves if isinstance(leaf, Error)]
+        if len(known) < len(leaves):
+            raise
+        _complain(known[0], as_json=options.json)
+        return EXIT_NOT_THERE if isinstance(known[0], NotFound) else EXIT_FAILED
+    return EXIT_DONE
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    """trio's nurseries wrap what tasks raise in groups."""
+    if isinstance(error, BaseExceptionGroup):
+        for part in error.exceptions:
+            yield from _leaves(part)
+    else:
+        yield error
+
+
+def _complain(error: Error, *, as_json: bool) -> None:
+    message = str(error) or type(error).__name__
+    if as_json:
+        print(json.dumps({"error": {"name": type(error).__name__, "message": message}}), file=sys.stderr)
+    else:
+        print(f"couchestord: {message}", file=sys.stderr)

@@ -1,0 +1,147 @@
+"""Commands that ask a store: through the daemon when one runs on the data folder, else by opening it here."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from couchestord.cli import text
+from couchestord.cli.options import Commands, add_command, add_store_options, load_config, quiet_logs
+from couchestord.config import Config
+from couchestord.daemon import open_store
+from couchestord.errors import InvalidArgument
+from couchestord.frontends.admin.client import NoDaemon, ask
+from couchestord.frontends.admin.commands import execute
+
+
+def register(commands: Commands) -> None:
+    """Adds key, user, bucket, status and info."""
+    _register_key(commands)
+    _register_bucket(commands)
+    user = _group(commands, "user", "who may sign requests", "  couchestord user add ann --no-admin\n")
+    add = _leaf(user, "add", "make a user without a key", "  couchestord user add ann\n")
+    add.add_argument("user", metavar="USER")
+    add.add_argument("--no-admin", action="store_true", help="no rights on other users' buckets")
+    add.set_defaults(run=lambda o: _run(o, "user add", {"user": o.user, "admin": not o.no_admin}, text.user))
+    status = _leaf(
+        commands,
+        "status",
+        "is the store well, and what would the loss of each disk cost",
+        "  couchestord status --data ./data\n  couchestord status --json | jq .health\n",
+    )
+    status.set_defaults(run=lambda o: _run(o, "status", {}, text.status))
+    info = _leaf(
+        commands,
+        "info",
+        "where every extent and shard of an object lies",
+        "  couchestord info photos/2024/cat.jpg\n",
+    )
+    info.add_argument("object", metavar="BUCKET/KEY")
+    info.set_defaults(run=_info)
+
+
+def _register_key(commands: Commands) -> None:
+    examples = "  couchestord key list --show-secrets\n  couchestord key add ann\n  couchestord key remove KEYID\n"
+    key = _group(commands, "key", "access keys: list, add, remove", examples)
+    listing = _leaf(key, "list", "the access keys, oldest first", "  couchestord key list --show-secrets --json\n")
+    listing.add_argument("--show-secrets", action="store_true", help="with the secret keys")
+    listing.set_defaults(run=lambda o: _run(o, "key list", {"show_secrets": o.show_secrets}, text.keys))
+    add = _leaf(
+        key,
+        "add",
+        "give a user an access key, and make the user if there is none",
+        "  couchestord key add ann                              both halves are made and printed, once\n"
+        "  couchestord key add ci --access-key CI --secret-key-file ./secret\n"
+        "  pass show s3 | couchestord key add ci --access-key CI --secret-key-file -\n",
+    )
+    add.add_argument("user", metavar="USER")
+    add.add_argument("--access-key", metavar="KEY", help="default: a random one")
+    add.add_argument("--secret-key-file", metavar="FILE", help="holds the secret key, - is standard input")
+    add.add_argument("--no-admin", action="store_true", help="a user made here gets no rights on others' buckets")
+    add.set_defaults(run=lambda o: _key_add(add, o))
+    remove = _leaf(key, "remove", "take an access key away", "  couchestord key remove KEYID\n")
+    remove.add_argument("access_key", metavar="KEY")
+    remove.set_defaults(run=lambda o: _run(o, "key remove", {"access_key": o.access_key}, text.removed))
+
+
+def _register_bucket(commands: Commands) -> None:
+    examples = "  couchestord bucket list\n  couchestord bucket create photos --owner ann\n"
+    bucket = _group(commands, "bucket", "buckets: list, create, remove", examples)
+    listing = _leaf(bucket, "list", "the buckets, by name", "  couchestord bucket list --json\n")
+    listing.set_defaults(run=lambda o: _run(o, "bucket list", {}, text.buckets))
+    create = _leaf(bucket, "create", "make a bucket", "  couchestord bucket create photos --owner ann\n")
+    create.add_argument("bucket", metavar="BUCKET")
+    create.add_argument("--owner", metavar="USER", help="the user that owns it (default: nobody, administrators only)")
+    create.set_defaults(run=_bucket_create)
+    remove = _leaf(bucket, "remove", "remove an empty bucket", "  couchestord bucket remove photos\n")
+    remove.add_argument("bucket", metavar="BUCKET")
+    remove.set_defaults(run=lambda o: _run(o, "bucket remove", {"bucket": o.bucket}, text.removed))
+
+
+def _group(commands: Commands, name: str, help_: str, examples: str) -> Commands:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=help_,
+        description=f"{help_[0].upper()}{help_[1:]}.",
+        epilog=f"examples:\n{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    return parser.add_subparsers(metavar="ACTION", required=True)
+
+
+def _leaf(commands: Commands, name: str, help_: str, examples: str) -> argparse.ArgumentParser:
+    parser = add_command(commands, name, help_, examples)
+    add_store_options(parser)
+    return parser
+
+
+def _key_add(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    if (options.access_key is None) != (options.secret_key_file is None):
+        parser.error("give both --access-key and --secret-key-file, or neither")
+    arguments = {"user": options.user, "admin": not options.no_admin}
+    if options.access_key is not None:
+        arguments |= {"access_key": options.access_key, "secret_key": _read_secret(options.secret_key_file)}
+    _run(options, "key add", arguments, text.key_added)
+
+
+def _read_secret(name: str) -> str:
+    """The first line of a file: a line end after the secret is an editor's, not the secret's."""
+    try:
+        content = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidArgument(f"cannot read the secret key from {name}: {error}") from None
+    secret = content.rstrip("\r\n")
+    if not secret or not secret.isprintable():
+        raise InvalidArgument(f"{name} does not hold a secret key on one line")
+    return secret
+
+
+def _bucket_create(options: argparse.Namespace) -> None:
+    arguments = {"bucket": options.bucket} | ({"owner": options.owner} if options.owner else {})
+    _run(options, "bucket create", arguments, text.bucket_created)
+
+
+def _info(options: argparse.Namespace) -> None:
+    bucket, slash, key = options.object.removeprefix("s3://").partition("/")
+    if not slash or not bucket or not key:
+        raise InvalidArgument(f"{options.object!r} is not BUCKET/KEY")
+    _run(options, "info", {"bucket": bucket, "key": key}, text.tree)
+
+
+def _run(options: argparse.Namespace, command: str, arguments: dict[str, Any], show: text.Show) -> None:
+    quiet_logs(sys.stderr)
+    config = load_config(options)
+    try:
+        result = ask(config.store.data, command, arguments)
+    except NoDaemon:
+        result = trio.run(_run_here, config, command, arguments)
+    print(json.dumps(result, indent=2) if options.json else show(result))
+
+
+async def _run_here(config: Config, command: str, arguments: dict[str, Any]) -> Any:
+    async with open_store(config) as store:
+        return await execute(store, command, arguments)

@@ -1,0 +1,139 @@
+"""Commands that stay in the foreground, and the one that makes a store: up, serve, init."""
+
+import argparse
+import json
+import os
+import sys
+from functools import partial
+from typing import Any
+
+import trio
+
+from couchestord import daemon, logs
+from couchestord.cli import credentials
+from couchestord.cli.options import (
+    Commands,
+    add_command,
+    add_server_options,
+    add_store_options,
+    load_config,
+    quiet_logs,
+)
+from couchestord.config import Config
+from couchestord.daemon import Running
+from couchestord.model import AccessKey
+from couchestord.store import ObjectStore
+
+_DISKS_COUNT_MAX = 192
+_ADMIN = "admin"
+
+
+def register(commands: Commands) -> None:
+    """Adds up, serve and init."""
+    up = add_command(
+        commands,
+        "up",
+        "serve a data folder, making a store and a first key where there is none",
+        "  couchestord up --data ./data\n"
+        "  couchestord up --data ./data --disks 8 --s3-addr 127.0.0.1:9100\n\n"
+        "The disks are DIR/disk-0, DIR/disk-1 and so on: folders, or mount points. The first key is copied to\n"
+        "DIR/credentials (0600); the store holds the key itself. Ctrl-C or SIGTERM stops in good order.\n",
+    )
+    add_store_options(up)
+    up.add_argument("--disks", metavar="N", type=_disks_count, default=6, help="disks of a new store (default 6)")
+    add_server_options(up)
+    up.set_defaults(run=_up)
+    serve = add_command(
+        commands,
+        "serve",
+        "serve a store that exists",
+        "  couchestord serve --config /etc/couchestord.toml\n"
+        "  COUCHESTORD_LOG__FORMAT=json couchestord serve --data /srv/store\n\n"
+        "Makes nothing: without a store it ends with an error. Missing disks of a store are no error up to m.\n",
+    )
+    add_store_options(serve)
+    add_server_options(serve)
+    serve.set_defaults(run=_serve)
+    init = add_command(
+        commands,
+        "init",
+        "make a store and do not serve it",
+        "  couchestord init --config /etc/couchestord.toml && couchestord key add ann --config /etc/couchestord.toml\n",
+    )
+    add_store_options(init)
+    init.add_argument("--disks", metavar="N", type=_disks_count, default=6, help="disks of the store (default 6)")
+    init.set_defaults(run=_init)
+
+
+def _disks_count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= _DISKS_COUNT_MAX:
+        raise argparse.ArgumentTypeError(f"a number from 1 to {_DISKS_COUNT_MAX} is needed")
+    return int(text)
+
+
+def _up(options: argparse.Namespace) -> None:
+    config = load_config(options)
+    prepare = partial(_first_key, config)
+    announce = partial(_announce_up, config, as_json=options.json)
+    _run(config, prepare=prepare, announce=announce, create_disks_count=options.disks)
+
+
+def _serve(options: argparse.Namespace) -> None:
+    config = load_config(options)
+    _run(config, prepare=_nothing, announce=partial(_announce, as_json=options.json), create_disks_count=None)
+
+
+def _init(options: argparse.Namespace) -> None:
+    quiet_logs(sys.stderr)
+    config = load_config(options)
+    disks = trio.run(daemon.create_store, config, options.disks)
+    if options.json:
+        print(json.dumps({"data": str(config.store.data), "disks": [str(disk) for disk in disks]}))
+    else:
+        print(f"a store was made on {len(disks)} disks; next: couchestord key add USER, then couchestord serve")
+
+
+def _run(config: Config, **arguments: Any) -> None:
+    logs.configure(config.log.level, config.log.format, sys.stderr)
+    trio.run(partial(daemon.run, config, environ=os.environ, **arguments))
+
+
+async def _nothing(_store: ObjectStore) -> None:
+    return None
+
+
+async def _first_key(config: Config, store: ObjectStore) -> None:
+    """An administrator's key where there is none at all; the credentials file is a copy of the oldest one."""
+    keys = await store.list_keys()
+    if not keys:
+        if _ADMIN not in {user.name for user in await store.list_users()}:
+            await store.create_user(_ADMIN, admin=True)
+        keys = [await store.create_key(_ADMIN)]
+    key: AccessKey = keys[0]
+    await trio.to_thread.run_sync(credentials.write, config.store.data, key)
+
+
+def _announce(running: Running, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(_addresses(running)), flush=True)
+        return
+    print(f"S3 on http://{running.s3}, metrics on http://{running.metrics}/metrics, ", end="")
+    print(f"health on http://{running.health}/healthz", flush=True)
+
+
+def _announce_up(config: Config, running: Running, *, as_json: bool) -> None:
+    if as_json:
+        path = str(credentials.path_in(config.store.data))
+        print(json.dumps({**_addresses(running), "credentials": path}), flush=True)
+        return
+    _announce(running, as_json=False)
+    print(credentials.lines_to_paste(config.store.data, running.s3, config.s3.region), flush=True)
+
+
+def _addresses(running: Running) -> dict[str, str]:
+    return {
+        "s3": f"http://{running.s3}",
+        "metrics": f"http://{running.metrics}/metrics",
+        "health": f"http://{running.health}/healthz",
+        "admin_socket": str(running.admin_socket),
+    }

@@ -1,0 +1,100 @@
+"""Results as people read them. Pure: from what a command returned to a text."""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+Show = Callable[[Any], str]
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Columns as wide as they need to be."""
+    cells = [list(heads), *([_plain(cell) for cell in row] for row in rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(heads))]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells)
+    return "\n".join(lines)
+
+
+def keys(result: list[dict[str, str]]) -> str:
+    if not result:
+        return "no access keys; make one with: couchestord key add USER"
+    heads = list(result[0])
+    return table([head.replace("_", " ").upper() for head in heads], [[row[head] for head in heads] for row in result])
+
+
+def key_added(result: dict[str, str]) -> str:
+    lines = [f"access key  {_plain(result['access_key'])}"]
+    if "secret_key" in result:
+        lines.append(f"secret key  {result['secret_key']}")
+    return "\n".join([f"user        {_plain(result['user'])}", *lines])
+
+
+def user(result: dict[str, Any]) -> str:
+    return f"user {_plain(result['user'])} was made{', an administrator' if result['admin'] else ''}"
+
+
+def buckets(result: list[dict[str, Any]]) -> str:
+    if not result:
+        return "no buckets; make one with: couchestord bucket create BUCKET"
+    return table(["BUCKET", "OWNER"], [[row["bucket"], row["owner"]] for row in result])
+
+
+def bucket_created(result: dict[str, Any]) -> str:
+    return f"bucket {_plain(result['bucket'])} was made"
+
+
+def removed(result: dict[str, str]) -> str:
+    return f"{_plain(next(iter(result.values())))} was removed"
+
+
+def status(result: dict[str, Any]) -> str:
+    """Health first, then whatever the store tells."""
+    health = result["health"]
+    lines = [health["state"], *(f"  - {_plain(reason)}" for reason in health["reasons"])]
+    rest = {name: value for name, value in result.items() if name != "health"}
+    return "\n".join([*lines, tree(rest)])
+
+
+def tree(value: object, indent: str = "") -> str:
+    """Nested mappings and lists, a line per fact; a list of alike flat mappings is a table."""
+    if isinstance(value, Mapping):
+        return "\n".join(_branch(str(name), part, indent) for name, part in value.items())
+    if isinstance(value, list) and _is_table(value):
+        heads = list(value[0])
+        rows = table(
+            [head.replace("_", " ").upper() for head in heads], [[row[head] for head in heads] for row in value]
+        )
+        return "\n".join(indent + line for line in rows.splitlines())
+    if isinstance(value, list):
+        return "\n".join(
+            f"{indent}-\n{tree(part, indent + '  ')}" if _is_nested(part) else f"{indent}- {_plain(part)}"
+            for part in value
+        )
+    return f"{indent}{_plain(value)}"
+
+
+def _branch(name: str, part: object, indent: str) -> str:
+    if not _is_nested(part):
+        return f"{indent}{name}: {_plain(part)}"
+    return f"{indent}{name}:\n{tree(part, indent + '  ')}"
+
+
+def _is_nested(part: object) -> bool:
+    return isinstance(part, Mapping | list) and bool(part)
+
+
+def _is_table(rows: list[Any]) -> bool:
+    if not rows or not all(isinstance(row, Mapping) and row for row in rows):
+        return False
+    return all(list(row) == list(rows[0]) and not any(map(_is_nested, row.values())) for row in rows)
+
+
+def _plain(value: object) -> str:
+    """One word of output: a name that holds control characters cannot write over the terminal."""
+    if isinstance(value, str):
+        return value if value.isprintable() else json.dumps(value)
+    if value is None or value in ([], {}):
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value)

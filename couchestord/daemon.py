@@ -1,0 +1,261 @@
+"""Builds the daemon from its parts and runs it until it is told to stop. The only place that makes long-lived objects.
+
+Order at the start: addresses are bound (a port in use is found before anything is touched), /livez answers, the store
+is opened and recovered, the other servers start, /readyz turns to 200. Order at the end: /readyz turns to 503, requests
+under way are finished, the store is drained, synced and closed.
+"""
+
+import errno
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Final
+
+import trio
+
+from couchestord import logs
+from couchestord.clock import SystemClock
+from couchestord.config import Address, Config
+from couchestord.errors import ConfigError, Error, NotAStore, TooFewDisks
+from couchestord.frontends.admin.commands import execute
+from couchestord.frontends.admin.pages import HealthPages, MetricsPage, Readiness
+from couchestord.frontends.admin.server import serve_admin
+from couchestord.frontends.http import serve_http
+from couchestord.frontends.s3 import S3Options, S3Server
+from couchestord.io.journal import JournalOptions
+from couchestord.metrics import Metrics, Snapshot
+from couchestord.store import ObjectStore, StoreOptions
+
+_log = logs.get(__name__)
+
+_SNAPSHOT_TIMEOUT_S: Final = 5.0
+_BACKLOG: Final = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """Where a daemon that is ready can be reached: the addresses it got, which are not those asked for with port 0."""
+
+    s3: Address
+    metrics: Address
+    health: Address
+    admin_socket: Path
+
+
+def store_options(config: Config, disks: Sequence[Path] = ()) -> StoreOptions:
+    """The store's part of the configuration. `disks` replaces the configured ones."""
+    store, journal = config.store, config.journal
+    chosen = tuple(disks or store.disks)
+    return StoreOptions(
+        k=store.k,
+        m=store.m,
+        disks_count=len(chosen) or store.k + store.m,
+        disks=chosen,
+        stripe_bytes=store.stripe_size_bytes,
+        min_healthy_shards=store.min_healthy_shards,
+        engine=store.engine,
+        journal=JournalOptions(size_bytes=journal.size_bytes, replication_factor=journal.replication_factor),
+        destage_threshold_percent=journal.destage_threshold_percent,
+        destage_interval_s=journal.destage_interval_s,
+    )
+
+
+async def create_store(config: Config, disks_count: int) -> tuple[Path, ...]:
+    """Makes a store, on the configured disks or else on `disks_count` folders in the data folder; returns its disks.
+
+    Raises StoreExists, TooFewDisks, and NotAStore when the data folder has held a store whose disks are all away:
+    making a new one in their place would hide it.
+    """
+    data, k, m = config.store.data, config.store.k, config.store.m
+    disks = config.store.disks or tuple(data / f"disk-{index}" for index in range(disks_count))
+    if len(disks) < k + m:
+        raise TooFewDisks(f"{len(disks)} disks are too few: k = {k} data and m = {m} parity shards need {k + m}")
+    left = sorted(path.name for path in data.glob("catalog*"))
+    if left and not any(any(disk.iterdir()) for disk in disks if disk.is_dir()):
+        raise NotAStore(
+            f"{data} has held a store ({left[0]} is there), but none of its disks is: mount them, or move the catalog "
+            "away to make a new store"
+        )
+    try:
+        for folder in (data, *disks):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot make the folder {error.filename}: {error.strerror}") from None
+    await ObjectStore.create(data, store_options(config, disks))
+    return disks
+
+
+@asynccontextmanager
+async def open_store(config: Config) -> AsyncIterator[ObjectStore]:
+    """The configured store, open while the body runs. Raises what ObjectStore.open raises."""
+    async with ObjectStore.open(config.store.data, store_options(config)) as store:
+        yield store
+
+
+async def run(
+    config: Config,
+    *,
+    prepare: Callable[[ObjectStore], Awaitable[None]],
+    announce: Callable[[Running], None],
+    create_disks_count: int | None = None,
+    environ: Mapping[str, str],
+) -> None:
+    """Serves the store until SIGTERM or SIGINT, then stops in good order; a second signal stops at once.
+
+    `prepare` is awaited once the store is open, before a request is answered; `announce` is called once requests will
+    succeed. With `create_disks_count` a store is made where there is none. Raises an Error, perhaps within exception
+    groups, when the daemon cannot start or its store fails.
+    """
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with trio.open_nursery() as nursery:
+            stop = _Stop(nursery.cancel_scope)
+            nursery.start_soon(stop.watch, signals)
+            daemon = _Daemon(config, environ)
+            await daemon.run(prepare, announce, create_disks_count, stop)
+            nursery.cancel_scope.cancel()
+
+
+class _Stop:
+    """The first signal asks for a stop in good order once the daemon is up; before that, and the second, it cuts."""
+
+    def __init__(self, everything: trio.CancelScope) -> None:
+        self._everything = everything
+        self._asked = trio.Event()
+        self._orderly = False
+
+    async def watch(self, signals: AsyncIterator[int]) -> None:
+        async for number in signals:
+            _log.info("signal was received", signal=signal.Signals(number).name)
+            if self._asked.is_set() or not self._orderly:
+                self._everything.cancel()
+            self._asked.set()
+
+    async def wait(self) -> None:
+        self._orderly = True
+        await self._asked.wait()
+
+
+class _Daemon:
+    def __init__(self, config: Config, environ: Mapping[str, str]) -> None:
+        self._config = config
+        self._environ = environ
+        self._clock = SystemClock()
+        self._metrics = Metrics()
+        self._readiness = Readiness()
+
+    async def run(
+        self,
+        prepare: Callable[[ObjectStore], Awaitable[None]],
+        announce: Callable[[Running], None],
+        create_disks_count: int | None,
+        stop: _Stop,
+    ) -> None:
+        config = self._config
+        async with AsyncExitStack() as stack:
+            s3 = await _bind("s3", config.s3.address, stack)
+            metrics = await _bind("metrics", config.metrics.address, stack)
+            health = await _bind("health", config.health.address, stack)
+            await stack.enter_async_context(serve_http(health, HealthPages(self._readiness).handle))
+            store = await stack.enter_async_context(self._open(create_disks_count))
+            await prepare(store)
+            async with AsyncExitStack() as servers:
+                page = MetricsPage(self._metrics, partial(self._snapshot, store))
+                await servers.enter_async_context(serve_http(metrics, page.handle))
+                path = await servers.enter_async_context(serve_admin(config.store.data, partial(execute, store)))
+                server = S3Server(store, self._clock, S3Options(region=config.s3.region))
+                await servers.enter_async_context(serve_http(s3, server.handle))
+                self._readiness.opened(store.health)
+                running = Running(_address(s3), _address(metrics), _address(health), path)
+                _log.info("daemon is ready", s3=str(running.s3), data=str(config.store.data))
+                announce(running)
+                notify_systemd("READY=1", self._environ)
+                await stop.wait()
+                notify_systemd("STOPPING=1", self._environ)
+                self._readiness.stopping()
+            await store.drain()
+        _log.info("daemon has stopped")
+
+    @asynccontextmanager
+    async def _open(self, create_disks_count: int | None) -> AsyncIterator[ObjectStore]:
+        """The store, made first where there is none and that is wanted."""
+        async with AsyncExitStack() as stack:
+            try:
+                store = await stack.enter_async_context(open_store(self._config))
+            except NotAStore:
+                if create_disks_count is None:
+                    raise
+                disks = await create_store(self._config, create_disks_count)
+                _log.info("store was made", disks=len(disks), data=str(self._config.store.data))
+                store = await stack.enter_async_context(open_store(self._config))
+            yield store
+
+    async def _snapshot(self, store: ObjectStore) -> Snapshot:
+        """The gauges. When the store cannot say its status in time, what it always can say is still told."""
+        status: dict[str, Any] = {}
+        with trio.move_on_after(_SNAPSHOT_TIMEOUT_S):
+            try:
+                status = await store.status()
+            except Error as error:
+                _log.warning("status could not be read for a scrape", reason=str(error))
+        return snapshot_of(store.health().state, status)
+
+
+def snapshot_of(health: str, status: Mapping[str, Any]) -> Snapshot:
+    """The gauges in a store's status."""
+    return Snapshot(version=program_version(), engine=str(status.get("engine", "")), health=health)
+
+
+def program_version() -> str:
+    """The installed version, "unknown" in a bare checkout."""
+    try:
+        return version("couchestord")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+async def _bind(section: str, address: Address, stack: AsyncExitStack) -> list[trio.SocketListener]:
+    """Listeners on an address, closed with `stack`. Raises ConfigError that says why not and what to do."""
+    try:
+        listeners = await trio.open_tcp_listeners(address.port, host=address.host, backlog=_BACKLOG)
+    except OSError as error:
+        raise ConfigError(_why_not_bound(section, address, error)) from None
+    for listener in listeners:
+        stack.push_async_callback(listener.aclose)
+    return listeners
+
+
+def _why_not_bound(section: str, address: Address, error: OSError) -> str:
+    change = f"set {section}.address (--{section}-addr) to another"
+    if isinstance(error, socket.gaierror):
+        return f"cannot listen on {address}: the host is not known; {change}"
+    if error.errno == errno.EADDRINUSE:
+        return f"cannot listen on {address}: the port is in use by another program; stop it, or {change}"
+    if error.errno == errno.EACCES:
+        return f"cannot listen on {address}: ports below 1024 need root or CAP_NET_BIND_SERVICE; {change}"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"cannot listen on {address}: this machine does not have that address; {change}"
+    return f"cannot listen on {address}: {error.strerror or error}; {change}"
+
+
+def _address(listeners: Sequence[trio.SocketListener]) -> Address:
+    name = listeners[0].socket.getsockname()
+    return Address(name[0], name[1])
+
+
+def notify_systemd(state: str, environ: Mapping[str, str]) -> None:
+    """Tells the service manager, as sd_notify(3) does; nothing happens when none asked."""
+    name = environ.get("NOTIFY_SOCKET", "")
+    if not name:
+        return
+    address = f"\0{name[1:]}" if name.startswith("@") else name
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as manager:
+        try:
+            manager.sendto(f"{state}\nMAINPID={os.getpid()}".encode(), address)
+        except OSError as error:
+            _log.warning("service manager could not be told", state=state, reason=str(error))

@@ -1,0 +1,67 @@
+import configparser
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from couchestord.cli.credentials import lines_to_paste, path_in, write
+from couchestord.config import Address
+from couchestord.errors import ConfigError
+from couchestord.model import AccessKey
+
+KEY = AccessKey("admin", "AKID", "s3cr3t+/=%x", 0)
+
+
+def test_file_is_private_and_what_clients_read(tmp_path: Path) -> None:
+    write(tmp_path, KEY)
+    path = path_in(tmp_path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    parsed = configparser.RawConfigParser()
+    parsed.read(path)
+    assert dict(parsed["default"]) == {"aws_access_key_id": "AKID", "aws_secret_access_key": "s3cr3t+/=%x"}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["credentials"]
+
+
+def test_copy_follows_the_store(tmp_path: Path) -> None:
+    write(tmp_path, KEY)
+    write(tmp_path, AccessKey("admin", "OTHER", "y", 0))
+    assert "OTHER" in path_in(tmp_path).read_text()
+    assert "AKID" not in path_in(tmp_path).read_text()
+
+
+def test_file_that_became_public_is_made_private(tmp_path: Path) -> None:
+    write(tmp_path, KEY)
+    path_in(tmp_path).chmod(0o644)
+    write(tmp_path, KEY)
+    assert stat.S_IMODE(path_in(tmp_path).stat().st_mode) == 0o600
+
+
+def test_file_is_left_alone_when_it_is_right(tmp_path: Path) -> None:
+    write(tmp_path, KEY)
+    before = path_in(tmp_path).stat().st_ino
+    write(tmp_path, KEY)
+    assert path_in(tmp_path).stat().st_ino == before
+
+
+def test_leftover_of_a_crash_is_no_trap(tmp_path: Path) -> None:
+    """A link left where the new file is written first must not lead the secret elsewhere."""
+    victim = tmp_path / "victim"
+    victim.write_text("")
+    os.symlink(victim, tmp_path / "credentials.new")
+    write(tmp_path, KEY)
+    assert victim.read_text() == ""
+    assert "AKID" in path_in(tmp_path).read_text()
+
+
+def test_folder_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot write"):
+        write(tmp_path / "none", KEY)
+
+
+def test_lines_name_every_client_and_no_secret(tmp_path: Path) -> None:
+    write(tmp_path, KEY)
+    lines = lines_to_paste(tmp_path / "with space", Address("0.0.0.0", 9000), "eu-1")
+    for word in ("aws s3", "boto3", "s5cmd", "rclone", "http://127.0.0.1:9000", "eu-1", f"'{tmp_path}/with space/"):
+        assert word in lines
+    assert KEY.secret_key not in lines

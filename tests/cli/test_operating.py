@@ -1,0 +1,108 @@
+import json
+import sys
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from couchestord.cli import entry
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def data(tmp_path: Path, capsys: Capture) -> Path:
+    """A store nobody serves."""
+    folder = tmp_path / "data"
+    assert entry.run(["init", "--data", str(folder)]) == 0
+    capsys.readouterr()
+    return folder
+
+
+@pytest.fixture
+def secret(tmp_path: Path) -> Path:
+    path = tmp_path / "secret"
+    path.write_text("SK\n")
+    return path
+
+
+def ask(capsys: Capture, data: Path, *arguments: str) -> Any:
+    assert entry.run([*arguments, "--data", str(data), "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_key_added_without_a_daemon_lasts(data: Path, secret: Path, capsys: Capture) -> None:
+    added = ask(capsys, data, "key", "add", "ann", "--access-key", "AKID0000", "--secret-key-file", str(secret))
+    assert added == {"user": "ann", "access_key": "AKID0000"}
+    assert ask(capsys, data, "key", "list") == [{"user": "ann", "access_key": "AKID0000"}]
+    assert ask(capsys, data, "key", "list", "--show-secrets") == [
+        {"user": "ann", "access_key": "AKID0000", "secret_key": "SK"}
+    ]
+
+
+def test_generated_key_is_told_once(data: Path, capsys: Capture) -> None:
+    added = ask(capsys, data, "key", "add", "ann")
+    assert len(added["secret_key"]) >= 1
+    assert ask(capsys, data, "key", "list", "--show-secrets") == [added]
+
+
+def test_key_removed(data: Path, capsys: Capture) -> None:
+    access_key = ask(capsys, data, "key", "add", "ann")["access_key"]
+    ask(capsys, data, "key", "remove", access_key)
+    assert ask(capsys, data, "key", "list") == []
+    assert entry.run(["key", "remove", access_key, "--data", str(data)]) == 3
+
+
+def test_buckets(data: Path, capsys: Capture) -> None:
+    ask(capsys, data, "user", "add", "ann")
+    created = ask(capsys, data, "bucket", "create", "photos", "--owner", "ann")
+    assert (created["bucket"], created["owner"]) == ("photos", "ann")
+    assert [row["bucket"] for row in ask(capsys, data, "bucket", "list")] == ["photos"]
+    ask(capsys, data, "bucket", "remove", "photos")
+    assert ask(capsys, data, "bucket", "list") == []
+    assert entry.run(["bucket", "remove", "photos", "--data", str(data)]) == 3
+    assert entry.run(["bucket", "create", "photos", "--owner", "nobody", "--data", str(data)]) == 3
+
+
+def test_status_is_text_or_json(data: Path, capsys: Capture) -> None:
+    assert ask(capsys, data, "status")["health"]["state"] == "healthy"
+    assert entry.run(["status", "--data", str(data)]) == 0
+    assert capsys.readouterr().out.startswith("healthy\n")
+
+
+@pytest.mark.parametrize("name", ["bucket", "bucket/", "/key", "s3://bucket"])
+def test_info_wants_bucket_and_key(data: Path, capsys: Capture, name: str) -> None:
+    assert entry.run(["info", name, "--data", str(data)]) == 1
+    assert "is not BUCKET/KEY" in capsys.readouterr().err
+
+
+def test_no_store_says_how_to_make_one(tmp_path: Path, capsys: Capture) -> None:
+    for folder in (tmp_path, tmp_path / "none"):
+        assert entry.run(["key", "list", "--data", str(folder)]) == 1
+        shown = capsys.readouterr().err
+        assert shown.count("\n") == 1
+        assert str(folder) in shown
+    assert not (tmp_path / "none").exists()
+
+
+def test_init_twice_is_refused_and_harms_nothing(data: Path, capsys: Capture) -> None:
+    ask(capsys, data, "bucket", "create", "photos")
+    assert entry.run(["init", "--data", str(data)]) == 1
+    assert [row["bucket"] for row in ask(capsys, data, "bucket", "list")] == ["photos"]
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"two\nlines\n", b"\xff\xfe", b"tab\there"])
+def test_file_that_holds_no_secret(data: Path, tmp_path: Path, capsys: Capture, content: bytes) -> None:
+    path = tmp_path / "bad"
+    path.write_bytes(content)
+    line = ["key", "add", "ann", "--access-key", "AKID0000", "--secret-key-file", str(path), "--data", str(data)]
+    assert entry.run(line) == 1
+    assert str(path) in capsys.readouterr().err
+    assert ask(capsys, data, "key", "list") == []
+
+
+def test_secret_from_standard_input(data: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", StringIO("from-a-pipe\n"))
+    ask(capsys, data, "key", "add", "ann", "--access-key", "AKID0000", "--secret-key-file", "-")
+    assert ask(capsys, data, "key", "list", "--show-secrets")[0]["secret_key"] == "from-a-pipe"

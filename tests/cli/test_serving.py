@@ -1,0 +1,152 @@
+"""The contract of `up`, `serve` and `key` that others script against, by processes of their own."""
+
+import os
+import signal
+import socket
+import stat
+from pathlib import Path
+
+import pytest
+from daemons import FREE_PORTS, command, result, running
+
+
+def test_up_makes_a_store_a_key_and_a_copy_of_it(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with running("up", "--data", data, log=tmp_path / "log") as daemon:
+        assert daemon.health("readyz")[0] == 200
+        assert [daemon.health(page)[0] for page in ("livez", "healthz", "healthz?verbose")] == [200, 200, 200]
+        assert sorted(path.name for path in data.glob("disk-*")) == [f"disk-{index}" for index in range(6)]
+        keys = result("key", "list", "--data", data, "--show-secrets")
+        assert [sorted(key) for key in keys] == [["access_key", "secret_key", "user"]]
+        copy = (data / "credentials").read_text()
+        assert keys[0]["access_key"] in copy
+        assert keys[0]["secret_key"] in copy
+        assert keys[0]["secret_key"] not in daemon.log.read_text()
+        assert daemon.stop() == 0
+    assert "Traceback" not in daemon.log.read_text()
+
+
+def test_what_up_makes_is_for_its_user_only(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with running("up", "--data", data, log=tmp_path / "log"):
+        public = [
+            str(path)
+            for folder, _, names in os.walk(data)
+            for path in (Path(folder), *(Path(folder, name) for name in names))
+            if stat.S_IMODE(path.lstat().st_mode) & 0o077
+        ]
+    assert public == []
+
+
+def test_key_add_while_the_daemon_runs_and_when_it_does_not(tmp_path: Path) -> None:
+    data, secret = tmp_path / "data", tmp_path / "secret"
+    secret.write_text("first-secret\n")
+    with running("up", "--data", data, log=tmp_path / "log") as daemon:
+        line = ("key", "add", "ci", "--access-key", "CIKEY000", "--secret-key-file", secret, "--data", data)
+        assert result(*line) == {"user": "ci", "access_key": "CIKEY000"}
+        assert daemon.stop() == 0
+    secret.write_text("second-secret")
+    result("key", "add", "ci", "--access-key", "CIKEY001", "--secret-key-file", secret, "--data", data)
+    with running("serve", "--data", data, log=tmp_path / "log") as daemon:
+        keys = result("key", "list", "--data", data, "--show-secrets")
+        assert [(key["user"], key["secret_key"]) for key in keys[1:]] == [
+            *(("ci", "first-secret"), ("ci", "second-secret"))
+        ]
+        assert keys[0]["user"] == "admin"
+
+
+def test_first_key_stays_the_same_and_its_copy_comes_back(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with running("up", "--data", data, log=tmp_path / "log") as daemon:
+        before = result("key", "list", "--data", data, "--show-secrets")
+        daemon.stop()
+    (data / "credentials").unlink()
+    with running("up", "--data", data, log=tmp_path / "log"):
+        assert result("key", "list", "--data", data, "--show-secrets") == before
+        assert before[0]["secret_key"] in (data / "credentials").read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_ends_with_0_and_leaves_no_socket(tmp_path: Path, number: int) -> None:
+    data = tmp_path / "data"
+    with running("up", "--data", data, log=tmp_path / "log") as daemon:
+        assert (data / "couchestord.sock").exists()
+        assert daemon.stop(number) == 0
+    assert not (data / "couchestord.sock").exists()
+
+
+def test_kill_leaves_a_store_that_starts_again(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with running("up", "--data", data, log=tmp_path / "log") as daemon:
+        result("bucket", "create", "photos", "--data", data)
+        assert daemon.stop(signal.SIGKILL) == -signal.SIGKILL
+    with running("serve", "--data", data, log=tmp_path / "log"):
+        assert [row["bucket"] for row in result("bucket", "list", "--data", data)] == ["photos"]
+
+
+def test_metrics_page(tmp_path: Path) -> None:
+    with running("up", "--data", tmp_path / "data", log=tmp_path / "log") as daemon:
+        status, page = daemon.get(daemon.addresses["metrics"])
+        assert status == 200
+        assert 'couchestord_health{state="healthy"} 1.0' in page
+
+
+def fails(*arguments: str | Path, **more: str) -> str:
+    """The one line that a command which must fail prints."""
+    done = command(*arguments, **more)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("couchestord: ")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_second_daemon_on_a_store_is_refused(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with running("up", "--data", data, log=tmp_path / "log") as daemon:
+        for name in ("up", "serve"):
+            fails(name, "--data", data, *FREE_PORTS)
+        assert daemon.health("readyz")[0] == 200
+        assert result("key", "list", "--data", data)
+
+
+@pytest.mark.parametrize("name", ["s3", "metrics", "health"])
+def test_port_in_use_says_which_and_makes_nothing(tmp_path: Path, name: str) -> None:
+    data = tmp_path / "data"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        line = fails("up", "--data", data, *FREE_PORTS, f"--{name}-addr=127.0.0.1:{port}")
+    assert f"127.0.0.1:{port}" in line
+    assert f"--{name}-addr" in line
+    assert not data.exists()
+
+
+def test_serve_makes_nothing(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    assert str(data) in fails("serve", "--data", data, *FREE_PORTS)
+    assert not data.exists()
+
+
+def test_up_does_not_hide_a_store_whose_disks_are_away(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with running("up", "--data", data, log=tmp_path / "log") as daemon:
+        daemon.stop()
+    for disk in data.glob("disk-*"):
+        disk.rename(tmp_path / disk.name)
+    assert "none of its disks" in fails("up", "--data", data, *FREE_PORTS)
+    for disk in tmp_path.glob("disk-*"):
+        (data / disk.name).rmdir() if (data / disk.name).exists() else None
+        disk.rename(data / disk.name)
+    with running("up", "--data", data, log=tmp_path / "log") as daemon:
+        assert daemon.health("healthz")[1]["state"] == "healthy"
+
+
+def test_too_few_disks(tmp_path: Path) -> None:
+    assert "5 disks are too few" in fails("up", "--data", tmp_path / "data", "--disks", "5", *FREE_PORTS)
+
+
+def test_unknown_key_in_file_and_environment(tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text("[s3]\nadress = ':1'\n")
+    assert "did you mean s3.address" in fails("serve", "--config", path)
+    assert "COUCHESTORD_S3__ADRESS" in fails("serve", COUCHESTORD_S3__ADRESS=":1")

@@ -1,0 +1,49 @@
+import pytest
+
+from couchestord.cli import text
+
+
+def test_table_aligns_and_has_no_trailing_blanks() -> None:
+    assert text.table(["A", "LONG"], [["xyz", 1], ["x", None]]) == "A    LONG\nxyz  1\nx    -"
+
+
+def test_name_cannot_write_over_the_terminal() -> None:
+    shown = text.buckets([{"bucket": "a\x1b[2J\nb", "owner": "ann"}])
+    assert "\x1b" not in shown
+    assert len(shown.splitlines()) == 2
+
+
+def test_tree_is_a_line_per_fact() -> None:
+    value = {"engine": "isal", "disks": [{"disk": 0, "state": "present"}, {"disk": 1, "state": "missing"}]}
+    assert text.tree({**value, "jobs": [], "journal": {"bytes": 5, "full": False}, "odd": [1, {"a": [2]}]}) == (
+        "engine: isal\n"
+        "disks:\n"
+        "  DISK  STATE\n"
+        "  0     present\n"
+        "  1     missing\n"
+        "jobs: -\n"
+        "journal:\n"
+        "  bytes: 5\n"
+        "  full: no\n"
+        "odd:\n"
+        "  - 1\n"
+        "  -\n"
+        "    a:\n"
+        "      - 2"
+    )
+
+
+def test_status_begins_with_health_and_reasons() -> None:
+    shown = text.status({"health": {"state": "degraded", "reasons": ["disk-1 is missing"]}, "engine": "zfec"})
+    assert shown.splitlines()[:2] == ["degraded", "  - disk-1 is missing"]
+    assert "engine: zfec" in shown
+
+
+def test_keys_show_secrets_only_when_they_are_there() -> None:
+    assert text.keys([{"user": "ann", "access_key": "AK"}]) == "USER  ACCESS KEY\nann   AK"
+    assert "SK" in text.keys([{"user": "ann", "access_key": "AK", "secret_key": "SK"}])
+
+
+@pytest.mark.parametrize(("show", "word"), [(text.keys, "key add"), (text.buckets, "bucket create")])
+def test_nothing_says_what_to_do(show: text.Show, word: str) -> None:
+    assert word in show([])

@@ -1,0 +1,97 @@
+import errno
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from couchestord import daemon
+from couchestord.config import Address, Config, StoreConfig
+from couchestord.errors import ConfigError, NotAStore, TooFewDisks
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.EADDRINUSE, "in use"), "in use by another program"),
+        (OSError(errno.EACCES, "denied"), "below 1024"),
+        (OSError(errno.EADDRNOTAVAIL, "not there"), "does not have that address"),
+        (socket.gaierror(socket.EAI_NONAME, "unknown"), "the host is not known"),
+        (OSError("All attempts failed"), "All attempts failed"),
+    ],
+)
+def test_why_an_address_cannot_be_had(error: OSError, words: str) -> None:
+    message = daemon._why_not_bound("metrics", Address("127.0.0.1", 80), error)
+    assert words in message
+    assert "--metrics-addr" in message
+
+
+def test_service_manager_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind("notify")
+        daemon.notify_systemd("READY=1", {"NOTIFY_SOCKET": "notify"})
+        assert manager.recv(100) == f"READY=1\nMAINPID={os.getpid()}".encode()
+
+
+def test_no_service_manager_is_no_error(tmp_path: Path) -> None:
+    daemon.notify_systemd("READY=1", {})
+    daemon.notify_systemd("READY=1", {"NOTIFY_SOCKET": str(tmp_path / "none")})
+
+
+async def signals_of(*numbers: int) -> AsyncIterator[int]:
+    for number in numbers:
+        yield number
+
+
+async def test_signal_before_ready_cuts() -> None:
+    everything = trio.CancelScope()
+    await daemon._Stop(everything).watch(signals_of(signal.SIGTERM))
+    assert everything.cancel_called
+
+
+async def test_first_signal_stops_in_order_second_cuts() -> None:
+    everything = trio.CancelScope()
+    stop = daemon._Stop(everything)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stop.wait)
+        await trio.testing.wait_all_tasks_blocked()
+        await stop.watch(signals_of(signal.SIGINT))
+    assert not everything.cancel_called
+    await stop.watch(signals_of(signal.SIGINT))
+    assert everything.cancel_called
+
+
+def config_of(data: Path, *disks: Path) -> Config:
+    return Config(store=StoreConfig(data=data, disks=disks))
+
+
+async def test_store_is_made_on_the_configured_disks(tmp_path: Path) -> None:
+    disks = [tmp_path / "elsewhere" / str(index) for index in range(7)]
+    assert await daemon.create_store(config_of(tmp_path / "data", *disks), 6) == tuple(disks)
+    assert not list((tmp_path / "data").glob("disk-*"))
+    async with daemon.open_store(config_of(tmp_path / "data", *disks)) as store:
+        assert store.health().state == "healthy"
+
+
+async def test_too_few_disks_make_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(TooFewDisks, match="5 disks"):
+        await daemon.create_store(config_of(tmp_path / "data"), 5)
+    assert not (tmp_path / "data").exists()
+
+
+async def test_new_store_never_hides_an_old_one(tmp_path: Path) -> None:
+    (tmp_path / "catalog.sqlite").touch()
+    with pytest.raises(NotAStore, match=r"catalog\.sqlite is there"):
+        await daemon.create_store(config_of(tmp_path), 6)
+    assert not (tmp_path / "disk-0").exists()
+
+
+async def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="cannot make the folder"):
+        await daemon.create_store(config_of(tmp_path / "file" / "data"), 6)
