@@ -284,3 +284,29 @@ async def test_hung_call_keeps_its_lock_and_threads_to_itself(tmp_path: Path, mo
     assert not (tmp_path / "queued").exists(), "a call that had timed out was begun"
     with (tmp_path / "lock").open("rb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+async def test_file_replaced_while_it_is_being_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A descriptor opened just before a rename over its name must not stay in the cache for that name."""
+    disk = DirectoryDisk(tmp_path)
+    real, opened, go_on = os.open, threading.Event(), threading.Event()
+
+    def slow(path: str, *arguments: int, dir_fd: int | None = None, **rest: int) -> int:
+        number = real(path, *arguments, dir_fd=dir_fd, **rest)
+        if path == "x" and not opened.is_set():
+            opened.set()
+            go_on.wait(30)
+        return number
+
+    (tmp_path / "x").write_bytes(b"old")
+    await disk.write_at("y", 0, [b"new"])
+    try:
+        monkeypatch.setattr(os, "open", slow)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(disk.read, "x", 0, 9)
+            await trio.to_thread.run_sync(opened.wait, 30)
+            await disk.rename("y", "x")
+            go_on.set()
+        assert await disk.read("x", 0, 9) == b"new"
+    finally:
+        disk.close()
