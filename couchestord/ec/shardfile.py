@@ -1,0 +1,63 @@
+"""One shard file on one disk: reads that are verified before they are returned.
+
+Raises Corrupt for bytes that are damaged, cut short or another's, UnknownFormat for a newer program's, and DiskError.
+"""
+
+from couchestord.ec.shards import (
+    CHECK_BYTES,
+    PAGE_BYTES,
+    SegmentHeader,
+    SegmentIdentity,
+    StripeHeader,
+    check_segment_header,
+    shard_path,
+    unpack_segment_header,
+    unpack_stripe_header,
+    verify_blocks,
+)
+from couchestord.errors import Corrupt
+from couchestord.io.disk import Disk
+
+
+class ShardFile:
+    """Shard `index` of a segment, in its place on `disk` or at `path`."""
+
+    __slots__ = ("_disk", "_identity", "_index", "_path")
+
+    def __init__(self, disk: Disk, identity: SegmentIdentity, index: int, path: str | None = None) -> None:
+        self._disk = disk
+        self._identity = identity
+        self._index = index
+        self._path = path or shard_path(identity.segment, index)
+
+    async def segment_header(self) -> SegmentHeader:
+        """Page 0, of this very shard."""
+        header = unpack_segment_header(await self._disk.read(self._path, 0, PAGE_BYTES))
+        check_segment_header(header, self._identity, self._index)
+        return header
+
+    def header_nowait(self, stripe: int) -> StripeHeader | None:
+        """As `header`, or None when the page is not resident in memory."""
+        page = self._disk.read_nowait(self._path, stripe * PAGE_BYTES, PAGE_BYTES)
+        return None if page is None else unpack_stripe_header(page, self._identity, stripe, self._index)
+
+    async def header(self, stripe: int) -> StripeHeader:
+        """The header of a stripe."""
+        page = await self._disk.read(self._path, stripe * PAGE_BYTES, PAGE_BYTES)
+        return unpack_stripe_header(page, self._identity, stripe, self._index)
+
+    def blocks_nowait(self, stripe: int, header: StripeHeader, low: int, high: int) -> bytes | None:
+        """As `blocks`, or None when the bytes are not resident in memory."""
+        payload = self._disk.read_nowait(self._path, (stripe + 1) * PAGE_BYTES + low, high - low)
+        if payload is not None:
+            verify_blocks(header, low // CHECK_BYTES, payload)
+        return payload
+
+    async def blocks(self, stripe: int, header: StripeHeader, low: int, high: int) -> bytes:
+        """Bytes `low` to before `high` of the payload: from the start of a block to the end of one."""
+        assert low % CHECK_BYTES == 0
+        payload = await self._disk.read(self._path, (stripe + 1) * PAGE_BYTES + low, high - low)
+        if len(payload) != high - low:
+            raise Corrupt("shard is cut short")
+        verify_blocks(header, low // CHECK_BYTES, payload)
+        return payload

@@ -1,0 +1,332 @@
+"""Stripes: any range of them, verified, from whatever shards are there.
+
+Theory of operation. A range lies in one or a few data shards. Those on disks that are well are read first, from memory
+where they are resident; nothing is returned before its blocks were verified. A shard that is missing, damaged or late
+is made good from the same columns of any k others, in order of trust: shards on disks that are well, then those on
+disks that keep a read waiting just now, then those the catalog says are not whole (each stripe is verified, so what is
+there is as good as any). Whatever answers first is taken. Headers are cached: an address is written once, so they
+cannot be stale.
+"""
+
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+import trio
+
+from couchestord.ec.codec import Buffer, Codec, Engine
+from couchestord.ec.gather import Gathering, ShardRange
+from couchestord.ec.shardfile import ShardFile
+from couchestord.ec.shards import (
+    CHECK_BYTES,
+    EncodedStripe,
+    SegmentIdentity,
+    StripeHeader,
+    encode_stripe,
+    full_stripe_pages,
+    shard_length,
+)
+from couchestord.ec.trust import Damage, ShardTrust
+from couchestord.errors import Corrupt, DataLost, DiskFailed, UnknownFormat
+from couchestord.io.catalog.read import SegmentRow
+from couchestord.io.disks import Disks
+
+PIECE_BYTES_MAX = 1 << 20
+FAST_ENGINE_FACTOR = 20
+"""How much faster than zfec other engines are, about."""
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class StripeOptions:
+    hedge_s: float = 0.3
+    """How long a read may take before the others are asked."""
+    headers_cached_max: int = 4096
+    """Stripes whose headers are kept, some 300 bytes a shard."""
+    damages_noted_max: int = 4096
+    coding_threads_max: int = 2
+    thread_bytes_min: int = 192 << 10
+    """From how many bytes on zfec works in a thread: some 0.2 ms of work."""
+
+
+class StripeStore:
+    """Reads and encodes stripes. Belongs to the store's task context.
+
+    `nursery` holds reads that outlive their request because their disk is slow: cancel it before the disks are closed.
+    `on_damage` hears of each shard that turned out missing or damaged, once until `forget_damage`.
+    """
+
+    def __init__(
+        self,
+        disks: Disks,
+        engine: Engine,
+        nursery: trio.Nursery,
+        *,
+        options: StripeOptions = StripeOptions(),
+        on_damage: Damage | None = None,
+    ) -> None:
+        self._disks = disks
+        self._engine = engine
+        self._nursery = nursery
+        self._options = options
+        self._trust = ShardTrust(disks, options.hedge_s, options.damages_noted_max, on_damage)
+        self._codecs: dict[tuple[int, int], Codec] = {}
+        self._headers: dict[tuple[int, int], list[StripeHeader | None]] = {}
+        self._limiter: trio.CapacityLimiter | None = None
+        self.degraded_reads_count = 0
+
+    # -- read --------------------------------------------------------------------------------------------------------
+
+    async def read(self, segment: SegmentRow, stripe: int, start: int, length: int) -> Buffer:
+        """`length` bytes from `start` on of one stripe's data, verified.
+
+        Raises DataLost when fewer than k shards have them, or the stripe is shorter.
+        """
+        pieces = await self._pieces(segment, stripe, start, length)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    async def read_run(
+        self, segment: SegmentRow, stripe: int, start: int, length: int
+    ) -> AsyncGenerator[memoryview, None]:
+        """The same over stripes that follow each other, all but the last full, in pieces of at most 1 MiB.
+
+        `start` counts from the beginning of `stripe` and may lie in a later one. DataLost may come after some pieces.
+        """
+        turns, start = divmod(start, segment.stripe_bytes)
+        step = full_stripe_pages(segment.k, segment.stripe_bytes)
+        stripe += turns * step
+        while length > 0:
+            take = min(length, segment.stripe_bytes - start)
+            for piece in await self._pieces(segment, stripe, start, take):
+                for at in range(0, len(piece), PIECE_BYTES_MAX):
+                    yield piece[at : at + PIECE_BYTES_MAX]
+            length -= take
+            stripe += step
+            start = 0
+
+    async def shape(self, segment: SegmentRow, stripe: int, *, near: int = 0, report: bool = True) -> StripeHeader:
+        """The header of some shard of a stripe, of shard `near` best: its lengths are those of all of them.
+
+        Raises DataLost when no shard has a valid one. `report` False: as a question whether there is such a stripe,
+        which says nothing of damage.
+        """
+        for known in self._headers.get((segment.id, stripe), ()):
+            if known is not None:
+                return known
+        gathering: Gathering[StripeHeader] = Gathering(self._nursery)
+        order = self._trust.by_trust(segment, first=near)
+        for index in order[:1]:
+            try:
+                resident = self._header_nowait(segment, stripe, index)
+            except (Corrupt, UnknownFormat):
+                resident = None  # asked again below, where it is counted
+            if resident is not None:
+                return resident
+        while not gathering.good:
+            if order:
+                index = order.pop(0)
+                gathering.start(ShardRange(index, 0, 0), partial(self._header, segment, stripe, index, report))
+            elif not gathering.pending:
+                raise self._trust.lost(segment, stripe, 1, gathering.bad)
+            timeout_s = self._options.hedge_s if order else float("inf")
+            await gathering.wait(timeout_s)
+        return next(iter(gathering.good.values()))
+
+    async def shard(self, segment: SegmentRow, stripe: int, index: int) -> tuple[StripeHeader, Buffer]:
+        """The whole payload of one shard, parity too: from its place, or from k others. Raises DataLost."""
+        shape = await self.shape(segment, stripe, near=index)
+        wanted = ShardRange(index, 0, shape.shard_length)
+        return shape, (await self._gather(segment, stripe, shape, [wanted]))[wanted]
+
+    def file(self, segment: SegmentRow, index: int) -> ShardFile:
+        """The file of one shard. Raises DiskFailed when it has no disk that is good."""
+        disk = self._disks.get(segment.disks[index]) if segment.disks[index] >= 0 else None
+        if disk is None:
+            raise DiskFailed(f"{self._trust.where(segment, index)} is not here")
+        return ShardFile(disk, self.identity(segment), index)
+
+    def identity(self, segment: SegmentRow) -> SegmentIdentity:
+        """What the headers of a segment's shards say."""
+        return SegmentIdentity(self._disks.store_id, segment.id, segment.epoch, segment.k, segment.m)
+
+    def forget_damage(self, segment_id: int, index: int) -> None:
+        """The shard was made good: report it again when it fails again."""
+        self._trust.forget_damage(segment_id, index)
+
+    async def _pieces(self, segment: SegmentRow, stripe: int, start: int, length: int) -> list[memoryview]:
+        """The range, shard by shard."""
+        assert start >= 0
+        if length <= 0:
+            return []
+        near = min(start // shard_length(segment.stripe_bytes, segment.k), segment.k - 1)
+        shape = await self.shape(segment, stripe, near=near)
+        if start + length > shape.length:
+            raise DataLost(
+                f"segment {segment.id}, stripe {stripe} holds {shape.length} bytes, not the {start + length} asked for"
+            )
+        size = shape.shard_length
+        wanted: list[ShardRange] = []
+        cuts: list[tuple[int, int]] = []
+        for index in range(start // size, (start + length - 1) // size + 1):
+            low = max(0, start - index * size)
+            high = min(size, start + length - index * size)
+            aligned = low // CHECK_BYTES * CHECK_BYTES
+            wanted.append(ShardRange(index, aligned, min(size, -(-high // CHECK_BYTES) * CHECK_BYTES)))
+            cuts.append((low - aligned, high - aligned))
+        found = await self._gather(segment, stripe, shape, wanted)
+        return [memoryview(found[each])[low:high] for each, (low, high) in zip(wanted, cuts, strict=True)]
+
+    async def _gather(
+        self, segment: SegmentRow, stripe: int, shape: StripeHeader, wanted: Sequence[ShardRange]
+    ) -> Mapping[ShardRange, Buffer]:
+        """The wanted ranges, made good where need be."""
+        gathering: Gathering[Buffer] = Gathering(self._nursery)
+        trusted = set(self._trust.trusted(segment))
+        for each in wanted:
+            if each.shard not in trusted:
+                continue
+            try:
+                resident = self._blocks_nowait(segment, stripe, shape, each)
+            except (Corrupt, UnknownFormat) as error:
+                self._trust.note(segment, each.shard, error)
+                gathering.bad[each] = error
+                continue
+            if resident is not None:
+                gathering.good[each] = resident
+            else:
+                gathering.start(each, partial(self._blocks, segment, stripe, shape, each))
+        deadline = trio.current_time() + self._options.hedge_s
+        while gathering.pending and await gathering.wait(deadline - trio.current_time()):
+            pass
+        if len(gathering.good) < len(wanted):
+            await self._make_good(segment, stripe, shape, wanted, gathering)
+        return gathering.good
+
+    async def _make_good(
+        self,
+        segment: SegmentRow,
+        stripe: int,
+        shape: StripeHeader,
+        wanted: Sequence[ShardRange],
+        gathering: Gathering[Buffer],
+    ) -> None:
+        """Read the missing columns of other shards until there are k, or until what was late has come."""
+        late = [each for each in wanted if each not in gathering.good]
+        low, high = min(each.low for each in late), max(each.high for each in late)
+        known = {each.shard for each in wanted if each in gathering.bad or each in gathering.pending}
+        whole = {each.shard for each in gathering.good if each.low <= low and each.high >= high}
+        order = [index for index in self._trust.by_trust(segment) if index not in known | whole]
+        spares: list[ShardRange] = []
+        while any(each not in gathering.good for each in wanted):
+            columns = _columns(gathering.good, low, high)
+            if len(columns) >= segment.k:
+                await self._reconstruct(segment, wanted, gathering.good, columns, low)
+                return
+            asked = sum(each in gathering.pending for each in spares)
+            if not order or len(columns) + asked >= segment.k:
+                if not gathering.pending:
+                    raise self._trust.lost(segment, stripe, len(columns), gathering.bad)
+                if await gathering.wait(self._options.hedge_s if order else float("inf")) or not order:
+                    continue
+            spare = ShardRange(order.pop(0), low, high)
+            spares.append(spare)
+            gathering.start(spare, partial(self._blocks, segment, stripe, shape, spare))
+
+    async def _reconstruct(
+        self,
+        segment: SegmentRow,
+        wanted: Sequence[ShardRange],
+        good: dict[ShardRange, Buffer],
+        columns: dict[int, Buffer],
+        low: int,
+    ) -> None:
+        self.degraded_reads_count += 1
+        late = [each for each in wanted if each not in good]
+        codec = self._codec(segment)
+        size = len(next(iter(columns.values()))) * segment.k
+        rebuilt = await self._compute(size, partial(codec.reconstruct, columns, [each.shard for each in late]))
+        for each in late:
+            good[each] = memoryview(rebuilt[each.shard])[each.low - low : each.high - low]
+
+    # -- shards ------------------------------------------------------------------------------------------------------
+
+    def _header_nowait(self, segment: SegmentRow, stripe: int, index: int) -> StripeHeader | None:
+        known = self._headers.get((segment.id, stripe))
+        found = known[index] if known is not None else None
+        if found is None:
+            found = self.file(segment, index).header_nowait(stripe)
+            if found is not None:
+                self._remember(segment, stripe, index, found)
+        return found
+
+    async def _header(self, segment: SegmentRow, stripe: int, index: int, report: bool = True) -> StripeHeader:
+        known = self._headers.get((segment.id, stripe))
+        found = known[index] if known is not None else None
+        if found is None:
+            read = partial(self.file(segment, index).header, stripe)
+            found = await self._trust.timed(segment, index, read, report=report)
+            self._remember(segment, stripe, index, found)
+        return found
+
+    def _remember(self, segment: SegmentRow, stripe: int, index: int, header: StripeHeader) -> None:
+        known = self._headers.get((segment.id, stripe))
+        if known is None:
+            if len(self._headers) >= self._options.headers_cached_max:
+                del self._headers[next(iter(self._headers))]
+            known = self._headers[segment.id, stripe] = [None] * (segment.k + segment.m)
+        known[index] = header
+
+    def _blocks_nowait(
+        self, segment: SegmentRow, stripe: int, shape: StripeHeader, wanted: ShardRange
+    ) -> Buffer | None:
+        header = self._header_nowait(segment, stripe, wanted.shard)
+        if header is None:
+            return None
+        _check_agreement(header, shape)
+        return self.file(segment, wanted.shard).blocks_nowait(stripe, header, wanted.low, wanted.high)
+
+    async def _blocks(self, segment: SegmentRow, stripe: int, shape: StripeHeader, wanted: ShardRange) -> Buffer:
+        header = await self._header(segment, stripe, wanted.shard)
+        _check_agreement(header, shape)
+        read = partial(self.file(segment, wanted.shard).blocks, stripe, header, wanted.low, wanted.high)
+        return await self._trust.timed(segment, wanted.shard, read)
+
+    # -- coding ------------------------------------------------------------------------------------------------------
+
+    async def encode(
+        self, segment: SegmentRow, stripe: int, data: Buffer, parity: Sequence[bytearray] | None = None
+    ) -> EncodedStripe:
+        """As `shards.encode_stripe`, in a thread when it takes long."""
+        codec = self._codec(segment)
+        work = partial(encode_stripe, codec, self.identity(segment), stripe, data, parity)
+        return await self._compute(len(data), work)
+
+    def _codec(self, segment: SegmentRow) -> Codec:
+        found = self._codecs.get((segment.k, segment.m))
+        if found is None:
+            found = self._codecs[segment.k, segment.m] = Codec(segment.k, segment.m, self._engine)
+        return found
+
+    async def _compute(self, length: int, work: Callable[[], Result]) -> Result:
+        factor = 1 if self._engine.name == "zfec" else FAST_ENGINE_FACTOR
+        if length < self._options.thread_bytes_min * factor:
+            return work()
+        if self._limiter is None:
+            self._limiter = trio.CapacityLimiter(self._options.coding_threads_max)
+        return await trio.to_thread.run_sync(work, limiter=self._limiter)
+
+
+def _check_agreement(header: StripeHeader, shape: StripeHeader) -> None:
+    if header.length != shape.length:
+        raise Corrupt(f"a shard says its stripe holds {header.length} bytes, another says {shape.length}")
+
+
+def _columns(good: Mapping[ShardRange, Buffer], low: int, high: int) -> dict[int, Buffer]:
+    """By shard index, the payloads that are here between two columns."""
+    return {
+        each.shard: memoryview(payload)[low - each.low : high - each.low]
+        for each, payload in good.items()
+        if each.low <= low and each.high >= high
+    }
