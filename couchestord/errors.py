@@ -1,8 +1,8 @@
 """Every error that couchestord raises on purpose, in one tree.
 
-A class names the fact, not the place it was found. Front ends hold one table each that maps a class to what
-their protocol says (S3 code and status, errno); a test walks all leaves. The message is for a person: it says what is
-wrong and, where there is something to do, what to do.
+A class names the fact, not the place it was found. Front ends hold one table each that maps a class to what their
+protocol says (S3 code and status, errno); a test walks all leaves. The message is for a person: it says what is wrong
+and, where there is something to do, what to do.
 """
 
 

@@ -1,8 +1,8 @@
 """Open descriptors by path, so that a call need not open its file each time.
 
 Shared by a disk's threads and the loop, under one lock that is never held across a system call that may wait. A
-descriptor is counted while a thread uses it; dropped from the cache (evicted, renamed, unlinked) it is closed by
-its last user. So a number never changes its meaning under a read.
+descriptor is counted while a thread uses it; dropped from the cache (evicted, renamed, unlinked) it is closed by its
+last user. So a number never changes its meaning under a read.
 """
 
 import os

@@ -1,17 +1,14 @@
 """The narrow door through which every byte that must last goes.
 
-A `Disk` holds files by name in folders of one level (`journal/...`, `segments/...`, or a bare name). Files are
-written at an offset and made
-durable by `sync`; a file's name is made durable by `sync_dir` of its folder. What was not synced may be lost, torn or
-reordered by a crash, and code above must hold for every subset of it.
+A `Disk` holds files by name in folders of one level (`journal/...`, `segments/...`, or a bare name). Files are written
+at an offset and made durable by `sync`; a file's name is made durable by `sync_dir` of its folder. What was not synced
+may be lost, torn or reordered by a crash, and code above must hold for every subset of it.
 
 Errors, all of them `couchestord.errors.DiskError`: `NoSuchFile`, `DiskFull`, `DiskTimeout`, and `DiskFailed` for
-everything else.
-After a failed or timed-out sync nobody knows what lies on the medium: the caller must not retry it on the same file
-but write
-the data elsewhere. Buffers handed to `write_at` must not change until the call returns, and never at all after it
-raised
-DiskTimeout (the abandoned thread may still read them): hand over bytes, or memory that is dropped then.
+everything else. After a failed or timed-out sync nobody knows what lies on the medium: the caller must not retry it on
+the same file but write the data elsewhere. Buffers handed to `write_at` must not change until the call returns, and
+never at all after it raised DiskTimeout (the abandoned thread may still read them): hand over bytes, or memory that is
+dropped then.
 """
 
 from collections.abc import Sequence

@@ -1,9 +1,8 @@
 """The disks of a store: who is here, who is well, and which epoch it is.
 
 A disk is *present* when its superblock was read, *good* while no call to it failed in a way that leaves its contents
-in doubt, and
-*missing* otherwise. Epochs are taken here: a new one is durable in the superblock of every good disk before anything is
-written under it.
+in doubt, and *missing* otherwise. Epochs are taken here: a new one is durable in the superblock of every good disk
+before anything is written under it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -64,6 +63,10 @@ class Disks:
     def name(self, index: int) -> str:
         member = self._members.get(index)
         return member.name if member else f"disk {index}"
+
+    def is_used(self, name: str) -> bool:
+        """True when a good disk has that name."""
+        return any(member.name == name for index, member in self._members.items() if index not in self.failures)
 
     def fail(self, index: int, reason: object) -> None:
         """Stop using a disk: a write or sync on it failed or timed out, or it went away. DiskFull only keeps new

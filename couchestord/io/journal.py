@@ -1,11 +1,9 @@
 """The journal: the log of every mutation, on several disks at once. The log is the truth; the catalog is its index.
 
 A journal file lies on a set of disks, the same bytes on each. A group of records is appended to all of them and
-synced: when `append` returns,
-the group is durable on enough disks. When a disk of the set fails, the group is appended again, unchanged, to a new
-file under a
-new epoch on a good set; what the old file holds of it is void from then on. A file is never written twice at the same
-place, never continued after a start, and freed by unlink.
+synced: when `append` returns, the group is durable on enough disks. When a disk of the set fails, the group is
+appended again, unchanged, to a new file under a new epoch on a good set; what the old file holds of it is void from
+then on. A file is never written twice at the same place, never continued after a start, and freed by unlink.
 """
 
 import bisect
@@ -120,14 +118,13 @@ class Journal:
         """The commit point: on return the records `first`, `first` + 1, ... are durable on enough disks.
 
         Raises JournalFull, NoSpace or TooFewDisks; then none of them may be answered, and their sequences are used
-        again only
-        under a new epoch (which the next append takes).
+        again only under a new epoch (which the next append takes).
         """
         length_max = sum(len(entry.meta) + len(entry.body) for entry in entries)
         if self.size_bytes + length_max > self._options.size_bytes:
             raise JournalFull("the journal is full: destage has not caught up. Try again.")
-        if self._files and first > self._files[-1].end:
-            raise InternalError(f"record {first} does not follow {self._files[-1].end - 1}")
+        if self._active is not None and first != self._active.end:
+            raise InternalError(f"record {first} does not follow {self._active.end - 1}")
         while True:
             file = await self._writable(first)
             packed, offsets = self._pack(file, first, entries)
@@ -322,7 +319,8 @@ class Journal:
     async def trim(self, before: int) -> int:
         """Unlink the files all of whose records come before that sequence; returns how many went."""
         gone: list[_File] = []
-        while self._files and self._files[0].end <= before and self._files[0] is not self._active:
+        # the last record stays: it says where the log ends
+        while len(self._files) > 1 and self._files[0].end <= before:
             gone.append(self._files.pop(0))
             self._firsts.pop(0)
         void, self._void = self._void, []

@@ -5,9 +5,9 @@ it and may be empty. So `a//b` is the object `b` in the directory `/` in the dir
 object with the empty name in `a/`. `a`, `a/`, `a//b` and `a/b` are four entries that do not touch one another.
 
 Why the `/` stays in the name of a directory: a walk in depth, each directory in bytewise order of names, then gives
-keys in bytewise order. Take two names p < q of one directory. If they differ at a byte that both have, all keys below p
-come before all keys below q. Else p is a proper prefix of q. Then p is no directory, because `/` stands only at the end
-of a name; it is one object, and the shorter key comes first.
+keys in bytewise order. Take two names p < q of one directory. If they differ at a byte that both have, all keys below
+p come before all keys below q. Else p is a proper prefix of q. Then p is no directory, because `/` stands only at the
+end of a name; it is one object, and the shorter key comes first.
 
 Pure: bytes in, bytes out.
 """

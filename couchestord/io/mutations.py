@@ -1,10 +1,9 @@
 """What a mutation did: the meta of journal records. Pure.
 
-A record holds the outcome, not the request: ids, times, etags and places are decided before it is written, so
-applying it needs no
-clock, no randomness and no conditions, and replaying the log gives the catalog row by row. Encoded as MessagePack
-arrays behind
-a tag; fields are only ever appended, with a default, and a tag is never used for something else.
+A record holds the outcome, not the request: ids, times, etags and places are decided before it is written, so applying
+it needs no clock, no randomness and no conditions, and replaying the log gives the catalog row by row. Encoded as
+MessagePack arrays behind a tag; fields are only ever appended, with a default, and a tag is never used for something
+else.
 """
 
 from typing import Any
@@ -100,6 +99,7 @@ class ObjectDeleted(Outcome, frozen=True, tag=11):
     marker_versioned: bool = False
     drop_null: bool = False
     modified_ns: int = 0
+    made: tuple[MadeDirectory, ...] = ()
 
 
 class VersionDeleted(Outcome, frozen=True, tag=12):

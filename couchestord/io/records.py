@@ -1,19 +1,16 @@
 """The journal's bytes: file header and records. Pure.
 
-A journal file is one page of header, then records without gaps. A record is a head of 56 bytes, its meta (a
-mutation's outcome, see
-mutations.py) and its body (the bytes of a small object, or none):
+A journal file is one page of header, then records without gaps. A record is a head of 56 bytes, its meta (a mutation's
+outcome, see mutations.py) and its body (the bytes of a small object, or none):
 
     magic 4 | version 1 | reserved 3 | meta length 4 | body length 4 | epoch 8 | sequence 8 | group 8 | body sum 8 |
     head sum 8
 
 `group` is the sequence of the first record of the group that this record was committed in. A group is appended only
-after the
-group before it lay durable on enough disks, so a valid record proves that everything before its group was durable:
-that is how
-a torn tail is told from rot in the middle. The body sum is XXH3 of the body; the head sum is XXH3 over the store's
-id, the
-head (body sum included) and the meta, so a record of another store, epoch or sequence never passes for this one.
+after the group before it lay durable on enough disks, so a valid record proves that everything before its group was
+durable: that is how a torn tail is told from rot in the middle. The body sum is XXH3 of the body; the head sum is XXH3
+over the store's id, the head (body sum included) and the meta, so a record of another store, epoch or sequence never
+passes for this one.
 """
 
 import struct

@@ -1,8 +1,7 @@
 """What the store's writer is asked to do. Pure values.
 
 A request is decided inside the writer's transaction (`store.decide`): it either becomes an outcome (mutations.py) or
-an error. Front ends
-and background jobs hand requests over; nothing else changes the catalog.
+an error. Front ends and background jobs hand requests over; nothing else changes the catalog.
 """
 
 from collections.abc import Mapping

@@ -1,12 +1,9 @@
 """The superblock: who a disk is, and the newest epoch and snapshot it has seen. Pure.
 
 File `superblock`, three pages of 4096 bytes. Page 0 is written once, when the store is made: magic, format, store,
-disk. Pages 1
-and 2 are slots, written in turn, so that a torn write leaves the other one: the valid slot of the higher generation
-counts.
-Every page ends its used part in an XXH3 over its magic, version and payload, seeded with the page's index, so that a
-page in
-another's place is refused.
+disk. Pages 1 and 2 are slots, written in turn, so that a torn write leaves the other one: the valid slot of the higher
+generation counts. Every page ends its used part in an XXH3 over its magic, version and payload, seeded with the page's
+index, so that a page in another's place is refused.
 """
 
 import struct

@@ -138,10 +138,10 @@ class DiskThreads:
     async def run(self, function: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
         """Call `function` in a thread; its result or exception is that of the call.
 
-        Raises DiskTimeout when the deadline, counted from now, passes first: the function may still be running and
-        may still take effect. Raises DiskFailed after that, until `renew`. Cancellation before the call is
-        delivered at once; later it waits for the end of the call (or its deadline) and comes at the next
-        checkpoint, so the caller always learns how a write ended.
+        Raises DiskTimeout when the deadline, counted from now, passes first: the function may still be running and may
+        still take effect. Raises DiskFailed after that, until `renew`. Cancellation before the call is delivered at
+        once; later it waits for the end of the call (or its deadline) and comes at the next checkpoint, so the caller
+        always learns how a write ended.
         """
         if self._failure is not None:
             raise DiskFailed(self._failure)

@@ -2,12 +2,11 @@
 
 Nothing here decides: no clock, no randomness, no condition on the request. What follows from an outcome (an inode that
 lost its last name, a content without references, a directory without entries) is worked out from the rows, which are
-the
-same in both runs.
+the same in both runs.
 """
 
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from couchestord.errors import InternalError
@@ -126,19 +125,13 @@ class Applier:
     # -- objects ---------------------------------------------------------------------------------------------------
 
     def _object_put(self, it: mu.ObjectPut) -> None:
-        for made in it.made:
-            self._run("insert into directory values (?, ?, ?, null, 0)", (made.id, made.parent, made.name))
-            self._run(
-                "insert into entry (directory, name, child, cookie, flags) values (?, ?, ?, ?, 0)",
-                (made.parent, made.name, made.id, made.id),
-            )
-            self._use_ids(made.id)
+        self._make_directories(it.made)
         content: int | None = None
         if it.extents is not None:
             content = it.id
             self._insert_content(it.id, it.extents, it.size)
         else:
-            self._insert_pieces(it.id, it.pieces)
+            content = self._insert_pieces(it.id, it.pieces, it.size)
         if it.upload:
             self._forget_upload(it.upload)
             self._run(
@@ -162,7 +155,17 @@ class Applier:
         )  # fmt: skip
         self._use_ids(it.id)
 
+    def _make_directories(self, directories: Iterable[mu.MadeDirectory]) -> None:
+        for made in directories:
+            self._run("insert into directory values (?, ?, ?, null, 0)", (made.id, made.parent, made.name))
+            self._run(
+                "insert into entry (directory, name, child, cookie, flags) values (?, ?, ?, ?, 0)",
+                (made.parent, made.name, made.id, made.id),
+            )
+            self._use_ids(made.id)
+
     def _object_deleted(self, it: mu.ObjectDeleted) -> None:
+        self._make_directories(it.made)
         self._leave_current(it.directory, it.name, it.keep_current)
         self._run("delete from entry where directory=? and name=?", (it.directory, it.name))
         if it.drop_null:
@@ -296,13 +299,19 @@ class Applier:
         self._segments.insert_extents(rows)
         self._use_ids(id_, max(1, len(rows)))
 
-    def _insert_pieces(self, inode: int, pieces: Iterable[mu.Piece]) -> None:
+    def _insert_pieces(self, inode: int, pieces: Sequence[mu.Piece], size: int) -> int | None:
+        """Count the pieces' contents; answers the content that is all of the inode, when one is, which needs no row."""
         for piece in pieces:
-            self._run(
-                "insert into piece values (?, ?, ?, ?, ?)",
-                (inode, piece.offset, piece.content, piece.content_offset, piece.length),
-            )
             self._run("update content set refs=refs+1 where id=?", (piece.content,))
+        if len(pieces) == 1 and pieces[0].length == size:
+            whole = pieces[0].content
+            if self._run("select length from content where id=?", (whole,)).fetchone() == (size,):
+                return whole
+        self._run_many(
+            "insert into piece values (?, ?, ?, ?, ?)",
+            [(inode, piece.offset, piece.content, piece.content_offset, piece.length) for piece in pieces],
+        )
+        return None
 
     # -- uploads -----------------------------------------------------------------------------------------------------
 

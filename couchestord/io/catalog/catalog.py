@@ -43,6 +43,8 @@ class Catalog:
         except BaseException:
             self._writer.close()
             raise
+        self.committed_sequence = self.applier.sequence
+        """Sequence of the last record that readers see."""
         self.writing = CatalogReader(self._writer)
         self.writing_accounts = AccountReader(self._writer)
         self.reading = CatalogReader(self._reader)
@@ -75,12 +77,14 @@ class Catalog:
         with sqlite_errors(f"committing to the catalog {self.path}"):
             self.applier.save()
             self._writer.execute("commit")
+        self.committed_sequence = self.applier.sequence
 
     def rollback(self) -> None:
         """Drop the open transaction, if one is open, and take the counters back."""
         if self._writer.in_transaction:
             self._writer.execute("rollback")
         self.applier.load()
+        self.writing.forget_paths()
 
     @contextmanager
     def snapshot(self) -> Iterator[CatalogReader]:
@@ -90,6 +94,13 @@ class Catalog:
             yield self.reading
         finally:
             self._reader.execute("rollback")
+
+    def wal_bytes(self) -> int:
+        """Size of the WAL."""
+        try:
+            return Path(f"{self.path}-wal").stat().st_size
+        except FileNotFoundError:
+            return 0
 
     def close(self) -> None:
         """Close the connections; what was committed is kept."""

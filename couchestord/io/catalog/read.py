@@ -2,7 +2,7 @@
 committed.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import NamedTuple
 
 from couchestord.io.catalog.segments import unpack_disks
@@ -30,6 +30,13 @@ class EntryRow(NamedTuple):
     modified_ns: int
     flags: int
     attributes: bytes | None
+
+
+class ListRow(NamedTuple):
+    size: int
+    etag: bytes
+    modified_ns: int
+    inode: int
 
 
 class ExtentRow(NamedTuple):
@@ -76,6 +83,11 @@ class CatalogReader:
     def __init__(self, connection: Connection) -> None:
         self._run = connection.execute
         self._paths: dict[tuple[int, tuple[bytes, ...]], int] = {}
+        self._paths_generation = -1
+
+    def forget_paths(self) -> None:
+        """Empty the cache of paths: after a rollback, which may have taken directories with it."""
+        self._paths.clear()
         self._paths_generation = -1
 
     # -- buckets and the tree --------------------------------------------------------------------------------------
@@ -158,20 +170,18 @@ class CatalogReader:
                 return True
         return False
 
-    def walk(self, root: int, low: bytes, prefix: bytes) -> Iterator[tuple[bytes, tuple[object, ...] | None]]:
+    def walk(self, root: int, low: bytes, prefix: bytes) -> Generator[tuple[bytes, "int | ListRow"], bool | None, None]:
         """Keys and directories below a root from key `low` on, in S3's order, within `prefix`.
 
-        Yields (path, None) before it goes into a directory whose path is longer than the prefix; send True to pass
-        it over; and
-        (key, (size, etag, modified_ns, inode)) for an object. Stays inside one read transaction: take a page, then
-        close it.
+        Yields (path, id) before it goes into a directory whose path is longer than the prefix: send True to pass it
+        over. Yields (key, row) for an object. Stays inside one read transaction: take a page, then close it.
         """
         return self._walk(root, b"", max(low, prefix), prefix)
 
     def _walk(
         self, directory: int, path: bytes, low: bytes, prefix: bytes
-    ) -> Iterator[tuple[bytes, tuple[object, ...] | None]]:
-        part, slash, rest = low.partition(b"/")
+    ) -> Generator[tuple[bytes, "int | ListRow"], bool | None, None]:
+        part, slash, rest = low[len(path) :].partition(b"/") if low.startswith(path) else (b"", b"", b"")
         first = part + slash
         rows = self._run(
             "select name, child, size, etag, modified_ns, inode from entry where directory=? and name>=? order by name",
@@ -185,11 +195,18 @@ class CatalogReader:
                 continue
             if child is None:
                 if key.startswith(prefix):
-                    yield key, tuple(row)
+                    yield key, ListRow(*row)
                 continue
-            if len(key) > len(prefix) and (yield key, None):
+            if len(key) > len(prefix) and (yield key, child):
                 continue
-            yield from self._walk(child, key, rest if slash and name == first else b"", prefix)
+            yield from self._walk(child, key, low if slash and rest and name == first else b"", prefix)
+
+    def has_live(self, directory: int) -> bool:
+        """True when a live object lies in the directory or below."""
+        for (child,) in self._run("select child from entry where directory=?", (directory,)):
+            if child is None or self.has_live(child):
+                return True
+        return False
 
     # -- contents ---------------------------------------------------------------------------------------------------
 

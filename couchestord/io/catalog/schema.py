@@ -1,8 +1,7 @@
 """The catalog's tables, for the whole design, in SQL that SQLite and PostgreSQL share. Pure.
 
 Ids (directories, inodes, contents, extents, markers, segments, cookies) come from one counter and are never used
-again. The object that a
-plain PUT makes has one number for its inode, its cookie, its content and its first extent.
+again. The object that a plain PUT makes has one number for its inode, its cookie, its content and its first extent.
 """
 
 SCHEMA_VERSION = 1
@@ -18,9 +17,8 @@ TABLES: dict[str, str] = {
     # root directories have parent 0; kept: made or touched through a mount, stays when it is empty
     "directory": "id integer not null primary key, parent integer not null, name blob not null, inode integer, "
     "kept integer not null",
-    # the tree: (directory, name) to the live object, or with `child` to a directory (name ends in a slash).
-    # content: the content that is all of the inode, when one is. size, etag, modified_ns null: look at the inode
-    # (hard links).
+    # the tree: (directory, name) to the live object, or with `child` to a directory (name ends in a slash). content:
+    # the content that is all of the inode, when one is. size, etag, modified_ns null: look at the inode (hard links).
     # flags: 1 = the object has a version id of its own
     "entry": """
         directory integer not null, name blob not null, child integer, inode integer, cookie integer not null,

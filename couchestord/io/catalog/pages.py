@@ -1,0 +1,95 @@
+"""Sums of the catalog's pages, so that rot in the file is found when it is opened. SQLite itself keeps none.
+
+A file beside the catalog (`catalog.sqlite.sums`) holds XXH3 of every page of the main file as the last complete checkpoint left it. A
+page that differs is well only when the WAL holds it, because then a checkpoint was cut off while it wrote that page.
+"""
+
+import os
+import struct
+from array import array
+from pathlib import Path
+
+from couchestord.errors import Corrupt
+from couchestord.io.checksum import xxh3_64
+
+PAGE_BYTES = 4096
+_HEADER = struct.Struct("<4sHHQQ")
+_MAGIC = b"CSUM"
+_VERSION = 1
+_READ_BYTES = 4 << 20
+_WAL_HEADER = struct.Struct(">IIIIII")
+_WAL_HEADER_BYTES = 32
+_FRAME = struct.Struct(">IIII")
+_FRAME_HEADER_BYTES = 24
+
+
+def sums_path(path: Path) -> Path:
+    """Where the sums of a catalog lie."""
+    return Path(f"{path}.sums")
+
+
+def page_sums(path: Path) -> "array[int]":
+    """XXH3 of every page, seeded with its number. Blocks: about 0.2 s for a million objects."""
+    sums = array("Q")
+    with path.open("rb") as file:
+        while block := file.read(_READ_BYTES):
+            view = memoryview(block)
+            for at in range(0, len(block), PAGE_BYTES):
+                sums.append(xxh3_64(view[at : at + PAGE_BYTES], len(sums)))
+    return sums
+
+
+def store_sums(path: Path) -> None:
+    """Write and sync the sums of the main file as it is now. Blocks. Call when no checkpoint can run."""
+    payload = page_sums(path).tobytes()
+    header = _HEADER.pack(_MAGIC, _VERSION, 0, len(payload), xxh3_64(payload))
+    temporary = Path(f"{sums_path(path)}.new")
+    with temporary.open("wb") as file:
+        os.fchmod(file.fileno(), 0o600)
+        file.write(header + payload)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(sums_path(path))
+
+
+def verify_pages(path: Path) -> None:
+    """Raises Corrupt when a page of the main file is not what the last checkpoint wrote and the WAL does not hold it."""
+    try:
+        stored = sums_path(path).read_bytes()
+    except FileNotFoundError:
+        return  # never checkpointed: all there is lies in the WAL, which has sums of its own
+    if len(stored) < _HEADER.size:
+        raise Corrupt("the sums of its pages are damaged")
+    magic, version, _, length, checksum = _HEADER.unpack_from(stored)
+    payload = stored[_HEADER.size : _HEADER.size + length]
+    if magic != _MAGIC or version != _VERSION or xxh3_64(payload) != checksum:
+        raise Corrupt("the sums of its pages are damaged")
+    expected: array[int] = array("Q")
+    expected.frombytes(payload)
+    found = page_sums(path)
+    if len(found) < len(expected):
+        raise Corrupt(f"{len(expected) - len(found)} of its {len(expected)} pages are missing")
+    differing = {number for number, total in enumerate(expected) if found[number] != total}
+    lost = differing - _pages_in_wal(Path(f"{path}-wal")) if differing else differing
+    if lost:
+        raise Corrupt(f"{len(lost)} of its {len(expected)} pages fail their checksum, the first is page {min(lost)}")
+
+
+def _pages_in_wal(path: Path) -> set[int]:
+    """Pages (from 0) that the WAL holds frames of, under its present salt."""
+    pages: set[int] = set()
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        return pages
+    with file:
+        header = file.read(_WAL_HEADER_BYTES)
+        if len(header) < _WAL_HEADER_BYTES:
+            return pages
+        page_bytes, salt = _WAL_HEADER.unpack_from(header)[2], header[16:24]
+        while len(frame := file.read(_FRAME_HEADER_BYTES)) == _FRAME_HEADER_BYTES:
+            if frame[8:16] != salt:
+                break
+            pages.add(_FRAME.unpack_from(frame)[0] - 1)
+            file.seek(page_bytes, os.SEEK_CUR)
+    return pages
