@@ -7,9 +7,7 @@ then on. A file is never written twice at the same place, never continued after 
 """
 
 import bisect
-from array import array
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 
 import structlog
 import trio
@@ -18,48 +16,10 @@ from couchestord.errors import Corrupt, DataLost, DiskError, InternalError, Jour
 from couchestord.io import records as rec
 from couchestord.io.disk import Disk
 from couchestord.io.disks import Disks, replicas_needed
-from couchestord.io.recovery import FOLDER, Chain, FoundFile
+from couchestord.io.journalfile import Entry, JournalFile, JournalOptions, ShortFile, cut, taken
+from couchestord.io.recovery import FOLDER, Chain
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class JournalOptions:
-    """Sizes in bytes."""
-
-    size_bytes: int = 10 << 30
-    """Over it, writers are refused (JournalFull) until destage has made room. Counts one replica."""
-    file_bytes: int = 64 << 20
-    preallocate_bytes: int = 4 << 20
-    replication_factor: int = 3
-    """Replicas of a file; at least m+1."""
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A record to be appended: a mutation's outcome and the body that goes with it."""
-
-    meta: bytes
-    body: bytes | memoryview
-    body_sum: int
-
-
-@dataclass(slots=True)
-class _File:
-    epoch: int
-    first: int
-    replicas: list[int]
-    offsets: array[int] = field(default_factory=lambda: array("Q"))
-    end_offset: int = rec.FILE_HEADER_BYTES
-    zeroed_to: int = rec.FILE_HEADER_BYTES
-
-    @property
-    def end(self) -> int:
-        return self.first + len(self.offsets)
-
-    @property
-    def path(self) -> str:
-        return f"{FOLDER}/{rec.file_name(self.epoch, self.first)}"
 
 
 DiskCall = Callable[[Disk], Awaitable[None]]
@@ -72,11 +32,11 @@ class Journal:
         """Over the files that recovery kept. Records before the chain are gone."""
         self._disks = disks
         self._options = options
-        self._files = [_taken(file) for file in chain.files]
+        self._files = [taken(file) for file in chain.files]
         self._firsts = [file.first for file in self._files]
-        self._active: _File | None = None
+        self._active: JournalFile | None = None
         self._needs_epoch = True
-        self._void = [_taken(file) for file in chain.void]
+        self._void = [taken(file) for file in chain.void]
         self.degraded_reads_count = 0
         self.syncs_count = 0
         self.damaged: set[tuple[str, int]] = set()
@@ -109,7 +69,7 @@ class Journal:
 
     # -- append ----------------------------------------------------------------------------------------------------
 
-    def epoch_taken(self) -> None:
+    def epochtaken(self) -> None:
         """The caller took an epoch for this journal: the next append opens a file under it."""
         self._active = None
         self._needs_epoch = False
@@ -130,13 +90,14 @@ class Journal:
             packed, offsets = self._pack(file, first, entries)
             if await self._write_group(file, packed):
                 file.offsets.extend(offsets)
+                file.groups.extend([first] * len(offsets))
                 file.end_offset += len(packed)
                 return
             # whatever of the group lies in this file is void under the next epoch
             self._active = None
             self._needs_epoch = True
 
-    async def _writable(self, first: int) -> _File:
+    async def _writable(self, first: int) -> JournalFile:
         file = self._active
         if file is not None and file.end_offset < self._options.file_bytes:
             return file
@@ -154,16 +115,16 @@ class Journal:
             self._void.append(self._files.pop())
             self._firsts.pop()
         if self._files:
-            _cut(self._files[-1], first)
+            cut(self._files[-1], first)
         self._files.append(made)
         self._firsts.append(made.first)
         self._active = made
         return made
 
-    async def _make_file(self, epoch: int, first: int) -> _File | None:
+    async def _make_file(self, epoch: int, first: int) -> JournalFile | None:
         """A new file on a good set, its name durable; None when a disk of the set failed."""
         chosen = self._choose(first)
-        file = _File(epoch, first, chosen)
+        file = JournalFile(epoch, first, chosen)
         header = rec.pack_file_header(rec.FileHeader(self._disks.store_id, epoch, first, tuple(chosen)))
 
         async def make(disk: Disk) -> None:
@@ -193,7 +154,7 @@ class Journal:
         turn = (seed // 64 + self._disks.epoch) % len(roomy)
         return sorted((roomy[turn:] + roomy[:turn])[:wanted])
 
-    def _pack(self, file: _File, first: int, entries: Sequence[Entry]) -> tuple[bytes, list[int]]:
+    def _pack(self, file: JournalFile, first: int, entries: Sequence[Entry]) -> tuple[bytes, list[int]]:
         parts: list[bytes | memoryview] = []
         offsets = []
         offset = file.end_offset
@@ -206,7 +167,7 @@ class Journal:
             parts.append(entry.body)
         return b"".join(parts), offsets
 
-    async def _write_group(self, file: _File, packed: bytes) -> bool:
+    async def _write_group(self, file: JournalFile, packed: bytes) -> bool:
         step = self._options.preallocate_bytes
         offset = file.end_offset
         end = offset + len(packed)
@@ -257,7 +218,7 @@ class Journal:
 
     # -- read ------------------------------------------------------------------------------------------------------
 
-    def _find(self, sequence: int) -> _File:
+    def _find(self, sequence: int) -> JournalFile:
         at = bisect.bisect_right(self._firsts, sequence) - 1
         if at < 0 or sequence >= self._files[at].end:
             raise DataLost(f"record {sequence} is not in the journal")
@@ -303,11 +264,49 @@ class Journal:
             return view[rec.HEAD_BYTES : meta_end], view[meta_end:], head.body_sum
         raise DataLost(f"no good replica of journal record {sequence} is left on the disks that are here")
 
+    async def raw(self, sequence: int) -> bytes:
+        """A whole record as it lies in its file, verified. Raises DataLost."""
+        file = self._find(sequence)
+        meta, body, body_sum = await self._record(sequence)
+        number = sequence - file.first
+        group = file.groups[number]
+        head = rec.pack_record(self._disks.store_id, file.epoch, sequence, group, bytes(meta), len(body), body_sum)
+        return head + bytes(body)
+
     async def records(self, first: int) -> AsyncIterator[tuple[int, memoryview, memoryview, int]]:
         """(sequence, meta, body, body sum) of the records from `first` to the last one that was there at the call."""
         end = self._files[-1].end if self._files else first
         for sequence in range(first, end):
             yield sequence, *(await self._record(sequence))
+
+    # -- redundancy ------------------------------------------------------------------------------------------------
+
+    def short_file(self) -> ShortFile | None:
+        """The oldest file, but for the one that is written, that lies whole on too few good disks."""
+        needed = replicas_needed(self._disks.m, self._disks.missing_count())
+        for file in self._files:
+            if file is self._active or not file.offsets:
+                continue
+            whole = [index for index in file.replicas if self._is_whole(file, index)]
+            if len(whole) >= needed:
+                continue
+            roomy = [index for index in self._disks.roomy() if index not in whole]
+            if whole and roomy:
+                # a disk that holds a damaged copy first: the good one takes its place
+                target = min(roomy, key=lambda index: (index not in file.replicas, index))
+                header = rec.FileHeader(self._disks.store_id, file.epoch, file.first, (*whole, target))
+                return ShortFile(file.path, header, file.end, target)
+        return None
+
+    def _is_whole(self, file: JournalFile, index: int) -> bool:
+        return self._disks.get(index) is not None and (file.path, index) not in self.damaged
+
+    def replica_made(self, short: ShortFile) -> None:
+        """A whole, synced copy of the file lies on the target now."""
+        self.damaged.discard((short.path, short.target))
+        for file in self._files:
+            if file.path == short.path and short.target not in file.replicas:
+                file.replicas.append(short.target)
 
     # -- space -----------------------------------------------------------------------------------------------------
 
@@ -318,7 +317,7 @@ class Journal:
 
     async def trim(self, before: int) -> int:
         """Unlink the files all of whose records come before that sequence; returns how many went."""
-        gone: list[_File] = []
+        gone: list[JournalFile] = []
         # the last record stays: it says where the log ends
         while len(self._files) > 1 and self._files[0].end <= before:
             gone.append(self._files.pop(0))
@@ -342,14 +341,3 @@ def _leaves(group: BaseExceptionGroup[DiskError]) -> Iterator[DiskError]:
             yield from _leaves(error)
         else:
             yield error
-
-
-def _taken(found: FoundFile) -> _File:
-    return _File(found.epoch, found.first, list(found.replicas), found.offsets, found.end_offset, found.end_offset)
-
-
-def _cut(file: _File, end: int) -> None:
-    keep = end - file.first
-    if keep < len(file.offsets):
-        file.end_offset = file.offsets[keep]
-        del file.offsets[keep:]

@@ -1,7 +1,8 @@
 """Sums of the catalog's pages, so that rot in the file is found when it is opened. SQLite itself keeps none.
 
-A file beside the catalog (`catalog.sqlite.sums`) holds XXH3 of every page of the main file as the last complete checkpoint left it. A
-page that differs is well only when the WAL holds it, because then a checkpoint was cut off while it wrote that page.
+A file beside the catalog (`catalog.sqlite.sums`) holds XXH3 of every page of the main file as the last complete
+checkpoint left it. A page that differs is well only when the WAL holds it, because then a checkpoint was cut off while
+it wrote that page.
 """
 
 import os
@@ -53,7 +54,7 @@ def store_sums(path: Path) -> None:
 
 
 def verify_pages(path: Path) -> None:
-    """Raises Corrupt when a page of the main file is not what the last checkpoint wrote and the WAL does not hold it."""
+    """Raises Corrupt when a page of the main file differs from the last checkpoint's and the WAL does not hold it."""
     try:
         stored = sums_path(path).read_bytes()
     except FileNotFoundError:

@@ -1,0 +1,73 @@
+"""What the journal knows of its files."""
+
+from array import array
+from dataclasses import dataclass, field
+
+from couchestord.io import records as rec
+from couchestord.io.recovery import FOLDER, FoundFile
+
+
+@dataclass(frozen=True, slots=True)
+class JournalOptions:
+    """Sizes in bytes."""
+
+    size_bytes: int = 10 << 30
+    """Over it, writers are refused (JournalFull) until destage has made room. Counts one replica."""
+    file_bytes: int = 64 << 20
+    preallocate_bytes: int = 4 << 20
+    replication_factor: int = 3
+    """Replicas of a file; at least m+1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A record to be appended: a mutation's outcome and the body that goes with it."""
+
+    meta: bytes
+    body: bytes | memoryview
+    body_sum: int
+
+
+@dataclass(slots=True)
+class JournalFile:
+    epoch: int
+    first: int
+    replicas: list[int]
+    offsets: array[int] = field(default_factory=lambda: array("Q"))
+    groups: array[int] = field(default_factory=lambda: array("Q"))
+    end_offset: int = rec.FILE_HEADER_BYTES
+    zeroed_to: int = rec.FILE_HEADER_BYTES
+
+    @property
+    def end(self) -> int:
+        return self.first + len(self.offsets)
+
+    @property
+    def path(self) -> str:
+        return f"{FOLDER}/{rec.file_name(self.epoch, self.first)}"
+
+
+@dataclass(frozen=True, slots=True)
+class ShortFile:
+    """A file that lacks copies: records up to before `end`, to be copied to the disk `target`."""
+
+    path: str
+    header: rec.FileHeader
+    end: int
+    target: int
+
+
+def taken(found: FoundFile) -> JournalFile:
+    """A file that recovery found."""
+    return JournalFile(
+        found.epoch, found.first, list(found.replicas), found.offsets, found.groups, found.end_offset, found.end_offset
+    )
+
+
+def cut(file: JournalFile, end: int) -> None:
+    """Forget the records from `end` on: a newer file holds what happened."""
+    keep = end - file.first
+    if keep < len(file.offsets):
+        file.end_offset = file.offsets[keep]
+        del file.offsets[keep:]
+        del file.groups[keep:]
