@@ -200,7 +200,7 @@ class Connection:
             _log.exception("a body broke off; the connection is cut")
             raise _Gone from error
 
-    async def _send(self, data: bytes) -> None:
+    async def _send(self, data: bytes | memoryview) -> None:
         view = memoryview(data)
         while True:
             with suppress(BlockingIOError):

@@ -1,0 +1,74 @@
+"""What a handler is given: one authenticated, authorised request."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from couchestord.errors import AccessDenied
+from couchestord.frontends.http import Request, Response
+from couchestord.frontends.s3.body import VerifiedBody
+from couchestord.frontends.s3.fields import Headers
+from couchestord.frontends.s3.routes import Target
+from couchestord.frontends.s3.sigv4 import Authorized
+from couchestord.model import BucketInfo, User
+from couchestord.store import ObjectStore
+
+
+@dataclass(frozen=True, slots=True)
+class S3Options:
+    """How the front end behaves."""
+
+    region: str = "us-east-1"
+    skew_s: int = 15 * 60
+    put_bytes_max: int = 5 << 30
+    """A single PUT or part."""
+    joined_bytes_max: int = 128 << 10
+    """Bodies up to this length pass the store in one piece."""
+    xml_bytes_max: int = 1 << 20
+    complete_bytes_max: int = 3 << 19
+    """CompleteMultipartUpload: ten thousand parts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request whose signature is right and whose sender may do what it asks."""
+
+    store: ObjectStore
+    options: S3Options
+    request: Request
+    headers: Headers
+    """By lower-case name; repeated ones are joined by a comma."""
+    target: Target
+    authorized: Authorized
+    user: User
+
+    @property
+    def bucket(self) -> str:
+        return self.target.bucket
+
+    @property
+    def key(self) -> bytes:
+        return self.target.key
+
+    def body(self) -> VerifiedBody:
+        """The body; ask once. Raises what its head is refused for."""
+        return VerifiedBody(self.request, self.headers, self.authorized)
+
+    async def check_bucket(self, bucket: str) -> BucketInfo | None:
+        """Lets the call touch a bucket. Raises AccessDenied, NoSuchBucket. None: no look-up was needed.
+
+        `x-amz-expected-bucket-owner` is a condition and holds for administrators too.
+        """
+        expected = self.headers.get(b"x-amz-expected-bucket-owner")
+        if bucket != self.target.bucket:
+            expected = self.headers.get(b"x-amz-source-expected-bucket-owner")
+        if self.user.admin and expected is None:
+            return None
+        info = await self.store.head_bucket(bucket)
+        if expected is not None and expected != info.owner.encode():
+            raise AccessDenied("the bucket has another owner than expected")
+        if not self.user.admin and info.owner != self.user.name:
+            raise AccessDenied("access denied")
+        return info
+
+
+Handler = Callable[[Call], Awaitable[Response]]

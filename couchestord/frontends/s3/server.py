@@ -1,0 +1,193 @@
+"""The S3 front end as one handler: authenticate, route, authorise, dispatch, answer errors."""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Final
+
+import trio
+
+from couchestord.clock import Clock
+from couchestord.errors import (
+    AccessDenied,
+    AuthorizationHeaderMalformed,
+    InvalidRange,
+    InvalidRequest,
+    KeyTooLong,
+    NoSuchKey,
+    NotModified,
+)
+from couchestord.frontends.http import Request, Response
+from couchestord.frontends.s3 import buckets, listing, multipart, objects
+from couchestord.frontends.s3.call import Call, Handler, S3Options
+from couchestord.frontends.s3.errors import message, s3_code
+from couchestord.frontends.s3.fields import Header
+from couchestord.frontends.s3.routes import Operation, parse_target, route
+from couchestord.frontends.s3.sigv4 import Verifier
+from couchestord.frontends.s3.xml import element, error_document
+from couchestord.model import KEY_LENGTH_BYTES_MAX
+from couchestord.store import ObjectStore
+
+_log = logging.getLogger(__name__)
+
+Observer = Callable[[str, int, float, int, int], None]
+"""observe(operation, status, seconds, bytes in, bytes out), once for each request, after its response."""
+
+HANDLERS: Final[Mapping[Operation, Handler]] = {
+    Operation.LIST_BUCKETS: buckets.list_buckets,
+    Operation.CREATE_BUCKET: buckets.create_bucket,
+    Operation.HEAD_BUCKET: buckets.head_bucket,
+    Operation.DELETE_BUCKET: buckets.delete_bucket,
+    Operation.GET_BUCKET_LOCATION: buckets.get_location,
+    Operation.GET_BUCKET_VERSIONING: buckets.get_versioning,
+    Operation.LIST_OBJECTS: listing.list_objects_v1,
+    Operation.LIST_OBJECTS_V2: listing.list_objects_v2,
+    Operation.LIST_UPLOADS: multipart.list_uploads,
+    Operation.DELETE_OBJECTS: objects.delete_objects,
+    Operation.PUT_OBJECT: objects.put_object,
+    Operation.COPY_OBJECT: objects.copy_object,
+    Operation.GET_OBJECT: objects.get_object,
+    Operation.HEAD_OBJECT: objects.head_object,
+    Operation.DELETE_OBJECT: objects.delete_object,
+    Operation.CREATE_UPLOAD: multipart.create_upload,
+    Operation.UPLOAD_PART: multipart.upload_part,
+    Operation.UPLOAD_PART_COPY: multipart.upload_part_copy,
+    Operation.COMPLETE_UPLOAD: multipart.complete_upload,
+    Operation.ABORT_UPLOAD: multipart.abort_upload,
+    Operation.LIST_PARTS: multipart.list_parts,
+}
+_WITHOUT_BUCKET: Final = frozenset({Operation.LIST_BUCKETS, Operation.CREATE_BUCKET})
+_ONCE: Final = frozenset({b"authorization", b"host", b"x-amz-content-sha256", b"x-amz-date", b"content-md5"})
+_UNROUTED: Final = "Unknown"
+
+
+def _observe_nothing(_operation: str, _status: int, _seconds: float, _bytes_in: int, _bytes_out: int) -> None:
+    return None
+
+
+class S3Server:
+    """S3 for one store. `handler` is what `serve_http` takes."""
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        clock: Clock,
+        options: S3Options = S3Options(),  # noqa: B008 - frozen
+        observe: Observer = _observe_nothing,
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._options = options
+        self._observe = observe
+        self._verifier = Verifier(options.region, store.find_key, options.skew_s)
+        self._request_ids = int.from_bytes(clock.random_bytes(8), "big")
+
+    async def handler(self, request: Request) -> Response:
+        """Answers one request. Raises nothing: what goes wrong becomes an S3 error."""
+        begun = trio.current_time()
+        self._request_ids = (self._request_ids + 1) & 0xFFFF_FFFF_FFFF_FFFF
+        request_id = f"{self._request_ids:016X}"
+        counted = _CountedBody(request)
+        answer = _Answer(self, replace(request, body=counted), request_id)
+        response = await answer.make()
+        operation, status = str(answer.operation or _UNROUTED), response.status
+
+        def finished(sent_bytes: int) -> None:
+            self._observe(operation, status, trio.current_time() - begun, counted.received_bytes, sent_bytes)
+
+        headers = [*response.headers, (b"x-amz-request-id", request_id.encode("ascii"))]
+        if answer.operation is Operation.HEAD_BUCKET:
+            headers.append((b"x-amz-bucket-region", self._options.region.encode("ascii")))
+        return replace(response, headers=headers, finished=finished)
+
+
+class _Answer:
+    """How one request is answered."""
+
+    def __init__(self, server: S3Server, request: Request, request_id: str) -> None:
+        self._server = server
+        self._request = request
+        self._request_id = request_id
+        self.operation: Operation | None = None
+        self._call: Call | None = None
+
+    async def make(self) -> Response:
+        try:
+            return await self._dispatch()
+        except Exception as error:
+            # Nurseries wrap what a child raised; what is asked here is only what to say.
+            while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+                error = error.exceptions[0]
+            return self._refusal(error)
+
+    async def _dispatch(self) -> Response:
+        server, request = self._server, self._request
+        target = parse_target(request.target)
+        headers = join_headers(request)
+        authorized = server._verifier.verify(request.method, target, headers, server._clock.now_ns())
+        user = server._store.find_user(authorized.access_key.user)
+        if user is None:
+            raise AccessDenied("access denied")
+        self.operation = operation = route(request.method, target, copy_source=b"x-amz-copy-source" in headers)
+        if len(target.key) > KEY_LENGTH_BYTES_MAX:
+            raise KeyTooLong(f"a key has at most {KEY_LENGTH_BYTES_MAX} bytes")
+        call = Call(server._store, server._options, request, headers, target, authorized, user)
+        self._call = call
+        if operation not in _WITHOUT_BUCKET:
+            await call.check_bucket(target.bucket)
+        return await HANDLERS[operation](call)
+
+    def _refusal(self, error: Exception) -> Response:
+        code, status = s3_code(error)
+        if code == "InternalError":
+            _log.error("%s failed", self.operation or _UNROUTED, exc_info=error)
+        headers: list[Header] = []
+        if isinstance(error, NotModified):
+            return Response(304, objects.not_modified_headers(self._call) if self._call else ())
+        if isinstance(error, InvalidRange):
+            headers.append((b"Content-Range", b"bytes */%d" % error.size_bytes))
+        if status == 503:
+            headers.append((b"Retry-After", b"1"))
+        if self._request.method == b"HEAD":
+            return Response(status, headers)
+        extra = ""
+        if isinstance(error, AuthorizationHeaderMalformed):
+            extra = element("Region", self._server._options.region)
+        elif isinstance(error, NoSuchKey) and self._call is not None:
+            extra = element("Key", self._call.key.decode("utf-8", "replace"))
+        resource = self._request.target.partition(b"?")[0].decode("ascii", "replace")
+        document = error_document(code, message(error), resource, self._request_id, extra)
+        return Response(status, [*headers, (b"Content-Type", b"application/xml")], document)
+
+
+class _CountedBody:
+    """A request's body with a count of what came."""
+
+    __slots__ = ("_body", "received_bytes")
+
+    def __init__(self, request: Request) -> None:
+        self._body = request.body
+        self.received_bytes = 0
+
+    def __aiter__(self) -> "_CountedBody":
+        return self
+
+    async def __anext__(self) -> bytes:
+        piece = await anext(self._body)
+        self.received_bytes += len(piece)
+        return piece
+
+
+def join_headers(request: Request) -> dict[bytes, bytes]:
+    """Headers by name, repeated ones joined by a comma, as they are signed. Raises InvalidRequest."""
+    joined: dict[bytes, bytes] = {}
+    for name, value in request.headers:
+        if name in joined:
+            if name in _ONCE:
+                raise InvalidRequest(f"the header {name.decode('latin-1')} is there twice")
+            value = joined[name] + b"," + value
+        joined[name] = value
+    return joined
+
+
+__all__ = ["HANDLERS", "Observer", "S3Options", "S3Server", "join_headers"]
