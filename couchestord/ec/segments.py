@@ -1,0 +1,326 @@
+"""Open segments, handed to one writer at a time.
+
+Theory of operation. A stripe is written to all shard files of a segment at once. After any error the segment is sealed
+and never appended to again, so that an address is written at most once: the stripe that failed is left out of it and
+written anew in the next segment, on disks that are good. Shards on a disk that failed are recorded as missing for the
+whole segment, with the seal, before anything in it is referenced; what was written before stays valid as long as
+`min_healthy_shards` are whole. A disk that is full spoils nothing: the segment merely ends before the stripe that did
+not fit. A sync that failed is never tried again on that file.
+"""
+
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import trio
+
+from couchestord import logs
+from couchestord.ec.codec import Buffer
+from couchestord.ec.opensegment import OpenSegment
+from couchestord.ec.placement import choose_disks
+from couchestord.ec.shards import PAGE_BYTES, check_stripe_bytes, shard_length
+from couchestord.ec.stripes import StripeStore
+from couchestord.errors import DiskError, InvalidArgument, NoSpace, Unavailable
+from couchestord.io.catalog.read import SegmentRow
+from couchestord.io.catalog.segments import STATE_OPEN
+from couchestord.io.disk import Disk
+from couchestord.io.disks import Disks
+from couchestord.io.mutations import Extent
+from couchestord.io.requests import MakeSegment, SealSegment
+
+log = logs.get(__name__)
+
+Submit = Callable[[Any], Awaitable[Any]]
+"""Hands a request to the store's writer and answers what it answers, once it is durable and committed."""
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentOptions:
+    """Sizes in bytes, of data, not of shards."""
+
+    stripe_bytes: int = 1 << 20
+    segment_bytes: int = 256 << 20
+    """A segment that holds so much is sealed."""
+    extent_bytes_max: int = 16 << 20
+    open_max: int = 8
+    """Segments open at a time, and with that streams that write at a time."""
+    min_healthy_shards: int = 0
+    """Fewest shards that a segment may be written with; 0: k."""
+    reserve_bytes: int = 0
+    """Room that is left on each disk."""
+
+
+class Place(NamedTuple):
+    """Where a stripe lies."""
+
+    segment: int
+    stripe: int
+
+
+class SegmentPool:
+    """The open segments of a store. Belongs to the store's task context."""
+
+    def __init__(self, stripes: StripeStore, disks: Disks, submit: Submit, options: SegmentOptions) -> None:
+        check_stripe_bytes(disks.k, options.stripe_bytes)
+        self.options = options
+        self.min_healthy = max(disks.k, options.min_healthy_shards)
+        if self.min_healthy > disks.k + disks.m:
+            raise InvalidArgument(f"min_healthy_shards is {self.min_healthy}, there are {disks.k + disks.m} shards")
+        self.stripes = stripes
+        self._disks = disks
+        self._submit = submit
+        self._turns = trio.Semaphore(options.open_max, max_value=options.open_max)
+        self._idle: list[OpenSegment] = []
+        self._unsealed: dict[int, SealSegment] = {}
+        self._pins: Counter[int] = Counter()
+        self._turn = disks.epoch
+
+    def writer(self) -> "StripeWriter":
+        """A stream's writer, an async context manager. Waits for its turn at the first append.
+
+        Keep the context open until the mutation that references its stripes has been committed (`release` gives the
+        segment to others before that): until then no background job may drop what is not referenced yet.
+        """
+        return StripeWriter(self)
+
+    def is_pinned(self, segment_id: int) -> bool:
+        """True while a writer may still reference new stripes of a segment: it must not be dropped."""
+        return self._pins[segment_id] > 0
+
+    async def aclose(self) -> None:
+        """Seal what is open. Call it when no writer is left; after a crash `seal_left_open` does it."""
+        while self._idle:
+            segment = self._idle.pop()
+            self.give_up(segment)
+        await self._seal_rest()
+
+    # -- for writers ---------------------------------------------------------------------------------------------------
+
+    async def take(self) -> OpenSegment:
+        """A segment to append to, for the caller alone until `give_back` or `give_up`.
+
+        Raises NoSpace, TooFewDisks, and what the store's writer raises.
+        """
+        await self._turns.acquire()
+        try:
+            await self._seal_rest()
+            while self._idle:
+                segment = self._idle.pop()
+                if self._is_fit(segment):
+                    return segment
+                self.give_up(segment)
+                await self._seal_rest()
+            return OpenSegment(await self._make(), self._disks)
+        except BaseException:
+            self._turns.release()
+            raise
+
+    def give_back(self, segment: OpenSegment) -> None:
+        """End of use; a broken one is sealed before the next is taken."""
+        if segment.broken:
+            self.give_up(segment)
+        else:
+            self._idle.append(segment)
+        self._turns.release()
+
+    def give_up(self, segment: OpenSegment) -> None:
+        """Never append to it again: it is sealed as soon as the writer takes the request."""
+        added = segment.missing & ~segment.row.missing
+        self._unsealed[segment.row.id] = SealSegment(segment.row.id, segment.synced_end, added)
+
+    async def seal(self, segment: OpenSegment) -> None:
+        """End of use, durable: sealed, with what is missing of it recorded."""
+        self.give_up(segment)
+        try:
+            await self._submit(self._unsealed[segment.row.id])
+        finally:
+            self._turns.release()
+        self._unsealed.pop(segment.row.id, None)
+
+    def pin(self, segment_id: int) -> None:
+        """See `is_pinned`."""
+        self._pins[segment_id] += 1
+
+    def unpin(self, segment_ids: Iterable[int]) -> None:
+        """Undo `pin`."""
+        self._pins.subtract(segment_ids)
+        self._pins = +self._pins
+
+    # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _is_fit(self, segment: OpenSegment) -> bool:
+        """May it be appended to, and could a new one not lie on more disks?"""
+        if segment.broken or segment.data_bytes >= self.options.segment_bytes:
+            return False
+        roomy = set(self._disks.roomy())
+        used = [segment.row.disks[index] for index in segment.whole()]
+        wanted = min(len(roomy), segment.row.k + segment.row.m)
+        return len(used) >= wanted and roomy.issuperset(used)
+
+    async def _make(self) -> SegmentRow:
+        free_bytes = await self._room()
+        self._turn += 1
+        disks = choose_disks(
+            free_bytes,
+            shards_count=self._disks.k + self._disks.m,
+            least_count=self.min_healthy,
+            good_count=len(self._disks.good()),
+            turn=self._turn,
+        )
+        request = MakeSegment(self._disks.k, self._disks.m, self.options.stripe_bytes, disks)
+        row: SegmentRow = await self._submit(request)
+        return row
+
+    async def _room(self) -> dict[int, int]:
+        """Free bytes over the reserve, of the disks that may take new data."""
+        free_bytes: dict[int, int] = {}
+        least = 2 * PAGE_BYTES + shard_length(self.options.stripe_bytes, self._disks.k)
+        again = max(least, self.options.segment_bytes // self._disks.k)
+
+        async def ask(index: int, disk: Disk) -> None:
+            try:
+                free = (await disk.capacity()).free_bytes - self.options.reserve_bytes
+            except DiskError as error:
+                self._disks.fail(index, error)
+                return
+            if self._disks.is_full(index) and free >= again:
+                self._disks.room_again(index)
+            if not self._disks.is_full(index) and free >= least:
+                free_bytes[index] = free
+
+        async with trio.open_nursery() as nursery:
+            for index in self._disks.good():
+                disk = self._disks.get(index)
+                if disk is not None:
+                    nursery.start_soon(ask, index, disk)
+        return free_bytes
+
+    async def _seal_rest(self) -> None:
+        """Seal what could not be sealed when it was given up. A writer that refuses now is asked again later."""
+        for id_, request in list(self._unsealed.items()):
+            try:
+                await self._submit(request)
+            except (Unavailable, NoSpace) as error:
+                log.warning("segment was not sealed yet", segment=id_, reason=str(error))
+                return
+            self._unsealed.pop(id_, None)
+
+
+class StripeWriter:
+    """Writes one stream's stripes. One task at a time."""
+
+    def __init__(self, pool: SegmentPool) -> None:
+        self._pool = pool
+        self._segment: OpenSegment | None = None
+        self._pinned: list[int] = []
+        self._parity: list[bytearray] | None = None
+        self._last_end = 0
+        self._last_full = False
+        self.runs: list[Extent] = []
+        """What was appended so far: stripes that follow each other in one segment are one extent, of at most 16 MiB."""
+        self.segments: dict[int, SegmentRow] = {}
+        """Rows of the segments written to, as they were made."""
+
+    async def __aenter__(self) -> "StripeWriter":
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.release()
+        self._pool.unpin(self._pinned)
+
+    def release(self) -> None:
+        """Let another stream have the segment; the next append takes one again. What was appended stays protected.
+
+        For who waits for a slow client: so many streams as segments may be open would keep all others waiting.
+        """
+        segment, self._segment = self._segment, None
+        if segment is not None:
+            self._pool.give_back(segment)
+
+    async def append(self, data: Buffer) -> Place:
+        """Write one stripe of 1 to `stripe_bytes` bytes. Not durable, and not to be referenced, before `sync`.
+
+        `data` must not change until the call returns. Raises NoSpace, TooFewDisks, and what the store's writer raises;
+        then all that this writer appended is garbage.
+        """
+        length = len(data)
+        if not 0 < length <= self._pool.options.stripe_bytes:
+            raise InvalidArgument(f"a stripe of {length} bytes")
+        while True:
+            segment = await self._current()
+            parity, self._parity = self._parity if length == self._pool.options.stripe_bytes else None, None
+            encoded = await self._pool.stripes.encode(segment.row, segment.end, data, parity)
+            if not await segment.write(encoded):
+                # the shards' buffers may still be read by a thread that hangs: they are dropped
+                await self._leave(segment)
+                continue
+            parity = [each for each in encoded.payloads[segment.row.k :] if isinstance(each, bytearray)]
+            if length == self._pool.options.stripe_bytes and len(parity) == segment.row.m:
+                self._parity = parity
+            stripe = segment.end - encoded.pages_count
+            segment.data_bytes += length
+            self._note(segment, stripe, length)
+            return Place(segment.row.id, stripe)
+
+    async def reserve(self, length: int) -> None:
+        """Make that the next `length` bytes go to one segment, unless a disk fails meanwhile."""
+        segment = self._segment
+        if segment is not None and segment.data_bytes + length > self._pool.options.segment_bytes:
+            await self._leave(segment)
+        segment = await self._current()
+        if segment.data_bytes + length > self._pool.options.segment_bytes and segment.data_bytes:
+            await self._leave(segment)
+
+    async def sync(self) -> None:
+        """All that was appended is durable on return, on as many shards as are asked for. Raises TooFewDisks."""
+        segment = self._segment
+        if segment is None:
+            return
+        await segment.sync(self._pool.min_healthy)
+        if segment.broken:
+            self._segment = None
+            await self._pool.seal(segment)
+
+    async def _current(self) -> OpenSegment:
+        segment = self._segment
+        if segment is not None and segment.data_bytes >= self._pool.options.segment_bytes:
+            await self._leave(segment)
+        if self._segment is None:
+            self._segment = segment = await self._pool.take()
+            self._pool.pin(segment.row.id)
+            self._pinned.append(segment.row.id)
+            self.segments[segment.row.id] = segment.row
+        assert segment is not None
+        return segment
+
+    async def _leave(self, segment: OpenSegment) -> None:
+        """Done with a segment: what this stream has in it is made durable, then it is sealed."""
+        if self.runs and self.runs[-1].segment == segment.row.id:
+            await segment.sync(self._pool.min_healthy)
+        self._segment = None
+        await self._pool.seal(segment)
+
+    def _note(self, segment: OpenSegment, stripe: int, length: int) -> None:
+        id_ = segment.row.id
+        last = self.runs[-1] if self.runs else None
+        follows = last is not None and last.segment == id_ and self._last_full and self._last_end == stripe
+        if follows and last is not None and last.length + length <= self._pool.options.extent_bytes_max:
+            self.runs[-1] = Extent(last.length + length, id_, last.stripe, 0)
+        else:
+            self.runs.append(Extent(length, id_, stripe, 0))
+        self._last_end = segment.end
+        self._last_full = length == segment.row.stripe_bytes
+
+
+async def seal_left_open(rows: Iterable[SegmentRow], submit: Submit) -> int:
+    """At a start: seal the segments that a run before left open; returns how many."""
+    count = 0
+    for row in rows:
+        if row.state == STATE_OPEN:
+            await submit(SealSegment(row.id, -1))
+            count += 1
+    return count
