@@ -24,11 +24,12 @@ from couchestord.clock import SystemClock
 from couchestord.config import Address, Config
 from couchestord.errors import ConfigError, Error, NotAStore, TooFewDisks
 from couchestord.frontends.admin.commands import execute
+from couchestord.frontends.admin.gauges import snapshot_of
 from couchestord.frontends.admin.pages import HealthPages, MetricsPage, Readiness
 from couchestord.frontends.admin.server import serve_admin
 from couchestord.frontends.http import serve_http
-from couchestord.frontends.s3 import S3Options, S3Server
-from couchestord.io.journal import JournalOptions
+from couchestord.frontends.s3.server import S3Options, S3Server
+from couchestord.io.journalfile import JournalOptions
 from couchestord.metrics import Metrics, Snapshot
 from couchestord.store import ObjectStore, StoreOptions
 
@@ -168,8 +169,9 @@ class _Daemon:
                 page = MetricsPage(self._metrics, partial(self._snapshot, store))
                 await servers.enter_async_context(serve_http(metrics, page.handle))
                 path = await servers.enter_async_context(serve_admin(config.store.data, partial(execute, store)))
-                server = S3Server(store, self._clock, S3Options(region=config.s3.region))
-                await servers.enter_async_context(serve_http(s3, server.handle))
+                options = S3Options(region=config.s3.region)
+                server = S3Server(store, self._clock, options, self._metrics.count_request)
+                await servers.enter_async_context(serve_http(s3, server.handler))
                 self._readiness.opened(store.health)
                 running = Running(_address(s3), _address(metrics), _address(health), path)
                 _log.info("daemon is ready", s3=str(running.s3), data=str(config.store.data))
@@ -203,12 +205,7 @@ class _Daemon:
                 status = await store.status()
             except Error as error:
                 _log.warning("status could not be read for a scrape", reason=str(error))
-        return snapshot_of(store.health().state, status)
-
-
-def snapshot_of(health: str, status: Mapping[str, Any]) -> Snapshot:
-    """The gauges in a store's status."""
-    return Snapshot(version=program_version(), engine=str(status.get("engine", "")), health=health)
+        return snapshot_of(program_version(), store.health().state, status)
 
 
 def program_version() -> str:

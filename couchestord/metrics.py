@@ -34,11 +34,11 @@ class Snapshot:
     engine: str = ""
     health: str = ""
     disks: Mapping[str, int] = field(default_factory=dict)
-    disk_bytes_free: int | None = None
+    disks_free_bytes: Mapping[str, int] = field(default_factory=dict)
     journal_bytes: int | None = None
     journal_bytes_max: int | None = None
     segments: Mapping[str, int] = field(default_factory=dict)
-    stripes: Mapping[str, int] = field(default_factory=dict)
+    shards_missing: int | None = None
     jobs: Mapping[str, int] = field(default_factory=dict)
     degraded_reads: int | None = None
 
@@ -111,10 +111,11 @@ class _Gauges(Collector):
         yield health
         yield _family("disks", "Disks of the store, by state.", "state", state.disks)
         yield _family("segments", "Segments, by state.", "state", state.segments)
-        yield _family("stripes", "Stripes, by state.", "state", state.stripes)
+        text = "Room on each disk; folders on one file system share it."
+        yield _family("disk_free_bytes", text, "disk", state.disks_free_bytes)
         yield _family("job_running", "Background jobs: 1 while it has work.", "job", state.jobs)
         for name, text, value in (
-            ("disk_free_bytes", "Room on the disks of the store, together.", state.disk_bytes_free),
+            ("missing_shards", "Shards of segments that are on no disk and wait for a rebuild.", state.shards_missing),
             ("journal_bytes", "Bytes in the journal, on each of its disks.", state.journal_bytes),
             ("journal_limit_bytes", "Bytes at which the journal is full.", state.journal_bytes_max),
         ):

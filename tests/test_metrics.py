@@ -9,11 +9,11 @@ FULL = Snapshot(
     engine="isal",
     health="degraded",
     disks={"present": 5, "missing": 1},
-    disk_bytes_free=9,
+    disks_free_bytes={"disk-0": 9},
     journal_bytes=7,
     journal_bytes_max=8,
     segments={"open": 1, "sealed": 2},
-    stripes={"healthy": 4, "degraded": 3},
+    shards_missing=3,
     jobs={"destage": 1},
     degraded_reads=6,
 )
@@ -48,7 +48,8 @@ def test_gauges_are_the_snapshot() -> None:
     assert found["couchestord_disks", (("state", "missing"),)] == 1
     assert found["couchestord_health", (("state", "degraded"),)] == 1
     assert found["couchestord_health", (("state", "healthy"),)] == 0
-    assert found["couchestord_stripes", (("state", "degraded"),)] == 3
+    assert found["couchestord_missing_shards", ()] == 3
+    assert found["couchestord_disk_free_bytes", (("disk", "disk-0"),)] == 9
     assert found["couchestord_segments", (("state", "sealed"),)] == 2
     assert found["couchestord_job_running", (("job", "destage"),)] == 1
     assert found["couchestord_degraded_reads_total", ()] == 6

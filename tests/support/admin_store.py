@@ -27,7 +27,8 @@ class AdminStore:
         return self.present
 
     async def status(self) -> dict[str, Any]:
-        return {"engine": "zfec"}
+        health = {"state": self.present.state, "reasons": list(self.present.reasons)}
+        return {"health": health, "engine": "zfec"}
 
     async def describe(self, bucket: str, key: bytes) -> dict[str, Any]:
         return {"bucket": bucket, "key": key.hex()}

@@ -54,8 +54,7 @@ async def execute(store: "ObjectStore", name: object, given: object) -> Any:
 
 async def _status(store: "ObjectStore", arguments: Arguments) -> dict[str, Any]:
     arguments.end()
-    health = store.health()
-    return {"health": {"state": health.state, "reasons": list(health.reasons)}, **await store.status()}
+    return await store.status()
 
 
 async def _info(store: "ObjectStore", arguments: Arguments) -> dict[str, Any]:

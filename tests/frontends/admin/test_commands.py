@@ -77,13 +77,6 @@ async def test_info_takes_any_bytes_of_a_key(store: AdminStore) -> None:
     assert found == {"bucket": "photos", "key": key.hex()}
 
 
-async def test_status_begins_with_health(store: AdminStore) -> None:
-    store.degrade("degraded", "disk-1 is missing")
-    assert await run(store, "status") == {
-        **{"health": {"state": "degraded", "reasons": ["disk-1 is missing"]}, "engine": "zfec"}
-    }
-
-
 @pytest.mark.parametrize("command", ["", "format disks", None, ["status"]])
 async def test_unknown_command_names_the_known(store: AdminStore, command: object) -> None:
     with pytest.raises(InvalidArgument, match="key add"):

@@ -1,0 +1,30 @@
+from couchestord.frontends.admin.gauges import snapshot_of
+from couchestord.metrics import Metrics
+
+STATUS = {
+    "engine": {"name": "isal", "note": ""},
+    "disks": [
+        {"name": "disk-0", "state": "good", "free_bytes": 10},
+        {"name": "disk-1", "state": "good", "free_bytes": 20},
+        {"name": "disk-2", "state": "missing"},
+    ],
+    "journal": {"bytes": 5, "bytes_max": 50, "degraded_reads": 1},
+    "segments": {"count": 7, "open": 2, "missing_shards": 3},
+    "degraded_reads": 4,
+}
+
+
+def test_gauges_are_read_from_a_status() -> None:
+    found = snapshot_of("1.0", "degraded", STATUS)
+    assert found.disks == {"good": 2, "missing": 1}
+    assert found.disks_free_bytes == {"disk-0": 10, "disk-1": 20}
+    assert found.segments == {"open": 2, "sealed": 5}
+    assert (found.journal_bytes, found.journal_bytes_max) == (5, 50)
+    assert (found.shards_missing, found.degraded_reads) == (3, 5)
+    assert (found.version, found.engine, found.health) == ("1.0", "isal", "degraded")
+
+
+def test_store_that_cannot_say_its_status_still_has_a_page() -> None:
+    page = Metrics().render(snapshot_of("1.0", "unhealthy", {})).decode()
+    assert 'couchestord_health{state="unhealthy"} 1.0' in page
+    assert "couchestord_journal_bytes" not in page
