@@ -61,6 +61,7 @@ soak: $(STAMP) test-tools ## the long forms: kill -9, power cuts, faults, model 
 
 lint: $(STAMP) ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check -q .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

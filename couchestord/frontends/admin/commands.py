@@ -1,15 +1,13 @@
 """What an operator can do to a store: one function per command, the same whether a daemon runs or not."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from couchestord.errors import InvalidArgument, KeyAlreadyExists, NoSuchUser
 from couchestord.model import AccessKey, BucketInfo
+from couchestord.store import ObjectStore
 
-if TYPE_CHECKING:
-    from couchestord.store import ObjectStore
-
-Command = Callable[["ObjectStore", "Arguments"], Awaitable[Any]]
+Command = Callable[[ObjectStore, "Arguments"], Awaitable[Any]]
 
 
 class Arguments:
@@ -44,7 +42,7 @@ class Arguments:
             raise InvalidArgument(f"unknown arguments: {', '.join(sorted(map(str, self._given)))}")
 
 
-async def execute(store: "ObjectStore", name: object, given: object) -> Any:
+async def execute(store: ObjectStore, name: object, given: object) -> Any:
     """Runs a command; returns what JSON can say. Raises InvalidArgument for one not known, and what the store does."""
     command = COMMANDS.get(name) if isinstance(name, str) else None
     if command is None:
@@ -52,25 +50,25 @@ async def execute(store: "ObjectStore", name: object, given: object) -> Any:
     return await command(store, Arguments(given))
 
 
-async def _status(store: "ObjectStore", arguments: Arguments) -> dict[str, Any]:
+async def _status(store: ObjectStore, arguments: Arguments) -> dict[str, Any]:
     arguments.end()
     return await store.status()
 
 
-async def _info(store: "ObjectStore", arguments: Arguments) -> dict[str, Any]:
+async def _info(store: ObjectStore, arguments: Arguments) -> dict[str, Any]:
     bucket, key = arguments.text("bucket"), arguments.text("key")
     arguments.end()
     return await store.describe(bucket, key.encode("utf-8", "surrogateescape"))
 
 
-async def _key_list(store: "ObjectStore", arguments: Arguments) -> list[dict[str, str]]:
+async def _key_list(store: ObjectStore, arguments: Arguments) -> list[dict[str, str]]:
     """Oldest first."""
     show_secrets = arguments.flag("show_secrets")
     arguments.end()
     return [_key_row(key, show_secrets=show_secrets) for key in await store.list_keys()]
 
 
-async def _key_add(store: "ObjectStore", arguments: Arguments) -> dict[str, str]:
+async def _key_add(store: ObjectStore, arguments: Arguments) -> dict[str, str]:
     """Makes the user too, as administrator unless `admin` is false. The same key again for that user is no error."""
     user, admin = arguments.text("user"), arguments.flag("admin", True)
     access_key, secret_key = arguments.optional_text("access_key"), arguments.optional_text("secret_key")
@@ -89,26 +87,26 @@ async def _key_add(store: "ObjectStore", arguments: Arguments) -> dict[str, str]
     return _key_row(key, show_secrets=secret_key is None)
 
 
-async def _key_remove(store: "ObjectStore", arguments: Arguments) -> dict[str, str]:
+async def _key_remove(store: ObjectStore, arguments: Arguments) -> dict[str, str]:
     access_key = arguments.text("access_key")
     arguments.end()
     await store.delete_key(access_key)
     return {"access_key": access_key}
 
 
-async def _user_add(store: "ObjectStore", arguments: Arguments) -> dict[str, Any]:
+async def _user_add(store: ObjectStore, arguments: Arguments) -> dict[str, Any]:
     name, admin = arguments.text("user"), arguments.flag("admin", True)
     arguments.end()
     user = await store.create_user(name, admin=admin)
     return {"user": user.name, "admin": user.admin}
 
 
-async def _bucket_list(store: "ObjectStore", arguments: Arguments) -> list[dict[str, Any]]:
+async def _bucket_list(store: ObjectStore, arguments: Arguments) -> list[dict[str, Any]]:
     arguments.end()
     return [_bucket_row(bucket) for bucket in await store.list_buckets()]
 
 
-async def _bucket_create(store: "ObjectStore", arguments: Arguments) -> dict[str, Any]:
+async def _bucket_create(store: ObjectStore, arguments: Arguments) -> dict[str, Any]:
     bucket, owner = arguments.text("bucket"), arguments.optional_text("owner")
     arguments.end()
     if owner is not None and owner not in {user.name for user in await store.list_users()}:
@@ -116,7 +114,7 @@ async def _bucket_create(store: "ObjectStore", arguments: Arguments) -> dict[str
     return _bucket_row(await store.create_bucket(bucket, owner=owner or ""))
 
 
-async def _bucket_remove(store: "ObjectStore", arguments: Arguments) -> dict[str, Any]:
+async def _bucket_remove(store: ObjectStore, arguments: Arguments) -> dict[str, Any]:
     bucket = arguments.text("bucket")
     arguments.end()
     await store.delete_bucket(bucket)
