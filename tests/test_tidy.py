@@ -61,14 +61,21 @@ def test_names_no_path_of_a_machine(path: Path) -> None:
 
 
 def test_tests_mirror_the_tree() -> None:
-    """tests/x/test_y.py tests couchestord/x/y.py or the package x/y. Scenarios over the whole are in tests/whole."""
+    """tests/x/test_y.py or test_y_aspect.py tests couchestord/x/y.py, the package x/y or a stand-in tests/support/y.py.
+
+    Scenarios over the whole are in tests/whole.
+    """
+    support = {path.stem for path in (ROOT / "tests" / "support").glob("*.py")}
     strays = []
     for path in sorted((ROOT / "tests").rglob("test_*.py")):
         inside = path.relative_to(ROOT / "tests")
         if inside.parts[0] in {"whole", "support"} or inside == Path("test_tidy.py"):
             continue
-        target = PACKAGE / inside.parent / inside.stem.removeprefix("test_")
-        if not (target.is_dir() or target.with_suffix(".py").exists()):
+        words = inside.stem.removeprefix("test_").split("_")
+        names = ["_".join(words[:count]) for count in range(1, len(words) + 1)]
+        targets = [PACKAGE / inside.parent / name for name in names]
+        found = any(target.is_dir() or target.with_suffix(".py").exists() for target in targets)
+        if not found and not support & set(names):
             strays.append(name_of(path))
     assert strays == []
     assert not list((ROOT / "tests").rglob("__init__.py"))
