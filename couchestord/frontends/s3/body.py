@@ -45,6 +45,8 @@ class VerifiedBody:
         if payload in _CHUNKED:
             self.length_bytes = _decoded_length(headers)
             self._decoder = _decoder(self.length_bytes, authorized, self.checksums.trailers)
+            if payload is Payload.UNSIGNED_CHUNKS_TRAILER and not self.checksums.algorithm:
+                raise InvalidRequest("an unsigned STREAMING payload needs a checksum")
             return
         if self.checksums.trailers is not None:
             raise InvalidRequest("x-amz-trailer needs a STREAMING payload with a trailer")

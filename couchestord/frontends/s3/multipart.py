@@ -1,6 +1,7 @@
 """Multipart uploads."""
 
 import itertools
+from typing import cast
 
 from couchestord.errors import (
     EntityTooLarge,
@@ -20,7 +21,7 @@ from couchestord.frontends.s3.listing import wants_url
 from couchestord.frontends.s3.objects import Pieces, checked_key, copy_result
 from couchestord.frontends.s3.routes import parse_copy_source
 from couchestord.frontends.s3.xml import CompletedPart, document, element, escape, key_text, read_complete
-from couchestord.model import PART_NUMBER_MAX, PartInfo
+from couchestord.model import PART_NUMBER_MAX, Body, PartInfo
 
 _PAGE_MAX = 1000
 
@@ -98,7 +99,9 @@ async def upload_part_copy(call: Call) -> Response:
     try:
         if reader.length > call.options.put_bytes_max:
             raise EntityTooLarge(f"a part has at most {call.options.put_bytes_max} bytes")
-        part = await call.store.put_part(call.bucket, call.key, _upload_id(call), number, pieces, size=reader.length)
+        part = await call.store.put_part(
+            call.bucket, call.key, _upload_id(call), number, cast("Body", pieces), size=reader.length
+        )
     finally:
         await pieces.aclose()
     return xml_response(document("CopyPartResult", copy_result(part.etag, part.modified_ns)))

@@ -1,0 +1,86 @@
+"""A live server over a real store in a thread of its own, since boto3 blocks."""
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from couchestord.clock import SystemClock
+from couchestord.frontends.http import serve_http
+from couchestord.frontends.s3.server import S3Server
+from couchestord.model import AccessKey
+from couchestord.store import ObjectStore, StoreOptions
+
+
+@dataclass(frozen=True)
+class Live:
+    """A running server and the two users it knows."""
+
+    port: int
+    admin: AccessKey
+    user: AccessKey
+    token: trio.lowlevel.TrioToken
+    store: ObjectStore
+    observed: list[tuple[str, int, int, int]] = field(default_factory=list)
+
+    def run(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Runs an async function in the server's loop."""
+        return trio.from_thread.run(function, *args, trio_token=self.token)
+
+
+async def _serve(folder: Path, started: "queue.Queue[tuple[Live, trio.Event] | BaseException]") -> None:
+    await ObjectStore.create(folder, StoreOptions())
+    async with ObjectStore.open(folder, StoreOptions()) as store:
+        await store.create_user("root", admin=True)
+        await store.create_user("ann")
+        admin, user = await store.create_key("root"), await store.create_key("ann")
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        stop = trio.Event()
+        live = Live(listeners[0].socket.getsockname()[1], admin, user, trio.lowlevel.current_trio_token(), store)
+
+        def observe(operation: str, status: int, seconds: float, bytes_in: int, bytes_out: int) -> None:
+            assert seconds >= 0
+            live.observed.append((operation, status, bytes_in, bytes_out))
+
+        async with serve_http(listeners, S3Server(store, SystemClock(), observe=observe).handler):
+            started.put((live, stop))
+            await stop.wait()
+
+
+@pytest.fixture(scope="session")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    started: queue.Queue[tuple[Live, trio.Event] | BaseException] = queue.Queue()
+
+    def main() -> None:
+        try:
+            trio.run(_serve, tmp_path_factory.mktemp("store"), started)
+        except BaseException as error:
+            started.put(error)
+            raise
+
+    thread = threading.Thread(target=main)
+    thread.start()
+    first = started.get(timeout=60)
+    if isinstance(first, BaseException):
+        raise first
+    found, stop = first
+    yield found
+    found.token.run_sync_soon(stop.set)
+    thread.join()
+
+
+@pytest.fixture
+def bucket(live: Live, request: pytest.FixtureRequest) -> str:
+    """A bucket of its own for each test."""
+    name = "b" + str(abs(hash(request.node.nodeid)))[:20]
+    live.run(_create_bucket, live.store, name)
+    return name
+
+
+async def _create_bucket(store: ObjectStore, name: str) -> None:
+    await store.create_bucket(name, owner="root")

@@ -1,0 +1,280 @@
+"""Bodies that lie: forged, changed, cut short. Nothing of them may be stored, and the object that is there stays."""
+
+import base64
+import hashlib
+import socket
+import zlib
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from couchestord.frontends.s3.routes import parse_target
+from couchestord.frontends.s3.sigv4 import (
+    EMPTY_SHA256,
+    SigningScope,
+    canonical_request,
+    sign,
+    signing_key,
+    string_to_sign,
+)
+
+SMALL, BIG = 1000, 300_000
+MODES = [
+    "hashed",
+    "UNSIGNED-PAYLOAD",
+    "STREAMING-AWS4-HMAC-SHA256-PAYLOAD",
+    "STREAMING-AWS4-HMAC-SHA256-PAYLOAD-TRAILER",
+    "STREAMING-UNSIGNED-PAYLOAD-TRAILER",
+]
+OLD = b"the old object"
+
+
+def crc32(body: bytes) -> bytes:
+    return base64.b64encode(zlib.crc32(body).to_bytes(4, "big"))
+
+
+def frame(body: bytes, mode: str, signing: SigningScope) -> bytes:
+    """`body` in chunks of 64 KiB as an SDK sends it."""
+    signed, previous, out = "HMAC" in mode, signing.seed_signature, b""
+    for start in [*range(0, len(body), 65536), len(body)]:
+        data = body[start : start + 65536]
+        extension = b""
+        if signed:
+            text = f"AWS4-HMAC-SHA256-PAYLOAD\n{signing.timestamp}\n{signing.scope}\n{previous}\n{EMPTY_SHA256}\n"
+            previous = sign(signing.key, text + hashlib.sha256(data).hexdigest())
+            extension = b";chunk-signature=" + previous.encode()
+        out += b"%x%s\r\n" % (len(data), extension) + (data + b"\r\n" if data else b"")
+    if mode.endswith("TRAILER"):
+        line = b"x-amz-checksum-crc32:" + crc32(body)
+        out += line + b"\r\n"
+        if signed:
+            text = f"AWS4-HMAC-SHA256-TRAILER\n{signing.timestamp}\n{signing.scope}\n{previous}\n"
+            trailer = sign(signing.key, text + hashlib.sha256(line + b"\n").hexdigest())
+            out += b"x-amz-trailer-signature:" + trailer.encode() + b"\r\n"
+    return out + b"\r\n"
+
+
+class Raw:
+    """Requests built by hand, so that they can be wrong."""
+
+    def __init__(self, live: Any) -> None:
+        self.live = live
+
+    def send(
+        self,
+        method: str,
+        target: str,
+        body: bytes = b"",
+        *,
+        mode: str = "hashed",
+        headers: dict[str, str] | None = None,
+        secret: str | None = None,
+        change: tuple[bytes, bytes] | None = None,
+        cut: int = 0,
+    ) -> tuple[int, bytes]:
+        """Status and body of the answer. `change`: bytes of the sent body replaced after signing; `cut`: not sent."""
+        key = self.live.admin
+        timestamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+        sha256 = hashlib.sha256(body).hexdigest() if mode == "hashed" else mode
+        sent = {"host": "h", "x-amz-date": timestamp, "x-amz-content-sha256": sha256, **(headers or {})}
+        if mode.startswith("STREAMING"):
+            sent["x-amz-decoded-content-length"] = str(len(body))
+        if mode.endswith("TRAILER"):
+            sent["x-amz-trailer"] = "x-amz-checksum-crc32"
+        names = sorted(sent)
+        raw = {name.encode(): value.encode() for name, value in sent.items()}
+        canonical = canonical_request(method.encode(), parse_target(target.encode()), raw, names, sha256.encode())
+        scope = f"{timestamp[:8]}/us-east-1/s3/aws4_request"
+        derived = signing_key(secret or key.secret_key, timestamp[:8], "us-east-1")
+        signature = sign(derived, string_to_sign(timestamp, scope, canonical))
+        credential = f"AWS4-HMAC-SHA256 Credential={key.access_key}/{scope}"
+        sent["authorization"] = f"{credential}, SignedHeaders={';'.join(names)}, Signature={signature}"
+        if mode.startswith("STREAMING"):
+            body = frame(body, mode, SigningScope(derived, timestamp, scope, signature))
+        if change:
+            assert change[0] in body
+            body = body.replace(*change, 1)
+        return self.exchange(method, target, sent, body, len(body), cut)
+
+    def exchange(
+        self, method: str, target: str, headers: dict[str, str], body: bytes, length: int, cut: int = 0
+    ) -> tuple[int, bytes]:
+        lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
+        if "transfer-encoding" not in headers:
+            lines.append(f"content-length: {length}")
+        head = "\r\n".join([*lines, "connection: close", "", ""]).encode("latin-1")
+        with socket.create_connection(("127.0.0.1", self.live.port), timeout=30) as connection:
+            connection.sendall(head + body[: len(body) - cut])
+            connection.shutdown(socket.SHUT_WR)
+            answer = b""
+            while data := connection.recv(65536):
+                answer += data
+        head_part, _, rest = answer.partition(b"\r\n\r\n")
+        return int(head_part.split()[1]), rest
+
+
+@pytest.fixture
+def raw(live: Any, bucket: str) -> Iterator[Raw]:
+    """With an object `k` in the bucket, and the check that nothing but it is there at the end."""
+    client = Raw(live)
+    assert client.send("PUT", f"/{bucket}/k", OLD)[0] == 200
+    yield client
+    assert client.send("GET", f"/{bucket}/k") == (200, OLD)
+    listing = client.send("GET", f"/{bucket}")[1]
+    assert listing.count(b"<Key>") == 1
+    assert b"<Upload>" not in client.send("GET", f"/{bucket}?uploads=")[1]
+
+
+def assert_refused(answer: tuple[int, bytes], code: str, status: int) -> None:
+    assert (answer[0], f"<Code>{code}</Code>".encode() in answer[1]) == (status, True), answer
+
+
+each_mode = pytest.mark.parametrize("mode", MODES)
+each_size = pytest.mark.parametrize("size", [SMALL, BIG])
+
+
+@each_mode
+@each_size
+def test_honest_bodies_of_every_mode_are_stored(live: Any, bucket: str, mode: str, size: int) -> None:
+    client, body = Raw(live), b"ab" * (size // 2)
+    assert client.send("PUT", f"/{bucket}/k", body, mode=mode)[0] == 200
+    assert client.send("GET", f"/{bucket}/k") == (200, body)
+
+
+WRITES = [
+    ("PUT", "/{}/new", {}, b"x" * SMALL),
+    ("PUT", "/{}/new", {}, b"x" * BIG),
+    ("PUT", "/{}/k", {}, b"x" * SMALL),
+    ("PUT", "/{}/copy", {"x-amz-copy-source": "{}/k"}, b""),
+    ("PUT", "/{}/k?partNumber=1&uploadId=u", {}, b"x"),
+    ("DELETE", "/{}/k", {}, b""),
+    ("POST", "/{}?delete", {}, b"<Delete><Object><Key>k</Key></Object></Delete>"),
+    ("POST", "/{}/k?uploads", {}, b""),
+    ("POST", "/{}/k?uploadId=u", {}, b"<CompleteMultipartUpload/>"),
+    ("GET", "/{}/k", {}, b""),
+    ("GET", "/", {}, b""),
+]
+
+
+@each_mode
+@pytest.mark.parametrize("write", WRITES, ids=lambda write: f"{write[0]} {write[1]} {len(write[3])}")
+def test_a_forged_signature_does_nothing(raw: Raw, bucket: str, mode: str, write: Any) -> None:
+    method, target, headers, body = write
+    headers = {name: value.format(bucket) for name, value in headers.items()}
+    answer = raw.send(method, target.format(bucket), body, mode=mode, headers=headers, secret="forged")
+    assert_refused(answer, "SignatureDoesNotMatch", 403)
+
+
+@pytest.mark.parametrize("write", WRITES, ids=lambda write: f"{write[0]} {write[1]} {len(write[3])}")
+def test_other_ways_of_authentication_do_nothing(raw: Raw, bucket: str, write: Any) -> None:
+    method, target, _, body = write
+    target = target.format(bucket)
+    mark = "&" if "?" in target else "?"
+    access_key = raw.live.admin.access_key
+    query = f"X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential={access_key}/{datetime.now(UTC):%Y%m%d}/us-east-1/s3/"
+    query += f"aws4_request&X-Amz-Date={datetime.now(UTC):%Y%m%dT%H%M%SZ}&X-Amz-Expires=60&X-Amz-SignedHeaders=host"
+    for headers, suffix, status in [
+        ({}, "", 403),
+        ({"authorization": f"AWS {access_key}:c2ln"}, "", 501),
+        ({"authorization": "Basic cm9vdDpyb290"}, "", 400),
+        ({"x-amz-content-sha256": "UNSIGNED-PAYLOAD"}, "", 403),
+        ({}, f"{mark}AWSAccessKeyId={access_key}&Signature=x&Expires=9999999999", 501),
+        ({}, f"{mark}{query}&X-Amz-Signature={'0' * 64}", 403),
+        ({}, f"{mark}{query}", 400),
+    ]:
+        assert raw.exchange(method, target + suffix, {"host": "h", **headers}, body, len(body))[0] == status, suffix
+
+
+def test_an_unknown_payload_mode_fails_closed(raw: Raw, bucket: str) -> None:
+    for mode, status in [
+        ("STREAMING-AWS4-ECDSA-P256-SHA256-PAYLOAD", 501),
+        ("STREAMING-UNSIGNED-PAYLOAD", 501),
+        ("unsigned-payload", 400),
+        ("", 400),
+    ]:
+        assert raw.send("PUT", f"/{bucket}/new", b"x", mode=mode)[0] == status
+
+
+@each_mode
+@each_size
+@pytest.mark.parametrize("key", ["k", "new"])
+def test_a_changed_body_is_refused(raw: Raw, bucket: str, mode: str, size: int, key: str) -> None:
+    body = b"x" * (size - 4) + b"tail"
+    headers = {"content-md5": base64.b64encode(hashlib.md5(body).digest()).decode()} if mode == MODES[1] else {}
+    answer = raw.send("PUT", f"/{bucket}/{key}", body, mode=mode, headers=headers, change=(b"tail", b"tale"))
+    code = {
+        "hashed": ("XAmzContentSHA256Mismatch", 400),
+        "UNSIGNED-PAYLOAD": ("BadDigest", 400),
+        "STREAMING-UNSIGNED-PAYLOAD-TRAILER": ("BadDigest", 400),
+    }.get(mode, ("SignatureDoesNotMatch", 403))
+    assert_refused(answer, *code)
+
+
+@each_size
+@pytest.mark.parametrize("mode", MODES[3:])
+def test_a_changed_trailer_is_refused(raw: Raw, bucket: str, mode: str, size: int) -> None:
+    body = b"x" * size
+    change = (crc32(body), crc32(b"other"))
+    code = ("BadDigest", 400) if "UNSIGNED" in mode else ("SignatureDoesNotMatch", 403)
+    assert_refused(raw.send("PUT", f"/{bucket}/k", body, mode=mode, change=change), *code)
+    change = (b"x-amz-checksum-crc32:", b"x-amz-checksum-crc3x:")
+    assert_refused(raw.send("PUT", f"/{bucket}/k", body, mode=mode, change=change), "InvalidRequest", 400)
+
+
+@each_mode
+@each_size
+@pytest.mark.parametrize("cut", [1, 500])
+def test_a_body_cut_short_is_refused(raw: Raw, bucket: str, mode: str, size: int, cut: int) -> None:
+    assert_refused(raw.send("PUT", f"/{bucket}/k", b"x" * size, mode=mode, cut=cut), "IncompleteBody", 400)
+
+
+@pytest.mark.parametrize(
+    ("headers", "code", "status"),
+    [
+        ({"content-md5": "nonsense"}, "InvalidDigest", 400),
+        ({"x-amz-checksum-crc32": "AAAA"}, "InvalidDigest", 400),
+        ({"x-amz-checksum-crc32": "AAAAAA=="}, "BadDigest", 400),
+        ({"x-amz-checksum-md4": "AAAAAA=="}, "InvalidRequest", 400),
+        ({"x-amz-checksum-crc32": "AAAAAA==", "x-amz-checksum-crc32c": "AAAAAA=="}, "InvalidRequest", 400),
+        ({"x-amz-sdk-checksum-algorithm": "CRC32"}, "InvalidRequest", 400),
+        ({"x-amz-trailer": "x-amz-checksum-crc32"}, "InvalidRequest", 400),
+    ],
+)
+def test_checksums_that_cannot_hold_are_refused(
+    raw: Raw, bucket: str, headers: dict[str, str], code: str, status: int
+) -> None:
+    assert_refused(raw.send("PUT", f"/{bucket}/k", b"x" * SMALL, headers=headers), code, status)
+
+
+def test_hostile_keys_are_objects_or_refused(live: Any, bucket: str) -> None:
+    client = Raw(live)
+    for key in ("..", "../../etc/passwd", "%2e%2e/%2fx", "a%00b", "a%0Ab", ".", "a//b", "/", "x" * 1024):
+        status, _ = client.send("PUT", f"/{bucket}/{key}", b"mine")
+        assert status in (200, 400), key
+        if status == 200:
+            assert client.send("GET", f"/{bucket}/{key}") == (200, b"mine")
+    for key in ("x" * 1025, "%ff"):
+        assert client.send("PUT", f"/{bucket}/{key}", b"mine")[0] == 400, key
+    assert client.exchange("PUT", f"/{bucket}/%", {"host": "h"}, b"mine", 4)[0] == 400
+
+
+def test_hostile_xml_is_refused(raw: Raw, bucket: str) -> None:
+    for body in (
+        b"<Delete>" + b"<a>" * 200_000,
+        b'<!DOCTYPE a [<!ENTITY b "c">]><Delete><Object><Key>&b;</Key></Object></Delete>',
+    ):
+        assert_refused(raw.send("POST", f"/{bucket}?delete", body), "MalformedXML", 400)
+    assert_refused(raw.send("POST", f"/{bucket}?delete", b"<" + b" " * (2 << 20)), "EntityTooLarge", 400)
+
+
+def test_no_header_is_split_by_an_override(raw: Raw, bucket: str) -> None:
+    answer = raw.send("GET", f"/{bucket}/k?response-content-type=a%0D%0ASet-Cookie%3A%20b")
+    assert_refused(answer, "InvalidRequest", 400)
+
+
+def test_a_put_without_length_is_refused(raw: Raw, bucket: str) -> None:
+    body = b"1\r\nx\r\n0\r\n\r\n"
+    answer = raw.send("PUT", f"/{bucket}/k", body, mode="UNSIGNED-PAYLOAD", headers={"transfer-encoding": "chunked"})
+    assert_refused(answer, "MissingContentLength", 411)

@@ -1,0 +1,36 @@
+"""Every error of the tree has an answer."""
+
+import pytest
+
+from couchestord import errors
+from couchestord.frontends.s3.errors import TABLE, message, s3_code
+
+
+def leaves(cls: type[errors.Error]) -> list[type[errors.Error]]:
+    found = [leaf for sub in cls.__subclasses__() if sub.__module__ == errors.__name__ for leaf in leaves(sub)]
+    return found or [cls]
+
+
+@pytest.mark.parametrize("leaf", leaves(errors.Error), ids=lambda leaf: leaf.__name__)
+def test_each_leaf_is_in_the_table(leaf: type[errors.Error]) -> None:
+    code, status = TABLE[leaf]
+    assert code.isalnum()
+    assert status == 304 or 400 <= status < 600
+
+
+def test_subclasses_follow_their_base_and_strangers_are_internal() -> None:
+    class Special(errors.NoSuchKey): ...
+
+    assert s3_code(Special("x")) == ("NoSuchKey", 404)
+    assert s3_code(ValueError("x")) == ("InternalError", 500)
+
+
+@pytest.mark.parametrize("error", [ValueError("secret"), errors.DataLost("secret"), errors.TooFewDisks("secret")])
+def test_the_inside_of_the_store_is_not_told(error: Exception) -> None:
+    assert "secret" not in message(error)
+
+
+def test_statuses_that_clients_act_on() -> None:
+    assert s3_code(errors.NoSpace()) == ("InsufficientStorage", 507)
+    assert s3_code(errors.JournalFull()) == ("SlowDown", 503)
+    assert s3_code(errors.NotSupported()) == ("NotImplemented", 501)
