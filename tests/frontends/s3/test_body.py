@@ -73,8 +73,13 @@ class Raw:
         secret: str | None = None,
         change: tuple[bytes, bytes] | None = None,
         cut: int = 0,
+        until: bytes | None = None,
     ) -> tuple[int, bytes]:
-        """Status and body of the answer. `change`: bytes of the sent body replaced after signing; `cut`: not sent."""
+        """Status and body of the answer.
+
+        What is wrong with the body that is sent: `change`, bytes replaced after signing; `until`, where it ends; `cut`,
+        how many of its last bytes are announced and not sent.
+        """
         key = self.live.admin
         timestamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
         sha256 = hashlib.sha256(body).hexdigest() if mode == "hashed" else mode
@@ -96,6 +101,8 @@ class Raw:
         if change:
             assert change[0] in body
             body = body.replace(*change, 1)
+        if until is not None:
+            body = body[: body.rindex(until)]
         return self.exchange(method, target, sent, body, len(body), cut)
 
     def exchange(
@@ -228,6 +235,13 @@ def test_a_changed_trailer_is_refused(raw: Raw, bucket: str, mode: str, size: in
 @pytest.mark.parametrize("cut", [1, 500])
 def test_a_body_cut_short_is_refused(raw: Raw, bucket: str, mode: str, size: int, cut: int) -> None:
     assert_refused(raw.send("PUT", f"/{bucket}/k", b"x" * size, mode=mode, cut=cut), "IncompleteBody", 400)
+
+
+@each_size
+@pytest.mark.parametrize(("mode", "until"), [(MODES[2], b"0;"), (MODES[3], b"x-amz-trailer-"), (MODES[4], b"0\r\n")])
+def test_a_body_without_its_last_chunk_is_refused(raw: Raw, bucket: str, mode: str, until: bytes, size: int) -> None:
+    answer = raw.send("PUT", f"/{bucket}/k", b"x" * size, mode=mode, until=until)
+    assert_refused(answer, "IncompleteBody", 400)
 
 
 @pytest.mark.parametrize(

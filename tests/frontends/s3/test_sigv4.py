@@ -205,6 +205,15 @@ def test_a_wrong_region_is_named() -> None:
         verify(b"GET", b"/test.txt", get_object(), region="eu-1")
 
 
+def test_the_cache_of_signing_keys_is_bounded() -> None:
+    secrets = iter(range(3000))
+    verifier = Verifier("us-east-1", lambda _: AccessKey("u", KEY.access_key, str(next(secrets)), 0))
+    for _ in range(3000):
+        with pytest.raises(SignatureDoesNotMatch):
+            verifier.verify(b"GET", parse_target(b"/test.txt"), get_object(), NOON_NS)
+    assert len(verifier._signing_keys) <= 1024
+
+
 def test_a_key_made_anew_with_another_secret_is_not_served_from_the_cache() -> None:
     keys = [KEY]
     verifier = Verifier("us-east-1", lambda _: keys[0])

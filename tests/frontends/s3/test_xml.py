@@ -69,7 +69,8 @@ def test_delete_and_location() -> None:
         b"<?php x?><Delete><Object><Key>a</Key></Object></Delete>",
         b'<?xml version="1.0" encoding="nonsense"?><Delete><Object><Key>a</Key></Object></Delete>',
         b"<Delete>" + b"<Object>" * 200_000,
-        b"<Delete>" + b"<Quiet/>" * 200_000 + b"</Delete>",
+        b"<Delete><Object><Key>a</Key></Object>" + b"<Quiet/>" * 200_000 + b"</Delete>",
+        b"<Delete><Object><Key>a</Key></Object><Quiet>" + b"<a>" * 9 + b"</a>" * 9 + b"</Quiet></Delete>",
         b"<Delete><Object><Key>\xff</Key></Object></Delete>",
     ],
 )
