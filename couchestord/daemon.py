@@ -187,12 +187,15 @@ class _Daemon:
     async def _open(self, create_disks_count: int | None) -> AsyncIterator[ObjectStore]:
         """The store, made first where there is none and that is wanted."""
         async with AsyncExitStack() as stack:
+            store = None
             try:
-                store = await stack.enter_async_context(open_store(self._config))
+                if create_disks_count is None or _has_disks(self._config):
+                    store = await stack.enter_async_context(open_store(self._config))
             except NotAStore:
                 if create_disks_count is None:
                     raise
-                disks = await create_store(self._config, create_disks_count)
+            if store is None:
+                disks = await create_store(self._config, create_disks_count or 0)
                 _log.info("store was made", disks=len(disks), data=str(self._config.store.data))
                 store = await stack.enter_async_context(open_store(self._config))
             yield store
@@ -214,6 +217,11 @@ def program_version() -> str:
         return version("couchestord")
     except PackageNotFoundError:
         return "unknown"
+
+
+def _has_disks(config: Config) -> bool:
+    """There is a folder where a disk could be."""
+    return any(disk.exists() for disk in config.store.disks or config.store.data.glob("disk-*"))
 
 
 async def _bind(section: str, address: Address, stack: AsyncExitStack) -> list[trio.SocketListener]:

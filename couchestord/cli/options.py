@@ -56,5 +56,5 @@ def load_config(options: argparse.Namespace) -> config.Config:
 
 
 def quiet_logs(stream: Any) -> None:
-    """For commands that print a result: only warnings are told beside it."""
-    logs.configure("warning", "text", stream)
+    """For commands that print a result: `status` tells what is wrong, a log beside it only what failed."""
+    logs.configure("error", "text", stream)

@@ -23,7 +23,7 @@ def data(tmp_path: Path, capsys: Capture) -> Path:
 @pytest.fixture
 def secret(tmp_path: Path) -> Path:
     path = tmp_path / "secret"
-    path.write_text("SK\n")
+    path.write_text("secret-of-ann\n")
     return path
 
 
@@ -37,7 +37,7 @@ def test_key_added_without_a_daemon_lasts(data: Path, secret: Path, capsys: Capt
     assert added == {"user": "ann", "access_key": "AKID0000"}
     assert ask(capsys, data, "key", "list") == [{"user": "ann", "access_key": "AKID0000"}]
     assert ask(capsys, data, "key", "list", "--show-secrets") == [
-        {"user": "ann", "access_key": "AKID0000", "secret_key": "SK"}
+        {"user": "ann", "access_key": "AKID0000", "secret_key": "secret-of-ann"}
     ]
 
 
