@@ -38,7 +38,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 # $(call install,PACKAGES): with apt-get where that is possible, else one line that says what to install.
 install = { if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	    export DEBIAN_FRONTEND=noninteractive; \
+	    echo "installing: $(1)"; export DEBIAN_FRONTEND=noninteractive; \
 	    apt-get install -yqq --no-install-recommends $(1) >/dev/null 2>&1 || { \
 	      apt-get update -qq && apt-get install -yqq --no-install-recommends $(1) >/dev/null; }; \
 	  else echo "please install: $(1)" >&2; exit 1; fi; }
@@ -48,7 +48,7 @@ test-tools:
 	for pair in $(TEST_TOOLS); do \
 	  command -v "$${pair%%:*}" >/dev/null || missing="$$missing $${pair##*:}"; \
 	done; \
-	if [ -n "$$missing" ]; then echo "installing:$$missing"; $(call install,$$missing); fi
+	if [ -n "$$missing" ]; then $(call install,$$missing); fi
 
 run: $(STAMP) ## a store in DATA (default ./data), in the foreground; ARGS are passed on
 	$(BIN)/couchestord up --data $(DATA) $(ARGS)

@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from couchestord.errors import ConfigError
 
@@ -138,7 +138,7 @@ class StoreConfig:
     k: int = _setting(4, _integer(1, 128))
     m: int = _setting(2, _integer(0, 64))
     stripe_size_bytes: int = _setting(1 << 20, _at_least(4096, parse_size), key="stripe_size")
-    engine: str = _setting("auto", _choice("auto", "zfec", "isal"))
+    engine: Literal["auto", "zfec", "isal"] = _setting("auto", _choice("auto", "zfec", "isal"))
     min_healthy_shards: int = _setting(0, _integer(0, 192))
     """Fewest disks that a new segment may be written on. 0: k."""
 
