@@ -1,0 +1,62 @@
+"""Users and their keys, as the store's callers see them."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from couchestord.io import requests as rq
+from couchestord.io.catalog.accounts import AccountReader
+from couchestord.model import AccessKey, User
+
+
+class Accounts:
+    """The part of `ObjectStore` that knows who may sign requests."""
+
+    def __init__(self, submit: Callable[[object], Awaitable[Any]], accounts: AccountReader) -> None:
+        self._submit = submit
+        self._accounts = accounts
+        self._keys: dict[str, AccessKey] = {}
+
+    async def create_user(self, name: str, *, admin: bool = False) -> User:
+        """Make a user; one that exists is answered as it is."""
+        user: User = await self._submit(rq.MakeUser(name, admin))
+        return user
+
+    async def delete_user(self, name: str) -> None:
+        """Remove a user and its keys. Raises NoSuchUser."""
+        await self._submit(rq.RemoveUser(name))
+        self._keys.clear()
+
+    async def create_key(self, user: str, *, access_key: str | None = None, secret_key: str | None = None) -> AccessKey:
+        """Make a key for a user; what is not given is random. Raises NoSuchUser, KeyAlreadyExists, InvalidArgument."""
+        key: AccessKey = await self._submit(rq.MakeKey(user, access_key, secret_key))
+        self._keys.clear()
+        return key
+
+    async def delete_key(self, access_key: str) -> None:
+        """Raises NoSuchAccessKey."""
+        await self._submit(rq.RemoveKey(access_key))
+        self._keys.clear()
+
+    async def list_users(self) -> list[User]:
+        """All users, oldest first."""
+        rows = self._accounts.users()
+        return [User(row.name, bool(row.admin), row.created_ns) for row in rows]
+
+    async def list_keys(self) -> list[AccessKey]:
+        """All keys with their secrets, oldest first."""
+        rows = self._accounts.keys()
+        return [AccessKey(row.user, row.id, row.secret, row.created_ns) for row in rows]
+
+    def find_key(self, access_key: str) -> AccessKey | None:
+        """The key of that id. Synchronous: for checking signatures."""
+        found = self._keys.get(access_key)
+        if found is None:
+            row = self._accounts.key(access_key)
+            if row is not None:
+                found = self._keys[access_key] = AccessKey(row.user, row.id, row.secret, row.created_ns)
+        return found
+
+    def find_user(self, name: str) -> User | None:
+        """The user of that name. Synchronous."""
+        row = self._accounts.user(name)
+        return User(row.name, bool(row.admin), row.created_ns) if row else None

@@ -1,0 +1,160 @@
+"""A running store's parts, wired. Everything long-lived below the front ends is built here and nowhere else."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from couchestord import logs
+from couchestord.clock import Clock
+from couchestord.ec.choice import choose_engine
+from couchestord.ec.codec import Engine
+from couchestord.ec.segments import SegmentPool, seal_left_open
+from couchestord.ec.stripes import StripeStore
+from couchestord.errors import Corrupt, DataLost, Error
+from couchestord.io.catalog.catalog import Catalog
+from couchestord.io.catalog.pages import store_sums, verify_pages
+from couchestord.io.disks import Disks
+from couchestord.io.journal import Journal
+from couchestord.model import OBJECT_BYTES_MAX
+from couchestord.service import Progress, Service
+from couchestord.store.decide import Decider
+from couchestord.store.intake import Intake
+from couchestord.store.jobs import Jobs, build_jobs
+from couchestord.store.options import StoreOptions
+from couchestord.store.pins import Pins
+from couchestord.store.reader import ReaderParts
+from couchestord.store.snapshot import restore_snapshot
+from couchestord.store.start import Started, start
+from couchestord.store.writer import Writer
+
+log = logs.get(__name__)
+DRAIN_S = 30.0
+THROTTLED_S = 0.05
+
+
+@dataclass(slots=True)
+class Core:
+    """The parts of a running store. Belongs to one trio loop."""
+
+    options: StoreOptions
+    clock: Clock
+    disks: Disks
+    engine: Engine
+    catalog: Catalog
+    journal: Journal
+    writer: Writer
+    pins: Pins
+    stripes: StripeStore
+    pool: SegmentPool
+    intake: Intake
+    reader_parts: ReaderParts
+    jobs: Jobs
+    started: Started
+
+    async def submit(self, request: object) -> Any:
+        """Hand a request to the writer; see `Writer.submit`."""
+        return await self.writer.submit(request)
+
+    async def destage_all(self) -> None:
+        """Step destage until nothing is left to move, then snapshot and trim."""
+        await self.jobs.snapshotter.take()
+        await self.jobs.snapshotter.trim()
+
+
+@asynccontextmanager
+async def run_core(disks: Disks, catalog_path: Path, options: StoreOptions, clock: Clock) -> AsyncIterator[Core]:
+    """Start a store over disks that are open, and stop it: drain, checkpoint, close. Raises as `start` does.
+
+    The disks are closed at the end, whatever happens.
+    """
+    try:
+        async with trio.open_nursery() as nursery:
+            core = await _build(nursery, disks, catalog_path, options, clock)
+            try:
+                nursery.start_soon(core.writer.run)
+                await seal_left_open(core.catalog.reading.segments(), core.submit)
+                if options.services:
+                    for service in core.jobs.services():
+                        nursery.start_soon(run_service, service)
+                yield core
+            finally:
+                with trio.move_on_after(DRAIN_S, shield=True):
+                    await _stop(core)
+                nursery.cancel_scope.cancel()
+                core.catalog.close()
+    except BaseExceptionGroup as group:
+        # what the caller's block raised reaches it as it was, not wrapped by our nursery
+        raise _sole(group) from None
+    finally:
+        disks.close()
+
+
+def _sole(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
+async def _build(nursery: trio.Nursery, disks: Disks, catalog_path: Path, options: StoreOptions, clock: Clock) -> Core:
+    engine = choose_engine(options.engine)
+    pins = Pins()
+    jobs: list[Jobs] = []
+
+    def on_damage(segment: int, missing: int) -> None:
+        if jobs:
+            jobs[0].on_damage(segment, missing)
+
+    stripes = StripeStore(disks, engine, nursery, on_damage=on_damage)
+
+    async def restore(path: Path) -> bool:
+        try:
+            return await restore_snapshot(path, disks, stripes)
+        except (Corrupt, DataLost) as error:
+            # the log may still reach back to the beginning; if it does not, the start says so
+            log.error("snapshot of the catalog is unreadable", reason=str(error))
+            return False
+
+    started = await start(disks, catalog_path, options.journal, restore, verify_pages)
+    catalog, journal = started.catalog, started.journal
+    writer = Writer(catalog, journal, Decider(catalog, clock, lambda: disks.epoch))
+    pool = SegmentPool(stripes, disks, writer.submit, options.segments())
+    intake = Intake(pool, OBJECT_BYTES_MAX)
+    parts = ReaderParts(journal, stripes, pins)
+    built = build_jobs(options, clock, disks, catalog, journal, writer, stripes, pool, pins)
+    jobs.append(built)
+    return Core(
+        options, clock, disks, engine, catalog, journal, writer, pins, stripes, pool, intake, parts, built, started
+    )
+
+
+async def _stop(core: Core) -> None:
+    with contextlib.suppress(Error):
+        await core.pool.aclose()
+    await core.writer.drain()
+    complete = await core.jobs.checkpointer.checkpoint()
+    if not complete:
+        # closing moves the rest of the WAL, and the sums must follow
+        core.catalog.close()
+        await trio.to_thread.run_sync(store_sums, core.catalog.path)
+
+
+async def run_service(service: Service) -> None:
+    """Step a service for ever. An error is logged, and the step is tried again after the interval."""
+    while True:
+        try:
+            progress = await service.work()
+        except Exception:
+            log.exception("background job failed; it is tried again", job=service.name)
+            progress = Progress.IDLE
+        if progress is Progress.DONE:
+            return
+        if progress is Progress.BUSY:
+            await trio.lowlevel.checkpoint()
+        else:
+            await trio.sleep(THROTTLED_S if progress is Progress.THROTTLED else service.interval_s)

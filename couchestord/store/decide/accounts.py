@@ -1,0 +1,105 @@
+"""Decisions about buckets, users, keys, settings."""
+
+import base64
+
+from couchestord.errors import (
+    BucketAlreadyExists,
+    BucketAlreadyOwnedByYou,
+    BucketNotEmpty,
+    InvalidArgument,
+    KeyAlreadyExists,
+    NoSuchAccessKey,
+    NoSuchUser,
+)
+from couchestord.io import mutations as mu
+from couchestord.io import requests as rq
+from couchestord.io.catalog.read import BucketRow
+from couchestord.io.keys import check_bucket_name
+from couchestord.model import AccessKey, User
+from couchestord.store.decide.context import Context, Decision
+from couchestord.store.values import bucket_info
+
+VERSIONING_STATES = ("Enabled", "Suspended")
+NAME_LENGTH_MAX = 128
+
+
+class AccountDecisions:
+    """Everything that is small and named."""
+
+    def __init__(self, context: Context) -> None:
+        self._it = context
+
+    def make_bucket(self, request: rq.MakeBucket) -> Decision:
+        check_bucket_name(request.name)
+        there = self._it.reader.bucket(request.name)
+        if there is not None:
+            if there.owner == request.owner:
+                raise BucketAlreadyOwnedByYou(f"bucket {request.name!r} exists and is yours")
+            raise BucketAlreadyExists(f"bucket {request.name!r} exists and belongs to somebody else")
+        root, now_ns = self._it.applier.next_id, self._it.clock.now_ns()
+        outcome = mu.BucketMade(request.name, root, request.owner, now_ns)
+        return Decision(outcome, bucket_info(BucketRow(request.name, root, request.owner, now_ns, "")))
+
+    def remove_bucket(self, request: rq.RemoveBucket) -> Decision:
+        bucket = self._it.bucket(request.name)
+        if self._it.reader.has_keys(bucket.root):
+            raise BucketNotEmpty(f"bucket {request.name!r} still holds objects or versions")
+        return Decision(mu.BucketRemoved(request.name))
+
+    def set_versioning(self, request: rq.SetVersioning) -> Decision:
+        bucket = self._it.bucket(request.name)
+        if request.versioning not in VERSIONING_STATES:
+            raise InvalidArgument(f"versioning is one of {', '.join(VERSIONING_STATES)}, not {request.versioning!r}")
+        if bucket.versioning == request.versioning:
+            return Decision(None)
+        return Decision(mu.BucketVersioned(request.name, request.versioning))
+
+    def make_user(self, request: rq.MakeUser) -> Decision:
+        if not request.name or len(request.name) > NAME_LENGTH_MAX or not request.name.isprintable():
+            raise InvalidArgument(f"a user's name has 1 to {NAME_LENGTH_MAX} printable characters")
+        there = self._it.accounts.user(request.name)
+        if there is not None:
+            return Decision(None, User(there.name, bool(there.admin), there.created_ns))
+        now_ns = self._it.clock.now_ns()
+        return Decision(mu.UserMade(request.name, request.admin, now_ns), User(request.name, request.admin, now_ns))
+
+    def remove_user(self, request: rq.RemoveUser) -> Decision:
+        if self._it.accounts.user(request.name) is None:
+            raise NoSuchUser(f"there is no user {request.name!r}")
+        return Decision(mu.UserRemoved(request.name))
+
+    def make_key(self, request: rq.MakeKey) -> Decision:
+        if self._it.accounts.user(request.user) is None:
+            raise NoSuchUser(f"there is no user {request.user!r}")
+        # 15 and 30 random bytes: the lengths that S3 clients expect, 20 and 40 characters
+        access_key = request.access_key or "CS" + base64.b32encode(self._it.clock.random_bytes(15)).decode()[:18]
+        secret = request.secret_key or base64.urlsafe_b64encode(self._it.clock.random_bytes(30)).decode()
+        _check_key_text(access_key, 3, "access key")
+        _check_key_text(secret, 8, "secret key")
+        there = self._it.accounts.key(access_key)
+        if there is not None:
+            if (there.user, there.secret) == (request.user, secret):
+                return Decision(None, AccessKey(there.user, there.id, there.secret, there.created_ns))
+            raise KeyAlreadyExists(f"the access key {access_key!r} exists; remove it first, or choose another")
+        now_ns = self._it.clock.now_ns()
+        outcome = mu.KeyMade(access_key, request.user, secret, now_ns)
+        return Decision(outcome, AccessKey(request.user, access_key, secret, now_ns))
+
+    def remove_key(self, request: rq.RemoveKey) -> Decision:
+        if self._it.accounts.key(request.access_key) is None:
+            raise NoSuchAccessKey(f"there is no access key {request.access_key!r}")
+        return Decision(mu.KeyRemoved(request.access_key))
+
+    def put_setting(self, request: rq.PutSetting) -> Decision:
+        return Decision(mu.SettingPut(request.name, request.value))
+
+    def save_job(self, request: rq.SaveJob) -> Decision:
+        return Decision(mu.JobPut(request.name, request.state))
+
+
+def _check_key_text(text: str, length_min: int, what: str) -> None:
+    # "/", "," and "=" would break the Authorization header; a secret may hold them
+    refused = "" if what == "secret key" else "/,="
+    well = length_min <= len(text) <= NAME_LENGTH_MAX and text.isascii() and text.isprintable()
+    if not well or " " in text or any(character in refused for character in text):
+        raise InvalidArgument(f"the {what} must have {length_min} to {NAME_LENGTH_MAX} ASCII characters, no space")

@@ -1,0 +1,112 @@
+"""What every decision works from."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from couchestord.clock import Clock
+from couchestord.errors import NoSuchBucket, NoSuchKey, NoSuchVersion
+from couchestord.io.catalog.accounts import AccountReader
+from couchestord.io.catalog.apply import ENTRY_VERSIONED, Applier
+from couchestord.io.catalog.read import BucketRow, CatalogReader, EntryRow
+from couchestord.io.keys import split_key
+from couchestord.io.mutations import AnyOutcome, MadeDirectory
+from couchestord.store.values import parse_version_id
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """An outcome (None: nothing changes) and what the caller is answered once it is durable."""
+
+    outcome: AnyOutcome | None
+    answer: Any = None
+    body: bytes = b""
+    body_sum: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a key is, or will be: its directory, the directories to be made on the way, its name, the first free id."""
+
+    directory: int
+    made: tuple[MadeDirectory, ...]
+    name: bytes
+    next_id: int
+
+
+class Context:
+    """The writer's view of the catalog, and where time, randomness and the epoch come from."""
+
+    def __init__(
+        self,
+        reader: CatalogReader,
+        accounts: AccountReader,
+        applier: Applier,
+        clock: Clock,
+        epoch: Callable[[], int],
+    ) -> None:
+        self.reader = reader
+        self.accounts = accounts
+        self.applier = applier
+        self.clock = clock
+        self.epoch = epoch
+
+    def bucket(self, name: str) -> BucketRow:
+        row = self.reader.bucket(name)
+        if row is None:
+            raise NoSuchBucket(f"there is no bucket {name!r}")
+        return row
+
+    def find(self, root: int, key: bytes) -> tuple[int | None, bytes]:
+        """(id of the key's directory or None, name)."""
+        parts, name = split_key(key)
+        return self.reader.directory(root, parts, self.applier.tree_generation), name
+
+    def place(self, root: int, key: bytes) -> Place:
+        """Where a key goes, with the directories that are missing."""
+        parts, name = split_key(key)
+        next_id = self.applier.next_id
+        found = self.reader.directory(root, parts, self.applier.tree_generation)
+        if found is not None:
+            return Place(found, (), name, next_id)
+        made: list[MadeDirectory] = []
+        at = root
+        for part in parts:
+            child = None if made else self.reader.child(at, part)
+            if child is None:
+                made.append(MadeDirectory(next_id, at, part))
+                child = next_id
+                next_id += 1
+            at = child
+        return Place(at, tuple(made), name, next_id)
+
+    def live(self, place: Place) -> EntryRow | None:
+        """The live object at a place."""
+        return None if place.made else self.reader.entry(place.directory, place.name)
+
+    def version(self, bucket: BucketRow, key: bytes, version_id: str | None) -> tuple[int, bytes, EntryRow]:
+        """(directory, name, row) of the live object or of one version. Raises NoSuchKey, NoSuchVersion."""
+        return find_version(self.reader, bucket, key, version_id, self.applier.tree_generation)
+
+
+def find_version(
+    reader: CatalogReader, bucket: BucketRow, key: bytes, version_id: str | None, generation: int | None = None
+) -> tuple[int, bytes, EntryRow]:
+    """(directory, name, row) of the live object or of one version of a key. Raises NoSuchKey, NoSuchVersion."""
+    parts, name = split_key(key)
+    directory = reader.directory(bucket.root, parts, generation)
+    live = reader.entry(directory, name) if directory is not None else None
+    if directory is None or (version_id is None and live is None):
+        if version_id is not None:
+            raise NoSuchVersion(f"there is no version {version_id!r} of {key!r}")
+        raise NoSuchKey(f"there is no key {key!r} in bucket {bucket.name!r}")
+    if version_id is None:
+        assert live is not None
+        return directory, name, live
+    id_ = parse_version_id(version_id)
+    candidates = ([live] if live else []) + reader.versions(directory, name)
+    for row in candidates:
+        has_own_id = bool(row.flags & ENTRY_VERSIONED)
+        if has_own_id == (id_ is not None) and id_ in (None, row.inode):
+            return directory, name, row
+    raise NoSuchVersion(f"there is no version {version_id!r} of {key!r}")

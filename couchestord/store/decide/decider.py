@@ -1,0 +1,56 @@
+"""The table of decisions."""
+
+from collections.abc import Callable
+from typing import Any
+
+from couchestord.clock import Clock
+from couchestord.io import requests as rq
+from couchestord.io.catalog.catalog import Catalog
+from couchestord.store.decide.accounts import AccountDecisions
+from couchestord.store.decide.context import Context, Decision
+from couchestord.store.decide.objects import ObjectDecisions
+from couchestord.store.decide.segments import SegmentDecisions
+from couchestord.store.decide.uploads import UploadDecisions
+
+__all__ = ["Decider", "Decision"]
+
+
+class Decider:
+    """Decides requests one after the other, inside the writer's transaction."""
+
+    def __init__(self, catalog: Catalog, clock: Clock, epoch: Callable[[], int]) -> None:
+        context = Context(catalog.writing, catalog.writing_accounts, catalog.applier, clock, epoch)
+        objects = ObjectDecisions(context)
+        uploads = UploadDecisions(context, objects)
+        accounts = AccountDecisions(context)
+        segments = SegmentDecisions(context)
+        self._by_type: dict[type, Callable[[Any], Decision]] = {
+            rq.MakeBucket: accounts.make_bucket,
+            rq.RemoveBucket: accounts.remove_bucket,
+            rq.SetVersioning: accounts.set_versioning,
+            rq.PutObject: objects.put,
+            rq.CopyObject: objects.copy,
+            rq.DeleteObject: objects.delete,
+            rq.MakeUpload: uploads.make,
+            rq.PutPart: uploads.put_part,
+            rq.CopyPart: uploads.copy_part,
+            rq.CompleteUpload: uploads.complete,
+            rq.AbortUpload: uploads.abort,
+            rq.ForgetResults: uploads.forget,
+            rq.MakeUser: accounts.make_user,
+            rq.RemoveUser: accounts.remove_user,
+            rq.MakeKey: accounts.make_key,
+            rq.RemoveKey: accounts.remove_key,
+            rq.PutSetting: accounts.put_setting,
+            rq.SaveJob: accounts.save_job,
+            rq.MakeSegment: segments.make,
+            rq.SealSegment: segments.seal,
+            rq.DropSegment: segments.drop,
+            rq.LoseShards: segments.lose_shards,
+            rq.PlaceShard: segments.place_shard,
+            rq.MoveExtents: segments.move_extents,
+        }
+
+    def decide(self, request: object) -> Decision:
+        """The outcome and the answer. Raises the error that the caller is to be answered."""
+        return self._by_type[type(request)](request)

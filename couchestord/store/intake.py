@@ -1,0 +1,145 @@
+"""Bodies on their way in: hashed, and laid where they stay, before the writer hears of them.
+
+A short body rides in the journal record. A long one is cut into stripes that are written while the next bytes arrive;
+its end rides in the record when it is short, else it becomes a short stripe. So no body is held whole in memory and
+none is written twice.
+"""
+
+import hashlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import trio
+
+from couchestord.ec.segments import SegmentPool, StripeWriter
+from couchestord.errors import EntityTooLarge, IncompleteBody
+from couchestord.io.checksum import xxh3_64
+from couchestord.io.mutations import Extent
+from couchestord.model import Body
+from couchestord.store.options import INLINE_BYTES_MAX
+
+HASH_IN_THREAD_BYTES_MIN = 64 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A body that is durable but for its inline end. Only a commit gives it a name."""
+
+    size: int
+    md5: bytes
+    extents: tuple[Extent, ...]
+    inline: bytes = b""
+    inline_sum: int = 0
+
+
+class Intake:
+    """Takes bodies in. One per store; any task may call."""
+
+    def __init__(self, pool: SegmentPool, size_bytes_max: int) -> None:
+        self._pool = pool
+        self._size_bytes_max = size_bytes_max
+
+    @asynccontextmanager
+    async def take(self, body: Body, size: int | None) -> AsyncIterator[Taken]:
+        """Consume a body; its space is held until the context ends, so commit inside.
+
+        Raises IncompleteBody when it is not `size` bytes long, EntityTooLarge, NoSpace, TooFewDisks, and whatever the
+        body's iterator raises; then nothing remains but garbage that compaction removes.
+        """
+        limit = self._size_bytes_max if size is None else size
+        if limit > self._size_bytes_max:
+            raise EntityTooLarge(f"{size} bytes, at most {self._size_bytes_max} are allowed")
+        if isinstance(body, bytes) and len(body) <= INLINE_BYTES_MAX:
+            _check_size(len(body), size)
+            yield _inline(body)
+            return
+        pieces = _limited(_pieces(body), limit, size)
+        buffer = bytearray()
+        async for piece in pieces:
+            buffer += piece
+            if len(buffer) > INLINE_BYTES_MAX:
+                break
+        else:
+            _check_size(len(buffer), size)
+            yield _inline(bytes(buffer))
+            return
+        async with self._pool.writer() as writer:
+            taken = await self._stream(writer, buffer, pieces)
+            _check_size(taken.size, size)
+            writer.release()
+            yield taken
+
+    async def _stream(
+        self, writer: StripeWriter, buffer: bytearray, pieces: AsyncIterator[bytes | memoryview]
+    ) -> Taken:
+        md5 = hashlib.md5(usedforsecurity=False)
+        stripe_bytes = self._pool.options.stripe_bytes
+        size = 0
+
+        async def lay(data: bytearray) -> None:
+            nonlocal size
+            size += len(data)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_hash, md5, data)
+                await writer.append(data)
+
+        async for piece in pieces:
+            buffer += piece
+            while len(buffer) >= stripe_bytes:
+                stripe, buffer = buffer[:stripe_bytes], buffer[stripe_bytes:]
+                await lay(stripe)
+        end = b""
+        if len(buffer) > INLINE_BYTES_MAX:
+            await lay(buffer)
+        else:
+            end = bytes(buffer)
+            size += len(end)
+            md5.update(end)
+        await writer.sync()
+        extents = (*writer.runs, Extent(len(end))) if end else tuple(writer.runs)
+        return Taken(size, md5.digest(), extents, end, xxh3_64(end))
+
+
+async def _limited(
+    pieces: AsyncIterator[bytes | memoryview], limit: int, size: int | None
+) -> AsyncIterator[bytes | memoryview]:
+    total = 0
+    async for piece in pieces:
+        total += len(piece)
+        if total > limit:
+            raise _too_long(limit, size)
+        yield piece
+
+
+def _inline(body: bytes) -> Taken:
+    md5 = hashlib.md5(body, usedforsecurity=False).digest()
+    return Taken(len(body), md5, (Extent(len(body)),) if body else (), body, xxh3_64(body))
+
+
+async def _hash(md5: "hashlib._Hash", data: bytes | bytearray) -> None:
+    if len(data) < HASH_IN_THREAD_BYTES_MIN:
+        md5.update(data)
+    else:
+        await trio.to_thread.run_sync(md5.update, data)
+
+
+async def _pieces(body: Body) -> AsyncIterator[bytes | memoryview]:
+    if isinstance(body, bytes):
+        view = memoryview(body)
+        for at in range(0, len(view), 1 << 20):
+            yield view[at : at + (1 << 20)]
+        return
+    async for piece in body:
+        yield piece
+
+
+def _check_size(found: int, size: int | None) -> None:
+    if size is not None and found != size:
+        raise IncompleteBody(f"the body has {found} bytes, {size} were announced")
+
+
+def _too_long(limit: int, size: int | None) -> Exception:
+    if size is not None:
+        return IncompleteBody(f"the body has more than the announced {size} bytes")
+    return EntityTooLarge(f"the body has more than {limit} bytes")

@@ -1,0 +1,95 @@
+"""A page of a listing from the tree of keys. A page costs what the page costs."""
+
+from couchestord.io.catalog.read import CatalogReader, ListRow
+from couchestord.io.keys import prefix_range
+from couchestord.model import LIST_KEYS_MAX, ListEntry, ListPage
+from couchestord.store.values import etag_text
+
+
+def list_page(
+    reader: CatalogReader, root: int, *, prefix: bytes, delimiter: bytes, start_after: bytes, max_keys: int
+) -> ListPage:
+    """One page, keys and common prefixes after `start_after`. Synchronous, within the caller's read transaction."""
+    page = _Page(reader, root, prefix, delimiter, start_after, min(max(max_keys, 0), LIST_KEYS_MAX))
+    if page.room:
+        page.fill()
+    return ListPage(tuple(page.entries), tuple(page.prefixes), page.last if page.truncated else None)
+
+
+class _Page:
+    def __init__(
+        self, reader: CatalogReader, root: int, prefix: bytes, delimiter: bytes, start_after: bytes, room: int
+    ) -> None:
+        self._reader = reader
+        self._root = root
+        self._prefix = prefix
+        self._delimiter = delimiter
+        self.room = room
+        self.entries: list[ListEntry] = []
+        self.prefixes: list[bytes] = []
+        self.last = b""
+        self.truncated = False
+        self._low: bytes | None = start_after + b"\0" if start_after else b""
+        if start_after and self._common(start_after) == start_after:
+            # a page ended with this common prefix: nothing below it comes again
+            self._low = prefix_range(start_after)[1]
+
+    def _common(self, key: bytes) -> bytes | None:
+        """The common prefix that a key falls under."""
+        if not self._delimiter or not key.startswith(self._prefix):
+            return None
+        at = key.find(self._delimiter, len(self._prefix))
+        return key[: at + len(self._delimiter)] if at >= 0 else None
+
+    def fill(self) -> None:
+        while self._low is not None and not self.truncated:
+            self._low = self._fill_from(self._low)
+
+    def _fill_from(self, low: bytes) -> bytes | None:
+        """Walk from `low`; answers where to walk on after a common prefix found on a key, None at the end."""
+        walk = self._reader.walk(self._root, low, self._prefix)
+        skip: bool | None = None
+        try:
+            while True:
+                path, row = walk.send(skip)
+                skip = None
+                if isinstance(row, int):
+                    skip = self._pass_over(path, row, low)
+                    if self.truncated:
+                        return None
+                    continue
+                common = self._common(path)
+                if common is None:
+                    self._add_key(path, row)
+                else:
+                    self._add_prefix(common)
+                    return prefix_range(common)[1]
+                if self.truncated:
+                    return None
+        except StopIteration:
+            return None
+        finally:
+            walk.close()
+
+    def _pass_over(self, path: bytes, directory: int, low: bytes) -> bool | None:
+        """With `/` for a delimiter a directory is a common prefix: no need to go in."""
+        if self._delimiter != b"/" or low.startswith(path):
+            return None
+        if self._reader.has_live(directory):
+            self._add_prefix(path)
+        return True
+
+    def _full(self) -> bool:
+        if len(self.entries) + len(self.prefixes) >= self.room:
+            self.truncated = True
+        return self.truncated
+
+    def _add_key(self, key: bytes, row: ListRow) -> None:
+        if not self._full():
+            self.entries.append(ListEntry(key, row.size, etag_text(row.etag), row.modified_ns))
+            self.last = key
+
+    def _add_prefix(self, common: bytes) -> None:
+        if not self._full():
+            self.prefixes.append(common)
+            self.last = common

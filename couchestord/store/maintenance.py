@@ -1,0 +1,172 @@
+"""Services that keep catalog and journal in bounds: checkpoint, snapshot, trim."""
+
+import trio
+
+from couchestord import logs
+from couchestord.ec.segments import SegmentPool
+from couchestord.ec.stripes import StripeStore
+from couchestord.errors import Error
+from couchestord.io.catalog.catalog import Catalog
+from couchestord.io.catalog.pages import store_sums
+from couchestord.io.disks import Disks
+from couchestord.io.journal import Journal
+from couchestord.io.sqlite import checkpoint
+from couchestord.service import Progress
+from couchestord.store import snapshot as sn
+from couchestord.store.pins import Pins
+from couchestord.store.writer import Writer
+
+log = logs.get(__name__)
+WAL_BYTES_MIN = 8 << 20
+"""A checkpoint waits for that much of the WAL, or for the interval."""
+IDLE_LOG_BYTES_MIN = 16 << 20
+"""With no body left in the journal, a snapshot is worth taking to free that much of it."""
+
+
+class Checkpointer:
+    """Moves the catalog's WAL into its main file, off the loop, and keeps the sums of its pages."""
+
+    name = "checkpoint"
+    interval_s = 5.0
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self._lock = trio.Lock()
+        self.sequence = 0
+        """The main file, synced, holds everything up to here."""
+
+    async def work(self) -> Progress:
+        """Checkpoint when the WAL has grown."""
+        if self._catalog.wal_bytes() >= WAL_BYTES_MIN:
+            await self.checkpoint()
+        return Progress.IDLE
+
+    async def checkpoint(self) -> bool:
+        """Checkpoint now. True when the main file holds all that was committed before the call."""
+        async with self._lock:
+            return await self._checkpoint()
+
+    async def _checkpoint(self) -> bool:
+        sequence = self._catalog.committed_sequence
+        if sequence == self.sequence:
+            return True
+        frames, moved = await trio.to_thread.run_sync(checkpoint, self._catalog.path)
+        if frames != moved:
+            return False
+        await trio.to_thread.run_sync(store_sums, self._catalog.path)
+        self.sequence = sequence
+        return True
+
+    async def frozen(self) -> "Frozen | None":
+        """A complete checkpoint whose main file stays as it is until released; None when a reader was in the way."""
+        await self._lock.acquire()
+        if await self._checkpoint():
+            return Frozen(self._lock, self.sequence)
+        self._lock.release()
+        return None
+
+
+class Frozen:
+    """Keeps checkpoints away while the main file is copied."""
+
+    def __init__(self, lock: trio.Lock, sequence: int) -> None:
+        self._lock = lock
+        self.sequence = sequence
+
+    def release(self) -> None:
+        self._lock.release()
+
+
+class Snapshotter:
+    """Writes a snapshot when the log since the last one has outgrown its bounds, and trims what is no longer needed."""
+
+    name = "snapshot"
+    interval_s = 2.0
+
+    def __init__(
+        self,
+        disks: Disks,
+        catalog: Catalog,
+        journal: Journal,
+        writer: Writer,
+        checkpointer: Checkpointer,
+        stripes: StripeStore,
+        pool: SegmentPool,
+        pins: Pins,
+        bytes_min: int,
+    ) -> None:
+        self._disks = disks
+        self._catalog = catalog
+        self._journal = journal
+        self._writer = writer
+        self._checkpointer = checkpointer
+        self._stripes = stripes
+        self._pool = pool
+        self._pins = pins
+        self._bytes_min = bytes_min
+        self.taken_count = 0
+
+    @property
+    def sequence(self) -> int:
+        """The newest verified snapshot holds everything up to here."""
+        root = self._disks.slot.snapshot
+        return root.sequence if root else 0
+
+    def is_due(self) -> bool:
+        behind = self._journal.bytes_after(self.sequence)
+        half = self._catalog.path.stat().st_size // 2
+        if behind > max(self._bytes_min, half):
+            return True
+        nothing_left = not self._catalog.reading.extents_in_journal(0, 1)
+        return nothing_left and behind > max(IDLE_LOG_BYTES_MIN, half)
+
+    async def work(self) -> Progress:
+        """Take a snapshot when one is due; trim."""
+        if self.is_due():
+            await self.take()
+        await self.trim()
+        return Progress.IDLE
+
+    async def take(self) -> bool:
+        """Write a snapshot now, read it back, and make it the newest. False when it could not be finished this time."""
+        frozen = await self._checkpointer.frozen()
+        if frozen is None:
+            return False
+        try:
+            root, segments = await sn.write_snapshot(self._catalog.path, frozen.sequence, self._pool)
+        finally:
+            frozen.release()
+        self._pins.hold(segments)
+        try:
+            rows = {id_: row for id_ in segments if (row := self._catalog.reading.segment(id_)) is not None}
+            table = await sn.read_table(root, self._stripes, rows)
+            async for _ in sn.read_pieces(table, self._stripes, rows):
+                pass
+            jobs = self._catalog.accounts.jobs()
+            old = set(sn.protected_segments(jobs.get(sn.JOB)))
+            await self._writer.submit(sn.save_request(segments | old, root.sequence))
+            await self._disks.set_snapshot(root)
+            # the next record begins a new file, so that the present one can be trimmed
+            self._journal.roll()
+            await self._writer.submit(sn.save_request(segments, root.sequence))
+        except Error as error:
+            log.error("snapshot failed", reason=str(error))
+            return False
+        finally:
+            self._pins.release(segments)
+        self.taken_count += 1
+        log.info("catalog snapshot written", sequence=root.sequence, pieces=len(table.pieces))
+        return True
+
+    def trim_point(self) -> int:
+        """Records before it are needed by nobody."""
+        oldest = self._catalog.reading.extents_in_journal(0, 1)
+        point = min(self.sequence, self._checkpointer.sequence) + 1
+        if oldest:
+            point = min(point, oldest[0].stripe)
+        held = self._pins.oldest_record()
+        return point if held is None else min(point, held)
+
+    async def trim(self) -> int:
+        """Free journal files; answers how many."""
+        return await self._journal.trim(self.trim_point())

@@ -1,0 +1,74 @@
+"""Watches the disks: notices one that went, takes back one that returned, and opens full ones to new data again."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+
+from couchestord import logs
+from couchestord.errors import Error, NotAStore
+from couchestord.io.directory import DirectoryDisk
+from couchestord.io.disks import Disks, read_superblock
+from couchestord.service import Progress
+
+log = logs.get(__name__)
+ROOM_FRACTION_MIN = 0.02
+ROOM_BYTES_MIN = 64 << 20
+
+
+class Monitor:
+    """A service; each step looks at every disk once."""
+
+    name = "monitor"
+
+    def __init__(
+        self, disks: Disks, interval_s: float, deadline_s: float, returned: Callable[[int], Awaitable[None]]
+    ) -> None:
+        self._disks = disks
+        self._deadline_s = deadline_s
+        self._returned = returned
+        self._folders: list[Path] = []
+        self.interval_s = interval_s
+
+    def watch(self, folders: Sequence[Path]) -> None:
+        """Where disks that are missing may turn up."""
+        self._folders = list(folders)
+
+    async def work(self) -> Progress:
+        for index in self._disks.good():
+            disk = self._disks.get(index)
+            if isinstance(disk, DirectoryDisk):
+                if disk.failure is not None:
+                    self._disks.fail(index, disk.failure)
+                elif not disk.is_present():
+                    disk.suspect("the folder is gone")
+                    self._disks.fail(index, "the folder is gone")
+                elif self._disks.is_full(index):
+                    await self._look_for_room(index, disk)
+        if self._disks.missing_count():
+            for folder in self._folders:
+                await self._try_return(folder)
+        return Progress.IDLE
+
+    async def _look_for_room(self, index: int, disk: DirectoryDisk) -> None:
+        capacity = await disk.capacity()
+        if capacity.free_bytes > min(ROOM_BYTES_MIN, capacity.total_bytes * ROOM_FRACTION_MIN):
+            self._disks.room_again(index)
+
+    async def _try_return(self, folder: Path) -> None:
+        """Take a disk back that lies in `folder`, if it is one of ours that is missing."""
+        if not (folder / "superblock").exists() or self._disks.is_used(str(folder)):
+            return
+        try:
+            disk = await DirectoryDisk.open(folder, deadline_s=self._deadline_s)
+        except Error as error:
+            log.debug("disk cannot be opened", disk=str(folder), reason=str(error))
+            return
+        try:
+            identity, _ = await read_superblock(disk)
+            if identity.index not in self._disks.failures:
+                raise NotAStore(f"{folder} claims to be disk {identity.index}, which is here already")
+            await self._disks.join(identity.index, disk)
+        except Error as error:
+            log.warning("disk is not taken back", disk=str(folder), reason=str(error))
+            disk.close()
+            return
+        await self._returned(identity.index)

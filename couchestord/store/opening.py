@@ -1,0 +1,84 @@
+"""Folders into a running store."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import trio
+
+from couchestord import logs
+from couchestord.clock import Clock
+from couchestord.errors import DiskError, DiskLocked, NotAStore
+from couchestord.io.directory import DirectoryDisk
+from couchestord.io.disk import Disk
+from couchestord.io.disks import create_store, load_disks
+from couchestord.store.core import Core, run_core
+from couchestord.store.options import StoreOptions
+
+log = logs.get(__name__)
+CATALOG_NAME = "catalog.sqlite"
+STORE_ID_BYTES = 16
+
+
+def disk_folders(path: Path, options: StoreOptions) -> list[Path]:
+    """Where the disks of the store in the data folder `path` are expected."""
+    if options.disks:
+        return list(options.disks)
+    numbers = set(range(options.disks_count))
+    numbers |= {int(found.name[5:]) for found in path.glob("disk-*") if found.name[5:].isdecimal()}
+    return [path / f"disk-{number}" for number in sorted(numbers)]
+
+
+async def create_directories(path: Path, options: StoreOptions, clock: Clock) -> None:
+    """Make the folders and the superblocks of a new store. Raises StoreExists, DiskLocked, DiskError."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    disks: list[Disk] = []
+    try:
+        for folder in disk_folders(path, options):
+            disks.append(await DirectoryDisk.open(folder, deadline_s=options.disk_deadline_s, create=True))
+        await create_store(
+            disks,
+            store_id=clock.random_bytes(STORE_ID_BYTES),
+            disk_ids=[clock.random_bytes(STORE_ID_BYTES) for _ in disks],
+            k=options.k,
+            m=options.m,
+            created_ns=clock.now_ns(),
+        )
+    finally:
+        for disk in disks:
+            disk.close()
+
+
+@asynccontextmanager
+async def open_directories(path: Path, options: StoreOptions, clock: Clock) -> AsyncIterator[Core]:
+    """Open the disks that are there and run the store on them. Raises NotAStore, DiskLocked, and as `run_core` does."""
+    folders = disk_folders(path, options)
+    opened: list[Disk] = []
+    try:
+        for folder in folders:
+            disk = await _open_disk(folder, options)
+            if disk is not None:
+                opened.append(disk)
+        if not opened:
+            raise NotAStore(f"no store lies in {path}: make one with `couchestord init --data {path}`")
+        disks = await load_disks(opened)
+    except BaseException:
+        for disk in opened:
+            disk.close()
+        raise
+    async with run_core(disks, path / CATALOG_NAME, options, clock) as core:
+        core.jobs.monitor.watch(folders)
+        yield core
+
+
+async def _open_disk(folder: Path, options: StoreOptions) -> Disk | None:
+    if not await trio.to_thread.run_sync(folder.is_dir, abandon_on_cancel=True):
+        log.warning("disk is missing", disk=str(folder))
+        return None
+    try:
+        return await DirectoryDisk.open(folder, deadline_s=options.disk_deadline_s)
+    except DiskLocked:
+        raise
+    except DiskError as error:
+        log.error("disk cannot be opened", disk=str(folder), reason=str(error))
+        return None

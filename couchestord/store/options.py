@@ -1,0 +1,57 @@
+"""What a store can be told."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from couchestord.ec.choice import Preference
+from couchestord.ec.segments import SegmentOptions
+from couchestord.errors import InvalidArgument
+from couchestord.io.journalfile import JournalOptions
+
+INLINE_BYTES_MAX = 128 << 10
+"""Bodies up to this ride in the journal record; longer ones are written to stripes while they arrive."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreOptions:
+    """Options of a store; sizes in bytes, times in seconds. k, m and disks_count count when a store is made."""
+
+    k: int = 4
+    m: int = 2
+    disks_count: int = 6
+    disks: tuple[Path, ...] = ()
+    """Folders of the disks; empty: `disk-0`, `disk-1`, ... in the data folder."""
+    stripe_bytes: int = 1 << 20
+    segment_bytes: int = 256 << 20
+    min_healthy_shards: int = 0
+    """Shards that a stripe needs at least when it is written; 0: k."""
+    engine: Preference = "auto"
+    reserve_bytes: int = 16 << 20
+    """Room on each disk that is kept for deletes, compaction and the catalog."""
+    journal: JournalOptions = field(default_factory=JournalOptions)
+    destage_threshold_percent: int = 80
+    destage_interval_s: float = 30.0
+    disk_deadline_s: float = 5.0
+    monitor_interval_s: float = 1.0
+    rebuild_grace_s: float = 10.0
+    background_bytes_per_s: int = 64 << 20
+    upload_results_kept_s: float = 86_400.0
+    snapshot_bytes_min: int = 64 << 20
+    """A snapshot is written when the log since the last one outgrows this and half the catalog."""
+    services: bool = True
+    """Run background jobs. Tests step them by hand."""
+
+    def __post_init__(self) -> None:
+        if self.k < 1 or self.m < 0 or self.disks_count < self.k + self.m:
+            raise InvalidArgument(
+                f"{self.k}+{self.m} needs at least {self.k + self.m} disks, there are {self.disks_count}"
+            )
+
+    def segments(self) -> SegmentOptions:
+        """The part that the segment pool wants."""
+        return SegmentOptions(
+            stripe_bytes=self.stripe_bytes,
+            segment_bytes=self.segment_bytes,
+            min_healthy_shards=self.min_healthy_shards,
+            reserve_bytes=self.reserve_bytes,
+        )

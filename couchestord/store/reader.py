@@ -1,0 +1,176 @@
+"""Bodies on their way out: verified pieces of one whole version."""
+
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+
+from couchestord.ec.stripes import StripeStore
+from couchestord.errors import DataLost, InvalidRange
+from couchestord.io.catalog.read import CatalogReader, EntryRow, ExtentRow, SegmentRow
+from couchestord.io.journal import Journal
+from couchestord.model import ByteRange, ObjectInfo
+from couchestord.store.pins import Pins
+
+ZEROES = bytes(1 << 20)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """`length` bytes from `offset` on of an extent; without an extent, zeroes."""
+
+    extent: ExtentRow | None
+    offset: int
+    length: int
+
+
+def resolve_range(byte_range: ByteRange | None, size: int) -> tuple[int, int]:
+    """(first, length) of a range in an object of `size` bytes. Raises InvalidRange when it begins at or after the
+    end.
+    """
+    if byte_range is None:
+        return 0, size
+    if byte_range.first is None:
+        wanted = byte_range.last or 0
+        if wanted <= 0 or size == 0:
+            raise InvalidRange(f"the last {wanted} bytes of {size} are none", size)
+        first = max(0, size - wanted)
+        return first, size - first
+    if byte_range.first >= size:
+        raise InvalidRange(f"the range begins at {byte_range.first}, the object has {size} bytes", size)
+    last = size - 1 if byte_range.last is None else min(byte_range.last, size - 1)
+    return byte_range.first, last - byte_range.first + 1
+
+
+def plan(reader: CatalogReader, row: EntryRow, first: int, length: int) -> Iterator[Run]:
+    """The runs that make up a range of an object, in order."""
+    end = first + length
+    if not length:
+        return
+    if row.content is not None:
+        yield from _content_runs(reader, row.content, first, end)
+        return
+    at = first
+    for piece in reader.pieces(row.inode):
+        low, high = max(first, piece.start), min(end, piece.start + piece.length)
+        if low >= high:
+            continue
+        if low > at:
+            yield Run(None, 0, low - at)
+        if piece.content is None:
+            yield Run(None, 0, high - low)
+        else:
+            shift = piece.content_start - piece.start
+            yield from _content_runs(reader, piece.content, low + shift, high + shift)
+        at = high
+    if at < end:
+        yield Run(None, 0, end - at)
+
+
+def _content_runs(reader: CatalogReader, content: int, first: int, end: int) -> Iterator[Run]:
+    for extent in reader.extents(content, first, end):
+        low, high = max(first, extent.start), min(end, extent.start + extent.length)
+        if low < high:
+            yield Run(extent, low - extent.start, high - low)
+
+
+class ObjectReader:
+    """One version of an object, or a range of it. Iterate once, or `read`; close it in any case (`async with` does).
+
+    What it reads stays where it is until it is closed. A piece is at most 1 MiB and verified before it is handed out.
+    Iteration raises DataLost when more is damaged than the code makes good; pieces already handed out were right.
+    """
+
+    def __init__(
+        self,
+        info: ObjectInfo,
+        first: int,
+        length: int,
+        runs: list[Run],
+        segments: dict[int, SegmentRow],
+        parts: "ReaderParts",
+    ) -> None:
+        self.info = info
+        self.first = first
+        self.length = length
+        self._runs = runs
+        self._segments = segments
+        self._parts = parts
+        self._records = [run.extent.stripe for run in runs if run.extent is not None and not run.extent.segment]
+        parts.pins.hold(segments, self._records)
+        self._open = True
+
+    @property
+    def partial(self) -> bool:
+        """True when less than the whole object is read."""
+        return self.length != self.info.size_bytes
+
+    async def __aiter__(self) -> AsyncIterator[bytes | memoryview]:
+        try:
+            for run in self._runs:
+                async for piece in self._read_run(run):
+                    yield piece
+        finally:
+            await self.aclose()
+
+    async def _read_run(self, run: Run) -> AsyncIterator[bytes | memoryview]:
+        extent = run.extent
+        if extent is None:
+            for at in range(0, run.length, len(ZEROES)):
+                yield memoryview(ZEROES)[: min(len(ZEROES), run.length - at)]
+        elif not extent.segment:
+            yield await self._parts.journal.read(extent.stripe, extent.stripe_start + run.offset, run.length)
+        else:
+            segment = self._segments[extent.segment]
+            start = extent.stripe_start + run.offset
+            async for piece in self._parts.stripes.read_run(segment, extent.stripe, start, run.length):
+                yield piece
+
+    async def read(self) -> bytes:
+        """All of it, in memory."""
+        return b"".join([piece async for piece in self])
+
+    async def aclose(self) -> None:
+        """Let go of what was held. May be called again."""
+        if self._open:
+            self._open = False
+            self._parts.pins.release(self._segments, self._records)
+
+    async def __aenter__(self) -> "ObjectReader":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    def __del__(self) -> None:
+        # a caller that forgot to close must not keep space for ever
+        if self._open:
+            self._open = False
+            self._parts.pins.release(self._segments, self._records)
+
+
+@dataclass(frozen=True, slots=True)
+class ReaderParts:
+    """What readers read from."""
+
+    journal: Journal
+    stripes: StripeStore
+    pins: Pins
+
+
+def open_reader(
+    reader: CatalogReader, parts: ReaderParts, info: ObjectInfo, row: EntryRow, byte_range: ByteRange | None
+) -> ObjectReader:
+    """Resolve a range and hold what it needs. Synchronous: nothing can move in between. Raises InvalidRange,
+    DataLost.
+    """
+    first, length = resolve_range(byte_range, row.size)
+    runs = list(plan(reader, row, first, length))
+    if sum(run.length for run in runs) != length:
+        raise DataLost(f"the extents of {info.key!r} do not cover the object")
+    segments: dict[int, SegmentRow] = {}
+    for run in runs:
+        if run.extent is not None and run.extent.segment and run.extent.segment not in segments:
+            segment = reader.segment(run.extent.segment)
+            if segment is None:
+                raise DataLost(f"segment {run.extent.segment} of {info.key!r} does not exist")
+            segments[segment.id] = segment
+    return ObjectReader(info, first, length, runs, segments, parts)

@@ -1,0 +1,168 @@
+"""Snapshots of the catalog on the stripes, so that a lost catalog costs no more than the log since the last one.
+
+A snapshot is the catalog's main file after a complete checkpoint, in pieces of one stripe, and a table that says where
+each piece lies and what it sums to. The superblock of every disk names the table. Reading it needs no catalog: the
+headers of the segments say how they are coded and where their shards are. It counts only after it was read back and
+verified.
+"""
+
+import json
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import trio
+
+from couchestord import logs
+from couchestord.ec.segments import SegmentPool
+from couchestord.ec.shards import FOLDER, PAGE_BYTES, SegmentHeader, parse_shard_name, unpack_segment_header
+from couchestord.ec.stripes import StripeStore
+from couchestord.errors import Corrupt, DataLost, DiskError
+from couchestord.io import requests as rq
+from couchestord.io.catalog.read import SegmentRow
+from couchestord.io.catalog.segments import STATE_SEALED
+from couchestord.io.checksum import xxh3_64
+from couchestord.io.disks import Disks
+from couchestord.io.superblock import SnapshotRoot
+
+log = logs.get(__name__)
+JOB = "snapshot"
+PIECE_BYTES = 1 << 20
+
+
+class PieceOf(msgspec.Struct, frozen=True, array_like=True):
+    """A piece of the catalog's file, or of the table itself."""
+
+    segment: int
+    stripe: int
+    length: int
+    checksum: int
+
+
+class Table(msgspec.Struct, frozen=True, array_like=True):
+    sequence: int
+    size: int
+    pieces: tuple[PieceOf, ...]
+
+
+_TABLE = msgspec.msgpack.Decoder(Table)
+
+
+async def write_snapshot(path: Path, sequence: int, pool: SegmentPool) -> tuple[SnapshotRoot, set[int]]:
+    """Write the main file of the catalog at `path`, which nobody may change meanwhile, to stripes; synced on return.
+
+    Answers the root to be put into the superblocks and the segments that hold the snapshot.
+    """
+    pieces: list[PieceOf] = []
+    async with pool.writer() as writer:
+        file = await trio.open_file(path, "rb")
+        async with file:
+            size = 0
+            while data := await file.read(PIECE_BYTES):
+                segment, stripe = await writer.append(data)
+                pieces.append(PieceOf(segment, stripe, len(data), xxh3_64(data)))
+                size += len(data)
+        table = msgspec.msgpack.encode(Table(sequence, size, tuple(pieces)))
+        if len(table) > PIECE_BYTES:
+            raise Corrupt(f"the catalog of {size} bytes is too large for one table of pieces")
+        segment, stripe = await writer.append(table)
+        await writer.sync()
+    root = SnapshotRoot(segment, stripe, len(table), sequence, xxh3_64(table))
+    return root, {piece.segment for piece in pieces} | {segment}
+
+
+async def read_table(root: SnapshotRoot, stripes: StripeStore, segments: dict[int, SegmentRow]) -> Table:
+    """The table that a root names. Raises DataLost, Corrupt."""
+    table = await _read(PieceOf(root.segment, root.stripe, root.length, root.checksum), stripes, segments)
+    return _TABLE.decode(table)
+
+
+async def read_pieces(
+    table: Table, stripes: StripeStore, segments: dict[int, SegmentRow]
+) -> AsyncIterator[bytes | bytearray | memoryview]:
+    """The catalog's file, piece by piece, verified. Raises DataLost, Corrupt."""
+    for piece in table.pieces:
+        yield await _read(piece, stripes, segments)
+
+
+async def _read(
+    piece: PieceOf, stripes: StripeStore, segments: dict[int, SegmentRow]
+) -> bytes | bytearray | memoryview:
+    row = segments.get(piece.segment)
+    if row is None:
+        raise DataLost(f"segment {piece.segment} of the catalog's snapshot is on no disk that is here")
+    data = await stripes.read(row, piece.stripe, 0, piece.length)
+    if xxh3_64(data) != piece.checksum:
+        raise Corrupt(f"a piece of the catalog's snapshot in segment {piece.segment} fails its checksum")
+    return data
+
+
+async def restore_snapshot(path: Path, disks: Disks, stripes: StripeStore) -> bool:
+    """Write the newest snapshot to `path`, synced. False when none was ever taken. Raises DataLost, Corrupt."""
+    root = disks.slot.snapshot
+    if root is None:
+        return False
+    segments = await find_segments(disks)
+    table = await read_table(root, stripes, segments)
+    temporary = Path(f"{path}.new")
+    file = await trio.open_file(temporary, "wb")
+    async with file:
+        os.fchmod(file.fileno(), 0o600)
+        async for piece in read_pieces(table, stripes, segments):
+            await file.write(piece)
+        await file.flush()
+        await trio.to_thread.run_sync(os.fsync, file.fileno())
+    for suffix in ("-wal", "-shm", ".sums"):
+        Path(f"{path}{suffix}").unlink(missing_ok=True)
+    temporary.replace(path)
+    log.warning("catalog restored from its snapshot", sequence=table.sequence, size_bytes=table.size)
+    return True
+
+
+async def find_segments(disks: Disks) -> dict[int, SegmentRow]:
+    """Every segment on the good disks, as the headers of its shard files tell, without a catalog."""
+    headers: dict[int, SegmentHeader] = {}
+    places: dict[int, dict[int, int]] = {}
+    for disk_index in disks.good():
+        disk = disks.get(disk_index)
+        if disk is None:
+            continue
+        try:
+            names = await disk.list(FOLDER)
+        except DiskError as error:
+            disks.fail(disk_index, error)
+            continue
+        for name in names:
+            parsed = parse_shard_name(name)
+            if parsed is None:
+                continue
+            try:
+                header = unpack_segment_header(await disk.read(f"{FOLDER}/{name}", 0, PAGE_BYTES))
+            except (Corrupt, DiskError):
+                continue
+            if header.store_id == disks.store_id and (header.segment, header.index) == parsed:
+                headers[header.segment] = header
+                places.setdefault(header.segment, {})[header.index] = disk_index
+    return {id_: _row(header, places[id_]) for id_, header in headers.items()}
+
+
+def _row(header: SegmentHeader, places: dict[int, int]) -> SegmentRow:
+    shards = range(header.k + header.m)
+    disks = tuple(places.get(index, -1) for index in shards)
+    missing = sum(1 << index for index in shards if index not in places)
+    return SegmentRow(
+        header.segment, header.epoch, STATE_SEALED, header.k, header.m, header.stripe_bytes, disks, missing, 0, -1
+    )
+
+
+def protected_segments(job_state: bytes | None) -> frozenset[int]:
+    """The segments that snapshots lie in, as the job's state tells: no extent names them, and they must stay."""
+    if not job_state:
+        return frozenset()
+    return frozenset(json.loads(job_state)["segments"])
+
+
+def save_request(segments: set[int], sequence: int) -> rq.SaveJob:
+    """Remembers in which segments snapshots lie."""
+    return rq.SaveJob(JOB, json.dumps({"segments": sorted(segments), "sequence": sequence}).encode())

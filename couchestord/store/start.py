@@ -1,0 +1,163 @@
+"""The start of a store: from disks and perhaps a catalog to a log and a catalog that agree.
+
+The log is the truth. A catalog that is missing, damaged, foreign or ahead of the log is discarded, with a line that
+says so, and made again from the newest snapshot and the log. Nothing is served before the tail of the log, which may
+lie on one disk only, lies on enough disks under a new epoch.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from couchestord import logs
+from couchestord.errors import Corrupt, InternalError, JournalDamaged, UnknownFormat
+from couchestord.io import mutations as mu
+from couchestord.io.catalog.catalog import Catalog
+from couchestord.io.disks import Disks
+from couchestord.io.journal import Journal
+from couchestord.io.journalfile import Entry, JournalOptions
+from couchestord.io.records import record_digest
+from couchestord.io.recovery import Chain, chain, scan
+
+log = logs.get(__name__)
+REPLAY_RECORDS_PER_TRANSACTION = 2000
+
+Restore = Callable[[Path], Awaitable[bool]]
+"""Writes the newest snapshot to a path; False when there is none. Raises DataLost when it cannot be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    catalog: Catalog
+    journal: Journal
+    chain: Chain
+    rebuilt: str | None
+    """Why the catalog was made again, None when it was kept."""
+    replayed_count: int
+
+
+async def start(
+    disks: Disks, catalog_path: Path, options: JournalOptions, restore: Restore, verify: Callable[[Path], None]
+) -> Started:
+    """Bring log and catalog together. `verify` raises Corrupt for a catalog file that rotted.
+
+    Raises JournalDamaged when acknowledged records are on no disk that is here and the catalog does not hold what they
+    said; TooFewDisks when no new epoch can be taken; UnknownFormat for files of a newer program.
+    """
+    found = await scan(disks)
+    log_chain = chain(found)
+    journal = Journal(disks, options, log_chain)
+    catalog, rebuilt = await _find_catalog(disks, catalog_path, journal, log_chain, restore, verify)
+    try:
+        _check_reach(disks, catalog, log_chain)
+        await disks.take_epoch()
+        journal.epoch_taken()
+        replayed = await _replay(catalog, journal, log_chain)
+        await _renew_tail(disks, catalog, journal, log_chain)
+    except BaseException:
+        catalog.close()
+        raise
+    if rebuilt:
+        log.warning("catalog rebuilt from the log", reason=rebuilt, records=replayed, sequence=catalog.applier.sequence)
+    return Started(catalog, journal, log_chain, rebuilt, replayed)
+
+
+async def _find_catalog(
+    disks: Disks, path: Path, journal: Journal, log_chain: Chain, restore: Restore, verify: Callable[[Path], None]
+) -> tuple[Catalog, str | None]:
+    reason = "there was none" if not path.exists() else ""
+    if not reason:
+        try:
+            verify(path)
+            catalog = Catalog(path)
+        except UnknownFormat:
+            raise
+        except Corrupt as error:
+            reason = f"it was damaged: {error}"
+        else:
+            reason = await _judge(disks, catalog, journal, log_chain)
+            if not reason:
+                return catalog, None
+            catalog.close()
+    if path.exists():
+        log.error("catalog discarded", path=str(path), reason=reason)
+        for suffix in ("", "-wal", "-shm"):
+            old = Path(f"{path}{suffix}")
+            if old.exists():
+                old.replace(f"{path}{suffix}.discarded")
+    if not await restore(path):
+        Catalog.create(path, disks.store_id)
+    return Catalog(path), None if not log_chain.files and reason == "there was none" else reason
+
+
+async def _judge(disks: Disks, catalog: Catalog, journal: Journal, log_chain: Chain) -> str:
+    """Why the catalog cannot be used, empty when it can."""
+    applier = catalog.applier
+    if applier.store_id != disks.store_id:
+        return "it belongs to another store"
+    if applier.sequence and applier.sequence >= log_chain.end:
+        if disks.missing_count() <= disks.m:
+            return f"it is ahead of the disks: it ends at {applier.sequence}, the log at {log_chain.end - 1}"
+        # the end of the log may be on the disks that are missing; the catalog is all that knows it
+        log.error("more disks are missing than the code makes good: the catalog is kept", missing=disks.missing_count())
+        return ""
+    if log_chain.files and applier.sequence + 1 < log_chain.files[0].first:
+        return f"it ends at {applier.sequence}, before the log begins at {log_chain.files[0].first}"
+    if journal.holds(applier.sequence):
+        async for _, meta, _, body_sum in journal.records(applier.sequence):
+            if record_digest(meta, body_sum) != applier.digest:
+                return f"it took another course than the log at {applier.sequence}"
+            break
+    return ""
+
+
+def _check_reach(disks: Disks, catalog: Catalog, log_chain: Chain) -> None:
+    """The log must go on where the catalog ends, without a gap."""
+    after = catalog.applier.sequence + 1
+    if log_chain.files and log_chain.files[0].first > after:
+        raise JournalDamaged(
+            f"records {after} to {log_chain.files[0].first - 1} are on no disk that is here "
+            f"({disks.missing_count()} of {disks.count} disks are missing). Bring the missing disks back."
+        )
+    for low, high in log_chain.damage:
+        if high > after:
+            raise JournalDamaged(
+                f"acknowledged records {max(low, after)} to {high - 1} are damaged or missing on every "
+                f"disk that is here "
+                f"({disks.missing_count()} of {disks.count} disks are missing). Bring the missing disks back."
+            )
+        log.error("records are gone whose outcome the catalog holds", first=low, last=high - 1)
+
+
+async def _replay(catalog: Catalog, journal: Journal, log_chain: Chain) -> int:
+    first = catalog.applier.sequence + 1
+    if first >= log_chain.end:
+        return 0
+    count = 0
+    catalog.begin()
+    try:
+        async for sequence, meta, _, body_sum in journal.records(first):
+            catalog.applier.apply(mu.decode(meta), sequence, record_digest(meta, body_sum))
+            count += 1
+            if count % REPLAY_RECORDS_PER_TRANSACTION == 0:
+                catalog.commit()
+                catalog.begin()
+        catalog.commit()
+    except BaseException:
+        catalog.rollback()
+        raise
+    return count
+
+
+async def _renew_tail(disks: Disks, catalog: Catalog, journal: Journal, log_chain: Chain) -> None:
+    """Append the last group again under the new epoch: it may lie on too few disks, or only in their caches."""
+    if not log_chain.files or log_chain.end - 1 < catalog.applier.sequence:
+        return
+    first = log_chain.files[-1].groups[-1]
+    entries = [Entry(bytes(meta), body, body_sum) async for _, meta, body, body_sum in journal.records(first)]
+    if first + len(entries) != log_chain.end:
+        raise InternalError(
+            f"the tail of the log is {len(entries)} records from {first}, not up to {log_chain.end - 1}"
+        )
+    await journal.append(first, entries)
+    log.info("log renewed", first=first, records=len(entries), epoch=disks.epoch)

@@ -1,0 +1,382 @@
+"""ObjectStore: the one door to everything that is kept."""
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from couchestord.clock import Clock, SystemClock
+from couchestord.errors import MethodNotAllowed, NoSuchBucket, NoSuchUpload
+from couchestord.io import requests as rq
+from couchestord.io.catalog.read import BucketRow, EntryRow
+from couchestord.model import (
+    LIST_KEYS_MAX,
+    Attributes,
+    Body,
+    BucketInfo,
+    ByteRange,
+    Conditions,
+    DeleteResult,
+    ListPage,
+    ObjectInfo,
+    PartInfo,
+    UploadInfo,
+)
+from couchestord.store.accounts import Accounts
+from couchestord.store.conditions import check_read
+from couchestord.store.core import Core
+from couchestord.store.decide.context import find_version
+from couchestord.store.decide.uploads import check_part_number, part_info
+from couchestord.store.health import Health, describe_object, health, status
+from couchestord.store.listing import list_page
+from couchestord.store.opening import create_directories, open_directories
+from couchestord.store.options import StoreOptions
+from couchestord.store.reader import ObjectReader, open_reader
+from couchestord.store.values import bucket_info, is_marker, object_info, pack_etag
+
+_NO_ATTRIBUTES = Attributes()
+_NO_CONDITIONS = Conditions()
+UPLOADS_LISTED_MAX = 1000
+PartPage = tuple[list[PartInfo], bool]
+UploadPage = tuple[list[UploadInfo], bool]
+
+
+class ObjectStore(Accounts):
+    """Objects in buckets, kept on this node's disks.
+
+    Every method that changes something returns once the change is durable: it survives kill -9, power loss and the
+    loss of any `m` disks. An error means that nothing happened, but for InternalError, Unavailable and NoSpace raised
+    by a commit: then the change may still turn out to have happened at the next start, whole.
+    Methods belong to one trio loop and may run side by side. Errors are those of `couchestord.errors`.
+
+    ::
+
+        async with ObjectStore.open("data") as store:
+            await store.create_bucket("photos")
+            await store.put("photos", b"2026/one.jpg", body)
+            async with await store.get("photos", b"2026/one.jpg") as reader:
+                async for piece in reader:
+                    ...
+    """
+
+    def __init__(self, core: Core) -> None:
+        """Over a running core; use `open`."""
+        super().__init__(core.submit, core.catalog.accounts)
+        self._core = core
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls, path: Path | str, options: StoreOptions | None = None, *, clock: Clock | None = None
+    ) -> "AsyncIterator[ObjectStore]":
+        """Open the store in the data folder `path`: its disks (`options.disks`, else `disk-0`, ...) and its catalog.
+
+        Starts with disks missing, as far as it can, and never makes a missing one anew. Raises NotAStore when no disk
+        holds a superblock, DiskLocked when another process has it open, ForeignDisk, UnknownFormat, JournalDamaged
+        when acknowledged records are on none of the disks, TooFewDisks.
+        """
+        async with open_directories(Path(path), options or StoreOptions(), clock or SystemClock()) as core:
+            yield cls(core)
+
+    @classmethod
+    async def create(cls, path: Path | str, options: StoreOptions | None = None, *, clock: Clock | None = None) -> None:
+        """Make an empty store in the data folder `path`. Raises StoreExists when a disk belongs to one, DiskError."""
+        await create_directories(Path(path), options or StoreOptions(), clock or SystemClock())
+
+    # -- buckets ---------------------------------------------------------------------------------------------------
+
+    async def create_bucket(self, bucket: str, *, owner: str = "") -> BucketInfo:
+        """Raises InvalidBucketName, BucketAlreadyOwnedByYou, BucketAlreadyExists."""
+        made: BucketInfo = await self._core.submit(rq.MakeBucket(bucket, owner))
+        return made
+
+    async def delete_bucket(self, bucket: str) -> None:
+        """Raises NoSuchBucket, BucketNotEmpty. Open uploads go with the bucket."""
+        await self._core.submit(rq.RemoveBucket(bucket))
+
+    async def head_bucket(self, bucket: str) -> BucketInfo:
+        """Raises NoSuchBucket."""
+        return bucket_info(self._bucket(bucket))
+
+    async def list_buckets(self) -> list[BucketInfo]:
+        """All buckets, by name."""
+        return [bucket_info(row) for row in self._core.catalog.reading.buckets()]
+
+    async def set_versioning(self, bucket: str, state: str) -> None:
+        """`state` is "Enabled" or "Suspended". Raises NoSuchBucket, InvalidArgument."""
+        await self._core.submit(rq.SetVersioning(bucket, state))
+
+    def _bucket(self, name: str) -> BucketRow:
+        row = self._core.catalog.reading.bucket(name)
+        if row is None:
+            raise NoSuchBucket(f"there is no bucket {name!r}")
+        return row
+
+    # -- objects ---------------------------------------------------------------------------------------------------
+
+    async def put(
+        self,
+        bucket: str,
+        key: bytes,
+        body: Body,
+        *,
+        size: int | None = None,
+        attributes: Attributes = _NO_ATTRIBUTES,
+        conditions: Conditions = _NO_CONDITIONS,
+        finish: Callable[[], Attributes] | None = None,
+    ) -> ObjectInfo:
+        """Store an object under a key of 1 to 1024 bytes of UTF-8, in place of what the key named.
+
+        `size`, when given, is the announced length. What the body's iterator raises is raised, and nothing is stored:
+        so a front end refuses a bad checksum. `finish` is called once the body was consumed and answers the attributes
+        to store instead of `attributes`. Raises NoSuchBucket, PreconditionFailed, IncompleteBody, EntityTooLarge,
+        NoSpace, Unavailable, ...
+        """
+        self._bucket(bucket)
+        async with self._core.intake.take(body, size) as taken:
+            info: ObjectInfo = await self._core.submit(
+                rq.PutObject(
+                    bucket,
+                    key,
+                    taken.size,
+                    pack_etag(taken.md5),
+                    finish() if finish else attributes,
+                    conditions,
+                    taken.extents,
+                    taken.inline,
+                    taken.inline_sum,
+                )
+            )
+        return info
+
+    async def get(
+        self,
+        bucket: str,
+        key: bytes,
+        *,
+        byte_range: ByteRange | None = None,
+        version_id: str | None = None,
+        conditions: Conditions = _NO_CONDITIONS,
+    ) -> ObjectReader:
+        """A reader of one whole version as it is now, whatever is written later.
+
+        Raises NoSuchKey, NoSuchVersion, MethodNotAllowed for a delete marker, InvalidRange, NotModified,
+        PreconditionFailed; DataLost here or while reading.
+        """
+        row, info = self._find(bucket, key, version_id, conditions)
+        return open_reader(self._core.catalog.reading, self._core.reader_parts, info, row, byte_range)
+
+    async def head(
+        self,
+        bucket: str,
+        key: bytes,
+        *,
+        version_id: str | None = None,
+        conditions: Conditions = _NO_CONDITIONS,
+    ) -> ObjectInfo:
+        """What `get` would say of the object. Raises as `get` does."""
+        return self._find(bucket, key, version_id, conditions)[1]
+
+    def _find(
+        self, bucket: str, key: bytes, version_id: str | None, conditions: Conditions
+    ) -> tuple[EntryRow, ObjectInfo]:
+        bucket_row = self._bucket(bucket)
+        _, _, row = find_version(self._core.catalog.reading, bucket_row, key, version_id)
+        if is_marker(row):
+            raise MethodNotAllowed(f"version {version_id} of {key!r} is a delete marker")
+        check_read(conditions, row)
+        return row, object_info(bucket_row, key, row)
+
+    async def delete(
+        self, bucket: str, key: bytes, *, version_id: str | None = None, conditions: Conditions = _NO_CONDITIONS
+    ) -> DeleteResult:
+        """Delete an object, or one version of it. A key that is not there is no error. Works on a full disk.
+
+        In a versioned bucket a delete without version puts a delete marker. Raises NoSuchBucket, PreconditionFailed.
+        """
+        result: DeleteResult = await self._core.submit(rq.DeleteObject(bucket, key, version_id, conditions))
+        return result
+
+    async def list(
+        self,
+        bucket: str,
+        *,
+        prefix: bytes = b"",
+        delimiter: bytes = b"",
+        start_after: bytes = b"",
+        max_keys: int = LIST_KEYS_MAX,
+    ) -> ListPage:
+        """At most `max_keys` (up to 1000) keys and common prefixes after `start_after`, in bytewise order."""
+        row = self._bucket(bucket)
+        with self._core.catalog.snapshot() as reader:
+            return list_page(
+                reader, row.root, prefix=prefix, delimiter=delimiter, start_after=start_after, max_keys=max_keys
+            )
+
+    async def copy(
+        self,
+        bucket: str,
+        key: bytes,
+        source_bucket: str,
+        source_key: bytes,
+        *,
+        source_version_id: str | None = None,
+        attributes: Attributes | None = None,
+        conditions: Conditions = _NO_CONDITIONS,
+        source_conditions: Conditions = _NO_CONDITIONS,
+    ) -> ObjectInfo:
+        """Copy by reference, in constant time. `attributes` None: the source's. Raises as `get` and `put` do."""
+        info: ObjectInfo = await self._core.submit(
+            rq.CopyObject(
+                bucket,
+                key,
+                source_bucket,
+                source_key,
+                source_version_id,
+                attributes,
+                conditions,
+                source_conditions,
+            )
+        )
+        return info
+
+    # -- multipart -------------------------------------------------------------------------------------------------
+
+    async def create_upload(self, bucket: str, key: bytes, *, attributes: Attributes = _NO_ATTRIBUTES) -> UploadInfo:
+        """Begin a multipart upload. Raises NoSuchBucket, KeyTooLong, InvalidArgument."""
+        info: UploadInfo = await self._core.submit(rq.MakeUpload(bucket, key, attributes))
+        return info
+
+    async def put_part(
+        self,
+        bucket: str,
+        key: bytes,
+        upload_id: str,
+        number: int,
+        body: Body,
+        *,
+        size: int | None = None,
+        finish: Callable[[], Mapping[str, str]] | None = None,
+    ) -> PartInfo:
+        """Store part `number` (1 to 10,000), durable on return. `finish` answers its checksums. Raises NoSuchUpload."""
+        check_part_number(number)
+        self._upload(bucket, key, upload_id)
+        async with self._core.intake.take(body, size) as taken:
+            info: PartInfo = await self._core.submit(
+                rq.PutPart(
+                    bucket,
+                    key,
+                    upload_id,
+                    number,
+                    taken.size,
+                    pack_etag(taken.md5),
+                    finish() if finish else {},
+                    taken.extents,
+                    taken.inline,
+                    taken.inline_sum,
+                )
+            )
+        return info
+
+    async def copy_part(
+        self,
+        bucket: str,
+        key: bytes,
+        upload_id: str,
+        number: int,
+        source_bucket: str,
+        source_key: bytes,
+        *,
+        byte_range: ByteRange | None = None,
+        source_version_id: str | None = None,
+        source_conditions: Conditions = _NO_CONDITIONS,
+    ) -> PartInfo:
+        """A part by reference: a range of another object, which must lie within it. Raises InvalidRange; as `get`."""
+        first, last = (byte_range.first, byte_range.last) if byte_range else (None, None)
+        info: PartInfo = await self._core.submit(
+            rq.CopyPart(
+                bucket,
+                key,
+                upload_id,
+                number,
+                source_bucket,
+                source_key,
+                source_version_id,
+                first,
+                last,
+                source_conditions,
+            )
+        )
+        return info
+
+    async def complete_upload(
+        self,
+        bucket: str,
+        key: bytes,
+        upload_id: str,
+        parts: Sequence[tuple[int, str]],
+        *,
+        conditions: Conditions = _NO_CONDITIONS,
+    ) -> ObjectInfo:
+        """Make the object of the parts (number, etag), all or nothing. For a day a repeated call answers the same.
+
+        Raises NoSuchUpload, InvalidPart, InvalidPartOrder, EntityTooSmall, EntityTooLarge, PreconditionFailed.
+        """
+        info: ObjectInfo = await self._core.submit(rq.CompleteUpload(bucket, key, upload_id, tuple(parts), conditions))
+        return info
+
+    async def abort_upload(self, bucket: str, key: bytes, upload_id: str) -> None:
+        """Forget an upload and its parts. Raises NoSuchUpload."""
+        await self._core.submit(rq.AbortUpload(bucket, key, upload_id))
+
+    async def list_parts(
+        self, bucket: str, key: bytes, upload_id: str, *, start_after: int = 0, max_parts: int = 1000
+    ) -> PartPage:
+        """(parts after a number, whether there are more). Raises NoSuchUpload."""
+        self._upload(bucket, key, upload_id)
+        rows = self._core.catalog.accounts.parts(upload_id, start_after, max_parts + 1)
+        return [part_info(row) for row in rows[:max_parts]], len(rows) > max_parts
+
+    async def list_uploads(
+        self,
+        bucket: str,
+        *,
+        prefix: bytes = b"",
+        start_after: tuple[bytes, str] = (b"", ""),
+        max_uploads: int = UPLOADS_LISTED_MAX,
+    ) -> UploadPage:
+        """(open uploads after (key, upload id), whether there are more), by key, then age. Raises NoSuchBucket."""
+        self._bucket(bucket)
+        low = max(start_after, (prefix, ""))
+        rows = self._core.catalog.accounts.uploads(bucket, low, max_uploads + 1)
+        found = [UploadInfo(row.id, row.bucket, row.key, row.created_ns) for row in rows if row.key.startswith(prefix)]
+        return found[:max_uploads], len(found) > max_uploads
+
+    def _upload(self, bucket: str, key: bytes, upload_id: str) -> None:
+        self._bucket(bucket)
+        row = self._core.catalog.accounts.upload(upload_id)
+        if row is None or (row.bucket, row.key) != (bucket, key):
+            raise NoSuchUpload(f"there is no upload {upload_id!r} of that key; it was completed, aborted, or never was")
+
+    # -- operation -------------------------------------------------------------------------------------------------
+
+    def health(self) -> Health:
+        """How the store is, with reasons."""
+        return health(self._core)
+
+    async def status(self) -> dict[str, Any]:
+        """Everything an operator asks, ready for JSON."""
+        return await status(self._core)
+
+    async def describe(self, bucket: str, key: bytes) -> dict[str, Any]:
+        """Where every extent, shard and replica of an object lies, ready for JSON. Raises NoSuchKey."""
+        row, info = self._find(bucket, key, None, _NO_CONDITIONS)
+        return describe_object(self._core, row, info)
+
+    async def destage(self) -> None:
+        """Move everything that can be from the journal to stripes, and free the journal. For tools and tests."""
+        await self._core.destage_all()
+
+    async def drain(self) -> None:
+        """Refuse new writes (ShuttingDown) and wait for those under way."""
+        await self._core.writer.drain()

@@ -1,0 +1,194 @@
+"""The store's single writer: takes the requests that wait, commits them as one group, answers.
+
+The order is what the promises rest on. In one open catalog transaction every request is decided and its outcome
+applied; the records go to the journal, whose return is the commit point; the catalog transaction is committed; only
+then is anybody answered, the refused ones too, since a refusal may rest on a mutation of the same group.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+import outcome as outcomes
+import trio
+
+from couchestord import logs
+from couchestord.errors import Error, InternalError, ShuttingDown, WritesStopped
+from couchestord.io import mutations as mu
+from couchestord.io.catalog.catalog import Catalog
+from couchestord.io.checksum import xxh3_64
+from couchestord.io.journal import Journal
+from couchestord.io.journalfile import Entry
+from couchestord.io.records import record_digest
+from couchestord.store.decide import Decider
+
+log = logs.get(__name__)
+GROUP_MUTATIONS_MAX = 256
+GROUP_BYTES_MAX = 4 << 20
+EMPTY_SUM = xxh3_64(b"")
+
+
+@dataclass(slots=True)
+class _Waiting:
+    request: object
+    size_bytes: int
+    task: trio.lowlevel.Task
+    result: outcomes.Outcome[Any] | None = None
+
+
+@dataclass(slots=True)
+class WriterStats:
+    """Counters since the start."""
+
+    groups: int = 0
+    mutations: int = 0
+    refused: int = 0
+    waiting: int = field(default=0)
+
+
+class Writer:
+    """One per store. `submit` may be called by any task; `run` is the one task that writes."""
+
+    def __init__(self, catalog: Catalog, journal: Journal, decider: Decider) -> None:
+        self._catalog = catalog
+        self._journal = journal
+        self._decider = decider
+        self._queue: deque[_Waiting] = deque()
+        self._kick = trio.Event()
+        self._idle = trio.Event()
+        self._idle.set()
+        self._stopped: Exception | None = None
+        self.stats = WriterStats()
+
+    async def submit(self, request: object) -> Any:
+        """Decide, apply and make durable. Returns the answer, or raises the refusal, once both are certain.
+
+        Cancellation does not take a request back: the call waits for the commit and returns.
+        """
+        if self._stopped is not None:
+            raise type(self._stopped)(str(self._stopped))
+        body = getattr(request, "body", b"")
+        waiting = _Waiting(request, len(body), trio.lowlevel.current_task())
+        self._queue.append(waiting)
+        self._kick.set()
+        return await trio.lowlevel.wait_task_rescheduled(_cannot_cancel)
+
+    @property
+    def stopped_because(self) -> str:
+        """Why later requests are refused, empty while they are not."""
+        return str(self._stopped) if self._stopped else ""
+
+    def stop(self, reason: Exception) -> None:
+        """Refuse every later request with this error. What waits already is still committed."""
+        if self._stopped is None:
+            self._stopped = reason
+
+    async def drain(self) -> None:
+        """Refuse new requests and wait until those under way are answered."""
+        self.stop(ShuttingDown("the store is shutting down"))
+        await self._idle.wait()
+
+    async def run(self) -> None:
+        """Commit groups until cancelled."""
+        try:
+            while True:
+                if not self._queue:
+                    self._idle.set()
+                    self._kick = trio.Event()
+                    await self._kick.wait()
+                self._idle = trio.Event()
+                # a cancelled writer finishes the group it has begun: its requests cannot be cancelled
+                with trio.CancelScope(shield=True):
+                    await self._commit_waiting()
+        finally:
+            self.stop(ShuttingDown("the store is shutting down"))
+            for waiting in self._queue:
+                trio.lowlevel.reschedule(waiting.task, outcomes.Error(ShuttingDown("the store is shutting down")))
+            self._queue.clear()
+            self._idle.set()
+
+    async def _commit_waiting(self) -> None:
+        group: list[_Waiting] = []
+        size_bytes = 0
+        while self._queue and len(group) < GROUP_MUTATIONS_MAX and size_bytes < GROUP_BYTES_MAX:
+            waiting = self._queue.popleft()
+            size_bytes += waiting.size_bytes
+            group.append(waiting)
+        try:
+            await self._commit(group)
+        except Exception as error:
+            if not isinstance(error, Error):
+                log.exception("commit failed")
+                error = InternalError(f"the commit failed: {error!r}")
+            for waiting in group:
+                waiting.result = outcomes.Error(error)
+        for waiting in group:
+            trio.lowlevel.reschedule(waiting.task, waiting.result or outcomes.Error(InternalError("no answer")))
+
+    async def _commit(self, group: list[_Waiting]) -> None:
+        if self._stopped is not None and isinstance(self._stopped, WritesStopped):
+            raise self._stopped
+        first = self._catalog.applier.sequence + 1
+        entries = self._decide(group)
+        if not entries:
+            self._catalog.rollback()
+            return
+        try:
+            await self._journal.append(first, entries)
+        except BaseException:
+            self._catalog.rollback()
+            raise
+        self.stats.groups += 1
+        self.stats.mutations += len(entries)
+        try:
+            self._catalog.commit()
+        except Exception as error:
+            # the group is in the log: it happened, whatever the catalog says. Only a restart brings the two together
+            self.stop(WritesStopped(f"the catalog failed after a commit ({error}); restart to rebuild it from the log"))
+            log.error("catalog failed after the commit point: writes stop", reason=str(error))
+            raise
+
+    def _decide(self, group: list[_Waiting]) -> list[Entry]:
+        """Decide and apply the group in one transaction. A request whose outcome cannot be applied is taken out."""
+        excluded: set[int] = set()
+        while True:
+            self._catalog.begin()
+            entries: list[Entry] = []
+            for number, waiting in enumerate(group):
+                if number in excluded:
+                    continue
+                try:
+                    self._decide_one(waiting, entries)
+                except Error as error:
+                    if isinstance(error, InternalError):
+                        self._exclude(excluded, number, waiting, error)
+                        break
+                    self.stats.refused += 1
+                    waiting.result = outcomes.Error(error)
+                except Exception as error:
+                    self._exclude(excluded, number, waiting, error)
+                    break
+            else:
+                return entries
+            # half of an outcome may be in the transaction: begin the group again without that request
+            self._catalog.rollback()
+
+    def _exclude(self, excluded: set[int], number: int, waiting: _Waiting, error: Exception) -> None:
+        log.error("a request could not be applied", request=type(waiting.request).__name__, exc_info=error)
+        excluded.add(number)
+        waiting.result = outcomes.Error(InternalError(f"{type(waiting.request).__name__} failed: {error}"))
+
+    def _decide_one(self, waiting: _Waiting, entries: list[Entry]) -> None:
+        decision = self._decider.decide(waiting.request)
+        if decision.outcome is not None:
+            body_sum = EMPTY_SUM if not decision.body else decision.body_sum
+            assert body_sum is not None
+            meta = mu.encode(decision.outcome)
+            applier = self._catalog.applier
+            applier.apply(decision.outcome, applier.sequence + 1, record_digest(meta, body_sum))
+            entries.append(Entry(meta, decision.body, body_sum))
+        waiting.result = outcomes.Value(decision.answer)
+
+
+def _cannot_cancel(_raise_cancel: object) -> trio.lowlevel.Abort:
+    return trio.lowlevel.Abort.FAILED
