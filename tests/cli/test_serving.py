@@ -4,10 +4,15 @@ import os
 import signal
 import socket
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from daemons import FREE_PORTS, command, result, running
+
+from couchestord.cli.credentials import lines_to_paste
+from couchestord.config import parse_address
 
 
 def test_up_makes_a_store_a_key_and_a_copy_of_it(tmp_path: Path) -> None:
@@ -82,6 +87,27 @@ def test_kill_leaves_a_store_that_starts_again(tmp_path: Path) -> None:
         assert daemon.stop(signal.SIGKILL) == -signal.SIGKILL
     with running("serve", "--data", data, log=tmp_path / "log"):
         assert [row["bucket"] for row in result("bucket", "list", "--data", data)] == ["photos"]
+
+
+def test_lines_to_paste_work(tmp_path: Path) -> None:
+    """As a shell runs them, all but the AWS CLI's, which is not among our test tools."""
+    data = tmp_path / "data folder"
+    with running("up", "--data", data, log=tmp_path / "log") as daemon:
+        result("bucket", "create", "first", "--data", data)
+        address = parse_address(daemon.addresses["s3"].removeprefix("http://"))
+        lines = [line.strip() for line in lines_to_paste(data, address, "us-east-1").splitlines()]
+        for client in ("python3 -c", "s5cmd ", "rclone "):
+            exports = [line for line in lines if line.startswith("export ")]
+            (call,) = [line for line in lines if line.startswith(client)]
+            done = subprocess.run(
+                ["bash", "-ec", "\n".join([*exports, call])],
+                env={"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(tmp_path)},
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+            assert (done.returncode, "first" in done.stdout) == (0, True), done.stderr
 
 
 def test_metrics_page(tmp_path: Path) -> None:
