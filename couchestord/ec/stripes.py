@@ -28,7 +28,7 @@ from couchestord.ec.shards import (
     shard_length,
 )
 from couchestord.ec.trust import Damage, ShardTrust
-from couchestord.errors import Corrupt, DataLost, DiskFailed, UnknownFormat
+from couchestord.errors import Corrupt, DataLost, DiskError, DiskFailed, UnknownFormat
 from couchestord.io.catalog.read import SegmentRow
 from couchestord.io.disks import Disks
 
@@ -135,10 +135,30 @@ class StripeStore:
         return next(iter(gathering.good.values()))
 
     async def shard(self, segment: SegmentRow, stripe: int, index: int) -> tuple[StripeHeader, Buffer]:
-        """The whole payload of one shard, parity too: from its place, or from k others. Raises DataLost."""
-        shape = await self.shape(segment, stripe, near=index)
+        """The whole payload of one shard, parity too: from its place, or from k others.
+
+        Raises DataLost; that is no news of damage, since the stripe may be one that was never finished.
+        """
+        shape = await self.shape(segment, stripe, near=index, report=False)
         wanted = ShardRange(index, 0, shape.shard_length)
-        return shape, (await self._gather(segment, stripe, shape, [wanted]))[wanted]
+        return shape, (await self._gather(segment, stripe, shape, [wanted], report_loss=False))[wanted]
+
+    async def count_headers(self, segment: SegmentRow, stripe: int) -> int:
+        """How many shards of a stripe have a valid header on their disk now; those that should and do not are noted."""
+        good_count = 0
+
+        async def check(index: int) -> None:
+            nonlocal good_count
+            try:
+                await self._trust.timed(segment, index, partial(self.file(segment, index).header, stripe))
+            except (Corrupt, UnknownFormat, DiskError):
+                return
+            good_count += 1
+
+        async with trio.open_nursery() as nursery:
+            for index in range(segment.k + segment.m):
+                nursery.start_soon(check, index)
+        return good_count
 
     def file(self, segment: SegmentRow, index: int) -> ShardFile:
         """The file of one shard. Raises DiskFailed when it has no disk that is good."""
@@ -179,9 +199,14 @@ class StripeStore:
         return [memoryview(found[each])[low:high] for each, (low, high) in zip(wanted, cuts, strict=True)]
 
     async def _gather(
-        self, segment: SegmentRow, stripe: int, shape: StripeHeader, wanted: Sequence[ShardRange]
+        self,
+        segment: SegmentRow,
+        stripe: int,
+        shape: StripeHeader,
+        wanted: Sequence[ShardRange],
+        report_loss: bool = True,
     ) -> Mapping[ShardRange, Buffer]:
-        """The wanted ranges, made good where need be."""
+        """The wanted ranges, made good where need be; shards that turned out bad are noted."""
         gathering: Gathering[Buffer] = Gathering(self._nursery)
         trusted = set(self._trust.trusted(segment))
         for each in wanted:
@@ -190,7 +215,6 @@ class StripeStore:
             try:
                 resident = self._blocks_nowait(segment, stripe, shape, each)
             except (Corrupt, UnknownFormat) as error:
-                self._trust.note(segment, each.shard, error)
                 gathering.bad[each] = error
                 continue
             if resident is not None:
@@ -200,8 +224,16 @@ class StripeStore:
         deadline = trio.current_time() + self._options.hedge_s
         while gathering.pending and await gathering.wait(deadline - trio.current_time()):
             pass
-        if len(gathering.good) < len(wanted):
-            await self._make_good(segment, stripe, shape, wanted, gathering)
+        try:
+            if len(gathering.good) < len(wanted):
+                await self._make_good(segment, stripe, shape, wanted, gathering)
+        except DataLost:
+            if not report_loss:
+                gathering.bad.clear()
+            raise
+        finally:
+            for each, reason in gathering.bad.items():
+                self._trust.note(segment, each.shard, reason)
         return gathering.good
 
     async def _make_good(
@@ -288,10 +320,10 @@ class StripeStore:
         return self.file(segment, wanted.shard).blocks_nowait(stripe, header, wanted.low, wanted.high)
 
     async def _blocks(self, segment: SegmentRow, stripe: int, shape: StripeHeader, wanted: ShardRange) -> Buffer:
-        header = await self._header(segment, stripe, wanted.shard)
+        header = await self._header(segment, stripe, wanted.shard, report=False)
         _check_agreement(header, shape)
         read = partial(self.file(segment, wanted.shard).blocks, stripe, header, wanted.low, wanted.high)
-        return await self._trust.timed(segment, wanted.shard, read)
+        return await self._trust.timed(segment, wanted.shard, read, report=False)
 
     # -- coding ------------------------------------------------------------------------------------------------------
 

@@ -25,7 +25,6 @@ from couchestord.errors import (
     TooFewDisks,
 )
 from couchestord.io import requests as rq
-from couchestord.io.disks import load_disks
 from couchestord.io.mutations import Extent
 
 STEP = full_stripe_pages(4, STRIPE_BYTES)
@@ -372,13 +371,6 @@ async def test_a_stripe_has_1_to_stripe_bytes(tmp_path: Path) -> None:
                 await writer.append(bytes(length))
 
 
-async def crash(rig: Rig) -> None:
-    """Power is cut; the rig goes on with what the disks kept."""
-    rig.sims = [sim.crash() for sim in rig.sims]
-    rig.disks = await load_disks(rig.sims)
-    rig.forget_cache()
-
-
 @pytest.mark.parametrize("seed", range(20))
 async def test_what_was_synced_survives_a_power_cut_and_two_disks(tmp_path: Path, seed: int) -> None:
     async with open_rig(tmp_path, seed=seed) as rig:
@@ -388,7 +380,7 @@ async def test_what_was_synced_survives_a_power_cut_and_two_disks(tmp_path: Path
             await write(writer, data)
             runs = list(writer.runs)
             unsynced = await writer.append(pattern(STRIPE_BYTES, 1))
-        await crash(rig)
+        await rig.crash()
         for disk in random.Random(seed).sample(range(6), 2):
             rig.disks.fail(disk, "pulled")
         assert await read(rig, runs) == data

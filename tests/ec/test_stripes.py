@@ -276,7 +276,7 @@ async def test_a_loss_in_the_middle_of_a_run_ends_it(tmp_path: Path) -> None:
             await rig.sims[index].write_at(shard_path(33, index), second * PAGE_BYTES, [bytes(PAGE_BYTES)])
         came = b""
         async with aclosing(rig.stripes.read_run(ROW, 1, 0, len(data))) as run:
-            with pytest.raises(DataLost):
+            with pytest.raises(DataLost):  # noqa: PT012
                 while True:
                     came += await anext(run)
         assert came == data[:STRIPE_BYTES]

@@ -13,6 +13,7 @@ from simdisk import SimDisk
 from couchestord.ec.codec import ZfecEngine
 from couchestord.ec.shards import PAGE_BYTES, SegmentHeader, pack_segment_header, shard_path
 from couchestord.ec.stripes import StripeOptions, StripeStore
+from couchestord.errors import DataLost
 from couchestord.io import mutations as mu
 from couchestord.io import requests as rq
 from couchestord.io.catalog.catalog import Catalog
@@ -60,6 +61,7 @@ class Rig:
         self.nursery = nursery
         self.damages: list[tuple[int, int]] = []
         self.requests: list[object] = []
+        self.journal: dict[int, bytes] = {}
         self.refuse: Exception | None = None
         self.stripes = self.make_stripes()
 
@@ -77,6 +79,12 @@ class Rig:
     def forget_cache(self) -> None:
         """As after a restart: no header is cached."""
         self.stripes = self.make_stripes()
+
+    async def crash(self) -> None:
+        """Power is cut; the rig goes on with what the disks kept."""
+        self.sims = [sim.crash() for sim in self.sims]
+        self.disks = await load_disks(self.sims)
+        self.forget_cache()
 
     async def write_stripes(self, row: SegmentRow, datas: Iterable[bytes], first: int = 1) -> list[int]:
         """Stripes written and synced without a pool; returns their addresses."""
@@ -161,6 +169,18 @@ class Rig:
         self.apply(mu.ObjectPut(1, name, id_, size, b"etag", 1, b"", extents=tuple(extents)))
         self.catalog.applier.next_id = max(self.catalog.applier.next_id, id_ + max(1, len(extents)))
         return id_
+
+    def put_small(self, name: bytes, body: bytes) -> int:
+        """An object whose bytes lie in the journal; returns the id of its extent."""
+        id_ = self.put(name, [mu.Extent(len(body))])
+        self.journal[self.catalog.applier.sequence] = body
+        return id_
+
+    async def read_journal(self, sequence: int, start: int, length: int) -> bytes:
+        await trio.lowlevel.checkpoint()
+        if sequence not in self.journal:
+            raise DataLost(f"record {sequence} is not in the journal")
+        return self.journal[sequence][start : start + length]
 
     def delete(self, name: bytes) -> None:
         self.apply(mu.ObjectDeleted(1, name))

@@ -1,0 +1,196 @@
+"""Space: segments without live bytes are dropped, those with few are emptied first."""
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from couchestord import logs
+from couchestord.ec.codec import Buffer
+from couchestord.ec.moves import Mover
+from couchestord.ec.rebuild_shard import NEW_SUFFIX
+from couchestord.ec.segments import SegmentPool, Submit
+from couchestord.ec.shards import FOLDER, PAGE_BYTES, parse_shard_name, shard_path
+from couchestord.ec.throttle import Throttle
+from couchestord.errors import DiskError, NoSpace, NoSuchFile, Unavailable
+from couchestord.io.catalog.read import CatalogReader, ExtentRow, SegmentRow
+from couchestord.io.catalog.segments import STATE_SEALED
+from couchestord.io.disks import Disks
+from couchestord.io.requests import DropSegment
+from couchestord.service import Progress
+
+log = logs.get(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class CompactOptions:
+    live_ratio_min: float = 0.5
+    """A sealed segment with less of its room in use is emptied."""
+    batch_bytes: int = 8 << 20
+    batch_extents: int = 1024
+    drops_per_step_max: int = 16
+    interval_s: float = 10.0
+
+
+class Compactor:
+    """Drops dead segments and empties dying ones, the emptiest first, a batch a step.
+
+    The file of a dropped segment on a disk that is away is found by `sweep` when it is back. An extent that cannot be
+    read keeps its segment.
+    """
+
+    name = "compact"
+
+    def __init__(
+        self,
+        catalog: CatalogReader,
+        disks: Disks,
+        pool: SegmentPool,
+        submit: Submit,
+        throttle: Throttle,
+        options: CompactOptions = CompactOptions(),
+    ) -> None:
+        self._catalog = catalog
+        self._disks = disks
+        self._pool = pool
+        self._submit = submit
+        self._throttle = throttle
+        self._options = options
+        self._mover = Mover(pool, submit)
+        self._stuck: dict[int, set[int]] = {}
+        self.dropped_segments_count = 0
+        self.moved_extents_count = 0
+
+    @property
+    def interval_s(self) -> float:
+        return self._options.interval_s
+
+    async def work(self) -> Progress:
+        """Drop some dead segments, or move a batch out of a dying one."""
+        try:
+            if await self._drop_dead():
+                return Progress.BUSY
+            row = await self._find_dying()
+            if row is None:
+                return Progress.IDLE
+            if not self._throttle.is_open():
+                return Progress.THROTTLED
+            return await self._empty(row)
+        except (NoSpace, Unavailable) as error:
+            log.warning("compaction was put off", reason=str(error))
+            return Progress.IDLE
+
+    # -- dead ----------------------------------------------------------------------------------------------------------
+
+    async def _drop_dead(self) -> int:
+        dead = [row for row in self._sealed() if row.live_bytes == 0][: self._options.drops_per_step_max]
+        dropped = 0
+        for row in dead:
+            # a stream may have written there and not have said so yet
+            if not self._pool.is_pinned(row.id) and await self._submit(DropSegment(row.id)):
+                dropped += 1
+                self._stuck.pop(row.id, None)
+                await self._unlink(row)
+        self.dropped_segments_count += dropped
+        return dropped
+
+    async def _unlink(self, row: SegmentRow) -> None:
+        for index, number in enumerate(row.disks):
+            disk = self._disks.get(number)
+            if disk is None:
+                continue
+            try:
+                await disk.unlink(shard_path(row.id, index))
+            except NoSuchFile:
+                continue
+            except DiskError as error:
+                log.warning("shard file was not removed", disk=disk.name, segment=row.id, reason=str(error))
+
+    async def sweep(self, next_id: Callable[[], int], only: int | None = None) -> int:
+        """Remove files of segments that the catalog once knew and no longer does, and rebuilds cut short.
+
+        For a start and for the return of disk `only`, before rebuilding begins on it. Returns how many files went.
+        A file whose segment the catalog knows, or cannot have known, is not touched.
+        """
+        count = 0
+        for number in self._disks.good() if only is None else [only]:
+            disk = self._disks.get(number)
+            if disk is None:
+                continue
+            try:
+                names = await disk.list(FOLDER)
+                for name in sorted(names):
+                    # asked after the list: a segment is committed before its first file is made
+                    if self._is_stale(name, next_id()):
+                        await disk.unlink(f"{FOLDER}/{name}")
+                        count += 1
+            except DiskError as error:
+                log.warning("disk was not swept", disk=disk.name, reason=str(error))
+        return count
+
+    def _is_stale(self, name: str, next_id: int) -> bool:
+        parsed = parse_shard_name(name.removesuffix(NEW_SUFFIX))
+        if parsed is None or parsed[0] >= next_id:
+            return False
+        return name.endswith(NEW_SUFFIX) or self._catalog.segment(parsed[0]) is None
+
+    # -- dying ---------------------------------------------------------------------------------------------------------
+
+    def _sealed(self) -> list[SegmentRow]:
+        return [row for row in self._catalog.segments() if row.state == STATE_SEALED]
+
+    async def _find_dying(self) -> SegmentRow | None:
+        found: list[tuple[float, SegmentRow]] = []
+        for row in self._sealed():
+            if not row.live_bytes:
+                continue
+            room = (await self._pages(row) - 1) * PAGE_BYTES * row.k
+            ratio = row.live_bytes / max(1, room)
+            if ratio < self._options.live_ratio_min:
+                found.append((ratio, row))
+        return next((row for _, row in sorted(found) if self._extents(row)), None)
+
+    async def _pages(self, row: SegmentRow) -> int:
+        """Pages of each shard file, its header's included."""
+        if row.stripes_end >= 0:
+            return row.stripes_end
+        for index, number in enumerate(row.disks):
+            disk = self._disks.get(number)
+            if disk is None:
+                continue
+            try:
+                sizes = await disk.list(FOLDER)
+            except DiskError:
+                continue
+            name = shard_path(row.id, index).removeprefix(f"{FOLDER}/")
+            if name in sizes:
+                return -(-sizes[name] // PAGE_BYTES)
+        return 0
+
+    def _extents(self, row: SegmentRow) -> list[ExtentRow]:
+        """The next extents to move; none when only such are left that cannot be read."""
+        stuck = self._stuck.get(row.id, set())
+        rows = self._catalog.extents_in_segment(row.id, 0, self._options.batch_extents + len(stuck))
+        batch: list[ExtentRow] = []
+        size_bytes = 0
+        for extent in rows:
+            if extent.id in stuck:
+                continue
+            if batch and size_bytes + extent.length > self._options.batch_bytes:
+                break
+            batch.append(extent)
+            size_bytes += extent.length
+        return batch
+
+    async def _empty(self, row: SegmentRow) -> Progress:
+        async def read(extent: ExtentRow) -> AsyncGenerator[Buffer, None]:
+            run = self._pool.stripes.read_run(row, extent.stripe, extent.stripe_start, extent.length)
+            async with aclosing(run) as pieces:
+                async for piece in pieces:
+                    yield piece
+
+        moved = await self._mover.move(self._extents(row), read)
+        self._throttle.spend(2 * moved.written_bytes)
+        self.moved_extents_count += moved.moved_count
+        if moved.unreadable:
+            self._stuck.setdefault(row.id, set()).update(extent.id for extent in moved.unreadable)
+        return Progress.BUSY

@@ -1,0 +1,131 @@
+"""From the journal to stripes: the bytes of small objects, packed many to a stripe."""
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import dataclass
+
+import trio
+
+from couchestord import logs
+from couchestord.ec.codec import Buffer
+from couchestord.ec.moves import Mover
+from couchestord.ec.segments import SegmentPool, Submit
+from couchestord.errors import NoSpace, Unavailable
+from couchestord.io.catalog.read import CatalogReader, ExtentRow
+from couchestord.service import Progress
+
+log = logs.get(__name__)
+
+ReadJournal = Callable[[int, int, int], Awaitable[Buffer]]
+"""(sequence, start, length) to verified bytes of that record's body. May raise DataLost."""
+
+
+@dataclass(frozen=True, slots=True)
+class DestageOptions:
+    threshold_percent: int = 80
+    """How full the journal may become before it is destaged without waiting for the interval."""
+    interval_s: float = 30.0
+    """At most so long an extent stays in the journal, if the disks keep up."""
+    batch_bytes: int = 8 << 20
+    batch_extents: int = 2048
+    unreadable_max: int = 4096
+
+
+class Destager:
+    """Steps through the extents that lie in the journal, oldest first. Trimming the journal is not its part.
+
+    A pass begins when the journal is fuller than the threshold, when the interval is over, or when `force` asks for it;
+    it ends when nothing is left. Only a pass of the last two kinds writes a stripe that is not full. An extent that
+    cannot be read is skipped and counted, and tried again in the next pass.
+    """
+
+    name = "destage"
+
+    def __init__(
+        self,
+        catalog: CatalogReader,
+        pool: SegmentPool,
+        submit: Submit,
+        read_journal: ReadJournal,
+        fill_percent: Callable[[], float],
+        options: DestageOptions = DestageOptions(),
+    ) -> None:
+        self._catalog = catalog
+        self._mover = Mover(pool, submit)
+        self._read_journal = read_journal
+        self._fill_percent = fill_percent
+        self._options = options
+        self._due: float | None = None
+        self._forced = False
+        self._passing = False
+        self._short = False
+        self._skipped: set[int] = set()
+        self.moved_extents_count = 0
+        self.unreadable_extents_count = 0
+
+    @property
+    def interval_s(self) -> float:
+        return min(1.0, self._options.interval_s)
+
+    def force(self) -> None:
+        """Begin a pass with the next step, short stripes and all."""
+        self._forced = True
+
+    async def work(self) -> Progress:
+        """Move one batch."""
+        if not self._begin():
+            return Progress.IDLE
+        batch, cut_by_bytes, more = self._next()
+        if not batch:
+            return self._end()
+        leave_short = cut_by_bytes or not self._short
+        if more and not cut_by_bytes:
+            leave_short = False  # so many tiny ones: they are a stripe's worth of work
+        try:
+            moved = await self._mover.move(batch, self._read, leave_short=leave_short)
+        except (NoSpace, Unavailable) as error:
+            log.warning("destage was put off", reason=str(error))
+            return self._end()
+        self.moved_extents_count += moved.moved_count
+        self.unreadable_extents_count += len(moved.unreadable)
+        self._skipped.update(extent.id for extent in moved.unreadable)
+        progressed = moved.left_count < len(batch)
+        if not progressed or len(self._skipped) > self._options.unreadable_max:
+            return self._end()
+        return Progress.BUSY
+
+    def _begin(self) -> bool:
+        now = trio.current_time()
+        if self._due is None:
+            self._due = now + self._options.interval_s
+        wanted = self._forced or now >= self._due
+        if wanted:
+            self._short = True
+            self._forced = False
+            self._due = now + self._options.interval_s
+        if wanted or self._fill_percent() >= self._options.threshold_percent:
+            self._passing = True
+        return self._passing
+
+    def _end(self) -> Progress:
+        self._passing = False
+        self._short = False
+        self._skipped.clear()
+        return Progress.IDLE
+
+    def _next(self) -> tuple[list[ExtentRow], bool, bool]:
+        """Extents of one step; whether there are more in this answer; whether there may be more in the journal."""
+        limit = self._options.batch_extents + len(self._skipped)
+        rows = self._catalog.extents_in_journal(0, limit)
+        batch: list[ExtentRow] = []
+        size_bytes = 0
+        for row in rows:
+            if row.id in self._skipped:
+                continue
+            if batch and size_bytes + row.length > self._options.batch_bytes:
+                return batch, True, True
+            batch.append(row)
+            size_bytes += row.length
+        return batch, False, len(rows) == limit
+
+    async def _read(self, extent: ExtentRow) -> AsyncGenerator[Buffer, None]:
+        yield await self._read_journal(extent.stripe, extent.stripe_start, extent.length)

@@ -1,0 +1,300 @@
+"""Redundancy restored on disk: shards that are missing, damaged, or on a disk that is away."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import trio
+
+from couchestord import logs
+from couchestord.ec.rebuild_shard import ShardRebuild, StripeWalk, check_stripe, is_live
+from couchestord.ec.segments import Submit
+from couchestord.ec.shards import FOLDER, PAGE_BYTES, shard_path, stripe_pages
+from couchestord.ec.stripes import StripeStore
+from couchestord.ec.throttle import Throttle
+from couchestord.errors import Corrupt, DataLost, DiskError, DiskFailed, NoSpace, NoSuchFile, Unavailable, UnknownFormat
+from couchestord.io.catalog.read import CatalogReader, SegmentRow
+from couchestord.io.catalog.segments import STATE_SEALED
+from couchestord.io.disks import Disks
+from couchestord.io.requests import LoseShards, PlaceShard, SaveJob
+from couchestord.service import Progress
+
+log = logs.get(__name__)
+
+JOB = "rebuild"
+
+
+@dataclass(frozen=True, slots=True)
+class RebuildOptions:
+    grace_s: float = 600.0
+    """How long a disk may be away before its shards are made anew elsewhere."""
+    interval_s: float = 5.0
+    retry_s: float = 60.0
+    """After a shard could not be rebuilt whole."""
+    stripes_per_step: int = 8
+    reserve_bytes: int = 0
+    damages_max: int = 4096
+
+
+class Rebuilder:
+    """One shard at a time, that of the most endangered segment first, a few stripes a step.
+
+    A shard goes back to its own disk when that is good, else to a good disk that holds no shard of the segment. Open
+    segments wait until they are sealed. What is to be done follows from the catalog and the disks alone, so after a
+    restart it is simply found again; the job that is saved only says how far things are.
+    """
+
+    name = JOB
+
+    def __init__(
+        self,
+        catalog: CatalogReader,
+        disks: Disks,
+        stripes: StripeStore,
+        submit: Submit,
+        throttle: Throttle,
+        options: RebuildOptions = RebuildOptions(),
+    ) -> None:
+        self._catalog = catalog
+        self._disks = disks
+        self._stripes = stripes
+        self._submit = submit
+        self._throttle = throttle
+        self._options = options
+        self._damages: dict[int, int] = {}
+        self._away_since: dict[int, float] = {}
+        self._not_before: dict[tuple[int, int], float] = {}
+        self._current: ShardRebuild | None = None
+        self._saved = b""
+        self.rebuilt_shards_count = 0
+
+    @property
+    def interval_s(self) -> float:
+        return self._options.interval_s
+
+    def report(self, segment_id: int, missing: int) -> None:
+        """Shards of a segment were found damaged (bits of `missing`): for `StripeStore`'s `on_damage`."""
+        if len(self._damages) < self._options.damages_max or segment_id in self._damages:
+            self._damages[segment_id] = self._damages.get(segment_id, 0) | missing
+
+    async def work(self) -> Progress:
+        """Rebuild a few stripes."""
+        self._watch_disks()
+        try:
+            await self._record_damages()
+            if self._current is None:
+                self._current = await self._choose()
+                await self._save()
+            current = self._current
+            if current is None:
+                return Progress.IDLE
+            row = self._catalog.segment(current.row.id)
+            if row is None:
+                await self._abandon(current)
+                return Progress.BUSY
+            if not self._throttle.is_open(urgent=self._lost(row).bit_count() >= row.m):
+                return Progress.THROTTLED
+            await self._step(current)
+        except (NoSpace, Unavailable) as error:
+            log.warning("rebuild was put off", reason=str(error))
+            return Progress.IDLE
+        return Progress.BUSY
+
+    async def check_returned(self, disk_index: int) -> int:
+        """Compare the files of a disk that was away with what the catalog says it holds; what is missing is queued.
+
+        Looks at sizes and at every header, not at payloads: those are verified whenever they are read. Returns how many
+        shards are to be rebuilt. Raises what the store's writer raises.
+        """
+        disk = self._disks.get(disk_index)
+        if disk is None:
+            return 0
+        sizes = await disk.list(FOLDER)
+        count = 0
+        for row in self._catalog.segments():
+            if row.state != STATE_SEALED:
+                continue
+            for index, number in enumerate(row.disks):
+                if number != disk_index or row.missing >> index & 1:
+                    continue
+                size_bytes = sizes.get(shard_path(row.id, index).removeprefix(f"{FOLDER}/"), 0)
+                if not await self._has_headers(row, index, size_bytes):
+                    await self._submit(LoseShards(row.id, 1 << index))
+                    count += 1
+        return count
+
+    # -- what is to be done --------------------------------------------------------------------------------------------
+
+    def _watch_disks(self) -> None:
+        now = trio.current_time()
+        away = set(range(self._disks.count)) - set(self._disks.good())
+        self._away_since = {disk: self._away_since.get(disk, now) for disk in away}
+
+    async def _record_damages(self) -> None:
+        """Into the catalog, so that they outlive a restart."""
+        for id_, missing in list(self._damages.items()):
+            row = self._catalog.segment(id_)
+            if row is not None and missing & ~row.missing:
+                await self._submit(LoseShards(id_, missing))
+            self._damages.pop(id_, None)
+
+    def _lost(self, row: SegmentRow) -> int:
+        """Bits of the shards that a read cannot count on now."""
+        away = sum(1 << index for index, disk in enumerate(row.disks) if self._disks.get(disk) is None)
+        return row.missing | away
+
+    def _endangered(self) -> list[SegmentRow]:
+        """Sealed segments with lost shards, those with the least left first."""
+        rows = self._catalog.segments() if self._away_since else self._catalog.segments_missing()
+        found = [row for row in rows if row.state == STATE_SEALED and self._lost(row)]
+        return sorted(found, key=lambda row: (row.k + row.m - self._lost(row).bit_count(), row.id))
+
+    async def _choose(self) -> ShardRebuild | None:
+        free_bytes: dict[int, int] | None = None
+        now = trio.current_time()
+        self._not_before = {which: until for which, until in self._not_before.items() if until > now}
+        for row in self._endangered():
+            for index in self._due(row):
+                if free_bytes is None:
+                    free_bytes = await self._room()
+                target = self._target(row, index, free_bytes)
+                disk = self._disks.get(target)
+                if disk is not None:
+                    return ShardRebuild(self._stripes, self._catalog, row, index, target, disk)
+        return None
+
+    def _due(self, row: SegmentRow) -> Iterator[int]:
+        now = trio.current_time()
+        for index, disk in enumerate(row.disks):
+            if not self._lost(row) >> index & 1 or (row.id, index) in self._not_before:
+                continue
+            if disk < 0 or now - self._away_since.get(disk, -1e18) >= self._options.grace_s:
+                yield index
+
+    def _target(self, row: SegmentRow, index: int, free_bytes: dict[int, int]) -> int:
+        """The disk to rebuild a shard on, -1 when there is none."""
+        own = row.disks[index]
+        if own in free_bytes:
+            return own
+        others = [disk for disk in free_bytes if disk not in row.disks]
+        return max(others, key=lambda disk: (free_bytes[disk], -disk), default=-1)
+
+    async def _room(self) -> dict[int, int]:
+        """Free bytes over the reserve, of disks that have any."""
+        found: dict[int, int] = {}
+        for index in self._disks.roomy():
+            disk = self._disks.get(index)
+            if disk is None:
+                continue
+            try:
+                free = (await disk.capacity()).free_bytes - self._options.reserve_bytes
+            except DiskError as error:
+                self._disks.fail(index, error)
+                continue
+            if free > 0:
+                found[index] = free
+        return found
+
+    # -- doing it ------------------------------------------------------------------------------------------------------
+
+    async def _step(self, current: ShardRebuild) -> None:
+        before = current.written_bytes
+        try:
+            if not current.written_bytes and await self._is_whole(current):
+                done = True
+            else:
+                done = await current.step(self._options.stripes_per_step)
+        except DiskError as error:
+            self._disks.fail(current.target, error)
+            self._put_off(current)
+            await self._abandon(current)
+            return
+        except (DataLost, UnknownFormat) as error:
+            # what a newer program wrote is left as it is
+            log.error("shard was not rebuilt", segment=current.row.id, shard=current.index, reason=str(error))
+            self._put_off(current)
+            await self._abandon(current)
+            return
+        self._throttle.spend((current.row.k + 1) * (current.written_bytes - before))
+        if done:
+            self._current = None
+            await self._place(current)
+
+    async def _place(self, current: ShardRebuild) -> None:
+        row, index = current.row, current.index
+        if not await self._submit(PlaceShard(row.id, index, current.target)):
+            disk = self._disks.get(current.target)
+            if disk is not None:
+                try:
+                    await disk.unlink(shard_path(row.id, index))
+                except DiskError as error:
+                    log.warning("shard file was not removed", disk=disk.name, segment=row.id, reason=str(error))
+            return
+        extents = self._catalog.extents_in_segment(row.id, 0, 1 << 20) if current.holes else []
+        lost = [page for page in current.holes if is_live(row, extents, page)]
+        if lost:
+            log.error("stripes are lost", segment=row.id, shard=index, stripes=lost[:16], count=len(lost))
+            self._put_off(current)
+            await self._submit(LoseShards(row.id, 1 << index))
+            return
+        self._stripes.forget_damage(row.id, index)
+        self.rebuilt_shards_count += 1
+        log.info("shard was rebuilt", segment=row.id, shard=index, disk=self._disks.name(current.target))
+
+    async def _is_whole(self, current: ShardRebuild) -> bool:
+        """Is the file in its own place good after all: a read error that passed, a restart after the rename?"""
+        if current.row.disks[current.index] != current.target:
+            return False
+        return await self._verify(current.row, current.index)
+
+    async def _verify(self, row: SegmentRow, index: int) -> bool:
+        """Every byte of a shard file. Raises UnknownFormat."""
+        try:
+            file = self._stripes.file(row, index)
+            await file.segment_header()
+            walk = StripeWalk(self._stripes, self._catalog, row)
+            while (found := await walk.next()) is not None:
+                page, shape = found
+                if shape is not None:
+                    await check_stripe(file, page, shape)
+        except (Corrupt, DiskFailed, NoSuchFile):
+            return False
+        return True
+
+    async def _has_headers(self, row: SegmentRow, index: int, size_bytes: int) -> bool:
+        end = 1
+        try:
+            file = self._stripes.file(row, index)
+            await file.segment_header()
+            walk = StripeWalk(self._stripes, self._catalog, row)
+            while (found := await walk.next()) is not None:
+                page, shape = found
+                if shape is not None:
+                    await file.header(page)
+                    end = page + stripe_pages(shape.shard_length)
+        except UnknownFormat:
+            return True  # a newer program's: not ours to judge, and not to be overwritten
+        except (Corrupt, DiskError):
+            return False
+        return size_bytes >= end * PAGE_BYTES
+
+    def _put_off(self, current: ShardRebuild) -> None:
+        self._not_before[current.row.id, current.index] = trio.current_time() + self._options.retry_s
+
+    async def _abandon(self, current: ShardRebuild) -> None:
+        self._current = None
+        try:
+            await current.abandon()
+        except DiskError:
+            return  # found by the sweep at the next start
+
+    async def _save(self) -> None:
+        """What is being done, for whoever asks for the status."""
+        current = self._current
+        state = b""
+        if current is not None:
+            about = {"segment": current.row.id, "shard": current.index, "disk": current.target}
+            state = json.dumps(about | {"rebuilt": self.rebuilt_shards_count}).encode()
+        if state != self._saved:
+            await self._submit(SaveJob(JOB, state))
+            self._saved = state

@@ -1,0 +1,157 @@
+"""One shard file, made anew from the others.
+
+It is written under another name, synced, read back and verified, and only then takes the place of what was there: the
+last good copy of anything is never at risk, and a rebuild that was cut short is simply done again.
+"""
+
+from collections.abc import Sequence
+from contextlib import suppress
+
+from couchestord.ec.opensegment import FIRST_STRIPE, segment_header_page
+from couchestord.ec.shardfile import ShardFile
+from couchestord.ec.shards import (
+    FOLDER,
+    PAGE_BYTES,
+    StripeHeader,
+    full_stripe_pages,
+    pack_stripe_header,
+    shard_path,
+    stripe_pages,
+)
+from couchestord.ec.stripes import StripeStore
+from couchestord.errors import Corrupt, DataLost, NoSuchFile
+from couchestord.io.catalog.read import CatalogReader, ExtentRow, SegmentRow
+from couchestord.io.disk import Disk
+
+NEW_SUFFIX = ".new"
+"""Ends the name of a shard file that is being rebuilt."""
+
+
+class StripeWalk:
+    """The stripes of a sealed segment, in order.
+
+    Where headers are missing it goes on at the next stripe that an extent begins in. When the catalog does not know
+    the end, it is where no header is found and no extent begins any more.
+    """
+
+    def __init__(self, stripes: StripeStore, catalog: CatalogReader, row: SegmentRow) -> None:
+        self._stripes = stripes
+        self._catalog = catalog
+        self._row = row
+        self._page = FIRST_STRIPE
+
+    async def next(self) -> tuple[int, StripeHeader | None] | None:
+        """(page, header) of the next stripe, None for the header of one of which none is left; None at the end."""
+        row, page = self._row, self._page
+        if page < 0 or 0 <= row.stripes_end <= page:
+            return None
+        try:
+            shape = await self._stripes.shape(row, page, report=False)
+        except DataLost:
+            here = self._catalog.extents_in_segment(row.id, page - 1, 1)
+            following = self._catalog.extents_in_segment(row.id, page, 1)
+            self._page = following[0].stripe if following else -1
+            return (page, None) if here or row.stripes_end >= 0 else None
+        self._page = page + stripe_pages(shape.shard_length)
+        return page, shape
+
+
+def is_live(row: SegmentRow, extents: Sequence[ExtentRow], page: int) -> bool:
+    """Does one of the segment's extents lie, in part, in the stripe whose header is at that page?"""
+    step = full_stripe_pages(row.k, row.stripe_bytes)
+    for extent in extents:
+        turns = -(-(extent.stripe_start + extent.length) // row.stripe_bytes)
+        if (page - extent.stripe) % step == 0 and 0 <= (page - extent.stripe) // step < turns:
+            return True
+    return False
+
+
+class ShardRebuild:
+    """Rebuilds shard `index` of a segment onto a disk, a few stripes a step.
+
+    DiskError from any method is the target's; the caller gives the disk up and unlinks what is left with `abandon`.
+    """
+
+    def __init__(
+        self, stripes: StripeStore, catalog: CatalogReader, row: SegmentRow, index: int, target: int, disk: Disk
+    ) -> None:
+        self.row = row
+        self.index = index
+        self.target = target
+        self.holes: list[int] = []
+        """Pages of stripes that could not be made: too few of their shards are left."""
+        self.written_bytes = 0
+        self._stripes = stripes
+        self._disk = disk
+        self._path = shard_path(row.id, index)
+        self._new = self._path + NEW_SUFFIX
+        self._file = ShardFile(disk, stripes.identity(row), index, self._new)
+        self._walk = StripeWalk(stripes, catalog, row)
+        self._written: list[tuple[int, StripeHeader]] = []
+        self._begun = False
+        self._verified_count = 0
+
+    async def step(self, stripes_max: int) -> bool:
+        """Write or verify that many stripes; True when the file is in its place, durable."""
+        if not self._begun:
+            await self._begin()
+        for _ in range(stripes_max):
+            found = await self._walk.next()
+            if found is None:
+                return await self._verify(stripes_max)
+            await self._write(*found)
+        return False
+
+    async def abandon(self) -> None:
+        """Remove what was begun. Raises DiskError."""
+        with suppress(NoSuchFile):
+            await self._disk.unlink(self._new)
+
+    async def _begin(self) -> None:
+        with suppress(NoSuchFile):
+            await self._disk.unlink(self._new)  # of a run before, perhaps longer
+        disks = (*self.row.disks[: self.index], self.target, *self.row.disks[self.index + 1 :])
+        page = segment_header_page(
+            self.row._replace(disks=disks), self._stripes.identity(self.row).store_id, self.index
+        )
+        await self._disk.write_at(self._new, 0, [page])
+        self._begun = True
+
+    async def _write(self, page: int, shape: StripeHeader | None) -> None:
+        try:
+            if shape is None:
+                raise DataLost("no header is left")
+            _, payload = await self._stripes.shard(self.row, page, self.index)
+        except DataLost:
+            self.holes.append(page)
+            return
+        header = pack_stripe_header(self._stripes.identity(self.row), page, self.index, shape.length, payload)
+        padding = bytes(-shape.shard_length % PAGE_BYTES)
+        await self._disk.write_at(self._new, page * PAGE_BYTES, [header, payload, padding])
+        self._written.append((page, shape))
+        self.written_bytes += len(header) + shape.shard_length
+
+    async def _verify(self, stripes_max: int) -> bool:
+        if not self._verified_count:
+            await self._disk.sync(self._new)
+        upto = min(len(self._written), self._verified_count + stripes_max)
+        try:
+            await self._file.segment_header()
+            for page, shape in self._written[self._verified_count : upto]:
+                await check_stripe(self._file, page, shape)
+        except Corrupt as error:
+            raise DataLost(f"what was written to {self._disk.name} reads otherwise: {error}") from error
+        self._verified_count = upto
+        if upto < len(self._written):
+            return False
+        await self._disk.rename(self._new, self._path)
+        await self._disk.sync_dir(FOLDER)
+        return True
+
+
+async def check_stripe(file: ShardFile, page: int, shape: StripeHeader) -> None:
+    """Read one shard of a stripe, all of it. Raises Corrupt, UnknownFormat, DiskError."""
+    header = await file.header(page)
+    if header.length != shape.length:
+        raise Corrupt(f"the shard's stripe holds {header.length} bytes, the others say {shape.length}")
+    await file.blocks(page, header, 0, header.shard_length)

@@ -1,0 +1,220 @@
+from pathlib import Path
+from typing import Any
+
+from stripe_rig import STRIPE_BYTES, Rig, open_rig, pattern
+
+from couchestord.ec.compact import CompactOptions, Compactor
+from couchestord.ec.segments import SegmentOptions, SegmentPool
+from couchestord.ec.shards import shard_path
+from couchestord.ec.throttle import Throttle
+from couchestord.errors import DiskFull, JournalFull
+from couchestord.io import requests as rq
+from couchestord.service import Progress
+
+BODY = STRIPE_BYTES // 4
+
+
+class Bench:
+    def __init__(self, rig: Rig, **options: Any) -> None:
+        self.rig = rig
+        self.busy = False
+        segments = SegmentOptions(stripe_bytes=STRIPE_BYTES, segment_bytes=4 * STRIPE_BYTES)
+        self.pool = SegmentPool(rig.stripes, rig.disks, rig.submit, segments)
+        self.throttle = Throttle(1 << 40, lambda: self.busy)
+        self.compactor = Compactor(
+            rig.catalog.reading, rig.disks, self.pool, rig.submit, self.throttle, CompactOptions(**options)
+        )
+
+    async def put(self, name: bytes, length: int = 4 * STRIPE_BYTES, seed: int = 0) -> int:
+        """An object in a segment of its own when it has the full length; returns the id of its extent."""
+        data = pattern(length, seed)
+        async with self.pool.writer() as writer:
+            for at in range(0, length, STRIPE_BYTES):
+                await writer.append(data[at : at + STRIPE_BYTES])
+            await writer.sync()
+            return self.rig.put(name, writer.runs)
+
+    async def seal(self) -> None:
+        await self.pool.aclose()
+
+    async def run(self) -> int:
+        count = 0
+        while await self.compactor.work() is Progress.BUSY:
+            count += 1
+            assert count < 50
+        return count
+
+    async def files(self) -> list[str]:
+        names: list[str] = []
+        for sim in self.rig.sims:
+            names += await sim.list("segments")
+        return names
+
+
+async def test_a_dead_segment_is_dropped_and_its_files_go(tmp_path: Path) -> None:
+    async with open_rig(tmp_path) as rig:
+        bench = Bench(rig)
+        await bench.put(b"a")
+        kept = await bench.put(b"b", seed=1)
+        await bench.seal()
+        rig.delete(b"a")
+        assert len(await bench.files()) == 12
+        await bench.run()
+        assert bench.compactor.dropped_segments_count == 1
+        assert len(await bench.files()) == 6
+        assert await rig.extent_bytes(kept) == pattern(4 * STRIPE_BYTES, 1)
+
+
+async def test_what_a_stream_wrote_and_did_not_commit_yet_is_not_dropped(tmp_path: Path) -> None:
+    async with open_rig(tmp_path) as rig:
+        bench = Bench(rig)
+        async with bench.pool.writer() as writer:
+            for seed in range(5):  # the first segment is full, and sealed
+                await writer.append(pattern(STRIPE_BYTES, seed))
+            await writer.sync()
+            assert await bench.run() == 0
+            ids = rig.put(b"a", writer.runs)
+        assert await bench.run() == 0
+        assert await rig.extent_bytes(ids) == b"".join(pattern(STRIPE_BYTES, seed) for seed in range(4))
+
+
+async def test_an_open_segment_is_left_alone(tmp_path: Path) -> None:
+    async with open_rig(tmp_path) as rig:
+        bench = Bench(rig)
+        async with bench.pool.writer() as writer:
+            await writer.append(b"x")
+        assert await bench.run() == 0
+        assert len(await bench.files()) == 6
+
+
+async def dying(bench: Bench, kept_count: int = 3) -> dict[int, bytes]:
+    """A sealed segment of 16 objects of which a few are left."""
+    ids = [await bench.put(b"%d" % n, BODY, n) for n in range(16)]
+    await bench.seal()
+    for n in range(kept_count, 16):
+        bench.rig.delete(b"%d" % n)
+    return {ids[n]: pattern(BODY, n) for n in range(kept_count)}
+
+
+async def test_a_dying_segment_is_emptied_and_dropped(tmp_path: Path) -> None:
+    async with open_rig(tmp_path) as rig:
+        bench = Bench(rig)
+        bodies = await dying(bench)
+        (old,) = rig.catalog.reading.segments()
+        await bench.run()
+        rows = rig.catalog.reading.segments()
+        assert old.id not in [row.id for row in rows]
+        assert sum(row.live_bytes for row in rows) == 3 * BODY
+        for id_, body in bodies.items():
+            assert await rig.extent_bytes(id_) == body
+        assert len(await bench.files()) == 6
+
+
+async def test_one_that_is_half_full_stays(tmp_path: Path) -> None:
+    async with open_rig(tmp_path) as rig:
+        bench = Bench(rig)
+        await dying(bench, 10)
+        assert await bench.run() == 0
+        assert len(rig.catalog.reading.segments()) == 1
+
+
+async def test_long_extents_move_too_with_shards_missing(tmp_path: Path) -> None:
+    async with open_rig(tmp_path) as rig:
+        bench = Bench(rig, live_ratio_min=0.9)
+        kept = await bench.put(b"kept", 3 * STRIPE_BYTES, 5)
+        await bench.put(b"gone", STRIPE_BYTES)
+        await bench.seal()
+        rig.delete(b"gone")
+        rig.disks.fail(0, "pulled")
+        rig.disks.fail(3, "pulled")
+        (old,) = rig.catalog.reading.segments()
+        await bench.run()
+        assert rig.catalog.reading.segment(old.id) is None
+        assert await rig.extent_bytes(kept) == pattern(3 * STRIPE_BYTES, 5)
+
+
+async def test_the_room_of_a_segment_without_a_known_end_is_that_of_its_files(tmp_path: Path) -> None:
+    async with open_rig(tmp_path) as rig:
+        bench = Bench(rig)
+        bodies = await dying(bench)
+        (old,) = rig.catalog.reading.segments()
+        await rig.submit(rq.SealSegment(old.id, -1))
+        await bench.run()
+        assert rig.catalog.reading.segment(old.id) is None
+        for id_, body in bodies.items():
+            assert await rig.extent_bytes(id_) == body
+
+
+async def test_an_unreadable_extent_keeps_its_segment_and_holds_up_no_other(tmp_path: Path) -> None:
+    async with open_rig(tmp_path) as rig:
+        bench = Bench(rig)
+        bodies = await dying(bench)
+        (old,) = rig.catalog.reading.segments()
+        lost = sorted(bodies)[1]
+        extent = rig.catalog.reading.extent(lost)
+        assert extent is not None
+        for index in (0, 1, 2):
+            rig.sims[old.disks[index]].rot(shard_path(old.id, index), extent.stripe * 4096 + 10)
+        rig.forget_cache()
+        bench.pool.stripes = rig.stripes
+        await bench.run()
+        assert rig.segment(old.id).live_bytes == BODY
+        del bodies[lost]
+        for id_, body in bodies.items():
+            assert await rig.extent_bytes(id_) == body
+        assert await bench.run() == 0
+
+
+async def test_clients_come_first(tmp_path: Path) -> None:
+    async with open_rig(tmp_path) as rig:
+        bench = Bench(rig)
+        await dying(bench)
+        bench.busy = True
+        assert await bench.compactor.work() is Progress.THROTTLED
+        bench.busy = False
+        bench.throttle.spend(1 << 50)
+        assert await bench.compactor.work() is Progress.THROTTLED
+
+
+async def test_deletes_make_room_on_full_disks(tmp_path: Path) -> None:
+    async with open_rig(tmp_path) as rig:
+        bench = Bench(rig)
+        await bench.put(b"a")
+        await bench.seal()
+        for index, sim in enumerate(rig.sims):
+            sim.capacity_bytes = 0
+            rig.disks.fail(index, DiskFull("full"))
+        rig.delete(b"a")
+        await bench.run()
+        assert await bench.files() == []
+
+
+async def test_a_writer_that_refuses_puts_it_off(tmp_path: Path) -> None:
+    async with open_rig(tmp_path) as rig:
+        bench = Bench(rig)
+        await dying(bench)
+        rig.refuse = JournalFull("full")
+        assert await bench.compactor.work() is Progress.IDLE
+
+
+async def test_the_sweep_removes_what_the_catalog_forgot_and_nothing_else(tmp_path: Path) -> None:
+    async with open_rig(tmp_path) as rig:
+        bench = Bench(rig)
+        kept = await bench.put(b"kept")
+        await bench.put(b"gone", seed=1)
+        await bench.seal()
+        known = rig.catalog.reading.segments()[0].id
+        rig.disks.fail(2, "pulled")
+        rig.delete(b"gone")
+        await bench.run()
+        rig.disks.failures.clear()
+        next_id = rig.catalog.applier.next_id
+        strays = {shard_path(next_id, 0), shard_path(next_id + 9, 1), "segments/notes.txt", "segments/00.new"}
+        for path in (*strays, shard_path(known, 3) + ".new", shard_path(known, 9)):
+            await rig.sims[2].write_at(path, 0, [b"x"])
+        assert await bench.compactor.sweep(lambda: rig.catalog.applier.next_id, only=2) == 2
+        left = {f"segments/{name}" for name in await rig.sims[2].list("segments")}
+        index = rig.segment(known).disks.index(2)
+        assert left == strays | {shard_path(known, index), shard_path(known, 9)}
+        assert await rig.extent_bytes(kept) == pattern(4 * STRIPE_BYTES)
+        assert await bench.compactor.sweep(lambda: rig.catalog.applier.next_id) == 0

@@ -1,0 +1,423 @@
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+from simdisk import SimDisk
+from stripe_rig import STRIPE_BYTES, Rig, open_rig, pattern, reseal
+
+from couchestord.ec.rebuild import Rebuilder, RebuildOptions
+from couchestord.ec.segments import SegmentOptions, SegmentPool
+from couchestord.ec.shards import PAGE_BYTES, shard_path
+from couchestord.ec.throttle import Throttle
+from couchestord.errors import DataLost, DiskFailed, DiskFull, JournalFull
+from couchestord.io import requests as rq
+from couchestord.service import Progress
+
+LENGTH = 5 * STRIPE_BYTES + 999
+
+
+class Bench:
+    """Objects of five and a bit stripes, each in a sealed segment of its own."""
+
+    def __init__(self, rig: Rig, **options: Any) -> None:
+        self.rig = rig
+        self.busy = False
+        self.throttle = Throttle(1 << 40, lambda: self.busy)
+        self.options = {"grace_s": 0.0, "stripes_per_step": 2, **options}
+        self.rebuilder = self.make()
+        self.bodies: dict[int, bytes] = {}
+        self.shards: dict[tuple[int, int], bytes] = {}
+        """Every shard file as it was written."""
+
+    def make(self) -> Rebuilder:
+        rig = self.rig
+        return Rebuilder(
+            rig.catalog.reading, rig.disks, rig.stripes, rig.submit, self.throttle, RebuildOptions(**self.options)
+        )
+
+    def restart(self) -> None:
+        self.rig.forget_cache()
+        self.rebuilder = self.make()
+
+    async def put(self, seed: int = 0, *, end_known: bool = True) -> int:
+        """Returns the segment's id."""
+        data = pattern(LENGTH, seed)
+        pool = SegmentPool(self.rig.stripes, self.rig.disks, self.rig.submit, SegmentOptions(stripe_bytes=STRIPE_BYTES))
+        async with pool.writer() as writer:
+            for at in range(0, LENGTH, STRIPE_BYTES):
+                await writer.append(data[at : at + STRIPE_BYTES])
+            await writer.sync()
+            self.bodies[self.rig.put(b"%d" % seed, writer.runs)] = data
+            (id_,) = writer.segments
+        await pool.aclose()
+        row = self.rig.segment(id_)
+        if not end_known:
+            await self.rig.submit(rq.SealSegment(id_, -1))
+        for index, disk in enumerate(row.disks):
+            if disk >= 0:
+                self.shards[id_, index] = await self.file(row.disks[index], id_, index)
+        return id_
+
+    async def file(self, disk: int, id_: int, index: int) -> bytes:
+        return await self.rig.sims[disk].read(shard_path(id_, index), 0, 1 << 30)
+
+    async def run(self) -> int:
+        count = 0
+        while await self.rebuilder.work() is Progress.BUSY:
+            count += 1
+            assert count < 200
+        return count
+
+    async def check(self, *, disks_lost: int = 2) -> None:
+        """Every object, with every loss of so many disks."""
+        rig = self.rig
+        away = dict(rig.disks.failures)
+        for lost in itertools.combinations(range(rig.disks.count), disks_lost):
+            rig.forget_cache()
+            rig.disks.failures = away | dict.fromkeys(lost, "pulled")
+            for id_, body in self.bodies.items():
+                assert await rig.extent_bytes(id_) == body
+        rig.disks.failures = away
+        rig.forget_cache()
+
+    async def check_file(self, id_: int, index: int) -> None:
+        """The shard on its disk is that which was written, byte by byte; page 0 may name other disks."""
+        row = self.rig.segment(id_)
+        assert not row.missing >> index & 1
+        found = await self.file(row.disks[index], id_, index)
+        assert found[PAGE_BYTES:] == self.shards[id_, index][PAGE_BYTES:]
+        header = await self.rig.stripes.file(row, index).segment_header()
+        assert header.disks[index] == row.disks[index]
+
+
+def sim_of(rig: Rig, id_: int, index: int) -> SimDisk:
+    return rig.sims[rig.segment(id_).disks[index]]
+
+
+@pytest.mark.parametrize("end_known", [True, False])
+@pytest.mark.parametrize("lost", [lost for n in (1, 2) for lost in itertools.combinations(range(6), n)], ids=str)
+async def test_lost_shard_files_are_rebuilt_in_their_place(
+    tmp_path: Path, lost: tuple[int, ...], end_known: bool
+) -> None:
+    async with open_rig(tmp_path) as rig:
+        bench = Bench(rig)
+        id_ = await bench.put(end_known=end_known)
+        for index in lost:
+            await sim_of(rig, id_, index).unlink(shard_path(id_, index))
+        bench.restart()
+        bench.rebuilder.report(id_, sum(1 << index for index in lost))
+        await bench.run()
+        for index in range(6):
+            await bench.check_file(id_, index)
+        assert bench.rebuilder.rebuilt_shards_count == len(lost)
+        names = [name for sim in rig.sims for name in await sim.list("segments")]
+        assert len(names) == 6
+        await bench.check()
+
+
+async def test_one_rotten_block_is_made_good(tmp_path: Path) -> None:
+    async with open_rig(tmp_path) as rig:
+        bench = Bench(rig)
+        id_ = await bench.put()
+        for index in (1, 4, 5):
+            sim_of(rig, id_, index).rot(shard_path(id_, index), (index * 17 + 2) * PAGE_BYTES + 5)
+            bench.rebuilder.report(id_, 1 << index)
+        await bench.run()
+        for index in range(6):
+            await bench.check_file(id_, index)
+        await bench.check()
+
+
+async def test_what_reads_report_is_rebuilt(tmp_path: Path) -> None:
+    async with open_rig(tmp_path) as rig:
+        bench = Bench(rig)
+        id_ = await bench.put()
+        await sim_of(rig, id_, 2).unlink(shard_path(id_, 2))
+        bench.restart()
+        (extent,) = bench.bodies
+        await rig.extent_bytes(extent)
+        assert rig.damages == [(id_, 4)]
+        bench.rebuilder.report(*rig.damages[0])
+        await bench.run()
+        await bench.check_file(id_, 2)
+
+
+async def test_a_shard_that_is_whole_after_all_is_not_written_again(tmp_path: Path) -> None:
+    async with open_rig(tmp_path) as rig:
+        bench = Bench(rig)
+        id_ = await bench.put()
+        bench.rebuilder.report(id_, 1)
+        writes = sim_of(rig, id_, 0).calls_by_name["write_at"]
+        await bench.run()
+        assert sim_of(rig, id_, 0).calls_by_name["write_at"] == writes
+        assert rig.segment(id_).missing == 0
+
+
+async def test_a_disk_that_is_gone_is_replaced_by_others(tmp_path: Path) -> None:
+    async with open_rig(tmp_path, disks_count=8) as rig:
+        bench = Bench(rig)
+        ids = [await bench.put(seed) for seed in range(4)]
+        gone = {rig.segment(ids[0]).disks[1], rig.segment(ids[0]).disks[4]}
+        for disk in gone:
+            rig.sims[disk].gone = True
+            rig.disks.fail(disk, "pulled")
+        await bench.run()
+        for id_ in ids:
+            row = rig.segment(id_)
+            assert not gone & set(row.disks)
+            assert len(set(row.disks)) == 6
+            for index in range(6):
+                await bench.check_file(id_, index)
+        await bench.check()
+
+
+def test_a_disk_is_waited_for_during_its_grace(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with open_rig(tmp_path, disks_count=7) as rig:
+            bench = Bench(rig, grace_s=100.0)
+            id_ = await bench.put()
+            disk = rig.segment(id_).disks[0]
+            rig.disks.fail(disk, "pulled")
+            assert await bench.run() == 0
+            await trio.sleep(99)
+            assert await bench.run() == 0
+            await trio.sleep(1)
+            await bench.run()
+            assert rig.segment(id_).disks[0] != disk
+            await bench.check_file(id_, 0)
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+async def test_without_another_disk_it_waits_for_this_one(tmp_path: Path) -> None:
+    async with open_rig(tmp_path) as rig:
+        bench = Bench(rig)
+        id_ = await bench.put()
+        rig.disks.fail(3, "pulled")
+        assert await bench.run() == 0
+        del rig.disks.failures[3]
+        assert await bench.run() == 0
+        assert rig.segment(id_).missing == 0
+
+
+async def test_shards_never_written_are_made_once_there_is_a_disk(tmp_path: Path) -> None:
+    async with open_rig(tmp_path) as rig:
+        bench = Bench(rig)
+        rig.disks.fail(0, "pulled")
+        rig.disks.fail(5, "pulled")
+        id_ = await bench.put()
+        assert rig.segment(id_).missing == 0b110000
+        assert await bench.run() == 0
+        rig.disks.failures.clear()
+        await bench.run()
+        assert sorted(rig.segment(id_).disks) == [0, 1, 2, 3, 4, 5]
+        await bench.check()
+
+
+async def test_the_most_endangered_comes_first(tmp_path: Path) -> None:
+    async with open_rig(tmp_path) as rig:
+        bench = Bench(rig)
+        ids = [await bench.put(seed) for seed in range(3)]
+        for id_, mask in zip(ids, (0b1, 0b110, 0b1000), strict=True):
+            for index in range(6):
+                if mask >> index & 1:
+                    await sim_of(rig, id_, index).unlink(shard_path(id_, index))
+            bench.rebuilder.report(id_, mask)
+        bench.restart()
+        for id_, mask in zip(ids, (0b1, 0b110, 0b1000), strict=True):
+            bench.rebuilder.report(id_, mask)
+        await bench.run()
+        placed = [(request.id, request.index) for request in rig.requests if isinstance(request, rq.PlaceShard)]
+        assert placed[0] == (ids[1], 1)
+        assert sorted(placed) == [(ids[0], 0), (ids[1], 1), (ids[1], 2), (ids[2], 3)]
+
+
+async def test_clients_come_first_unless_nothing_is_to_spare(tmp_path: Path) -> None:
+    async with open_rig(tmp_path) as rig:
+        bench = Bench(rig)
+        id_ = await bench.put()
+        bench.busy = True
+        bench.rebuilder.report(id_, 0b1)
+        assert await bench.rebuilder.work() is Progress.THROTTLED
+        bench.rebuilder.report(id_, 0b11)
+        assert await bench.rebuilder.work() is Progress.BUSY
+
+
+@pytest.mark.parametrize("seed", range(15))
+async def test_a_power_cut_at_any_time_loses_nothing_and_it_is_done_again(tmp_path: Path, seed: int) -> None:
+    async with open_rig(tmp_path, seed=seed) as rig:
+        bench = Bench(rig)
+        id_ = await bench.put()
+        for index in (0, 5):
+            sim_of(rig, id_, index).rot(shard_path(id_, index), 30 * PAGE_BYTES)
+        await rig.submit(rq.LoseShards(id_, 0b100001))
+        for _ in range(seed):
+            await bench.rebuilder.work()
+        await rig.crash()
+        bench.restart()
+        (extent,) = bench.bodies
+        assert await rig.extent_bytes(extent) == bench.bodies[extent]
+        await bench.run()
+        for index in range(6):
+            await bench.check_file(id_, index)
+        await bench.check()
+
+
+@pytest.mark.parametrize("error", [DiskFailed("EIO"), DiskFull("ENOSPC")])
+@pytest.mark.parametrize("count", range(1, 20, 2))
+async def test_a_target_that_fails_is_given_up_for_another(
+    tmp_path: Path, count: int, error: DiskFailed | DiskFull
+) -> None:
+    async with open_rig(tmp_path, disks_count=7) as rig:
+        bench = Bench(rig, retry_s=0.0)
+        id_ = await bench.put()
+        row = rig.segment(id_)
+        await rig.sims[row.disks[1]].unlink(shard_path(id_, 1))
+        bench.restart()
+        bench.rebuilder.report(id_, 0b10)
+        rig.sims[row.disks[1]].fail_at(count, error)
+        await bench.run()
+        assert rig.segment(id_).missing == 0
+        await bench.check_file(id_, 1)
+        await bench.check(disks_lost=1)
+
+
+async def test_a_target_that_lies_is_found_out(tmp_path: Path) -> None:
+    async with open_rig(tmp_path) as rig:
+        bench = Bench(rig)
+        id_ = await bench.put()
+        sim: Any = sim_of(rig, id_, 1)
+        await sim.unlink(shard_path(id_, 1))
+        bench.restart()
+        bench.rebuilder.report(id_, 0b10)
+        sync = sim.sync
+
+        async def sync_and_rot(path: str) -> None:
+            await sync(path)
+            sim.rot(path, 3 * PAGE_BYTES)
+
+        sim.sync = sync_and_rot
+        await bench.run()
+        assert rig.segment(id_).missing == 0b10
+        assert await sim.list("segments") == {}
+
+
+async def test_a_lost_stripe_does_not_keep_the_others_from_being_rebuilt(tmp_path: Path) -> None:
+    async with open_rig(tmp_path) as rig:
+        bench = Bench(rig)
+        id_ = await bench.put()
+        for index in (0, 2, 3):
+            sim_of(rig, id_, index).rot(shard_path(id_, index), (2 + 17) * PAGE_BYTES)  # the second stripe
+        bench.restart()
+        bench.rebuilder.report(id_, 0b1101)
+        await bench.run()
+        row = rig.segment(id_)
+        assert row.missing == 0b1101  # still not whole
+        (extent,) = bench.bodies
+        rig.disks.fail(row.disks[4], "pulled")
+        rig.disks.fail(row.disks[5], "pulled")
+        first = await rig.stripes.read(row, 1, 0, STRIPE_BYTES)
+        assert first == bench.bodies[extent][:STRIPE_BYTES]
+        with pytest.raises(DataLost):
+            await rig.stripes.read(row, 18, 0, STRIPE_BYTES)
+        assert await bench.run() == 0  # not for ever
+
+
+async def test_garbage_behind_the_last_extent_is_no_loss(tmp_path: Path) -> None:
+    async with open_rig(tmp_path) as rig:
+        bench = Bench(rig)
+        id_ = await bench.put(end_known=False)
+        row = rig.segment(id_)
+        end = len(bench.shards[id_, 0]) // PAGE_BYTES
+        encoded = await rig.stripes.encode(row, end, pattern(1000))
+        for index in (0, 1, 2):  # a stripe that was written and never synced, of which three shards came through
+            await sim_of(rig, id_, index).write_at(shard_path(id_, index), end * PAGE_BYTES, encoded.buffers(index))
+        await sim_of(rig, id_, 4).unlink(shard_path(id_, 4))
+        bench.restart()
+        bench.rebuilder.report(id_, 1 << 4)
+        await bench.run()
+        await bench.check_file(id_, 4)
+        assert rig.segment(id_).missing == 0
+
+
+async def test_what_a_newer_program_wrote_is_left_alone(tmp_path: Path) -> None:
+    async with open_rig(tmp_path) as rig:
+        bench = Bench(rig)
+        id_ = await bench.put()
+        sim, path = sim_of(rig, id_, 0), shard_path(id_, 0)
+        page = await sim.read(path, PAGE_BYTES, PAGE_BYTES)
+        await sim.write_at(path, PAGE_BYTES, [reseal(page, 4, b"\x02\x00")])
+        before = await sim.read(path, 0, 1 << 30)
+        bench.restart()
+        bench.rebuilder.report(id_, 1)
+        await bench.run()
+        assert await sim.read(path, 0, 1 << 30) == before
+
+
+async def test_a_segment_that_goes_meanwhile_is_forgotten(tmp_path: Path) -> None:
+    async with open_rig(tmp_path) as rig:
+        bench = Bench(rig)
+        id_ = await bench.put()
+        await sim_of(rig, id_, 0).unlink(shard_path(id_, 0))
+        bench.restart()
+        bench.rebuilder.report(id_, 1)
+        sim = sim_of(rig, id_, 0)
+        await bench.rebuilder.work()
+        assert await sim.list("segments") != {}
+        rig.delete(b"0")
+        assert await rig.submit(rq.DropSegment(id_))
+        await bench.run()
+        assert await sim.list("segments") == {}
+
+
+async def test_a_returned_disk_is_compared_and_what_it_misses_is_queued(tmp_path: Path) -> None:
+    async with open_rig(tmp_path) as rig:
+        bench = Bench(rig)
+        ids = [await bench.put(seed, end_known=seed != 3) for seed in range(6)]
+        index = [rig.segment(id_).disks.index(2) for id_ in ids]
+        sim = rig.sims[2]
+        await sim.unlink(shard_path(ids[0], index[0]))
+        await sim.write_at(shard_path(ids[1], index[1]), (1 + 17) * PAGE_BYTES, [bytes(PAGE_BYTES)])
+        whole = await sim.read(shard_path(ids[3], index[3]), 0, 1 << 30)
+        await sim.unlink(shard_path(ids[3], index[3]))
+        await sim.write_at(shard_path(ids[3], index[3]), 0, [whole[:-1]])
+        old = await rig.stripes.encode(rig.segment(ids[4])._replace(epoch=9), 1, pattern(STRIPE_BYTES, 4))
+        await sim.write_at(shard_path(ids[4], index[4]), PAGE_BYTES, old.buffers(index[4]))
+        bench.restart()
+        assert await bench.rebuilder.check_returned(2) == 4
+        assert [rig.segment(id_).missing for id_ in ids] == [
+            1 << index[0], 1 << index[1], 0, 1 << index[3], 1 << index[4], 0,
+        ]  # fmt: skip
+        await bench.run()
+        for id_ in ids:
+            for each in range(6):
+                await bench.check_file(id_, each)
+        assert await bench.rebuilder.check_returned(2) == 0
+
+
+async def test_progress_is_saved_and_cleared(tmp_path: Path) -> None:
+    async with open_rig(tmp_path) as rig:
+        bench = Bench(rig)
+        id_ = await bench.put()
+        await sim_of(rig, id_, 3).unlink(shard_path(id_, 3))
+        bench.rebuilder.report(id_, 8)
+        await bench.run()
+        saved = [request.state for request in rig.requests if isinstance(request, rq.SaveJob)]
+        assert json.loads(saved[0])["segment"] == id_
+        assert saved[-1] == b""
+
+
+async def test_a_writer_that_refuses_puts_it_off(tmp_path: Path) -> None:
+    async with open_rig(tmp_path) as rig:
+        bench = Bench(rig)
+        id_ = await bench.put()
+        bench.rebuilder.report(id_, 1)
+        rig.refuse = JournalFull("full")
+        assert await bench.rebuilder.work() is Progress.IDLE
+        rig.refuse = None
+        await bench.run()
+        assert rig.segment(id_).missing == 0
