@@ -149,7 +149,7 @@ class Applier:
             self._drop_null(it.directory, it.name)
         self._run("insert into inode (id, nlink, size, content) values (?, 1, ?, ?)", (it.id, it.size, content))
         self._run(
-            "insert or replace into entry values (?, ?, null, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "insert or replace into entry values (?, ?, 0, ?, ?, ?, ?, ?, ?, ?, ?)",
             (it.directory, it.name, it.id, it.id, content, it.size, it.etag, it.modified_ns,
              ENTRY_VERSIONED if it.versioned else 0, it.attributes or None),
         )  # fmt: skip
@@ -181,7 +181,7 @@ class Applier:
 
     def _version_deleted(self, it: mu.VersionDeleted) -> None:
         where = (it.directory, it.name)
-        live = self._run("select inode from entry where directory=? and name=? and child is null", where).fetchone()
+        live = self._run("select inode from entry where directory=? and name=? and child=0", where).fetchone()
         if live and live[0] == it.id:
             self._run("delete from entry where directory=? and name=?", where)
             self._release_inode(it.id)
@@ -202,7 +202,7 @@ class Applier:
             return
         id_, content, size, etag, modified_ns, flags, attributes = row
         self._run(
-            "insert into entry values (?, ?, null, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "insert into entry values (?, ?, 0, ?, ?, ?, ?, ?, ?, ?, ?)",
             (directory, name, id_, id_, content, size, etag, modified_ns, flags, attributes),
         )
         self._run("delete from version where directory=? and name=? and id=?", (directory, name, id_))

@@ -21,7 +21,7 @@ TABLES: dict[str, str] = {
     # the content that is all of the inode, when one is. size, etag, modified_ns null: look at the inode (hard links).
     # flags: 1 = the object has a version id of its own
     "entry": """
-        directory integer not null, name blob not null, child integer, inode integer, cookie integer not null,
+        directory integer not null, name blob not null, child integer not null, inode integer, cookie integer not null,
         content integer, size integer, etag blob, modified_ns integer, flags integer not null, attributes blob,
         primary key (directory, name)""",
     # noncurrent versions and delete markers; a higher id is newer. flags: 1 = versioned, 2 = delete marker
