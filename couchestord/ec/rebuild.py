@@ -9,7 +9,7 @@ import trio
 from couchestord import logs
 from couchestord.ec.rebuild_shard import ShardRebuild, StripeWalk, check_stripe, is_live
 from couchestord.ec.segments import Submit
-from couchestord.ec.shards import FOLDER, PAGE_BYTES, shard_path, stripe_pages
+from couchestord.ec.shards import FOLDER, PAGE_BYTES, shard_path
 from couchestord.ec.stripes import StripeStore
 from couchestord.ec.throttle import Throttle
 from couchestord.errors import Corrupt, DataLost, DiskError, DiskFailed, NoSpace, NoSuchFile, Unavailable, UnknownFormat
@@ -262,7 +262,7 @@ class Rebuilder:
         return True
 
     async def _has_headers(self, row: SegmentRow, index: int, size_bytes: int) -> bool:
-        end = 1
+        end_bytes = PAGE_BYTES
         try:
             file = self._stripes.file(row, index)
             await file.segment_header()
@@ -271,12 +271,12 @@ class Rebuilder:
                 page, shape = found
                 if shape is not None:
                     await file.header(page)
-                    end = page + stripe_pages(shape.shard_length)
+                    end_bytes = (page + 1) * PAGE_BYTES + shape.shard_length
         except UnknownFormat:
             return True  # a newer program's: not ours to judge, and not to be overwritten
         except (Corrupt, DiskError):
             return False
-        return size_bytes >= end * PAGE_BYTES
+        return size_bytes >= end_bytes
 
     def _put_off(self, current: ShardRebuild) -> None:
         self._not_before[current.row.id, current.index] = trio.current_time() + self._options.retry_s

@@ -384,7 +384,7 @@ async def test_a_returned_disk_is_compared_and_what_it_misses_is_queued(tmp_path
         await sim.write_at(shard_path(ids[1], index[1]), (1 + 17) * PAGE_BYTES, [bytes(PAGE_BYTES)])
         whole = await sim.read(shard_path(ids[3], index[3]), 0, 1 << 30)
         await sim.unlink(shard_path(ids[3], index[3]))
-        await sim.write_at(shard_path(ids[3], index[3]), 0, [whole[:-1]])
+        await sim.write_at(shard_path(ids[3], index[3]), 0, [whole[: -PAGE_BYTES + 100]])
         old = await rig.stripes.encode(rig.segment(ids[4])._replace(epoch=9), 1, pattern(STRIPE_BYTES, 4))
         await sim.write_at(shard_path(ids[4], index[4]), PAGE_BYTES, old.buffers(index[4]))
         bench.restart()
