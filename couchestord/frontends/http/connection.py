@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 
 _JOINED_BYTES_MAX: Final = 256 << 10
 """A body up to this length is sent together with its head: one send, one copy."""
-_LINGER_BYTES_MAX: Final = 1 << 20
+_LINGER_BYTES_MAX: Final = 4 << 20
 _LINGER_TIMEOUT_S: Final = 2.0
 _BODILESS: Final = frozenset({204, 304})
 

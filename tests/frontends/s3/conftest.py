@@ -28,6 +28,11 @@ class Live:
     store: ObjectStore
     observed: list[tuple[str, int, int, int]] = field(default_factory=list)
 
+    def seen(self) -> list[tuple[str, int, int, int]]:
+        """What was observed. A request is observed in the step of the loop that sends its answer: let that one end."""
+        self.run(trio.lowlevel.checkpoint)
+        return self.observed
+
     def run(self, function: Callable[..., Any], *args: Any) -> Any:
         """Runs an async function in the server's loop."""
         return trio.from_thread.run(function, *args, trio_token=self.token)

@@ -330,7 +330,7 @@ def test_a_wrong_region_is_told_the_right_one(live: Any, bucket: str) -> None:
     s3 = connect(live, region="eu-west-1")
     live.observed.clear()
     assert s3.list_objects_v2(Bucket=bucket)["KeyCount"] == 0  # boto3 tries again in the region of the error
-    assert [row[:2] for row in live.observed][:2] == [("Unknown", 400), ("ListObjectsV2", 200)]
+    assert [row[:2] for row in live.seen()] == [("Unknown", 400), ("ListObjectsV2", 200)]
     s3.close()
 
 
@@ -340,9 +340,10 @@ def test_observer_sees_operation_status_and_bytes(s3: Any, live: Any, bucket: st
     with pytest.raises(ClientError):
         s3.get_object(Bucket=bucket, Key="none")
     s3.list_buckets()
-    assert ("PutObject", 200, 1000, 0) in live.observed
-    assert ("GetObject", 200, 0, 1000) in live.observed
-    assert ("GetObject", 404) in [row[:2] for row in live.observed]
+    seen = live.seen()
+    assert ("PutObject", 200, 1000, 0) in seen
+    assert ("GetObject", 200, 0, 1000) in seen
+    assert ("GetObject", 404) in [row[:2] for row in seen]
 
 
 def test_s5cmd(live: Any, bucket: str, tmp_path: Path) -> None:
