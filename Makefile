@@ -54,10 +54,10 @@ run: $(STAMP) ## a store in DATA (default ./data), in the foreground; ARGS are p
 	$(BIN)/couchestord up --data $(DATA) $(ARGS)
 
 test: $(STAMP) test-tools ## all tests but the long ones; ARGS go to pytest
-	$(BIN)/python -m pytest -q $(ARGS)
+	PATH="$(abspath $(BIN)):$$PATH" python -m pytest -q $(ARGS)
 
 soak: $(STAMP) test-tools ## the long forms: kill -9, power cuts, faults, model runs
-	$(BIN)/python -m pytest -q -m soak $(ARGS)
+	PATH="$(abspath $(BIN)):$$PATH" python -m pytest -q -m soak $(ARGS)
 
 lint: $(STAMP) ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .
