@@ -7,9 +7,9 @@ before anything is written under it.
 
 from collections.abc import Mapping, Sequence
 
-import structlog
 import trio
 
+from couchestord import logs
 from couchestord.errors import (
     Corrupt,
     DiskError,
@@ -23,7 +23,7 @@ from couchestord.errors import (
 from couchestord.io import superblock as sb
 from couchestord.io.disk import Disk
 
-log = structlog.get_logger(__name__)
+log = logs.get(__name__)
 
 
 class Disks:
@@ -37,7 +37,10 @@ class Disks:
         self.slot = slot
         self.failures: dict[int, str] = {index: "missing" for index in range(self.count) if index not in members}
         self._members = dict(members)
+        self.stale: list[int] = []
+        """Disks that missed a start or a change while they were away, when the store was loaded."""
         self._full: set[int] = set()
+        self._slots = trio.Lock()  # two slots written at once could be torn at once
 
     # -- who is here -----------------------------------------------------------------------------------------------
 
@@ -68,6 +71,11 @@ class Disks:
         """True when a good disk has that name."""
         return any(member.name == name for index, member in self._members.items() if index not in self.failures)
 
+    def release_failed(self) -> None:
+        """Close disks that were given up, so that they can be opened again when they are well."""
+        for index in [index for index in self._members if index in self.failures]:
+            self._members.pop(index).close()
+
     def fail(self, index: int, reason: object) -> None:
         """Stop using a disk: a write or sync on it failed or timed out, or it went away. DiskFull only keeps new
         data off it.
@@ -91,15 +99,18 @@ class Disks:
 
     async def join(self, index: int, disk: Disk) -> None:
         """Use a disk that was missing: it learns the present epoch first. Raises DiskError, ForeignDisk, Corrupt."""
-        identity, _ = await read_superblock(disk)
+        identity, slot = await read_superblock(disk)
         if identity.store_id != self.store_id or identity.index != index:
             raise ForeignDisk(
                 f"{disk.name} is disk {identity.index} of another store or place, not disk {index} of this one"
             )
-        await _write_slot(disk, self.slot)
-        self._members[index] = disk
-        self.failures.pop(index, None)
-        self._full.discard(index)
+        async with self._slots:
+            if slot.generation > self.slot.generation:
+                raise ForeignDisk(f"{disk.name} was written by this store without the disks that are here: restart it")
+            await _write_slot(disk, self.slot)
+            self._members[index] = disk
+            self.failures.pop(index, None)
+            self._full.discard(index)
         log.info("disk is back", disk=disk.name, index=index)
 
     def close(self) -> None:
@@ -113,11 +124,13 @@ class Disks:
         """A new epoch, synced into the superblock of every good disk. Raises TooFewDisks when fewer than m+1-missing
         took it.
         """
-        return (await self._store_slot(epoch=self.slot.epoch + 1, snapshot=self.slot.snapshot)).epoch
+        async with self._slots:
+            return (await self._store_slot(epoch=self.slot.epoch + 1, snapshot=self.slot.snapshot)).epoch
 
     async def set_snapshot(self, root: sb.SnapshotRoot | None) -> None:
         """Name the newest snapshot in the superblock of every good disk. Raises TooFewDisks."""
-        await self._store_slot(epoch=self.slot.epoch, snapshot=root)
+        async with self._slots:
+            await self._store_slot(epoch=self.slot.epoch, snapshot=root)
 
     async def _store_slot(self, *, epoch: int, snapshot: sb.SnapshotRoot | None) -> sb.Slot:
         slot = sb.Slot(generation=self.slot.generation + 1, epoch=epoch, snapshot=snapshot)
@@ -179,7 +192,8 @@ async def create_store(
         raise StoreExists(f"{disk.name} belongs to a store already")
     for index, disk in enumerate(disks):
         identity = sb.Identity(store_id, disk_ids[index], index, len(disks), k, m, "default", created_ns)
-        pages = [sb.pack_identity(identity), sb.pack_slot(sb.Slot(0, 0))[1], b"\0" * sb.PAGE_BYTES]
+        # both slots: whichever is written next, torn or not, the other one stays
+        pages = [sb.pack_identity(identity), *(sb.pack_slot(sb.Slot(generation, 0))[1] for generation in (0, 1))]
         # under another name first: a superblock is there whole or not at all
         await disk.write_at(sb.PATH + ".new", 0, pages, sync=True)
         await disk.rename(sb.PATH + ".new", sb.PATH)
@@ -213,4 +227,6 @@ async def load_disks(candidates: Sequence[Disk]) -> Disks:
     if not found:
         raise NotAStore("no disk holds a store" + "".join(f"; {problem}" for problem in problems))
     newest = max((slot for _, slot in found), key=lambda slot: slot.generation)
-    return Disks(found[0][0], newest, members)
+    disks = Disks(found[0][0], newest, members)
+    disks.stale = [identity.index for identity, slot in found if slot.epoch < newest.epoch]
+    return disks

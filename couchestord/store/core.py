@@ -28,7 +28,8 @@ from couchestord.store.jobs import Jobs, build_jobs
 from couchestord.store.options import StoreOptions
 from couchestord.store.pins import Pins
 from couchestord.store.reader import ReaderParts
-from couchestord.store.snapshot import restore_snapshot
+from couchestord.store.snapshot import JOB as SNAPSHOT_JOB
+from couchestord.store.snapshot import protected_segments, restore_snapshot
 from couchestord.store.start import Started, start
 from couchestord.store.writer import Writer
 
@@ -62,6 +63,9 @@ class Core:
 
     async def destage_all(self) -> None:
         """Step destage until nothing is left to move, then snapshot and trim."""
+        self.jobs.destager.force()
+        while await self.jobs.destager.work() in (Progress.BUSY, Progress.THROTTLED):
+            await trio.lowlevel.checkpoint()
         await self.jobs.snapshotter.take()
         await self.jobs.snapshotter.trim()
 
@@ -78,6 +82,8 @@ async def run_core(disks: Disks, catalog_path: Path, options: StoreOptions, cloc
             try:
                 nursery.start_soon(core.writer.run)
                 await seal_left_open(core.catalog.reading.segments(), core.submit)
+                for index in disks.stale:
+                    nursery.start_soon(core.jobs.monitor.welcome, index)
                 if options.services:
                     for service in core.jobs.services():
                         nursery.start_soon(run_service, service)
@@ -103,12 +109,11 @@ def _sole(group: BaseExceptionGroup[BaseException]) -> BaseException:
 
 async def _build(nursery: trio.Nursery, disks: Disks, catalog_path: Path, options: StoreOptions, clock: Clock) -> Core:
     engine = choose_engine(options.engine)
-    pins = Pins()
     jobs: list[Jobs] = []
 
     def on_damage(segment: int, missing: int) -> None:
         if jobs:
-            jobs[0].on_damage(segment, missing)
+            jobs[0].rebuilder.report(segment, missing)
 
     stripes = StripeStore(disks, engine, nursery, on_damage=on_damage)
 
@@ -124,6 +129,8 @@ async def _build(nursery: trio.Nursery, disks: Disks, catalog_path: Path, option
     catalog, journal = started.catalog, started.journal
     writer = Writer(catalog, journal, Decider(catalog, clock, lambda: disks.epoch))
     pool = SegmentPool(stripes, disks, writer.submit, options.segments())
+    pins = Pins(pool)
+    pins.hold(protected_segments(catalog.accounts.jobs().get(SNAPSHOT_JOB)))
     intake = Intake(pool, OBJECT_BYTES_MAX)
     parts = ReaderParts(journal, stripes, pins)
     built = build_jobs(options, clock, disks, catalog, journal, writer, stripes, pool, pins)

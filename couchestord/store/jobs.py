@@ -1,16 +1,22 @@
 """The background jobs of a store, wired."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from couchestord.clock import Clock
+from couchestord.ec.compact import Compactor
+from couchestord.ec.destage import DestageOptions, Destager
+from couchestord.ec.rebuild import Rebuilder, RebuildOptions
 from couchestord.ec.segments import SegmentPool
 from couchestord.ec.stripes import StripeStore
+from couchestord.ec.throttle import Throttle
 from couchestord.io.catalog.catalog import Catalog
 from couchestord.io.disks import Disks
 from couchestord.io.journal import Journal
 from couchestord.io.rejournal import Rejournaler
 from couchestord.service import Service
+from couchestord.store.housekeeping import Housekeeper
 from couchestord.store.maintenance import Checkpointer, Snapshotter
 from couchestord.store.monitor import Monitor
 from couchestord.store.options import StoreOptions
@@ -25,20 +31,32 @@ class Jobs:
     checkpointer: Checkpointer
     snapshotter: Snapshotter
     rejournaler: Rejournaler
+    destager: Destager
+    compactor: Compactor
+    rebuilder: Rebuilder
+    housekeeper: Housekeeper
     monitor: Monitor
 
-    def services(self) -> list[Service]:
-        return [self.checkpointer, self.snapshotter, self.rejournaler, self.monitor]
+    def services(self) -> Iterator[Service]:
+        """Each of them, to be run."""
+        yield from (self.monitor, self.destager, self.checkpointer, self.snapshotter)
+        yield from (self.rejournaler, self.rebuilder, self.compactor, self.housekeeper)
 
     def status(self) -> dict[str, Any]:
         """Progress of each job, ready for JSON."""
         return {
+            "destage": {
+                "moved_extents": self.destager.moved_extents_count,
+                "unreadable_extents": self.destager.unreadable_extents_count,
+            },
+            "compact": {
+                "dropped_segments": self.compactor.dropped_segments_count,
+                "moved_extents": self.compactor.moved_extents_count,
+            },
+            "rebuild": {"rebuilt_shards": self.rebuilder.rebuilt_shards_count},
+            "rejournal": {"copied_files": self.rejournaler.copied_count},
             "snapshot": {"taken": self.snapshotter.taken_count, "sequence": self.snapshotter.sequence},
-            "rejournal": {"copied": self.rejournaler.copied_count},
         }
-
-    def on_damage(self, segment: int, missing: int) -> None:
-        """A read found shards damaged."""
 
 
 def build_jobs(
@@ -52,13 +70,40 @@ def build_jobs(
     pool: SegmentPool,
     pins: Pins,
 ) -> Jobs:
+    """Make the services; nothing runs yet."""
+    submit = writer.submit
+    throttle = Throttle(options.background_bytes_per_s, lambda: writer.waiting_count > 0)
     checkpointer = Checkpointer(catalog)
-    snapshotter = Snapshotter(
-        disks, catalog, journal, writer, checkpointer, stripes, pool, pins, options.snapshot_bytes_min
+    compactor = Compactor(catalog.reading, disks, pool, submit, throttle)
+    rebuilder = Rebuilder(
+        catalog.reading,
+        disks,
+        stripes,
+        submit,
+        throttle,
+        RebuildOptions(grace_s=options.rebuild_grace_s, interval_s=1.0, reserve_bytes=options.reserve_bytes),
     )
 
     async def returned(index: int) -> None:
-        del index
+        await compactor.sweep(lambda: catalog.applier.next_id, index)
+        await rebuilder.check_returned(index)
 
-    monitor = Monitor(disks, options.monitor_interval_s, options.disk_deadline_s, returned)
-    return Jobs(checkpointer, snapshotter, Rejournaler(disks, journal), monitor)
+    return Jobs(
+        checkpointer=checkpointer,
+        snapshotter=Snapshotter(
+            disks, catalog, journal, writer, checkpointer, stripes, pool, pins, options.snapshot_bytes_min
+        ),
+        rejournaler=Rejournaler(disks, journal),
+        destager=Destager(
+            catalog.reading,
+            pool,
+            submit,
+            journal.read,
+            lambda: 100 * journal.size_bytes / journal.size_bytes_max,
+            DestageOptions(options.destage_threshold_percent, options.destage_interval_s),
+        ),
+        compactor=compactor,
+        rebuilder=rebuilder,
+        housekeeper=Housekeeper(catalog, clock, submit, compactor, options.upload_results_kept_s),
+        monitor=Monitor(disks, options.monitor_interval_s, options.disk_deadline_s, returned),
+    )

@@ -143,7 +143,7 @@ class Snapshotter:
             async for _ in sn.read_pieces(table, self._stripes, rows):
                 pass
             jobs = self._catalog.accounts.jobs()
-            old = set(sn.protected_segments(jobs.get(sn.JOB)))
+            old = sn.protected_segments(jobs.get(sn.JOB))
             await self._writer.submit(sn.save_request(segments | old, root.sequence))
             await self._disks.set_snapshot(root)
             # the next record begins a new file, so that the present one can be trimmed
@@ -151,9 +151,10 @@ class Snapshotter:
             await self._writer.submit(sn.save_request(segments, root.sequence))
         except Error as error:
             log.error("snapshot failed", reason=str(error))
-            return False
-        finally:
             self._pins.release(segments)
+            return False
+        # the new ones stay held until the next snapshot takes their place
+        self._pins.release(old)
         self.taken_count += 1
         log.info("catalog snapshot written", sequence=root.sequence, pieces=len(table.pieces))
         return True

@@ -44,6 +44,7 @@ class Monitor:
                 elif self._disks.is_full(index):
                     await self._look_for_room(index, disk)
         if self._disks.missing_count():
+            self._disks.release_failed()
             for folder in self._folders:
                 await self._try_return(folder)
         return Progress.IDLE
@@ -71,4 +72,11 @@ class Monitor:
             log.warning("disk is not taken back", disk=str(folder), reason=str(error))
             disk.close()
             return
-        await self._returned(identity.index)
+        await self.welcome(identity.index)
+
+    async def welcome(self, index: int) -> None:
+        """A disk that was away is here: remove what is gone, queue what it missed."""
+        try:
+            await self._returned(index)
+        except Error as error:
+            log.error("a returned disk could not be compared", disk=self._disks.name(index), reason=str(error))

@@ -1,32 +1,32 @@
-"""What readers and writers under way still need: space is freed only when nobody holds it."""
+"""What readers under way still need: space is freed only when nobody holds it."""
 
 from collections import Counter
 from collections.abc import Iterable
 
+from couchestord.ec.segments import SegmentPool
+
 
 class Pins:
-    """Counts holders of segments and of journal records. Within one process; task context only."""
+    """Counts holders of journal records, and pins segments in the pool. Within one process; task context only."""
 
-    def __init__(self) -> None:
-        self._segments: Counter[int] = Counter()
+    def __init__(self, pool: SegmentPool) -> None:
+        self._pool = pool
         self._records: Counter[int] = Counter()
 
     def hold(self, segments: Iterable[int], records: Iterable[int] = ()) -> None:
         """Keep segments and journal records (by sequence) where they are."""
-        for counter, held in ((self._segments, segments), (self._records, records)):
-            for item in held:
-                counter[item] += 1
+        for segment in segments:
+            self._pool.pin(segment)
+        for record in records:
+            self._records[record] += 1
 
     def release(self, segments: Iterable[int], records: Iterable[int] = ()) -> None:
         """Undo one `hold` of the same."""
-        for counter, released in ((self._segments, segments), (self._records, records)):
-            for item in released:
-                counter[item] -= 1
-                if counter[item] <= 0:
-                    del counter[item]
-
-    def holds_segment(self, segment: int) -> bool:
-        return segment in self._segments
+        self._pool.unpin(list(segments))
+        for record in records:
+            self._records[record] -= 1
+            if self._records[record] <= 0:
+                del self._records[record]
 
     def oldest_record(self) -> int | None:
         """The lowest sequence that is held."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from couchestord import logs
 from couchestord.errors import Corrupt, InternalError, JournalDamaged, UnknownFormat
 from couchestord.io import mutations as mu
-from couchestord.io.catalog.catalog import Catalog
+from couchestord.io.catalog.catalog import FILE_SUFFIXES, Catalog
 from couchestord.io.disks import Disks
 from couchestord.io.journal import Journal
 from couchestord.io.journalfile import Entry, JournalOptions
@@ -81,7 +81,7 @@ async def _find_catalog(
             catalog.close()
     if path.exists():
         log.error("catalog discarded", path=str(path), reason=reason)
-        for suffix in ("", "-wal", "-shm"):
+        for suffix in FILE_SUFFIXES:
             old = Path(f"{path}{suffix}")
             if old.exists():
                 old.replace(f"{path}{suffix}.discarded")
@@ -103,6 +103,9 @@ async def _judge(disks: Disks, catalog: Catalog, journal: Journal, log_chain: Ch
         return ""
     if log_chain.files and applier.sequence + 1 < log_chain.files[0].first:
         return f"it ends at {applier.sequence}, before the log begins at {log_chain.files[0].first}"
+    ends = [high for _, high in log_chain.damage if high > applier.sequence + 1]
+    if ends and disks.slot.snapshot is not None and disks.slot.snapshot.sequence + 1 >= max(ends):
+        return f"it ends at {applier.sequence}, before a gap in the log that the snapshot does not need"
     if journal.holds(applier.sequence):
         async for _, meta, _, body_sum in journal.records(applier.sequence):
             if record_digest(meta, body_sum) != applier.digest:
@@ -159,5 +162,5 @@ async def _renew_tail(disks: Disks, catalog: Catalog, journal: Journal, log_chai
         raise InternalError(
             f"the tail of the log is {len(entries)} records from {first}, not up to {log_chain.end - 1}"
         )
-    await journal.append(first, entries)
+    await journal.renew(first, entries)
     log.info("log renewed", first=first, records=len(entries), epoch=disks.epoch)

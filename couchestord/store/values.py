@@ -79,9 +79,12 @@ def parse_version_id(text: str) -> int | None:
     if len(text) != 16:
         raise NoSuchVersion(f"there is no version {text!r}")
     try:
-        return int(text, 16)
+        id_ = int(text, 16)
     except ValueError:
         raise NoSuchVersion(f"there is no version {text!r}") from None
+    if f"{id_:016x}" != text:
+        raise NoSuchVersion(f"there is no version {text!r}")
+    return id_
 
 
 def is_marker(row: EntryRow) -> bool:

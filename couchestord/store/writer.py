@@ -6,20 +6,20 @@ then is anybody answered, the refused ones too, since a refusal may rest on a mu
 """
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import outcome as outcomes
 import trio
 
 from couchestord import logs
-from couchestord.errors import Error, InternalError, ShuttingDown, WritesStopped
+from couchestord.errors import EntityTooLarge, Error, InternalError, ShuttingDown, WritesStopped
 from couchestord.io import mutations as mu
 from couchestord.io.catalog.catalog import Catalog
 from couchestord.io.checksum import xxh3_64
 from couchestord.io.journal import Journal
 from couchestord.io.journalfile import Entry
-from couchestord.io.records import record_digest
+from couchestord.io.records import META_BYTES_MAX, record_digest
 from couchestord.store.decide import Decider
 
 log = logs.get(__name__)
@@ -43,7 +43,6 @@ class WriterStats:
     groups: int = 0
     mutations: int = 0
     refused: int = 0
-    waiting: int = field(default=0)
 
 
 class Writer:
@@ -69,9 +68,16 @@ class Writer:
             raise type(self._stopped)(str(self._stopped))
         body = getattr(request, "body", b"")
         waiting = _Waiting(request, len(body), trio.lowlevel.current_task())
+        if self._idle.is_set():
+            self._idle = trio.Event()
         self._queue.append(waiting)
         self._kick.set()
         return await trio.lowlevel.wait_task_rescheduled(_cannot_cancel)
+
+    @property
+    def waiting_count(self) -> int:
+        """Requests that wait for the next group."""
+        return len(self._queue)
 
     @property
     def stopped_because(self) -> str:
@@ -79,8 +85,8 @@ class Writer:
         return str(self._stopped) if self._stopped else ""
 
     def stop(self, reason: Exception) -> None:
-        """Refuse every later request with this error. What waits already is still committed."""
-        if self._stopped is None:
+        """Refuse every later request with this error. What waits already is still committed, but for WritesStopped."""
+        if self._stopped is None or isinstance(reason, WritesStopped):
             self._stopped = reason
 
     async def drain(self) -> None:
@@ -96,7 +102,6 @@ class Writer:
                     self._idle.set()
                     self._kick = trio.Event()
                     await self._kick.wait()
-                self._idle = trio.Event()
                 # a cancelled writer finishes the group it has begun: its requests cannot be cancelled
                 with trio.CancelScope(shield=True):
                     await self._commit_waiting()
@@ -184,6 +189,8 @@ class Writer:
             body_sum = EMPTY_SUM if not decision.body else decision.body_sum
             assert body_sum is not None
             meta = mu.encode(decision.outcome)
+            if len(meta) > META_BYTES_MAX:
+                raise EntityTooLarge("the request is made of too many pieces: write the object anew")
             applier = self._catalog.applier
             applier.apply(decision.outcome, applier.sequence + 1, record_digest(meta, body_sum))
             entries.append(Entry(meta, decision.body, body_sum))
