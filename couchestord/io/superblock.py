@@ -2,8 +2,8 @@
 
 File `superblock`, three pages of 4096 bytes. Page 0 is written once, when the store is made: magic, format, store,
 disk. Pages 1 and 2 are slots, written in turn, so that a torn write leaves the other one: the valid slot of the higher
-generation counts. Every page ends its used part in an XXH3 over its magic, version and payload, seeded with the page's
-index, so that a page in another's place is refused.
+generation counts. Every page carries an XXH3 over its head and payload, seeded with version and page index, so that
+a page in another's place is refused. The sum is checked before the version is believed: rot is no newer format.
 """
 
 import struct
@@ -19,7 +19,9 @@ PATH = "superblock"
 PAGE_BYTES = 4096
 FORMAT = 1
 """The format this program writes. `min_reader` and `min_writer` on a disk say which programs may read and write it."""
-_HEADER = struct.Struct("<4sHHIQ")
+_HEAD = struct.Struct("<4sHHI")
+_SUM = struct.Struct("<Q")
+_PAYLOAD_AT = _HEAD.size + _SUM.size
 _MAGIC_IDENTITY = b"CDSK"
 _MAGIC_SLOT = b"CDSR"
 
@@ -64,28 +66,28 @@ _T = TypeVar("_T", Identity, Slot)
 
 def _pack(page_index: int, magic: bytes, value: Identity | Slot) -> bytes:
     payload = msgspec.msgpack.encode(value)
-    checksum = xxh3_64(magic + payload, FORMAT << 8 | page_index)
-    page = _HEADER.pack(magic, FORMAT, 0, len(payload), checksum) + payload
+    head = _HEAD.pack(magic, FORMAT, 0, len(payload))
+    page = head + _SUM.pack(xxh3_64(head + payload, FORMAT << 8 | page_index)) + payload
     assert len(page) <= PAGE_BYTES
     return page.ljust(PAGE_BYTES, b"\0")
 
 
 def _unpack(page_index: int, magic: bytes, page: bytes, kind: type[_T]) -> _T:
-    if len(page) < _HEADER.size:
+    if len(page) < _PAYLOAD_AT:
         raise Corrupt("superblock page is cut short")
-    found, version, _, length, checksum = _HEADER.unpack_from(page)
+    found, version, _, length = _HEAD.unpack_from(page)
     if found != magic:
         raise Corrupt("not a superblock page")
+    payload = page[_PAYLOAD_AT : _PAYLOAD_AT + length]
+    if xxh3_64(page[: _HEAD.size] + payload, version << 8 | page_index) != _SUM.unpack_from(page, _HEAD.size)[0]:
+        raise Corrupt("superblock page fails its checksum")
     if version > FORMAT:
         raise UnknownFormat(
             f"superblock of format {version}; this program reads up to {FORMAT}. Use a newer couchestord."
         )
-    payload = page[_HEADER.size : _HEADER.size + length]
-    if xxh3_64(magic + payload, version << 8 | page_index) != checksum:
-        raise Corrupt("superblock page fails its checksum")
     try:
         return msgspec.msgpack.decode(payload, type=kind)
-    except msgspec.ValidationError as error:
+    except msgspec.DecodeError as error:
         raise Corrupt(f"superblock page does not decode: {error}") from error
 
 
