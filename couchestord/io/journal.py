@@ -9,9 +9,9 @@ then on. A file is never written twice at the same place, never continued after 
 import bisect
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 
-import structlog
 import trio
 
+from couchestord import logs
 from couchestord.errors import Corrupt, DataLost, DiskError, InternalError, JournalFull, NoSpace, TooFewDisks
 from couchestord.io import records as rec
 from couchestord.io.disk import Disk
@@ -19,7 +19,7 @@ from couchestord.io.disks import Disks, replicas_needed
 from couchestord.io.journalfile import Entry, JournalFile, JournalOptions, ShortFile, cut, taken
 from couchestord.io.recovery import FOLDER, Chain
 
-log = structlog.get_logger(__name__)
+log = logs.get(__name__)
 
 
 DiskCall = Callable[[Disk], Awaitable[None]]
@@ -69,7 +69,7 @@ class Journal:
 
     # -- append ----------------------------------------------------------------------------------------------------
 
-    def epochtaken(self) -> None:
+    def epoch_taken(self) -> None:
         """The caller took an epoch for this journal: the next append opens a file under it."""
         self._active = None
         self._needs_epoch = False
@@ -85,19 +85,34 @@ class Journal:
             raise JournalFull("the journal is full: destage has not caught up. Try again.")
         if self._active is not None and first != self._active.end:
             raise InternalError(f"record {first} does not follow {self._active.end - 1}")
+        await self._append(first, entries, first)
+
+    async def renew(self, first: int, entries: Sequence[Entry]) -> None:
+        """Repeat the records from `first` to the end of the log under the epoch that was taken, on enough disks.
+
+        Until the repeat is whole, the records it repeats count. Raises as `append` does, but for JournalFull.
+        """
+        await self._append(first, entries, first + len(entries))
+
+    async def _append(self, first: int, entries: Sequence[Entry], void_from: int) -> None:
         while True:
-            file = await self._writable(first)
+            file = await self._writable(first, void_from)
             packed, offsets = self._pack(file, first, entries)
-            if await self._write_group(file, packed):
+            written = False
+            try:
+                written = await self._write_group(file, packed)
+            finally:
+                if not written:
+                    # whatever of the group lies in this file is void under the next epoch
+                    self._active = None
+                    self._needs_epoch = True
+            if written:
                 file.offsets.extend(offsets)
                 file.groups.extend([first] * len(offsets))
                 file.end_offset += len(packed)
                 return
-            # whatever of the group lies in this file is void under the next epoch
-            self._active = None
-            self._needs_epoch = True
 
-    async def _writable(self, first: int) -> JournalFile:
+    async def _writable(self, first: int, void_from: int) -> JournalFile:
         file = self._active
         if file is not None and file.end_offset < self._options.file_bytes:
             return file
@@ -107,7 +122,7 @@ class Journal:
             if self._needs_epoch:
                 await self._disks.take_epoch()
                 self._needs_epoch = False
-            made = await self._make_file(self._disks.epoch, first)
+            made = await self._make_file(self._disks.epoch, first, void_from)
             if made is not None:
                 break
             self._needs_epoch = True
@@ -121,11 +136,11 @@ class Journal:
         self._active = made
         return made
 
-    async def _make_file(self, epoch: int, first: int) -> JournalFile | None:
+    async def _make_file(self, epoch: int, first: int, void_from: int) -> JournalFile | None:
         """A new file on a good set, its name durable; None when a disk of the set failed."""
         chosen = self._choose(first)
-        file = JournalFile(epoch, first, chosen)
-        header = rec.pack_file_header(rec.FileHeader(self._disks.store_id, epoch, first, tuple(chosen)))
+        file = JournalFile(epoch, first, chosen, void_from)
+        header = rec.pack_file_header(rec.FileHeader(self._disks.store_id, epoch, first, tuple(chosen), void_from))
 
         async def make(disk: Disk) -> None:
             await disk.write_at(file.path, 0, [header])
@@ -294,7 +309,7 @@ class Journal:
             if whole and roomy:
                 # a disk that holds a damaged copy first: the good one takes its place
                 target = min(roomy, key=lambda index: (index not in file.replicas, index))
-                header = rec.FileHeader(self._disks.store_id, file.epoch, file.first, (*whole, target))
+                header = rec.FileHeader(self._disks.store_id, file.epoch, file.first, (*whole, target), file.void_from)
                 return ShortFile(file.path, header, file.end, target)
         return None
 

@@ -33,8 +33,9 @@ class JournalFile:
     epoch: int
     first: int
     replicas: list[int]
-    offsets: array[int] = field(default_factory=lambda: array("Q"))
-    groups: array[int] = field(default_factory=lambda: array("Q"))
+    void_from: int
+    offsets: "array[int]" = field(default_factory=lambda: array("Q"))
+    groups: "array[int]" = field(default_factory=lambda: array("Q"))
     end_offset: int = rec.FILE_HEADER_BYTES
     zeroed_to: int = rec.FILE_HEADER_BYTES
 
@@ -60,7 +61,14 @@ class ShortFile:
 def taken(found: FoundFile) -> JournalFile:
     """A file that recovery found."""
     return JournalFile(
-        found.epoch, found.first, list(found.replicas), found.offsets, found.groups, found.end_offset, found.end_offset
+        found.epoch,
+        found.first,
+        list(found.replicas),
+        found.void_from,
+        found.offsets,
+        found.groups,
+        found.end_offset,
+        found.end_offset,
     )
 
 

@@ -26,7 +26,7 @@ FILE_FORMAT = 1
 RECORD_MAGIC = b"CJRC"
 RECORD_VERSION = 1
 _FILE_MAGIC = b"CJNL"
-_FILE = struct.Struct("<4sHHIQ")
+_FILE = struct.Struct("<4sHHI")
 _HEAD = struct.Struct("<4sB3xIIQQQQ")
 _SUM = struct.Struct("<Q")
 HEAD_BYTES = _HEAD.size + _SUM.size
@@ -42,6 +42,9 @@ class FileHeader(msgspec.Struct, frozen=True, array_like=True):
     first_sequence: int
     disks: tuple[int, ...]
     """Indexes of the disks that were chosen to hold it."""
+    void_from: int
+    """Records of older epochs from here on are void, once this file reaches so far. Above `first_sequence` when the
+    file begins with a repeat of records that were durable before it: until the repeat is whole, they count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,20 +83,22 @@ def parse_file_name(name: str) -> tuple[int, int] | None:
 def pack_file_header(header: FileHeader) -> bytes:
     """One page."""
     payload = msgspec.msgpack.encode(header)
-    page = _FILE.pack(_FILE_MAGIC, FILE_FORMAT, 0, len(payload), xxh3_64(payload, FILE_FORMAT)) + payload
+    head = _FILE.pack(_FILE_MAGIC, FILE_FORMAT, 0, len(payload))
+    page = head + _SUM.pack(xxh3_64(head + payload)) + payload
     assert len(page) <= FILE_HEADER_BYTES
     return page.ljust(FILE_HEADER_BYTES, b"\0")
 
 
 def unpack_file_header(page: bytes) -> FileHeader:
     """Raises Corrupt, or UnknownFormat for a file of a newer program."""
-    if len(page) < _FILE.size:
+    payload_at = _FILE.size + _SUM.size
+    if len(page) < payload_at:
         raise Corrupt("journal file header is cut short")
-    magic, version, _, length, checksum = _FILE.unpack_from(page)
+    magic, version, _, length = _FILE.unpack_from(page)
     if magic != _FILE_MAGIC:
         raise Corrupt("not a journal file")
-    payload = page[_FILE.size : _FILE.size + length]
-    if xxh3_64(payload, version) != checksum:
+    payload = page[payload_at : payload_at + length]
+    if xxh3_64(page[: _FILE.size] + payload) != _SUM.unpack_from(page, _FILE.size)[0]:
         raise Corrupt("journal file header fails its checksum")
     if version != FILE_FORMAT:
         raise UnknownFormat(
@@ -108,6 +113,8 @@ def pack_record(
     """Head and meta of a record; the body follows them as it is. `body_sum` is xxh3_64 of the body (0 length: of
     b"").
     """
+    assert len(meta) <= META_BYTES_MAX
+    assert body_length <= BODY_BYTES_MAX
     head = _HEAD.pack(RECORD_MAGIC, RECORD_VERSION, len(meta), body_length, epoch, sequence, group, body_sum)
     return head + _SUM.pack(xxh3_64(store_id + head + meta)) + meta
 

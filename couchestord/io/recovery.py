@@ -3,9 +3,9 @@
 Pure, but for `scan`, which reads. Three rules:
 
 - A replica is believed record by record; where it fails, any other replica of the same file goes on.
-- Records of an older epoch at or past the first sequence of a newer epoch's file are void: that group failed, or its
-disk
-  was away, and the newer file holds what happened instead.
+- Records of an older epoch at or past `void_from` of a newer epoch's file are void: that group failed, or its disk
+  was away, and the newer file holds what happened instead. A file that begins with a repeat of older records (the
+  tail that a start renews) has `void_from` behind them; cut off before the repeat was whole, it counts for nothing.
 - A run that ends before a record which proves (by its group) that more had been durable is damage, not a torn tail.
 """
 
@@ -30,15 +30,23 @@ class FoundFile:
     epoch: int
     first: int
     replicas: list[int]
-    offsets: array[int] = field(default_factory=lambda: array("Q"))
+    void_from: int
+    offsets: "array[int]" = field(default_factory=lambda: array("Q"))
     end_offset: int = rec.FILE_HEADER_BYTES
-    groups: array[int] = field(default_factory=lambda: array("Q"))
+    groups: "array[int]" = field(default_factory=lambda: array("Q"))
     proven: int = 0
     """Everything before this sequence was durable once, as a record behind the run proves."""
 
     @property
     def end(self) -> int:
         return self.first + len(self.offsets)
+
+    @property
+    def counts(self) -> bool:
+        """False for a repeat of older records that was cut off, as far as anything here shows, and for a file whose
+        header is nowhere whole: it was being made.
+        """
+        return bool(self.replicas) and max(self.end, self.proven) >= self.void_from
 
     @property
     def path(self) -> str:
@@ -94,7 +102,7 @@ async def scan(disks: Disks) -> list[FoundFile]:
 
 async def _scan_file(disks: Disks, epoch: int, first: int, replicas: dict[int, int], follower: int | None) -> FoundFile:
     """Follow the file on one replica; where it ends too early or fails, look at the others."""
-    file = FoundFile(epoch, first, [])
+    file = FoundFile(epoch, first, [], first)
     seen: list[bytes] = []
     for index, size in replicas.items():
         disk = disks.get(index)
@@ -111,6 +119,7 @@ async def _scan_file(disks: Disks, epoch: int, first: int, replicas: dict[int, i
         if (header.store_id, header.epoch, header.first_sequence) != (disks.store_id, epoch, first):
             continue
         file.replicas.append(index)
+        file.void_from = header.void_from
         seen.append(data)
         _follow(disks.store_id, file, data)
         await trio.lowlevel.checkpoint()
@@ -162,9 +171,11 @@ def chain(found: Sequence[FoundFile]) -> Chain:
     """Void what newer epochs replaced, put the rest in order, find the gaps. Changes the files in place."""
     damage: list[tuple[int, int]] = []
     kept: list[FoundFile] = []
-    void: list[FoundFile] = []
-    for file in found:
-        newer = [other.first for other in found if other.epoch > file.epoch]
+    void = [file for file in found if not file.counts]
+    counted = [file for file in found if file.counts]
+    for file in counted:
+        # a newer file that counts holds all from its first record on, or says that it never was
+        newer = [other.first for other in counted if other.epoch > file.epoch]
         limit = min(newer, default=None)
         if limit is not None:
             file.cut(limit)

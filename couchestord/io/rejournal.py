@@ -1,7 +1,6 @@
 """Restores the copies of journal files whose disk failed or whose bytes rotted."""
 
-import structlog
-
+from couchestord import logs
 from couchestord.errors import DataLost, DiskError
 from couchestord.io import records as rec
 from couchestord.io.disks import Disks
@@ -10,7 +9,7 @@ from couchestord.io.journalfile import ShortFile
 from couchestord.io.recovery import FOLDER
 from couchestord.service import Progress
 
-log = structlog.get_logger(__name__)
+log = logs.get(__name__)
 COPY_BYTES = 1 << 20
 
 
