@@ -12,6 +12,7 @@ from pathlib import Path
 from couchestord.errors import Corrupt, NotFound
 
 Connection = sqlite3.Connection
+Cursor = sqlite3.Cursor
 Row = tuple[object, ...]
 CACHE_KIB = 32 << 10
 

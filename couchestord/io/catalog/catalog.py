@@ -16,6 +16,10 @@ FIRST_ID = 16
 """Ids below are reserved: 0 is no id, segment 0 the journal."""
 
 
+FILE_SUFFIXES = ("", "-wal", "-shm", ".sums")
+"""What the names of a catalog's files end in."""
+
+
 class Catalog:
     """An open catalog. One per process that writes; everything is synchronous and belongs to the store's task context.
 
@@ -27,21 +31,18 @@ class Catalog:
         it.
         """
         self.path = path
-        self._writer = open_writer(path)
+        self._reader = open_reader(path)
         try:
-            with sqlite_errors(f"reading the catalog {path}"):
-                version = self._writer.execute("select schema_version from state").fetchone()
-                if version is None:
-                    raise Corrupt(f"the catalog {path} has no state")
-                if version[0] > SCHEMA_VERSION:
-                    raise UnknownFormat(
-                        f"the catalog {path} has schema {version[0]}; this program knows "
-                        f"{SCHEMA_VERSION}. Use a newer couchestord."
-                    )
-                self.applier = Applier(self._writer)
-            self._reader = open_reader(path)
+            self._check_version()
+            self._writer = open_writer(path)
+            try:
+                with sqlite_errors(f"reading the catalog {path}"):
+                    self.applier = Applier(self._writer)
+            except BaseException:
+                self._writer.close()
+                raise
         except BaseException:
-            self._writer.close()
+            self._reader.close()
             raise
         self.committed_sequence = self.applier.sequence
         """Sequence of the last record that readers see."""
@@ -50,10 +51,21 @@ class Catalog:
         self.reading = CatalogReader(self._reader)
         self.accounts = AccountReader(self._reader)
 
+    def _check_version(self) -> None:
+        with sqlite_errors(f"reading the catalog {self.path}"):
+            version = self._reader.execute("select schema_version from state").fetchone()
+        if version is None:
+            raise Corrupt(f"the catalog {self.path} has no state")
+        if version[0] > SCHEMA_VERSION:
+            raise UnknownFormat(
+                f"the catalog {self.path} has schema {version[0]}; this program knows "
+                f"{SCHEMA_VERSION}. Use a newer couchestord."
+            )
+
     @staticmethod
     def create(path: Path, store_id: bytes) -> None:
         """Make an empty catalog at `path`, replacing whatever lies there."""
-        for suffix in ("", "-wal", "-shm"):
+        for suffix in FILE_SUFFIXES:
             Path(f"{path}{suffix}").unlink(missing_ok=True)
         connection = open_writer(path)
         try:
@@ -104,8 +116,9 @@ class Catalog:
 
     def close(self) -> None:
         """Close the connections; what was committed is kept."""
-        self._reader.close()
         self._writer.close()
+        # the last one, and it cannot write: closing never moves the WAL into a main file whose sums then are wrong
+        self._reader.close()
 
 
 def dump(connection_or_path: Connection | Path) -> dict[str, list[tuple[object, ...]]]:

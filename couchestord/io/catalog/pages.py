@@ -65,7 +65,7 @@ def verify_pages(path: Path) -> None:
     payload = stored[_HEADER.size : _HEADER.size + length]
     if magic != _MAGIC or version != _VERSION or xxh3_64(payload) != checksum:
         raise Corrupt("the sums of its pages are damaged")
-    expected: "array[int]" = array("Q")
+    expected: array[int] = array("Q")
     expected.frombytes(payload)
     found = page_sums(path)
     if len(found) < len(expected):

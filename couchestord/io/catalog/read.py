@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from couchestord.io.catalog.segments import unpack_disks
 from couchestord.io.keys import split_key
-from couchestord.io.sqlite import Connection
+from couchestord.io.sqlite import Connection, Cursor
 
 PATHS_CACHED_MAX = 65_536
 
@@ -135,7 +135,7 @@ class CatalogReader:
     def entry(self, directory: int, name: bytes) -> EntryRow | None:
         """The live object of that name."""
         row = self._run(
-            f"select {_ENTRY} from entry where directory=? and name=? and child is null", (directory, name)
+            f"select {_ENTRY} from entry where directory=? and name=? and child=0", (directory, name)
         ).fetchone()
         return EntryRow(*row) if row else None
 
@@ -176,36 +176,44 @@ class CatalogReader:
         Yields (path, id) before it goes into a directory whose path is longer than the prefix: send True to pass it
         over. Yields (key, row) for an object. Stays inside one read transaction: take a page, then close it.
         """
-        return self._walk(root, b"", max(low, prefix), prefix)
+        low = max(low, prefix)
+        # directories on the way down: (path, rows not yet seen). A stack of our own: a key may have 1024 directories
+        stack = [(b"", self._names_from(root, b"", low))]
+        while stack:
+            path, rows = stack[-1]
+            for name, child, *row in rows:
+                key = path + name
+                if not key.startswith(prefix) and not prefix.startswith(key):
+                    if key > prefix:
+                        return
+                    continue
+                if not child:
+                    if key.startswith(prefix):
+                        yield key, ListRow(*row)
+                    continue
+                if len(key) > len(prefix) and (yield key, child):
+                    continue
+                stack.append((key, self._names_from(child, key, low)))
+                break
+            else:
+                stack.pop()
 
-    def _walk(
-        self, directory: int, path: bytes, low: bytes, prefix: bytes
-    ) -> Generator[tuple[bytes, "int | ListRow"], bool | None, None]:
-        part, slash, rest = low[len(path) :].partition(b"/") if low.startswith(path) else (b"", b"", b"")
-        first = part + slash
-        rows = self._run(
+    def _names_from(self, directory: int, path: bytes, low: bytes) -> Cursor:
+        """Rows of a directory at `path`, without those whose keys all come before `low`."""
+        part, slash, _ = low[len(path) :].partition(b"/") if low.startswith(path) else (b"", b"", b"")
+        return self._run(
             "select name, child, size, etag, modified_ns, inode from entry where directory=? and name>=? order by name",
-            (directory, first),
+            (directory, part + slash),
         )
-        for name, child, *row in rows:
-            key = path + name
-            if not key.startswith(prefix) and not prefix.startswith(key):
-                if key > prefix:
-                    return
-                continue
-            if child is None:
-                if key.startswith(prefix):
-                    yield key, ListRow(*row)
-                continue
-            if len(key) > len(prefix) and (yield key, child):
-                continue
-            yield from self._walk(child, key, low if slash and rest and name == first else b"", prefix)
 
     def has_live(self, directory: int) -> bool:
         """True when a live object lies in the directory or below."""
-        for (child,) in self._run("select child from entry where directory=?", (directory,)):
-            if child is None or self.has_live(child):
-                return True
+        stack = [directory]
+        while stack:
+            for (child,) in self._run("select child from entry where directory=?", (stack.pop(),)):
+                if not child:
+                    return True
+                stack.append(child)
         return False
 
     # -- contents ---------------------------------------------------------------------------------------------------
