@@ -44,8 +44,8 @@ class OpenSegment:
         """Shards that hold everything up to `end`."""
         return [index for index in range(self.row.k + self.row.m) if not self.missing >> index & 1]
 
-    async def write(self, encoded: EncodedStripe) -> bool:
-        """Write a stripe at the end. False when a shard could not be written: it is broken, the stripe not part of it.
+    async def write(self, encoded: Sequence[EncodedStripe]) -> bool:
+        """Write stripes at the end. False when a shard could not be written: it is broken, they are not part of it.
 
         Disks that failed are given up.
         """
@@ -54,7 +54,7 @@ class OpenSegment:
         stripe = self.end
 
         async def put(disk: Disk, index: int) -> None:
-            buffers = encoded.buffers(index)
+            buffers = [buffer for each in encoded for buffer in each.buffers(index)]
             offset = stripe * PAGE_BYTES
             if stripe == FIRST_STRIPE:
                 buffers.insert(0, segment_header_page(self.row, self._disks.store_id, index))
@@ -67,7 +67,7 @@ class OpenSegment:
             # a full disk still holds what came before
             self.missing |= sum(1 << index for index, error in failed.items() if not isinstance(error, DiskFull))
             return False
-        self.end += encoded.pages_count
+        self.end += sum(each.pages_count for each in encoded)
         self._unsynced.update(whole)
         self.broken = False
         return True

@@ -9,7 +9,7 @@ not fit. A sync that failed is never tried again on that file.
 """
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ from couchestord import logs
 from couchestord.ec.codec import Buffer
 from couchestord.ec.opensegment import OpenSegment
 from couchestord.ec.placement import choose_disks
-from couchestord.ec.shards import PAGE_BYTES, check_stripe_bytes, shard_length
+from couchestord.ec.shards import PAGE_BYTES, EncodedStripe, check_stripe_bytes, shard_length
 from couchestord.ec.stripes import StripeStore
 from couchestord.errors import DiskError, InvalidArgument, NoSpace, Unavailable
 from couchestord.io.catalog.read import SegmentRow
@@ -215,7 +215,7 @@ class StripeWriter:
         self._pool = pool
         self._segment: OpenSegment | None = None
         self._pinned: list[int] = []
-        self._parity: list[bytearray] | None = None
+        self._parity: list[list[bytearray]] = []
         self._last_end = 0
         self._last_full = False
         self.runs: list[Extent] = []
@@ -247,24 +247,44 @@ class StripeWriter:
         `data` must not change until the call returns. Raises NoSpace, TooFewDisks, and what the store's writer raises;
         then all that this writer appended is garbage.
         """
-        length = len(data)
-        if not 0 < length <= self._pool.options.stripe_bytes:
-            raise InvalidArgument(f"a stripe of {length} bytes")
+        return (await self.append_many([data]))[0]
+
+    async def append_many(self, datas: Sequence[Buffer]) -> list[Place]:
+        """As `append`, several stripes in one write per disk: cheaper by what a call to a disk costs."""
+        limit = self._pool.options.stripe_bytes
+        if not datas or not all(0 < len(data) <= limit for data in datas):
+            raise InvalidArgument(f"stripes of {[len(data) for data in datas]} bytes")
         while True:
             segment = await self._current()
-            parity, self._parity = self._parity if length == self._pool.options.stripe_bytes else None, None
-            encoded = await self._pool.stripes.encode(segment.row, segment.end, data, parity)
-            if not await segment.write(encoded):
-                # the shards' buffers may still be read by a thread that hangs: they are dropped
-                await self._leave(segment)
-                continue
-            parity = [each for each in encoded.payloads[segment.row.k :] if isinstance(each, bytearray)]
-            if length == self._pool.options.stripe_bytes and len(parity) == segment.row.m:
-                self._parity = parity
-            stripe = segment.end - encoded.pages_count
-            segment.data_bytes += length
-            self._note(segment, stripe, length)
-            return Place(segment.row.id, stripe)
+            encoded = await self._encode(segment, datas)
+            stripe = segment.end
+            if await segment.write(encoded):
+                break
+            # the shards' buffers may still be read by a thread that hangs: they are dropped
+            self._parity = []
+            await self._leave(segment)
+        places = []
+        for data, each in zip(datas, encoded, strict=True):
+            segment.data_bytes += len(data)
+            self._note(segment, stripe, len(data), stripe + each.pages_count)
+            places.append(Place(segment.row.id, stripe))
+            stripe += each.pages_count
+        return places
+
+    async def _encode(self, segment: OpenSegment, datas: Sequence[Buffer]) -> list[EncodedStripe]:
+        """Parity of full stripes goes into buffers that are kept: fresh memory costs more than the coding."""
+        kept, self._parity = self._parity, []
+        encoded: list[EncodedStripe] = []
+        stripe = segment.end
+        for data in datas:
+            is_full = len(data) == segment.row.stripe_bytes
+            each = await self._pool.stripes.encode(segment.row, stripe, data, kept.pop() if is_full and kept else None)
+            encoded.append(each)
+            stripe += each.pages_count
+            parity = [buffer for buffer in each.payloads[segment.row.k :] if isinstance(buffer, bytearray)]
+            if is_full and len(parity) == segment.row.m:
+                self._parity.append(parity)
+        return encoded
 
     async def reserve(self, length: int) -> None:
         """Make that the next `length` bytes go to one segment, unless a disk fails meanwhile."""
@@ -304,7 +324,7 @@ class StripeWriter:
         self._segment = None
         await self._pool.seal(segment)
 
-    def _note(self, segment: OpenSegment, stripe: int, length: int) -> None:
+    def _note(self, segment: OpenSegment, stripe: int, length: int, end: int) -> None:
         id_ = segment.row.id
         last = self.runs[-1] if self.runs else None
         follows = last is not None and last.segment == id_ and self._last_full and self._last_end == stripe
@@ -312,7 +332,7 @@ class StripeWriter:
             self.runs[-1] = Extent(last.length + length, id_, last.stripe, 0)
         else:
             self.runs.append(Extent(length, id_, stripe, 0))
-        self._last_end = segment.end
+        self._last_end = end
         self._last_full = length == segment.row.stripe_bytes
 
 

@@ -10,8 +10,10 @@ import trio.testing
 from simdisk import SimDisk
 from stripe_rig import STRIPE_BYTES, Rig, open_rig, pattern
 
+from couchestord.ec.choice import choose_engine
 from couchestord.ec.segments import SegmentOptions, SegmentPool, StripeWriter, seal_left_open
 from couchestord.ec.shards import PAGE_BYTES, full_stripe_pages, shard_path
+from couchestord.ec.stripes import StripeStore
 from couchestord.errors import (
     Corrupt,
     DataLost,
@@ -361,6 +363,29 @@ async def test_reserve_keeps_bytes_in_one_segment(tmp_path: Path) -> None:
             await writer.reserve(3 * STRIPE_BYTES)
             places = [await writer.append(pattern(STRIPE_BYTES)) for _ in range(3)]
             assert len({place.segment for place in places}) == 1
+
+
+async def test_several_stripes_in_one_write(tmp_path: Path) -> None:
+    async with open_rig(tmp_path) as rig:
+        rig.stripes = StripeStore(rig.disks, choose_engine(), rig.nursery)
+        pool = make_pool(rig)
+        datas = [pattern(STRIPE_BYTES, seed) for seed in range(11)]
+        async with pool.writer() as writer:
+            places = await writer.append_many([pattern(10), *datas[:2]])
+            assert [place.stripe for place in places] == [1, 3, 3 + STEP]
+            writes = rig.sims[0].calls_by_name["write_at"]
+            await writer.append_many(datas[2:4])  # parity goes into the buffers of the stripes before
+            assert rig.sims[0].calls_by_name["write_at"] == writes + 1
+            rig.sims[1].fail_at(1, DiskFailed("EIO"), short=True)
+            for at in range(4, 11, 3):
+                await writer.append_many(datas[at : at + 3])
+            await writer.sync()
+            assert await read(rig, writer.runs) == b"".join([pattern(10), *datas])
+        rig.disks.fail(0, "pulled")
+        rig.stripes = StripeStore(rig.disks, choose_engine(), rig.nursery)
+        assert await read(rig, writer.runs) == b"".join([pattern(10), *datas])
+        with pytest.raises(InvalidArgument):
+            await pool.writer().append_many([])
 
 
 async def test_a_stripe_has_1_to_stripe_bytes(tmp_path: Path) -> None:
