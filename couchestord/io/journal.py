@@ -7,7 +7,7 @@ then on. A file is never written twice at the same place, never continued after 
 """
 
 import bisect
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 
 import trio
 
@@ -288,7 +288,7 @@ class Journal:
         head = rec.pack_record(self._disks.store_id, file.epoch, sequence, group, bytes(meta), len(body), body_sum)
         return head + bytes(body)
 
-    async def records(self, first: int) -> AsyncIterator[tuple[int, memoryview, memoryview, int]]:
+    async def records(self, first: int) -> AsyncGenerator[tuple[int, memoryview, memoryview, int], None]:
         """(sequence, meta, body, body sum) of the records from `first` to the last one that was there at the call."""
         end = self._files[-1].end if self._files else first
         for sequence in range(first, end):

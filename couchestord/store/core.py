@@ -141,8 +141,7 @@ async def _build(nursery: trio.Nursery, disks: Disks, catalog_path: Path, option
 
 
 async def _stop(core: Core) -> None:
-    with contextlib.suppress(Error):
-        await core.pool.aclose()
+    # segments stay open: the next start seals them, and streams may still be at them now
     await core.writer.drain()
     complete = await core.jobs.checkpointer.checkpoint()
     if not complete:

@@ -6,6 +6,7 @@ lie on one disk only, lies on enough disks under a new epoch.
 """
 
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,10 +108,10 @@ async def _judge(disks: Disks, catalog: Catalog, journal: Journal, log_chain: Ch
     if ends and disks.slot.snapshot is not None and disks.slot.snapshot.sequence + 1 >= max(ends):
         return f"it ends at {applier.sequence}, before a gap in the log that the snapshot does not need"
     if journal.holds(applier.sequence):
-        async for _, meta, _, body_sum in journal.records(applier.sequence):
-            if record_digest(meta, body_sum) != applier.digest:
-                return f"it took another course than the log at {applier.sequence}"
-            break
+        async with aclosing(journal.records(applier.sequence)) as records:
+            _, meta, _, body_sum = await anext(records)
+        if record_digest(meta, body_sum) != applier.digest:
+            return f"it took another course than the log at {applier.sequence}"
     return ""
 
 
