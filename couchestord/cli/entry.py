@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from couchestord.cli import operating, serving
+from couchestord.cli import checking, operating, serving
 from couchestord.errors import Error, NotFound
 
 EXIT_DONE: Final = 0
@@ -40,6 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     serving.register(commands)
     operating.register(commands)
+    checking.register(commands)
     return parser
 
 

@@ -1,6 +1,5 @@
 """A running store's parts, wired. Everything long-lived below the front ends is built here and nowhere else."""
 
-import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from couchestord.ec.choice import choose_engine
 from couchestord.ec.codec import Engine
 from couchestord.ec.segments import SegmentPool, seal_left_open
 from couchestord.ec.stripes import StripeStore
-from couchestord.errors import Corrupt, DataLost, Error
+from couchestord.errors import Corrupt, DataLost
 from couchestord.io.catalog.catalog import Catalog
 from couchestord.io.catalog.pages import store_sums, verify_pages
 from couchestord.io.disks import Disks

@@ -1,0 +1,74 @@
+"""Invariants between the catalog's tables, as queries: what must hold after every mutation."""
+
+from couchestord.io.catalog.segments import unpack_disks
+from couchestord.io.mutations import decode_pieces
+from couchestord.io.sqlite import Connection
+
+_MUST_BE_EMPTY: dict[str, str] = {
+    "entries in directories that do not exist": "select directory, name from entry e where not exists "
+    "(select 1 from directory d where d.id=e.directory)",
+    "entries that name a directory that does not exist": "select directory, name from entry e where child<>0 and "
+    "not exists (select 1 from directory d where d.id=e.child)",
+    "directories that no entry names": "select id from directory d where parent<>0 and not exists "
+    "(select 1 from entry e where e.directory=d.parent and e.name=d.name and e.child=d.id)",
+    "roots that no bucket names": "select id from directory d where parent=0 and not exists "
+    "(select 1 from bucket b where b.root=d.id)",
+    "empty directories that nobody keeps": "select id from directory d where parent<>0 and kept=0 and not exists "
+    "(select 1 from entry e where e.directory=d.id) and not exists (select 1 from version v where v.directory=d.id)",
+    "entries whose inode does not exist": "select directory, name from entry e where child=0 and not exists "
+    "(select 1 from inode i where i.id=e.inode)",
+    "versions whose inode does not exist": "select directory, name, id from version v where (flags & 2)=0 and "
+    "not exists (select 1 from inode i where i.id=v.id)",
+    "inodes that nothing names": "select id from inode i where not exists (select 1 from entry e where e.inode=i.id) "
+    "and not exists (select 1 from version v where v.id=i.id) "
+    "and not exists (select 1 from orphan o where o.inode=i.id)",
+    "inodes whose content does not exist": "select id from inode i where content is not null and not exists "
+    "(select 1 from content c where c.id=i.content)",
+    "pieces of inodes that do not exist": "select inode, start from piece p where not exists "
+    "(select 1 from inode i where i.id=p.inode)",
+    "contents whose extents do not cover them": "select id from content c where length<>(select "
+    "coalesce(sum(length),0) from extent x where x.id>=c.id and x.id<c.id+c.extents)",
+    "extents in segments that do not exist": "select id from extent x where segment<>0 and not exists "
+    "(select 1 from segment s where s.id=x.segment)",
+    "segments whose live bytes are miscounted": "select id from segment s where live_bytes<>(select "
+    "coalesce(sum(length),0) from extent x where x.segment=s.id)",
+    "parts of uploads that do not exist": "select upload, number from part p where not exists "
+    "(select 1 from upload u where u.id=p.upload)",
+    "ids at or above the next id": "select id from inode, state where id>=next_id",
+}
+SHOWN_MAX = 5
+
+
+def find_faults(connection: Connection) -> list[str]:
+    """Everything that contradicts itself, in words; nothing for a sound catalog. Reads all tables: slow."""
+    faults = []
+    for what, query in _MUST_BE_EMPTY.items():
+        rows = connection.execute(f"{query} limit {SHOWN_MAX}").fetchall()
+        if rows:
+            faults.append(f"{what}: {', '.join(map(repr, rows))}")
+    faults += _miscounted(connection)
+    for id_, packed, k, m in connection.execute("select id, disks, k, m from segment"):
+        if len(unpack_disks(packed)) != k + m:
+            faults.append(f"segment {id_} does not have {k + m} places")
+    return faults
+
+
+def _miscounted(connection: Connection) -> list[str]:
+    """Contents whose references are not what inodes, pieces and parts say."""
+    found: dict[int, int] = {}
+    for query in (
+        "select content, count(*) from inode where content is not null group by content",
+        "select content, count(*) from piece where content is not null group by content",
+    ):
+        for content, count in connection.execute(query):
+            found[content] = found.get(content, 0) + count
+    for (pieces,) in connection.execute("select pieces from part"):
+        for piece in decode_pieces(pieces):
+            found[piece.content] = found.get(piece.content, 0) + 1
+    wrong: list[str] = []
+    for content, refs in connection.execute("select id, refs from content"):
+        counted = found.pop(content, 0)
+        if counted != refs and len(wrong) < SHOWN_MAX:
+            wrong.append(f"content {content} counts {refs} references, there are {counted}")
+    wrong += [f"content {content} is named and does not exist" for content in list(found)[:SHOWN_MAX]]
+    return wrong

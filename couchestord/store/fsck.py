@@ -1,0 +1,158 @@
+"""Looks at everything that lies on the disks, and changes nothing.
+
+Disks and superblocks, the log and its copies, the catalog's pages and invariants, every shard of every stripe, and that
+every stripe with live data has enough good shards. What it finds is a list of findings; the start of a store and the
+background jobs are what repairs.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from couchestord.ec.choice import choose_engine
+from couchestord.ec.rebuild_shard import StripeWalk, check_stripe, is_live
+from couchestord.ec.stripes import StripeStore
+from couchestord.errors import Corrupt, DiskError, DiskLocked, NotAStore, UnknownFormat
+from couchestord.io.catalog.check import find_faults
+from couchestord.io.catalog.pages import verify_pages
+from couchestord.io.catalog.read import CatalogReader, SegmentRow
+from couchestord.io.directory import DirectoryDisk
+from couchestord.io.disk import Disk
+from couchestord.io.disks import Disks, load_disks, replicas_needed
+from couchestord.io.recovery import Chain, chain, scan
+from couchestord.io.sqlite import Connection, open_reader, sqlite_errors
+from couchestord.store.opening import CATALOG_NAME, disk_folders
+from couchestord.store.options import StoreOptions
+
+Report = Callable[[int, int], None]
+"""Called with (segments looked at, segments in all)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """`severity`: "lost" (data is gone), "short" (redundancy is less than it should be), "note"."""
+
+    severity: str
+    where: str
+    what: str
+
+
+async def check_store(path: Path, options: StoreOptions, report: Report = lambda done, total: None) -> list[Finding]:
+    """Check the store in the data folder `path`, which no daemon may have open; empty when all is well.
+
+    Raises DiskLocked, NotAStore, ForeignDisk, UnknownFormat.
+    """
+    opened: list[Disk] = []
+    findings: list[Finding] = []
+    try:
+        for folder in disk_folders(path, options):
+            try:
+                opened.append(await DirectoryDisk.open(folder, deadline_s=options.disk_deadline_s))
+            except DiskLocked:
+                raise
+            except DiskError as error:
+                findings.append(Finding("short", str(folder), str(error)))
+        if not opened:
+            raise NotAStore(f"no store lies in {path}")
+        disks = await load_disks(opened)
+    except BaseException:
+        for disk in opened:
+            disk.close()
+        raise
+    try:
+        checker = _Checker(disks, path / CATALOG_NAME, options, findings)
+        await checker.check(report)
+    finally:
+        disks.close()
+    return findings
+
+
+class _Checker:
+    def __init__(self, disks: Disks, catalog: Path, options: StoreOptions, findings: list[Finding]) -> None:
+        self._disks = disks
+        self._catalog = catalog
+        self._options = options
+        self._findings = findings
+
+    def _find(self, severity: str, where: str, what: object) -> None:
+        self._findings.append(Finding(severity, where, str(what)))
+
+    async def check(self, report: Report) -> None:
+        for index, why in sorted(self._disks.failures.items()):
+            self._find("short", f"disk {index}", why)
+        log_chain = await self._check_log()
+        connection = self._check_catalog(log_chain)
+        if connection is None:
+            return
+        try:
+            await self._check_segments(CatalogReader(connection), report)
+        finally:
+            connection.close()
+
+    async def _check_log(self) -> Chain:
+        found = await scan(self._disks)
+        log_chain = chain(found)
+        needed = replicas_needed(self._disks.m, self._disks.missing_count())
+        for file in log_chain.files:
+            if len(file.replicas) < needed:
+                self._find("short", file.path, f"lies on {len(file.replicas)} disks, {needed} are needed")
+        for low, high in log_chain.damage:
+            self._find("lost", "journal", f"records {low} to {high - 1} were durable and are on no disk that is here")
+        return log_chain
+
+    def _check_catalog(self, log_chain: Chain) -> Connection | None:
+        where = str(self._catalog)
+        if not self._catalog.exists():
+            self._find("note", where, "is missing; the next start makes it again from the disks")
+            return None
+        try:
+            verify_pages(self._catalog)
+            connection = open_reader(self._catalog)
+            with sqlite_errors(f"reading {where}"):
+                sequence = connection.execute("select sequence from state").fetchone()[0]
+                verdict = connection.execute("pragma quick_check").fetchone()[0]
+                faults = find_faults(connection)
+        except Corrupt as error:
+            self._find("note", where, f"{error}; the next start makes it again from the disks")
+            return None
+        if verdict != "ok":
+            self._find("note", where, f"{verdict}; the next start makes it again from the disks")
+        for fault in faults:
+            self._find("lost", where, fault)
+        if sequence >= log_chain.end and log_chain.files:
+            self._find("note", where, f"ends at {sequence}, the log at {log_chain.end - 1}")
+        return connection
+
+    async def _check_segments(self, reader: CatalogReader, report: Report) -> None:
+        rows = reader.segments()
+        async with trio.open_nursery() as nursery:
+            stripes = StripeStore(self._disks, choose_engine(self._options.engine), nursery)
+            for done, row in enumerate(rows):
+                report(done, len(rows))
+                await self._check_segment(reader, stripes, row)
+            report(len(rows), len(rows))
+            nursery.cancel_scope.cancel()
+
+    async def _check_segment(self, reader: CatalogReader, stripes: StripeStore, row: SegmentRow) -> None:
+        """Every shard of every stripe. Stripes without live data may be unfinished, and are no loss."""
+        extents = reader.extents_in_segment(row.id, -1, 1 << 30)
+        bad: dict[int, str] = {}
+        walk = StripeWalk(stripes, reader, row)
+        while (found := await walk.next()) is not None:
+            page, shape = found
+            good = 0
+            for index in range(row.k + row.m):
+                try:
+                    if shape is None:
+                        raise Corrupt("no header is left")
+                    await check_stripe(stripes.file(row, index), page, shape)
+                    good += 1
+                except (Corrupt, DiskError, UnknownFormat) as error:
+                    bad.setdefault(index, str(error))
+            if good < row.k and is_live(row, extents, page):
+                self._find("lost", f"segment {row.id}, stripe {page}", f"{good} good shards, {row.k} are needed")
+        for index, why in sorted(bad.items()):
+            if extents:
+                self._find("short", f"segment {row.id}, shard {index}", why)
