@@ -210,17 +210,8 @@ class StripeStore:
         gathering: Gathering[Buffer] = Gathering(self._nursery)
         trusted = set(self._trust.trusted(segment))
         for each in wanted:
-            if each.shard not in trusted:
-                continue
-            try:
-                resident = self._blocks_nowait(segment, stripe, shape, each)
-            except (Corrupt, UnknownFormat) as error:
-                gathering.bad[each] = error
-                continue
-            if resident is not None:
-                gathering.good[each] = resident
-            else:
-                gathering.start(each, partial(self._blocks, segment, stripe, shape, each))
+            if each.shard in trusted:
+                self._ask(segment, stripe, shape, each, gathering)
         deadline = trio.current_time() + self._options.hedge_s
         while gathering.pending and await gathering.wait(deadline - trio.current_time()):
             pass
@@ -264,7 +255,26 @@ class StripeStore:
                     continue
             spare = ShardRange(order.pop(0), low, high)
             spares.append(spare)
-            gathering.start(spare, partial(self._blocks, segment, stripe, shape, spare))
+            self._ask(segment, stripe, shape, spare, gathering)
+
+    def _ask(
+        self,
+        segment: SegmentRow,
+        stripe: int,
+        shape: StripeHeader,
+        wanted: ShardRange,
+        gathering: Gathering[Buffer],
+    ) -> None:
+        """Take a range from memory, or begin to read it."""
+        try:
+            resident = self._blocks_nowait(segment, stripe, shape, wanted)
+        except (Corrupt, UnknownFormat) as error:
+            gathering.bad[wanted] = error
+            return
+        if resident is not None:
+            gathering.good[wanted] = resident
+        else:
+            gathering.start(wanted, partial(self._blocks, segment, stripe, shape, wanted))
 
     async def _reconstruct(
         self,

@@ -43,10 +43,11 @@ class Bench:
         self.rig.forget_cache()
         self.rebuilder = self.make()
 
-    async def put(self, seed: int = 0, *, end_known: bool = True) -> int:
+    async def put(self, seed: int = 0, *, end_known: bool = True, extent_bytes_max: int = 16 << 20) -> int:
         """Returns the segment's id."""
         data = pattern(LENGTH, seed)
-        pool = SegmentPool(self.rig.stripes, self.rig.disks, self.rig.submit, SegmentOptions(stripe_bytes=STRIPE_BYTES))
+        options = SegmentOptions(stripe_bytes=STRIPE_BYTES, extent_bytes_max=extent_bytes_max)
+        pool = SegmentPool(self.rig.stripes, self.rig.disks, self.rig.submit, options)
         async with pool.writer() as writer:
             for at in range(0, LENGTH, STRIPE_BYTES):
                 await writer.append(data[at : at + STRIPE_BYTES])
@@ -325,6 +326,28 @@ async def test_a_lost_stripe_does_not_keep_the_others_from_being_rebuilt(tmp_pat
         with pytest.raises(DataLost):
             await rig.stripes.read(row, 18, 0, STRIPE_BYTES)
         assert await bench.run() == 0  # not for ever
+
+
+@pytest.mark.parametrize("end_known", [True, False])
+async def test_it_goes_on_behind_a_stripe_of_which_no_header_is_left(tmp_path: Path, end_known: bool) -> None:
+    async with open_rig(tmp_path) as rig:
+        bench = Bench(rig)
+        id_ = await bench.put(end_known=end_known, extent_bytes_max=STRIPE_BYTES)
+        (first,) = bench.bodies
+        for index in range(6):
+            await sim_of(rig, id_, index).write_at(shard_path(id_, index), (1 + 17) * PAGE_BYTES, [bytes(PAGE_BYTES)])
+        await sim_of(rig, id_, 1).unlink(shard_path(id_, 1))
+        bench.restart()
+        bench.rebuilder.report(id_, 2)
+        await bench.run()
+        assert rig.segment(id_).missing == 2  # a stripe is lost
+        rig.disks.fail(rig.segment(id_).disks[0], "pulled")
+        rig.disks.fail(rig.segment(id_).disks[5], "pulled")
+        for number, data in enumerate(
+            [bench.bodies[first][at : at + STRIPE_BYTES] for at in range(0, LENGTH, STRIPE_BYTES)]
+        ):
+            if number != 1:
+                assert await rig.extent_bytes(first + number) == data
 
 
 async def test_garbage_behind_the_last_extent_is_no_loss(tmp_path: Path) -> None:
