@@ -22,6 +22,9 @@ from couchestord.io.recovery import FOLDER, Chain
 log = logs.get(__name__)
 
 
+OVERDRAFT = 1.5
+"""The writer refuses new bodies when the journal is full; what frees it, moves and deletes, may overdraw it so far."""
+
 DiskCall = Callable[[Disk], Awaitable[None]]
 
 
@@ -81,7 +84,7 @@ class Journal:
         again only under a new epoch (which the next append takes).
         """
         length_max = sum(len(entry.meta) + len(entry.body) for entry in entries)
-        if self.size_bytes + length_max > self._options.size_bytes:
+        if self.size_bytes + length_max > self._options.size_bytes * OVERDRAFT:
             raise JournalFull("the journal is full: destage has not caught up. Try again.")
         if self._active is not None and first != self._active.end:
             raise InternalError(f"record {first} does not follow {self._active.end - 1}")
@@ -157,12 +160,14 @@ class Journal:
 
     def _choose(self, seed: int) -> list[int]:
         """The disks of a new file: as many as the promise asks for, another choice for every file."""
-        roomy = self._disks.roomy()
         needed = replicas_needed(self._disks.m, self._disks.missing_count())
         if len(self._disks.good()) < needed:
             raise TooFewDisks(
                 f"{len(self._disks.good())} of {self._disks.count} disks are good, a write needs {needed}"
             )
+        roomy = self._disks.roomy()
+        if len(roomy) < needed:
+            roomy = self._disks.spare()
         if len(roomy) < needed:
             raise NoSpace("the disks are full: delete something, or add room")
         wanted = min(len(roomy), max(self._options.replication_factor, self._disks.m + 1))
@@ -246,11 +251,11 @@ class Journal:
 
     async def read(self, sequence: int, start: int, length: int) -> memoryview:
         """Bytes of a record's body, verified. Raises DataLost when no replica has them (or the record was trimmed)."""
-        body = (await self._record(sequence))[1]
+        body = (await self.record(sequence))[1]
         return body[start : start + length]
 
-    async def _record(self, sequence: int) -> tuple[memoryview, memoryview, int]:
-        """(meta, body, body sum) of a record, verified."""
+    async def record(self, sequence: int) -> tuple[memoryview, memoryview, int]:
+        """(meta, body, body sum) of a record, verified. Raises DataLost."""
         file = self._find(sequence)
         number = sequence - file.first
         offset = file.offsets[number]
@@ -282,7 +287,7 @@ class Journal:
     async def raw(self, sequence: int) -> bytes:
         """A whole record as it lies in its file, verified. Raises DataLost."""
         file = self._find(sequence)
-        meta, body, body_sum = await self._record(sequence)
+        meta, body, body_sum = await self.record(sequence)
         number = sequence - file.first
         group = file.groups[number]
         head = rec.pack_record(self._disks.store_id, file.epoch, sequence, group, bytes(meta), len(body), body_sum)
@@ -292,7 +297,7 @@ class Journal:
         """(sequence, meta, body, body sum) of the records from `first` to the last one that was there at the call."""
         end = self._files[-1].end if self._files else first
         for sequence in range(first, end):
-            yield sequence, *(await self._record(sequence))
+            yield sequence, *(await self.record(sequence))
 
     # -- redundancy ------------------------------------------------------------------------------------------------
 
