@@ -40,6 +40,7 @@ class Disks:
         self.stale: list[int] = []
         """Disks that missed a start or a change while they were away, when the store was loaded."""
         self._full: set[int] = set()
+        self._tight: set[int] = set()
         self._slots = trio.Lock()  # two slots written at once could be torn at once
 
     # -- who is here -----------------------------------------------------------------------------------------------
@@ -52,9 +53,19 @@ class Disks:
         """Indexes of the disks that may be written, in order."""
         return [index for index in range(self.count) if index not in self.failures]
 
-    def roomy(self) -> list[int]:
-        """Good disks that did not say lately that they are full."""
+    def spare(self) -> list[int]:
+        """Good disks that did not say lately that they are full: for records that lead to room again."""
         return [index for index in self.good() if index not in self._full]
+
+    def roomy(self) -> list[int]:
+        """Good disks with room beyond the reserve: for new data."""
+        return [index for index in self.spare() if index not in self._tight]
+
+    def set_tight(self, index: int, tight: bool) -> None:
+        """Whether what is left on the disk is its reserve: then only deletes and moves may use it."""
+        if tight and index not in self._tight:
+            log.warning("disk has only its reserve left", disk=self.name(index))
+        (self._tight.add if tight else self._tight.discard)(index)
 
     def missing_count(self) -> int:
         return len(self.failures)
@@ -95,7 +106,8 @@ class Disks:
         self._full.discard(index)
 
     def is_full(self, index: int) -> bool:
-        return index in self._full
+        """True while no new data goes to the disk."""
+        return index in self._full or index in self._tight
 
     async def join(self, index: int, disk: Disk) -> None:
         """Use a disk that was missing: it learns the present epoch first. Raises DiskError, ForeignDisk, Corrupt."""

@@ -14,7 +14,7 @@ from couchestord.ec.choice import choose_engine
 from couchestord.ec.codec import Engine
 from couchestord.ec.segments import SegmentPool, seal_left_open
 from couchestord.ec.stripes import StripeStore
-from couchestord.errors import Corrupt, DataLost
+from couchestord.errors import Corrupt, DataLost, DiskError
 from couchestord.io.catalog.catalog import Catalog
 from couchestord.io.catalog.pages import store_sums, verify_pages
 from couchestord.io.disks import Disks
@@ -108,6 +108,7 @@ def _sole(group: BaseExceptionGroup[BaseException]) -> BaseException:
 
 async def _build(nursery: trio.Nursery, disks: Disks, catalog_path: Path, options: StoreOptions, clock: Clock) -> Core:
     engine = choose_engine(options.engine)
+    options = options.clipped(await _smallest_bytes(disks))
     jobs: list[Jobs] = []
 
     def on_damage(segment: int, missing: int) -> None:
@@ -126,7 +127,7 @@ async def _build(nursery: trio.Nursery, disks: Disks, catalog_path: Path, option
 
     started = await start(disks, catalog_path, options.journal, restore, verify_pages)
     catalog, journal = started.catalog, started.journal
-    writer = Writer(catalog, journal, Decider(catalog, clock, lambda: disks.epoch))
+    writer = Writer(catalog, journal, disks, Decider(catalog, clock, lambda: disks.epoch))
     pool = SegmentPool(stripes, disks, writer.submit, options.segments())
     pins = Pins(pool)
     pins.hold(protected_segments(catalog.accounts.jobs().get(SNAPSHOT_JOB)))
@@ -137,6 +138,19 @@ async def _build(nursery: trio.Nursery, disks: Disks, catalog_path: Path, option
     return Core(
         options, clock, disks, engine, catalog, journal, writer, pins, stripes, pool, intake, parts, built, started
     )
+
+
+async def _smallest_bytes(disks: Disks) -> int:
+    """Size of the smallest good disk."""
+    sizes = []
+    for index in disks.good():
+        disk = disks.get(index)
+        try:
+            if disk is not None:
+                sizes.append((await disk.capacity()).total_bytes)
+        except DiskError as error:
+            disks.fail(index, error)
+    return min(sizes, default=0)
 
 
 async def _stop(core: Core) -> None:

@@ -105,5 +105,5 @@ def build_jobs(
         compactor=compactor,
         rebuilder=rebuilder,
         housekeeper=Housekeeper(catalog, clock, submit, compactor, options.upload_results_kept_s),
-        monitor=Monitor(disks, options.monitor_interval_s, options.disk_deadline_s, returned),
+        monitor=Monitor(disks, options.monitor_interval_s, options.disk_deadline_s, options.reserve_bytes, returned),
     )

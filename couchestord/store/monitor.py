@@ -4,14 +4,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from couchestord import logs
-from couchestord.errors import Error, NotAStore
+from couchestord.errors import DiskError, Error, NotAStore
 from couchestord.io.directory import DirectoryDisk
 from couchestord.io.disks import Disks, read_superblock
 from couchestord.service import Progress
 
 log = logs.get(__name__)
-ROOM_FRACTION_MIN = 0.02
-ROOM_BYTES_MIN = 64 << 20
+ROOM_AGAIN = 1.5
+"""A disk is open to new data again with that many reserves free."""
 
 
 class Monitor:
@@ -20,9 +20,15 @@ class Monitor:
     name = "monitor"
 
     def __init__(
-        self, disks: Disks, interval_s: float, deadline_s: float, returned: Callable[[int], Awaitable[None]]
+        self,
+        disks: Disks,
+        interval_s: float,
+        deadline_s: float,
+        reserve_bytes: int,
+        returned: Callable[[int], Awaitable[None]],
     ) -> None:
         self._disks = disks
+        self._reserve_bytes = reserve_bytes
         self._deadline_s = deadline_s
         self._returned = returned
         self._folders: list[Path] = []
@@ -41,7 +47,7 @@ class Monitor:
                 elif not disk.is_present():
                     disk.suspect("the folder is gone")
                     self._disks.fail(index, "the folder is gone")
-                elif self._disks.is_full(index):
+                else:
                     await self._look_for_room(index, disk)
         if self._disks.missing_count():
             self._disks.release_failed()
@@ -50,8 +56,15 @@ class Monitor:
         return Progress.IDLE
 
     async def _look_for_room(self, index: int, disk: DirectoryDisk) -> None:
-        capacity = await disk.capacity()
-        if capacity.free_bytes > min(ROOM_BYTES_MIN, capacity.total_bytes * ROOM_FRACTION_MIN):
+        try:
+            free_bytes = (await disk.capacity()).free_bytes
+        except DiskError as error:
+            self._disks.fail(index, error)
+            return
+        if free_bytes < self._reserve_bytes:
+            self._disks.set_tight(index, True)
+        elif free_bytes > self._reserve_bytes * ROOM_AGAIN:
+            self._disks.set_tight(index, False)
             self._disks.room_again(index)
 
     async def _try_return(self, folder: Path) -> None:

@@ -1,6 +1,6 @@
 """What a store can be told."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from couchestord.ec.choice import Preference
@@ -10,6 +10,7 @@ from couchestord.io.journalfile import JournalOptions
 
 INLINE_BYTES_MAX = 128 << 10
 """Bodies up to this ride in the journal record; longer ones are written to stripes while they arrive."""
+JOURNAL_BYTES_MIN = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +27,8 @@ class StoreOptions:
     min_healthy_shards: int = 0
     """Shards that a stripe needs at least when it is written; 0: k."""
     engine: Preference = "auto"
-    reserve_bytes: int = 16 << 20
-    """Room on each disk that is kept for deletes, compaction and the catalog."""
+    reserve_bytes: int = 256 << 20
+    """Room on each disk that is kept for deletes, compaction and the catalog; at most 4 % of the disk."""
     journal: JournalOptions = field(default_factory=JournalOptions)
     destage_threshold_percent: int = 80
     destage_interval_s: float = 30.0
@@ -46,6 +47,18 @@ class StoreOptions:
             raise InvalidArgument(
                 f"{self.k}+{self.m} needs at least {self.k + self.m} disks, there are {self.disks_count}"
             )
+
+    def clipped(self, disk_bytes: int) -> "StoreOptions":
+        """These options on disks the smallest of which has that size: a small disk gets a small journal and reserve."""
+        size = min(self.journal.size_bytes, max(disk_bytes // 20, JOURNAL_BYTES_MIN))
+        file = min(self.journal.file_bytes, size // 8)
+        journal = replace(
+            self.journal,
+            size_bytes=size,
+            file_bytes=file,
+            preallocate_bytes=min(self.journal.preallocate_bytes, file // 4),
+        )
+        return replace(self, journal=journal, reserve_bytes=min(self.reserve_bytes, disk_bytes // 25))
 
     def segments(self) -> SegmentOptions:
         """The part that the segment pool wants."""

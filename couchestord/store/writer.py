@@ -13,10 +13,12 @@ import outcome as outcomes
 import trio
 
 from couchestord import logs
-from couchestord.errors import EntityTooLarge, Error, InternalError, ShuttingDown, WritesStopped
+from couchestord.errors import EntityTooLarge, Error, InternalError, JournalFull, NoSpace, ShuttingDown, WritesStopped
 from couchestord.io import mutations as mu
+from couchestord.io import requests as rq
 from couchestord.io.catalog.catalog import Catalog
 from couchestord.io.checksum import xxh3_64
+from couchestord.io.disks import Disks, replicas_needed
 from couchestord.io.journal import Journal
 from couchestord.io.journalfile import Entry
 from couchestord.io.records import META_BYTES_MAX, record_digest
@@ -25,6 +27,11 @@ from couchestord.store.decide import Decider
 log = logs.get(__name__)
 GROUP_MUTATIONS_MAX = 256
 GROUP_BYTES_MAX = 4 << 20
+SLOW_FROM = 0.9
+"""How full the journal is when writers of new data begin to be slowed."""
+SLOW_S_MAX = 0.2
+GROWING = (rq.PutObject, rq.PutPart, rq.CopyObject, rq.CopyPart, rq.MakeUpload, rq.MakeBucket)
+"""What needs room that it does not give back."""
 EMPTY_SUM = xxh3_64(b"")
 
 
@@ -48,7 +55,8 @@ class WriterStats:
 class Writer:
     """One per store. `submit` may be called by any task; `run` is the one task that writes."""
 
-    def __init__(self, catalog: Catalog, journal: Journal, decider: Decider) -> None:
+    def __init__(self, catalog: Catalog, journal: Journal, disks: Disks, decider: Decider) -> None:
+        self._disks = disks
         self._catalog = catalog
         self._journal = journal
         self._decider = decider
@@ -64,6 +72,9 @@ class Writer:
 
         Cancellation does not take a request back: the call waits for the commit and returns.
         """
+        if isinstance(request, GROWING) and self._fill > SLOW_FROM:
+            # a journal that fills slows its writers before it refuses them
+            await trio.sleep(SLOW_S_MAX * min(1.0, (self._fill - SLOW_FROM) / (1 - SLOW_FROM)))
         if self._stopped is not None:
             raise type(self._stopped)(str(self._stopped))
         body = getattr(request, "body", b"")
@@ -183,7 +194,21 @@ class Writer:
         excluded.add(number)
         waiting.result = outcomes.Error(InternalError(f"{type(waiting.request).__name__} failed: {error}"))
 
+    @property
+    def _fill(self) -> float:
+        return self._journal.size_bytes / self._journal.size_bytes_max
+
+    def _check_room(self) -> None:
+        """New data needs room in the journal and beyond the reserve of the disks; deletes and moves do not."""
+        if self._fill >= 1:
+            raise JournalFull("the journal is full: destage has not caught up. Try again.")
+        needed = replicas_needed(self._disks.m, self._disks.missing_count())
+        if len(self._disks.roomy()) < needed <= len(self._disks.good()):
+            raise NoSpace("the disks are full: delete something, or add room")
+
     def _decide_one(self, waiting: _Waiting, entries: list[Entry]) -> None:
+        if isinstance(waiting.request, GROWING):
+            self._check_room()
         decision = self._decider.decide(waiting.request)
         if decision.outcome is not None:
             body_sum = EMPTY_SUM if not decision.body else decision.body_sum
