@@ -141,6 +141,18 @@ class StoreConfig:
     engine: Literal["auto", "zfec", "isal"] = _setting("auto", _choice("auto", "zfec", "isal"))
     min_healthy_shards: int = _setting(0, _integer(0, 192))
     """Fewest disks that a new segment may be written on. 0: k."""
+    segment_bytes: int = _setting(256 << 20, _at_least(1 << 20, parse_size), key="segment_size")
+    reserve_bytes: int = _setting(16 << 20, _at_least(0, parse_size), key="reserve")
+    """Room on each disk that is kept for deletes, compaction and the catalog."""
+    disk_deadline_s: float = _setting(5.0, _at_least(0.1, parse_duration), key="disk_deadline")
+    """A disk that does not answer a call for so long is given up."""
+    monitor_interval_s: float = _setting(1.0, _at_least(0.01, parse_duration), key="monitor_interval")
+    rebuild_grace_s: float = _setting(10.0, _at_least(0.0, parse_duration), key="rebuild_grace")
+    """How long a disk may be away before its shards are made anew elsewhere."""
+    background_bytes_per_s: int = _setting(64 << 20, _at_least(4096, parse_size), key="background_rate")
+    """Bytes that background jobs move per second."""
+    snapshot_bytes_min: int = _setting(64 << 20, _at_least(4096, parse_size), key="snapshot_size_min")
+    """A catalog snapshot is written when the log since the last one outgrows this and half the catalog."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +161,10 @@ class JournalConfig:
 
     size_bytes: int = _setting(10 << 30, _at_least(16 << 20, parse_size))
     """Per disk; clipped to 5 % of the disk."""
+    file_bytes: int = _setting(64 << 20, _at_least(1 << 16, parse_size), key="file_size")
+    """A journal file is full at this size; it is freed as a whole."""
+    preallocate_bytes: int = _setting(4 << 20, _at_least(0, parse_size), key="preallocate")
+    """Zeroes written ahead, so that a sync need not write the file's size."""
     replication_factor: int = _setting(3, _integer(1, 64))
     destage_threshold_percent: int = _setting(80, _integer(1, 100))
     destage_interval_s: float = _setting(30.0, _at_least(0.01, parse_duration), key="destage_interval")

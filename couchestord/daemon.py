@@ -59,11 +59,23 @@ def store_options(config: Config, disks: Sequence[Path] = ()) -> StoreOptions:
         disks_count=len(chosen) or store.k + store.m,
         disks=chosen,
         stripe_bytes=store.stripe_size_bytes,
+        segment_bytes=store.segment_bytes,
         min_healthy_shards=store.min_healthy_shards,
         engine=store.engine,
-        journal=JournalOptions(size_bytes=journal.size_bytes, replication_factor=journal.replication_factor),
+        reserve_bytes=store.reserve_bytes,
+        journal=JournalOptions(
+            size_bytes=journal.size_bytes,
+            file_bytes=journal.file_bytes,
+            preallocate_bytes=journal.preallocate_bytes,
+            replication_factor=journal.replication_factor,
+        ),
         destage_threshold_percent=journal.destage_threshold_percent,
         destage_interval_s=journal.destage_interval_s,
+        disk_deadline_s=store.disk_deadline_s,
+        monitor_interval_s=store.monitor_interval_s,
+        rebuild_grace_s=store.rebuild_grace_s,
+        background_bytes_per_s=store.background_bytes_per_s,
+        snapshot_bytes_min=store.snapshot_bytes_min,
     )
 
 

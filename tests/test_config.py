@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from couchestord import config
 from couchestord.config import Address, Config, load, parse_address, parse_duration, parse_size, setting_names
+from couchestord.daemon import store_options
 from couchestord.errors import ConfigError
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "config.md"
@@ -140,3 +141,15 @@ def test_every_default_would_be_accepted_if_written() -> None:
     for section in fields(Config):
         for setting in config._settings(section).values():
             assert setting.metadata["parse"](setting.default) == setting.default
+
+
+def test_every_setting_of_store_and_journal_reaches_the_store() -> None:
+    text = {"store.segment_size": "8 MiB", "store.reserve": "1 MiB", "store.disk_deadline": "2 s"}
+    text |= {"store.monitor_interval": "0.5 s", "store.rebuild_grace": "3 s", "store.background_rate": "9 MiB"}
+    text |= {"store.snapshot_size_min": "5 MiB", "journal.file_size": "4 MiB", "journal.preallocate": "64 KiB"}
+    found = store_options(load(None, {}, text))
+    assert (found.segment_bytes, found.reserve_bytes, found.disk_deadline_s) == (8 << 20, 1 << 20, 2.0)
+    assert (found.monitor_interval_s, found.rebuild_grace_s, found.background_bytes_per_s) == (0.5, 3.0, 9 << 20)
+    assert (found.snapshot_bytes_min, found.journal.file_bytes, found.journal.preallocate_bytes) == (
+        *(5 << 20, 4 << 20, 64 << 10),
+    )

@@ -63,13 +63,13 @@ def test_names_no_path_of_a_machine(path: Path) -> None:
 def test_tests_mirror_the_tree() -> None:
     """tests/x/test_y.py or test_y_aspect.py tests couchestord/x/y.py, the package x/y or a stand-in tests/support/y.py.
 
-    Scenarios over the whole are in tests/whole.
+    Scenarios over the whole are in tests/whole, those with a real daemon, clients and faults in tests/system.
     """
     support = {path.stem for path in (ROOT / "tests" / "support").glob("*.py")}
     strays = []
     for path in sorted((ROOT / "tests").rglob("test_*.py")):
         inside = path.relative_to(ROOT / "tests")
-        if inside.parts[0] in {"whole", "support"} or inside == Path("test_tidy.py"):
+        if inside.parts[0] in {"whole", "system", "support"} or inside == Path("test_tidy.py"):
             continue
         words = inside.stem.removeprefix("test_").split("_")
         names = ["_".join(words[:count]) for count in range(1, len(words) + 1)]
