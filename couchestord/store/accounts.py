@@ -15,6 +15,7 @@ class Accounts:
         self._submit = submit
         self._accounts = accounts
         self._keys: dict[str, AccessKey] = {}
+        self._users: dict[str, User] = {}
 
     async def create_user(self, name: str, *, admin: bool = False) -> User:
         """Make a user; one that exists is answered as it is."""
@@ -25,6 +26,7 @@ class Accounts:
         """Remove a user and its keys. Raises NoSuchUser."""
         await self._submit(rq.RemoveUser(name))
         self._keys.clear()
+        self._users.clear()
 
     async def create_key(self, user: str, *, access_key: str | None = None, secret_key: str | None = None) -> AccessKey:
         """Make a key for a user; what is not given is random. Raises NoSuchUser, KeyAlreadyExists, InvalidArgument."""
@@ -57,6 +59,10 @@ class Accounts:
         return found
 
     def find_user(self, name: str) -> User | None:
-        """The user of that name. Synchronous."""
-        row = self._accounts.user(name)
-        return User(row.name, bool(row.admin), row.created_ns) if row else None
+        """The user of that name. Synchronous: asked for every request."""
+        found = self._users.get(name)
+        if found is None:
+            row = self._accounts.user(name)
+            if row is not None:
+                found = self._users[name] = User(row.name, bool(row.admin), row.created_ns)
+        return found
