@@ -54,30 +54,25 @@ class _Page:
                 path, row = walk.send(skip)
                 skip = None
                 if isinstance(row, int):
-                    skip = self._pass_over(path, row, low)
-                    if self.truncated:
-                        return None
-                    continue
+                    # with `/` for a delimiter a directory is a common prefix, or lies in one: no need to go in
+                    if self._delimiter != b"/" or low.startswith(path):
+                        continue
+                    skip = True
+                    if not self._reader.has_live(row):
+                        continue
                 common = self._common(path)
-                if common is None:
-                    self._add_key(path, row)
-                else:
+                if common is not None:
                     self._add_prefix(common)
-                    return prefix_range(common)[1]
+                    if common != path or not isinstance(row, int):
+                        return prefix_range(common)[1]
+                elif not isinstance(row, int):
+                    self._add_key(path, row)
                 if self.truncated:
                     return None
         except StopIteration:
             return None
         finally:
             walk.close()
-
-    def _pass_over(self, path: bytes, directory: int, low: bytes) -> bool | None:
-        """With `/` for a delimiter a directory is a common prefix: no need to go in."""
-        if self._delimiter != b"/" or low.startswith(path):
-            return None
-        if self._reader.has_live(directory):
-            self._add_prefix(path)
-        return True
 
     def _full(self) -> bool:
         if len(self.entries) + len(self.prefixes) >= self.room:
