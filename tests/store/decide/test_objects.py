@@ -1,0 +1,227 @@
+"""S3's semantics of PUT, copy and delete."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from catalog_check import check_catalog
+from decide_rig import DecideRig
+
+from couchestord.errors import (
+    InvalidArgument,
+    KeyTooLong,
+    MethodNotAllowed,
+    NoSuchBucket,
+    NoSuchKey,
+    NoSuchVersion,
+    PreconditionFailed,
+)
+from couchestord.io import requests as rq
+from couchestord.model import Attributes, Conditions, DeleteResult
+from couchestord.store.decide.context import find_version
+from couchestord.store.values import is_marker, version_id
+
+KEY = b"a/key"
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[DecideRig]:
+    made = DecideRig(tmp_path)
+    made.bucket()
+    yield made
+    check_catalog(made.path)
+    made.close()
+
+
+def state(rig: DecideRig, key: bytes = KEY) -> list[str]:
+    """Live object (or "-"), then noncurrent ones, newest first: size, `null` or `v`, `!` for a marker."""
+    bucket = rig.catalog.reading.bucket("bucket")
+    assert bucket is not None
+    directory = rig.catalog.reading.directory(bucket.root, (b"a/",))
+    if directory is None:
+        return ["-"]
+    live = rig.catalog.reading.entry(directory, b"key")
+    rows = ([live] if live else []) + rig.catalog.reading.versions(directory, b"key")
+    shown = [
+        f"{row.size}{'null' if version_id(row, 'Enabled') == 'null' else 'v'}{'!' if is_marker(row) else ''}"
+        for row in rows
+    ]
+    return shown if live else ["-", *shown]
+
+
+def versioning(rig: DecideRig, it: str) -> None:
+    rig.do(rq.SetVersioning("bucket", it))
+
+
+def test_without_versioning_a_put_replaces(rig: DecideRig) -> None:
+    assert rig.put(KEY, b"1").version_id is None
+    rig.put(KEY, b"22")
+    assert state(rig) == ["2null"]
+    assert rig.delete(KEY) == DeleteResult()
+    assert rig.delete(KEY) == DeleteResult()
+    assert rig.delete(b"nowhere/at/all") == DeleteResult()
+    assert state(rig) == ["-"]
+
+
+def test_the_table_of_versions(rig: DecideRig) -> None:
+    rig.put(KEY, b"1")
+    versioning(rig, "Enabled")
+    two = rig.put(KEY, b"22")
+    assert two.version_id is not None
+    assert state(rig) == ["2v", "1null"]
+    marker = rig.delete(KEY)
+    assert marker.delete_marker
+    assert marker.version_id not in (None, "null", two.version_id)
+    assert state(rig) == ["-", "0v!", "2v", "1null"]
+    rig.put(KEY, b"333")
+    assert state(rig) == ["3v", "0v!", "2v", "1null"]
+    versioning(rig, "Suspended")
+    assert rig.put(KEY, b"4444").version_id == "null"
+    assert state(rig) == ["4null", "3v", "0v!", "2v"], "the null version is one"
+    rig.put(KEY, b"55555")
+    assert state(rig) == ["5null", "3v", "0v!", "2v"]
+    assert rig.delete(KEY) == DeleteResult("null", True)
+    assert state(rig) == ["-", "0null!", "3v", "0v!", "2v"]
+    assert rig.delete(KEY) == DeleteResult("null", True)
+    assert state(rig) == ["-", "0null!", "3v", "0v!", "2v"]
+    versioning(rig, "Enabled")
+    rig.put(KEY, b"666666")
+    assert state(rig) == ["6v", "0null!", "3v", "0v!", "2v"]
+
+
+def test_deleting_a_version_promotes_the_newest_left(rig: DecideRig) -> None:
+    versioning(rig, "Enabled")
+    ids = [rig.put(KEY, b"x" * size).version_id for size in (1, 2, 3)]
+    assert rig.delete(KEY, ids[2]) == DeleteResult(ids[2], False)
+    assert state(rig) == ["2v", "1v"]
+    assert rig.delete(KEY, ids[0]) == DeleteResult(ids[0], False)
+    assert state(rig) == ["2v"]
+    marker = rig.delete(KEY).version_id
+    assert state(rig) == ["-", "0v!", "2v"]
+    older = rig.delete(KEY).version_id
+    assert rig.delete(KEY, older) == DeleteResult(older, True)
+    assert state(rig) == ["-", "0v!", "2v"], "a marker is not promoted"
+    assert rig.delete(KEY, marker) == DeleteResult(marker, True)
+    assert state(rig) == ["2v"]
+    rig.delete(KEY, ids[1])
+    assert state(rig) == ["-"]
+
+
+def test_deleting_an_older_version_under_a_marker_leaves_it_deleted(rig: DecideRig) -> None:
+    versioning(rig, "Enabled")
+    ids = [rig.put(KEY, b"x" * size).version_id for size in (1, 2)]
+    rig.delete(KEY)
+    rig.delete(KEY, ids[0])
+    assert state(rig) == ["-", "0v!", "2v"]
+
+
+def test_deleting_what_is_not_there_is_no_error(rig: DecideRig) -> None:
+    assert rig.delete(KEY, "0" * 16) == DeleteResult("0" * 16)
+    assert rig.delete(KEY, "nonsense") == DeleteResult("nonsense")
+    rig.put(KEY, b"1")
+    assert rig.delete(KEY, "0" * 16) == DeleteResult("0" * 16)
+    assert state(rig) == ["1null"]
+    assert rig.delete(KEY, "null") == DeleteResult("null")
+    assert state(rig) == ["-"]
+
+
+def test_versions_are_found_by_id(rig: DecideRig) -> None:
+    rig.put(KEY, b"1")
+    versioning(rig, "Enabled")
+    two = rig.put(KEY, b"22").version_id
+    bucket = rig.catalog.reading.bucket("bucket")
+    assert bucket is not None
+    reading = rig.catalog.reading
+    assert find_version(reading, bucket, KEY, None)[2].size == 2
+    assert find_version(reading, bucket, KEY, two)[2].size == 2
+    assert find_version(reading, bucket, KEY, "null")[2].size == 1
+    with pytest.raises(NoSuchVersion):
+        find_version(reading, bucket, KEY, "00000000000000ff")
+    with pytest.raises(NoSuchVersion):
+        find_version(reading, bucket, b"a/other", two)
+    with pytest.raises(NoSuchKey):
+        find_version(reading, bucket, b"a/other", None)
+
+
+@pytest.mark.parametrize("state_", ["", "Enabled"])
+def test_conditions_of_puts(rig: DecideRig, state_: str) -> None:
+    if state_:
+        versioning(rig, state_)
+    with pytest.raises(NoSuchKey):
+        rig.put(KEY, b"1", conditions=Conditions(if_match=("*",)))
+    info = rig.put(KEY, b"1", conditions=Conditions(if_none_match=("*",)))
+    with pytest.raises(PreconditionFailed):
+        rig.put(KEY, b"2", conditions=Conditions(if_none_match=("*",)))
+    with pytest.raises(PreconditionFailed):
+        rig.put(KEY, b"2", conditions=Conditions(if_match=("0" * 32,)))
+    rig.put(KEY, b"2", conditions=Conditions(if_match=(info.etag,)))
+    rig.delete(KEY)
+    rig.put(KEY, b"3", conditions=Conditions(if_none_match=("*",)))
+
+
+def test_conditions_of_deletes(rig: DecideRig) -> None:
+    with pytest.raises(NoSuchKey):
+        rig.delete(KEY, conditions=Conditions(if_match=("*",)))
+    info = rig.put(KEY, b"1")
+    with pytest.raises(PreconditionFailed):
+        rig.delete(KEY, conditions=Conditions(if_match=("0" * 32,)))
+    with pytest.raises(PreconditionFailed):
+        rig.delete(KEY, "null", conditions=Conditions(if_match=("0" * 32,)))
+    assert rig.delete(KEY, conditions=Conditions(if_match=(info.etag,))) == DeleteResult()
+
+
+def test_a_refusal_changes_nothing(rig: DecideRig) -> None:
+    before = rig.catalog.applier.sequence, rig.catalog.applier.next_id
+    for key, error in ((b"", InvalidArgument), (b"x" * 1025, KeyTooLong), (b"\xff", InvalidArgument)):
+        with pytest.raises(error):
+            rig.put(key)
+    with pytest.raises(NoSuchBucket):
+        rig.put(KEY, bucket="nobody")
+    with pytest.raises(NoSuchKey):
+        rig.put(b"new/directory", conditions=Conditions(if_match=("*",)))
+    assert (rig.catalog.applier.sequence, rig.catalog.applier.next_id) == before
+
+
+def test_copies_share_the_bytes_and_outlive_the_source(rig: DecideRig) -> None:
+    rig.put(KEY, b"12345", attributes=Attributes(metadata={"a": "b"}))
+    assert rig.copy(b"copy", KEY).attributes.metadata == {"a": "b"}
+    assert rig.copy(b"bare", b"copy", attributes=Attributes()).attributes == Attributes()
+    rig.delete(KEY)
+    check_catalog(rig.path)
+    rows = rig.catalog.reading
+    bucket = rows.bucket("bucket")
+    assert bucket is not None
+    copy, bare = rows.live(bucket.root, b"copy"), rows.live(bucket.root, b"bare")
+    assert copy is not None
+    assert bare is not None
+    assert copy.content == bare.content is not None
+    assert (copy.size, copy.etag) == (5, bare.etag)
+    rig.put(b"empty")
+    assert rig.copy(b"empty too", b"empty").size_bytes == 0
+
+
+def test_a_copy_onto_itself_must_change_something(rig: DecideRig) -> None:
+    rig.put(KEY, b"12345")
+    with pytest.raises(InvalidArgument):
+        rig.copy(KEY, KEY)
+    assert rig.copy(KEY, KEY, attributes=Attributes(metadata={"n": "1"})).attributes.metadata == {"n": "1"}
+    assert state(rig) == ["5null"]
+    versioning(rig, "Enabled")
+    rig.copy(KEY, KEY)
+    rig.copy(KEY, KEY, version_id="null")
+    assert state(rig) == ["5v", "5v", "5null"]
+
+
+def test_copy_refusals(rig: DecideRig) -> None:
+    versioning(rig, "Enabled")
+    info = rig.put(KEY, b"12345")
+    marker = rig.delete(KEY)
+    with pytest.raises(NoSuchKey):
+        rig.copy(b"copy", KEY)
+    with pytest.raises(MethodNotAllowed):
+        rig.copy(b"copy", KEY, version_id=marker.version_id)
+    with pytest.raises(PreconditionFailed):
+        rig.copy(b"copy", KEY, version_id=info.version_id, source_conditions=Conditions(if_none_match=(info.etag,)))
+    with pytest.raises(NoSuchKey):
+        rig.copy(b"copy", KEY, version_id=info.version_id, conditions=Conditions(if_match=("*",)))
+    assert rig.copy(b"copy", KEY, version_id=info.version_id).size_bytes == 5
