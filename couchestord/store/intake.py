@@ -6,8 +6,8 @@ none is written twice.
 """
 
 import hashlib
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 
 import trio
@@ -54,21 +54,21 @@ class Intake:
             _check_size(len(body), size)
             yield _inline(body)
             return
-        pieces = _limited(_pieces(body), limit, size)
         buffer = bytearray()
-        async for piece in pieces:
-            buffer += piece
-            if len(buffer) > INLINE_BYTES_MAX:
-                break
-        else:
-            _check_size(len(buffer), size)
-            yield _inline(bytes(buffer))
-            return
-        async with self._pool.writer() as writer:
-            taken = await self._stream(writer, buffer, pieces)
-            _check_size(taken.size, size)
-            writer.release()
-            yield taken
+        async with aclosing(_limited(body, limit, size)) as pieces:
+            async for piece in pieces:
+                buffer += piece
+                if len(buffer) > INLINE_BYTES_MAX:
+                    break
+            else:
+                _check_size(len(buffer), size)
+                yield _inline(bytes(buffer))
+                return
+            async with self._pool.writer() as writer:
+                taken = await self._stream(writer, buffer, pieces)
+                _check_size(taken.size, size)
+                writer.release()
+                yield taken
 
     async def _stream(
         self, writer: StripeWriter, buffer: bytearray, pieces: AsyncIterator[bytes | memoryview]
@@ -80,15 +80,27 @@ class Intake:
         async def lay(data: bytearray) -> None:
             nonlocal size
             size += len(data)
+            failure: Exception | None = None
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_hash, md5, data)
-                await writer.append(data)
+                try:
+                    await writer.append(data)
+                except Exception as error:
+                    failure = error  # raised outside: a nursery would wrap it in a group
+            if failure is not None:
+                raise failure
 
-        async for piece in pieces:
-            buffer += piece
+        async def lay_full_stripes() -> None:
+            nonlocal buffer
             while len(buffer) >= stripe_bytes:
                 stripe, buffer = buffer[:stripe_bytes], buffer[stripe_bytes:]
                 await lay(stripe)
+
+        # what came first may be several stripes already
+        await lay_full_stripes()
+        async for piece in pieces:
+            buffer += piece
+            await lay_full_stripes()
         end = b""
         if len(buffer) > INLINE_BYTES_MAX:
             await lay(buffer)
@@ -101,15 +113,14 @@ class Intake:
         return Taken(size, md5.digest(), extents, end, xxh3_64(end))
 
 
-async def _limited(
-    pieces: AsyncIterator[bytes | memoryview], limit: int, size: int | None
-) -> AsyncIterator[bytes | memoryview]:
+async def _limited(body: Body, limit: int, size: int | None) -> AsyncGenerator[bytes | memoryview, None]:
     total = 0
-    async for piece in pieces:
-        total += len(piece)
-        if total > limit:
-            raise _too_long(limit, size)
-        yield piece
+    async with aclosing(_pieces(body)) as pieces:
+        async for piece in pieces:
+            total += len(piece)
+            if total > limit:
+                raise _too_long(limit, size)
+            yield piece
 
 
 def _inline(body: bytes) -> Taken:
@@ -124,14 +135,19 @@ async def _hash(md5: "hashlib._Hash", data: bytes | bytearray) -> None:
         await trio.to_thread.run_sync(md5.update, data)
 
 
-async def _pieces(body: Body) -> AsyncIterator[bytes | memoryview]:
+async def _pieces(body: Body) -> AsyncGenerator[bytes | memoryview, None]:
     if isinstance(body, bytes):
         view = memoryview(body)
         for at in range(0, len(view), 1 << 20):
             yield view[at : at + (1 << 20)]
         return
-    async for piece in body:
-        yield piece
+    try:
+        async for piece in body:
+            yield piece
+    finally:
+        # of a body that is left in the middle nothing may stay suspended
+        if isinstance(body, AsyncGenerator):
+            await body.aclose()
 
 
 def _check_size(found: int, size: int | None) -> None:

@@ -29,6 +29,7 @@ from couchestord.io.superblock import SnapshotRoot
 log = logs.get(__name__)
 JOB = "snapshot"
 PIECE_BYTES = 1 << 20
+"""A piece is one stripe, so it is smaller where stripes are."""
 
 
 class PieceOf(msgspec.Struct, frozen=True, array_like=True):
@@ -55,16 +56,17 @@ async def write_snapshot(path: Path, sequence: int, pool: SegmentPool) -> tuple[
     Answers the root to be put into the superblocks and the segments that hold the snapshot.
     """
     pieces: list[PieceOf] = []
+    piece_bytes = min(PIECE_BYTES, pool.options.stripe_bytes)
     async with pool.writer() as writer:
         file = await trio.open_file(path, "rb")
         async with file:
             size = 0
-            while data := await file.read(PIECE_BYTES):
+            while data := await file.read(piece_bytes):
                 segment, stripe = await writer.append(data)
                 pieces.append(PieceOf(segment, stripe, len(data), xxh3_64(data)))
                 size += len(data)
         table = msgspec.msgpack.encode(Table(sequence, size, tuple(pieces)))
-        if len(table) > PIECE_BYTES:
+        if len(table) > piece_bytes:
             raise Corrupt(f"the catalog of {size} bytes is too large for one table of pieces")
         segment, stripe = await writer.append(table)
         await writer.sync()
