@@ -13,13 +13,15 @@ from dataclasses import dataclass
 import trio
 
 from couchestord.ec.segments import SegmentPool, StripeWriter
-from couchestord.errors import EntityTooLarge, IncompleteBody
+from couchestord.errors import EntityTooLarge, Error, IncompleteBody
 from couchestord.io.checksum import xxh3_64
 from couchestord.io.mutations import Extent
 from couchestord.model import Body
 from couchestord.store.options import INLINE_BYTES_MAX
 
 HASH_IN_THREAD_BYTES_MIN = 64 << 10
+SLOW_CLIENT_S = 1.0
+"""A stream that brings no stripe for so long gives its segment to others until it goes on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,52 +67,96 @@ class Intake:
                 yield _inline(bytes(buffer))
                 return
             async with self._pool.writer() as writer:
-                taken = await self._stream(writer, buffer, pieces)
+                taken = await _Stream(writer, self._pool.options.stripe_bytes).take(buffer, pieces)
                 _check_size(taken.size, size)
                 writer.release()
                 yield taken
 
-    async def _stream(
-        self, writer: StripeWriter, buffer: bytearray, pieces: AsyncIterator[bytes | memoryview]
-    ) -> Taken:
-        md5 = hashlib.md5(usedforsecurity=False)
-        stripe_bytes = self._pool.options.stripe_bytes
-        size = 0
 
-        async def lay(data: bytearray) -> None:
-            nonlocal size
-            size += len(data)
-            failure: Exception | None = None
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(_hash, md5, data)
-                try:
-                    await writer.append(data)
-                except Exception as error:
-                    failure = error  # raised outside: a nursery would wrap it in a group
-            if failure is not None:
-                raise failure
+class _Stream:
+    """One long body on its way into stripes, hashed beside.
 
-        async def lay_full_stripes() -> None:
-            nonlocal buffer
-            while len(buffer) >= stripe_bytes:
-                stripe, buffer = buffer[:stripe_bytes], buffer[stripe_bytes:]
-                await lay(stripe)
+    While its client is slow the segment is synced and given back, so that a few slow clients do not hold every segment
+    that may be open.
+    """
 
+    def __init__(self, writer: StripeWriter, stripe_bytes: int) -> None:
+        self._writer = writer
+        self._stripe_bytes = stripe_bytes
+        self._md5 = hashlib.md5(usedforsecurity=False)
+        self._size = 0
+        self._buffer = bytearray()
+        self._lock = trio.Lock()
+        self._laid_at: float | None = None
+
+    async def take(self, buffer: bytearray, pieces: AsyncIterator[bytes | memoryview]) -> Taken:
+        """The bytes that came already, and the rest; durable on return."""
+        self._buffer = buffer
+        failure: Exception | None = None
+        taken: Taken | None = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch)
+            try:
+                taken = await self._consume(pieces)
+            except Exception as error:
+                # raised outside of the nursery, which would wrap it
+                failure = error
+            nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+        assert taken is not None
+        return taken
+
+    async def _consume(self, pieces: AsyncIterator[bytes | memoryview]) -> Taken:
         # what came first may be several stripes already
-        await lay_full_stripes()
+        await self._lay_full_stripes()
         async for piece in pieces:
-            buffer += piece
-            await lay_full_stripes()
+            self._buffer += piece
+            await self._lay_full_stripes()
         end = b""
-        if len(buffer) > INLINE_BYTES_MAX:
-            await lay(buffer)
+        if len(self._buffer) > INLINE_BYTES_MAX:
+            await self._lay(self._buffer)
         else:
-            end = bytes(buffer)
-            size += len(end)
-            md5.update(end)
-        await writer.sync()
-        extents = (*writer.runs, Extent(len(end))) if end else tuple(writer.runs)
-        return Taken(size, md5.digest(), extents, end, xxh3_64(end))
+            end = bytes(self._buffer)
+            self._size += len(end)
+            self._md5.update(end)
+        async with self._lock:
+            await self._writer.sync()
+        runs = tuple(self._writer.runs)
+        return Taken(self._size, self._md5.digest(), (*runs, Extent(len(end))) if end else runs, end, xxh3_64(end))
+
+    async def _lay_full_stripes(self) -> None:
+        size = self._stripe_bytes
+        while len(self._buffer) >= size:
+            stripe, self._buffer = self._buffer[:size], self._buffer[size:]
+            await self._lay(stripe)
+
+    async def _lay(self, data: bytearray) -> None:
+        self._size += len(data)
+        failure: Exception | None = None
+        async with self._lock:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_hash, self._md5, data)
+                try:
+                    await self._writer.append(data)
+                except Exception as error:
+                    failure = error
+            self._laid_at = trio.current_time()
+        if failure is not None:
+            raise failure
+
+    async def _watch(self) -> None:
+        """Give the segment back when nothing came for a while."""
+        while True:
+            await trio.sleep(SLOW_CLIENT_S)
+            async with self._lock:
+                if self._laid_at is not None and trio.current_time() - self._laid_at >= SLOW_CLIENT_S:
+                    try:
+                        await self._writer.sync()
+                    except Error:
+                        return  # the stream meets it itself, at its own sync or append
+                    self._writer.release()
+                    self._laid_at = None
 
 
 async def _limited(body: Body, limit: int, size: int | None) -> AsyncGenerator[bytes | memoryview, None]:
@@ -141,13 +187,14 @@ async def _pieces(body: Body) -> AsyncGenerator[bytes | memoryview, None]:
         for at in range(0, len(view), 1 << 20):
             yield view[at : at + (1 << 20)]
         return
+    iterator = aiter(body)
     try:
-        async for piece in body:
+        async for piece in iterator:
             yield piece
     finally:
         # of a body that is left in the middle nothing may stay suspended
-        if isinstance(body, AsyncGenerator):
-            await body.aclose()
+        if isinstance(iterator, AsyncGenerator):
+            await iterator.aclose()
 
 
 def _check_size(found: int, size: int | None) -> None:
