@@ -14,9 +14,9 @@ from couchestord.ec.choice import choose_engine
 from couchestord.ec.codec import Engine
 from couchestord.ec.segments import SegmentPool, seal_left_open
 from couchestord.ec.stripes import StripeStore
-from couchestord.errors import Corrupt, DataLost, DiskError
+from couchestord.errors import Corrupt, DataLost, DiskError, ShuttingDown
 from couchestord.io.catalog.catalog import Catalog
-from couchestord.io.catalog.pages import store_sums, verify_pages
+from couchestord.io.catalog.pages import verify_pages
 from couchestord.io.disks import Disks
 from couchestord.io.journal import Journal
 from couchestord.model import OBJECT_BYTES_MAX
@@ -75,6 +75,7 @@ async def run_core(disks: Disks, catalog_path: Path, options: StoreOptions, cloc
 
     The disks are closed at the end, whatever happens.
     """
+    core: Core | None = None
     try:
         async with trio.open_nursery() as nursery:
             core = await _build(nursery, disks, catalog_path, options, clock)
@@ -91,11 +92,13 @@ async def run_core(disks: Disks, catalog_path: Path, options: StoreOptions, cloc
                 with trio.move_on_after(DRAIN_S, shield=True):
                     await _stop(core)
                 nursery.cancel_scope.cancel()
-                core.catalog.close()
     except BaseExceptionGroup as group:
         # what the caller's block raised reaches it as it was, not wrapped by our nursery
         raise _sole(group) from None
     finally:
+        # only when the last task is gone: a job that was cancelled in a disk call still reads on to its next checkpoint
+        if core is not None:
+            core.catalog.close()
         disks.close()
 
 
@@ -156,11 +159,7 @@ async def _smallest_bytes(disks: Disks) -> int:
 async def _stop(core: Core) -> None:
     # segments stay open: the next start seals them, and streams may still be at them now
     await core.writer.drain()
-    complete = await core.jobs.checkpointer.checkpoint()
-    if not complete:
-        # closing moves the rest of the WAL, and the sums must follow
-        core.catalog.close()
-        await trio.to_thread.run_sync(store_sums, core.catalog.path)
+    await core.jobs.checkpointer.checkpoint()
 
 
 async def run_service(service: Service) -> None:
@@ -168,6 +167,8 @@ async def run_service(service: Service) -> None:
     while True:
         try:
             progress = await service.work()
+        except ShuttingDown:
+            return
         except Exception:
             log.exception("background job failed; it is tried again", job=service.name)
             progress = Progress.IDLE
