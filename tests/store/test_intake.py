@@ -1,0 +1,257 @@
+import math
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import trio
+from small_store import (
+    SEGMENT_BYTES,
+    SMALL,
+    STRIPE_BYTES,
+    body_of,
+    core_of,
+    faults_of,
+    finish,
+    make_store,
+    md5_of,
+    new_store,
+    read,
+    segments,
+    shard_files,
+    stream,
+)
+
+from couchestord.errors import BadDigest, EntityTooLarge, IncompleteBody, MetadataTooLarge, ShuttingDown
+from couchestord.model import OBJECT_BYTES_MAX, Attributes
+from couchestord.store.options import INLINE_BYTES_MAX
+from couchestord.store.store import ObjectStore
+
+SIZES = sorted(
+    {0, 1, 2, SEGMENT_BYTES - 1, SEGMENT_BYTES, SEGMENT_BYTES + 1, 3 * SEGMENT_BYTES + 12_345}
+    | {INLINE_BYTES_MAX + off for off in (-1, 0, 1)}
+    | {STRIPE_BYTES + off for off in (-1, 0, 1)}
+    | {INLINE_BYTES_MAX + STRIPE_BYTES + off for off in (-1, 0, 1)}
+    | {5 * STRIPE_BYTES + off for off in (-1, 0, 1)}
+)
+
+
+async def failing(body: bytes, error: Exception) -> AsyncIterator[bytes]:
+    async for piece in stream(body):
+        yield piece
+    raise error
+
+
+async def test_bodies_of_every_size_as_bytes_and_as_streams(tmp_path: Path) -> None:
+    async with new_store(tmp_path) as store:
+        for size in SIZES:
+            body = body_of(size)
+            for way, given in (("bytes", body), ("pieces", stream(body)), ("one", stream(body, max(1, size)))):
+                info = await store.put("box", f"{size}/{way}".encode(), given, size=size)
+                assert (info.size_bytes, info.etag) == (size, md5_of(body)), (size, way)
+        for size in SIZES:
+            for way in ("bytes", "pieces", "one"):
+                assert await read(store, f"{size}/{way}".encode()) == body_of(size), (size, way)
+    assert faults_of(tmp_path) == []
+    async with ObjectStore.open(tmp_path, SMALL) as store:
+        for size in SIZES:
+            assert await read(store, f"{size}/pieces".encode()) == body_of(size), size
+
+
+async def test_stripes_larger_than_what_is_inline(tmp_path: Path) -> None:
+    async with new_store(tmp_path, stripe_bytes=256 << 10) as store:
+        for size in (INLINE_BYTES_MAX + 1, (256 << 10) - 1, 256 << 10, (256 << 10) + 1, 700_000):
+            await store.put("box", b"key", stream(body_of(size)))
+            assert await read(store, b"key") == body_of(size)
+
+
+async def test_where_bodies_lie(tmp_path: Path) -> None:
+    """Short ones in the record; of long ones whole stripes, and an end that is short in the record."""
+    async with new_store(tmp_path) as store:
+        size = 3 * STRIPE_BYTES + 100
+        await store.put("box", b"short", body_of(INLINE_BYTES_MAX))
+        await store.put("box", b"long", body_of(size))
+        [short] = (await store.describe("box", b"short"))["extents"]
+        assert short["journal_record"]
+        first, last = (await store.describe("box", b"long"))["extents"]
+        assert (first["length"], last["length"]) == (3 * STRIPE_BYTES, 100)
+        assert "segment" in first
+        assert "journal_record" in last
+
+
+@pytest.mark.parametrize("size", [10, INLINE_BYTES_MAX, INLINE_BYTES_MAX + 1, 3 * STRIPE_BYTES, 2 * SEGMENT_BYTES])
+@pytest.mark.parametrize("off", [-1, 1, 5000])
+@pytest.mark.parametrize("as_bytes", [True, False])
+async def test_wrong_announced_size_stores_nothing(tmp_path: Path, size: int, off: int, as_bytes: bool) -> None:
+    async with new_store(tmp_path) as store:
+        await store.put("box", b"key", b"old")
+        sequence = core_of(store).catalog.committed_sequence
+        body = body_of(size)
+        with pytest.raises(IncompleteBody):
+            await store.put("box", b"key", body if as_bytes else stream(body), size=max(0, size + off))
+        assert await read(store, b"key") == b"old"
+        if size <= INLINE_BYTES_MAX:
+            assert core_of(store).catalog.committed_sequence == sequence
+
+
+@pytest.mark.parametrize("size", [0, 10, INLINE_BYTES_MAX + 1, 2 * SEGMENT_BYTES + 5])
+async def test_iterator_that_raises_stores_nothing(tmp_path: Path, size: int) -> None:
+    async with new_store(tmp_path) as store:
+        await store.put("box", b"key", b"old")
+        with pytest.raises(BadDigest, match="the sum is another"):
+            await store.put("box", b"key", failing(body_of(size), BadDigest("the sum is another")))
+        with pytest.raises(BadDigest):
+            await store.put("box", b"new", failing(body_of(size), BadDigest("again")), size=size)
+        upload = await store.create_upload("box", b"key")
+        with pytest.raises(BadDigest):
+            await store.put_part("box", b"key", upload.upload_id, 1, failing(body_of(size), BadDigest("part")))
+        assert await store.list_parts("box", b"key", upload.upload_id) == ([], False)
+        assert await read(store, b"key") == b"old"
+        assert [entry.key for entry in (await store.list("box")).entries] == [b"key"]
+        assert not (await store.describe("box", b"key"))["extents"][0].get("segment")
+    assert faults_of(tmp_path) == []
+
+
+async def test_body_that_was_cut_off_is_garbage_that_goes(tmp_path: Path) -> None:
+    async with new_store(tmp_path) as store:
+        with pytest.raises(OSError, match="hung up"):
+            await store.put("box", b"key", failing(body_of(3 * SEGMENT_BYTES), OSError("hung up")))
+        assert shard_files(tmp_path)
+        await store.put("box", b"beside", body_of(5 * STRIPE_BYTES))
+    async with ObjectStore.open(tmp_path, SMALL) as store:
+        await finish(core_of(store).jobs.compactor)
+        assert [row.live_bytes > 0 for row in segments(store)] == [True]
+        assert len(shard_files(tmp_path)) == 6
+        assert await read(store, b"beside") == body_of(5 * STRIPE_BYTES)
+        await store.delete("box", b"beside")
+        await finish(core_of(store).jobs.compactor)
+        assert segments(store) == []
+        assert shard_files(tmp_path) == []
+
+
+async def test_cancelled_stream_is_garbage_that_goes(tmp_path: Path) -> None:
+    async with new_store(tmp_path) as store:
+        arrived = trio.Event()
+
+        async def slow() -> AsyncIterator[bytes]:
+            yield body_of(2 * SEGMENT_BYTES)
+            arrived.set()
+            await trio.sleep_forever()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(store.put, "box", b"key", slow())
+            await arrived.wait()
+            nursery.cancel_scope.cancel()
+        assert (await store.list("box")).entries == ()
+    async with ObjectStore.open(tmp_path, SMALL) as store:
+        await finish(core_of(store).jobs.compactor)
+        assert shard_files(tmp_path) == []
+
+
+async def test_segment_that_a_stream_is_at_is_not_dropped(tmp_path: Path) -> None:
+    async with new_store(tmp_path) as store:
+        first, go_on = trio.Event(), trio.Event()
+        body = body_of(2 * SEGMENT_BYTES + 999)
+
+        async def slow() -> AsyncIterator[bytes]:
+            yield body[: SEGMENT_BYTES + STRIPE_BYTES]
+            first.set()
+            await go_on.wait()
+            yield body[SEGMENT_BYTES + STRIPE_BYTES :]
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(store.put, "box", b"key", slow())
+            await first.wait()
+            sealed = [row for row in segments(store) if row.state]
+            assert [row.live_bytes for row in sealed] == [0]
+            await finish(core_of(store).jobs.compactor)
+            await core_of(store).jobs.housekeeper.work()
+            assert sealed[0] in segments(store)
+            go_on.set()
+        await finish(core_of(store).jobs.compactor)
+        assert await read(store, b"key") == body
+        assert core_of(store).jobs.compactor.dropped_segments_count == 0
+
+
+async def test_finish_answers_the_attributes(tmp_path: Path) -> None:
+    async with new_store(tmp_path) as store:
+        for size in (5, 3 * STRIPE_BYTES):
+            consumed: list[int] = []
+
+            async def body(size: int, consumed: list[int]) -> AsyncIterator[bytes]:
+                async for piece in stream(body_of(size)):
+                    yield piece
+                    consumed.append(len(piece))
+
+            def finished(size: int = size, consumed: list[int] = consumed) -> Attributes:
+                assert sum(consumed) == size
+                return Attributes(checksums={"crc32": "AAAAAA=="})
+
+            given = Attributes(metadata={"colour": "red"})
+            info = await store.put("box", b"key", body(size, consumed), attributes=given, finish=finished)
+            assert info.attributes == Attributes(checksums={"crc32": "AAAAAA=="})
+            assert (await store.head("box", b"key")).attributes == info.attributes
+
+
+async def test_finish_that_raises_stores_nothing(tmp_path: Path) -> None:
+    def refuse() -> Attributes:
+        raise BadDigest("the trailer says otherwise")
+
+    async with new_store(tmp_path) as store:
+        for size in (5, 3 * STRIPE_BYTES):
+            with pytest.raises(BadDigest):
+                await store.put("box", b"key", body_of(size), finish=refuse)
+        assert (await store.list("box")).entries == ()
+
+
+async def test_larger_than_any_object_is_refused_at_once(tmp_path: Path) -> None:
+    async def never() -> AsyncIterator[bytes]:
+        raise AssertionError("nobody asks for the body")
+        yield b""
+
+    async with new_store(tmp_path) as store:
+        with pytest.raises(EntityTooLarge):
+            await store.put("box", b"key", never(), size=OBJECT_BYTES_MAX + 1)
+        core_of(store).intake._size_bytes_max = SEGMENT_BYTES
+        with pytest.raises(EntityTooLarge):
+            await store.put("box", b"key", stream(body_of(SEGMENT_BYTES + 1)))
+        await store.put("box", b"key", stream(body_of(SEGMENT_BYTES)))
+
+
+async def test_many_streams_at_once_share_few_segments(tmp_path: Path) -> None:
+    """More streams than segments may be open: each waits its turn, none is mixed up with another."""
+    async with new_store(tmp_path) as store:
+        count = core_of(store).pool.options.open_max * 3
+        sizes = [INLINE_BYTES_MAX + 1 + number * 30_000 for number in range(count)]
+
+        async def put(number: int) -> None:
+            await store.put("box", b"%d" % number, stream(body_of(sizes[number], number)))
+
+        async with trio.open_nursery() as nursery:
+            for number in range(count):
+                nursery.start_soon(put, number)
+        for number, size in enumerate(sizes):
+            assert await read(store, b"%d" % number) == body_of(size, number)
+        # full ones, and at most so many that are open
+        at_most = math.ceil(sum(sizes) / SEGMENT_BYTES) + core_of(store).pool.options.open_max
+        assert len(segments(store)) <= at_most
+    assert faults_of(tmp_path) == []
+
+
+async def test_body_that_waits_for_a_commit_is_refused_by_a_drain(tmp_path: Path) -> None:
+    await make_store(tmp_path)
+    async with ObjectStore.open(tmp_path, SMALL) as store:
+        await store.put("box", b"key", b"old")
+        await store.drain()
+        for body in (b"new", body_of(3 * STRIPE_BYTES)):
+            with pytest.raises(ShuttingDown):
+                await store.put("box", b"key", body)
+        assert await read(store, b"key") == b"old"
+
+
+async def test_attributes_that_fit_no_record_are_refused(tmp_path: Path) -> None:
+    async with new_store(tmp_path) as store:
+        huge = Attributes(metadata={"note": "x" * (4 << 20)})
+        with pytest.raises((EntityTooLarge, MetadataTooLarge)):
+            await store.put("box", b"key", b"body", attributes=huge)
+        await store.put("box", b"key", b"body")
+        assert await read(store, b"key") == b"body"
