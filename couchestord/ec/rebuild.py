@@ -1,7 +1,7 @@
 """Redundancy restored on disk: shards that are missing, damaged, or on a disk that is away."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 
 import trio
@@ -39,9 +39,9 @@ class RebuildOptions:
 class Rebuilder:
     """One shard at a time, that of the most endangered segment first, a few stripes a step.
 
-    A shard goes back to its own disk when that is good, else to a good disk that holds no shard of the segment. Open
-    segments wait until they are sealed. What is to be done follows from the catalog and the disks alone, so after a
-    restart it is simply found again; the job that is saved only says how far things are.
+    A shard goes back to its own disk when that is good, else to a good disk that holds no shard of the segment. An open
+    segment is sealed first, unless a stream is writing to it: then it waits. What is to be done follows from the catalog
+    and the disks alone, so after a restart it is simply found again; the job that is saved only says how far things are.
     """
 
     name = JOB
@@ -54,13 +54,16 @@ class Rebuilder:
         submit: Submit,
         throttle: Throttle,
         options: RebuildOptions = RebuildOptions(),
+        retire: Callable[[int], Awaitable[None]] | None = None,
     ) -> None:
+        """`retire` seals an open segment that nobody writes to: `SegmentPool.retire`."""
         self._catalog = catalog
         self._disks = disks
         self._stripes = stripes
         self._submit = submit
         self._throttle = throttle
         self._options = options
+        self._retire = retire
         self._damages: dict[int, int] = {}
         self._away_since: dict[int, float] = {}
         self._not_before: dict[tuple[int, int], float] = {}
@@ -144,9 +147,9 @@ class Rebuilder:
         return row.missing | away
 
     def _endangered(self) -> list[SegmentRow]:
-        """Sealed segments with lost shards, those with the least left first."""
+        """Segments with lost shards, those with the least left first."""
         rows = self._catalog.segments() if self._away_since else self._catalog.segments_missing()
-        found = [row for row in rows if row.state == STATE_SEALED and self._lost(row)]
+        found = [row for row in rows if self._lost(row)]
         return sorted(found, key=lambda row: (row.k + row.m - self._lost(row).bit_count(), row.id))
 
     async def _choose(self) -> ShardRebuild | None:
@@ -159,8 +162,13 @@ class Rebuilder:
                     free_bytes = await self._room()
                 target = self._target(row, index, free_bytes)
                 disk = self._disks.get(target)
-                if disk is not None:
+                if disk is None:
+                    continue
+                if row.state == STATE_SEALED:
                     return ShardRebuild(self._stripes, self._catalog, row, index, target, disk)
+                if self._retire is not None:
+                    await self._retire(row.id)
+                break
         return None
 
     def _due(self, row: SegmentRow) -> Iterator[int]:

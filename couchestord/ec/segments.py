@@ -89,6 +89,15 @@ class SegmentPool:
         """True while a writer may still reference new stripes of a segment: it must not be dropped."""
         return self._pins[segment_id] > 0
 
+    async def retire(self, segment_id: int) -> None:
+        """Seal a segment, unless a writer has it now: shards it lacks are rebuilt only then, and nobody may come to
+        fill it. Raises what the store's writer raises.
+        """
+        for segment in [segment for segment in self._idle if segment.row.id == segment_id]:
+            self._idle.remove(segment)
+            self.give_up(segment)
+        await self._seal_rest()
+
     async def aclose(self) -> None:
         """Seal what is open. Call it when no writer is left; after a crash `seal_left_open` does it."""
         while self._idle:

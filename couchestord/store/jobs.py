@@ -82,6 +82,7 @@ def build_jobs(
         submit,
         throttle,
         RebuildOptions(grace_s=options.rebuild_grace_s, interval_s=1.0, reserve_bytes=options.reserve_bytes),
+        pool.retire,
     )
 
     async def returned(index: int) -> None:

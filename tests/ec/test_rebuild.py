@@ -445,3 +445,26 @@ async def test_a_writer_that_refuses_puts_it_off(tmp_path: Path) -> None:
         rig.refuse = None
         await bench.run()
         assert rig.segment(id_).missing == 0
+
+
+async def test_an_open_segment_is_sealed_so_that_it_can_be_rebuilt(tmp_path: Path) -> None:
+    async with open_rig(tmp_path) as rig:
+        bench = Bench(rig)
+        pool = SegmentPool(rig.stripes, rig.disks, rig.submit, SegmentOptions(stripe_bytes=STRIPE_BYTES))
+        bench.rebuilder = Rebuilder(
+            rig.catalog.reading, rig.disks, rig.stripes, rig.submit, bench.throttle, RebuildOptions(), pool.retire
+        )
+        async with pool.writer() as writer:
+            await writer.append(pattern(LENGTH, 1)[:STRIPE_BYTES])
+            await writer.sync()
+            rig.put(b"1", writer.runs)
+            (id_,) = writer.segments
+            await sim_of(rig, id_, 3).unlink(shard_path(id_, 3))
+            bench.rebuilder.report(id_, 8)
+            await bench.run()
+            assert rig.segment(id_).missing == 8, "a stream is writing to it"
+        await bench.run()
+        await bench.run()
+        assert rig.segment(id_).missing == 0
+        async with pool.writer() as writer:
+            assert (await writer.append(b"more")).segment != id_
