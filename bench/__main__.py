@@ -1,0 +1,59 @@
+"""All figures of docs/performance.md: `python -m bench [--quick] [NAME ...]`, which is `make bench ARGS=...`.
+
+Each benchmark is a program of its own, run one after the other: what one leaves in memory does not meet the next.
+"""
+
+import argparse
+import subprocess
+import sys
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A module of this package and what it measures. `quick` are its arguments for a run of seconds."""
+
+    name: str
+    measures: str
+    quick: tuple[str, ...] = ("--quick",)
+
+
+PROGRAMS = (
+    Program("s3", "CPU per S3 operation beside SeaweedFS, syncs per PUT"),
+    Program("space", "bytes on disk and in the catalog per object, start, memory"),
+    Program("stripes", "a 64 MiB object through the stripe store"),
+    Program("codec", "the erasure coding engines"),
+    Program("disk", "a call to a disk beside the bare system call", ()),
+    Program("key_tree", "the tree of keys beside a flat table", ("--keys", "10000")),
+)
+
+
+def main() -> int:
+    listing = "\n".join(f"  {program.name:10} {program.measures}" for program in PROGRAMS)
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
+        description="The figures of docs/performance.md.",
+        epilog=f"benchmarks:\n{listing}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("names", metavar="NAME", nargs="*", help="only these (default: all)")
+    parser.add_argument("--quick", action="store_true", help="a short, noisy run of each")
+    options = parser.parse_args()
+    unknown = sorted(set(options.names) - {program.name for program in PROGRAMS})
+    if unknown:
+        parser.error(f"no such benchmark: {', '.join(unknown)}")
+    failed = []
+    for program in PROGRAMS:
+        if options.names and program.name not in options.names:
+            continue
+        print(f"\n== bench.{program.name}: {program.measures}\n", flush=True)
+        line = [sys.executable, "-m", f"bench.{program.name}", *(program.quick if options.quick else ())]
+        if subprocess.run(line, check=False).returncode:
+            failed.append(program.name)
+    if failed:
+        print(f"\nfailed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,201 @@
+"""Room on disk, the catalog, the start and memory: `python -m bench.space [--quick] [--only PART ...]`.
+
+- small: 100,000 objects of 4 KiB through S3, then `du` of the whole data folder once they are destaged.
+- million: a million objects through the library; bytes of the catalog for each, the time from the start of the process
+  until /readyz says 200, in good order and after kill -9, and what is resident then.
+- memory: eight clients put, then get, objects of 1 GiB at the same time; the most that is resident.
+"""
+
+import argparse
+import os
+import random
+import statistics
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import trio
+
+from bench import peers
+from bench.load import Request, run
+from bench.peers import DURABLE_BUCKET, Popen
+from bench.process import MIB, cpu_s, disk_bytes, forget_peak, peak_resident_bytes, resident_bytes, stop
+from couchestord.store import ObjectStore
+
+SMALL_BYTES: Final = 4096
+DESTAGE_TIMEOUT_S: Final = 300.0
+SETTLED_S: Final = 15.0
+"""So long the folder must stay as it is to count as destaged and trimmed."""
+MILLION_BODY_BYTES: Final = 64
+WRITERS: Final = 256
+CLIENTS: Final = 8
+STARTS: Final = 3
+
+
+def _line(name: str, figure: str, goal: str = "") -> None:
+    print(f"{name:64} {figure:>24}  {goal}", flush=True)
+
+
+# -- 100,000 small objects -------------------------------------------------------------------------------------------
+
+
+def _wait_until_destaged(folder: Path, count: int) -> dict[str, Any]:
+    """The status once everything is moved and the folder has stopped changing."""
+    deadline = time.monotonic() + DESTAGE_TIMEOUT_S
+    settled_since, last = time.monotonic(), -1
+    while time.monotonic() < deadline:
+        status: dict[str, Any] = peers.command("status", "--data", folder)
+        now_bytes = disk_bytes(folder)
+        if now_bytes != last or status["jobs"]["destage"]["moved_extents"] < count:
+            settled_since, last = time.monotonic(), now_bytes
+        elif time.monotonic() - settled_since > SETTLED_S:
+            return status
+        time.sleep(2)
+    raise SystemExit(f"not destaged within {DESTAGE_TIMEOUT_S:g} s")
+
+
+def small_objects(folder: Path, count: int) -> None:
+    rng = random.Random(0)
+    body = rng.randbytes(SMALL_BYTES)
+    with peers.couchestord(folder) as server:
+        empty_bytes = disk_bytes(folder)
+        before = cpu_s(server.pid)
+        requests = (
+            server.signer.request("PUT", f"/{DURABLE_BUCKET}/{number % 100:02}/{number:08}", body=body)
+            for number in range(count)
+        )
+        load = run(server.port, requests, 32, None)
+        put_cpu_s = cpu_s(server.pid) - before
+        full_bytes = disk_bytes(folder)
+        status = _wait_until_destaged(folder, count)
+        all_cpu_s = cpu_s(server.pid) - before
+        used_bytes = disk_bytes(folder)
+        stored = count * SMALL_BYTES
+        _line(f"{count:,} objects of 4 KiB: rate of PUT, 32 clients", f"{load.per_second:,.0f}/s")
+        _line("  CPU of a PUT", f"{put_cpu_s / count * 1e6:,.0f} us")
+        _line("  CPU of a PUT, destage, snapshot and trimming included", f"{all_cpu_s / count * 1e6:,.0f} us")
+        _line("  du of an empty store", f"{empty_bytes / MIB:,.1f} MiB")
+        _line("  du before destage is over", f"{full_bytes / MIB:,.1f} MiB", f"{full_bytes / stored:.2f} x their bytes")
+        _line("  du after destage", f"{used_bytes / MIB:,.1f} MiB")
+        for name, part in _parts(folder).items():
+            _line(f"    {name}", f"{part / MIB:,.1f} MiB")
+        _line("  journal, one replica", f"{status['journal']['bytes'] / MIB:,.1f} MiB")
+        _line("  du after destage / bytes of the objects", f"{used_bytes / stored:.2f}", "goal 1.7")
+
+
+def _parts(folder: Path) -> dict[str, int]:
+    """Bytes on disk by what holds them."""
+    parts: dict[str, int] = {}
+    for path in folder.rglob("*"):
+        if path.is_file():
+            inside = path.relative_to(folder).parts
+            name = inside[1] if inside[0].startswith("disk-") else inside[0]
+            name = f"disk-*/{name}" if inside[0].startswith("disk-") else name
+            parts[name] = parts.get(name, 0) + path.stat().st_blocks * 512
+    return dict(sorted(parts.items(), key=lambda item: -item[1])[:6])
+
+
+# -- a million objects -----------------------------------------------------------------------------------------------
+
+
+async def _build(folder: Path, count: int) -> float:
+    """A store with so many objects, a thousand to a directory. Returns CPU seconds."""
+    numbers = iter(range(count))
+    rng = random.Random(0)
+
+    async def work(store: ObjectStore) -> None:
+        for number in numbers:
+            body = rng.randbytes(MILLION_BODY_BYTES)
+            await store.put("million", b"directory-%05d/object-%08d" % (number // 1000, number), body)
+
+    await ObjectStore.create(folder)
+    before = time.process_time()
+    async with ObjectStore.open(folder) as store:
+        await store.create_bucket("million")
+        async with trio.open_nursery() as nursery:
+            for _ in range(WRITERS):
+                nursery.start_soon(work, store)
+        return time.process_time() - before
+
+
+def _start_s(folder: Path) -> tuple[float, Popen, int]:
+    """Seconds from the start of the process until /readyz answers 200."""
+    begun = time.perf_counter()
+    process, addresses = peers.up(folder)
+    with urllib.request.urlopen(addresses["health"].removesuffix("healthz") + "readyz", timeout=10) as response:
+        assert response.status == 200
+    return time.perf_counter() - begun, process, resident_bytes(process.pid)
+
+
+def million(folder: Path, count: int) -> None:
+    build_cpu_s = trio.run(_build, folder, count)
+    catalog_bytes = sum(path.stat().st_size for path in folder.glob("catalog*"))
+    _line(f"{count:,} objects through the library: CPU of a put", f"{build_cpu_s / count * 1e6:,.0f} us")
+    _line("  catalog", f"{catalog_bytes / count:,.0f} bytes/object", "goal 400")
+    for part in sorted(folder.glob("catalog*")):
+        _line(f"    {part.name}", f"{part.stat().st_size / count:,.0f} bytes/object")
+    for name, end in (("in good order", stop), ("killed", _kill)):
+        found = []
+        for _ in range(STARTS):
+            seconds, process, resident = _start_s(folder)
+            found.append(seconds)
+            end(process)
+        # the first start follows another kind of end
+        _line(f"  start to /readyz 200 after an end {name}", f"{statistics.median(found[1:]):.2f} s", "goal 1 s")
+        _line("    each", ", ".join(f"{one:.2f}" for one in found))
+    _line("  resident when ready", f"{resident / MIB:,.0f} MiB", "goal 128 MiB")
+
+
+def _kill(process: Popen) -> None:
+    process.kill()
+    process.wait()
+
+
+# -- memory ----------------------------------------------------------------------------------------------------------
+
+
+def memory(folder: Path, size_bytes: int) -> None:
+    body = random.Random(0).randbytes(MIB) * (size_bytes // MIB)
+    with peers.couchestord(folder) as server:
+        _line("memory: resident when idle", f"{resident_bytes(server.pid) / MIB:,.0f} MiB", "goal 128 MiB")
+
+        def requests(method: str) -> Iterator[Request]:
+            content = body if method == "PUT" else b""
+            for number in range(CLIENTS):
+                yield server.signer.request(method, f"/{DURABLE_BUCKET}/large-{number}", body=content)
+
+        for method in ("PUT", "GET"):
+            forget_peak(server.pid)
+            load = run(server.port, requests(method), CLIENTS, None)
+            peak = peak_resident_bytes(server.pid)
+            _line(
+                f"  peak, {CLIENTS} clients {method} {size_bytes // MIB} MiB", f"{peak / MIB:,.0f} MiB", "goal 300 MiB"
+            )
+            rate = CLIENTS * size_bytes / 1e6 / load.elapsed_s
+            _line("    all together", f"{rate:,.0f} MB/s")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.space", description="Room, start and memory.")
+    parser.add_argument("--quick", action="store_true", help="a hundredth of the objects, 64 MiB instead of 1 GiB")
+    parser.add_argument("--folder", type=Path, help="where the data lies while it is measured")
+    parser.add_argument("--only", choices=("small", "million", "memory"), nargs="+", help="these parts")
+    options = parser.parse_args(arguments)
+    quick = options.quick
+    parts: dict[str, Callable[[Path], None]] = {
+        "small": lambda folder: small_objects(folder, 1000 if quick else 100_000),
+        "million": lambda folder: million(folder, 10_000 if quick else 1_000_000),
+        "memory": lambda folder: memory(folder, 64 * MIB if quick else 1024 * MIB),
+    }
+    print(f"{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f} at the start", flush=True)
+    for name, part in parts.items():
+        if options.only is None or name in options.only:
+            with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+                part(Path(folder) / "data")
+
+
+if __name__ == "__main__":
+    main()
