@@ -40,8 +40,9 @@ class Rebuilder:
     """One shard at a time, that of the most endangered segment first, a few stripes a step.
 
     A shard goes back to its own disk when that is good, else to a good disk that holds no shard of the segment. An open
-    segment is sealed first, unless a stream is writing to it: then it waits. What is to be done follows from the catalog
-    and the disks alone, so after a restart it is simply found again; the job that is saved only says how far things are.
+    segment is sealed first, unless a stream is writing to it: then it waits. What is to be done follows from the
+    catalog and the disks alone, so after a restart it is simply found again; the job that is saved only says how far
+    things are.
     """
 
     name = JOB
