@@ -20,6 +20,8 @@ from couchestord.model import Body
 from couchestord.store.options import INLINE_BYTES_MAX
 
 HASH_IN_THREAD_BYTES_MIN = 64 << 10
+BATCH_STRIPES = 4
+"""Stripes written in one call per disk: fewer calls, at the price of so much memory a stream."""
 SLOW_CLIENT_S = 1.0
 """A stream that brings no stripe for so long gives its segment to others until it goes on."""
 
@@ -108,11 +110,12 @@ class _Stream:
         return taken
 
     async def _consume(self, pieces: AsyncIterator[bytes | memoryview]) -> Taken:
-        # what came first may be several stripes already
-        await self._lay_full_stripes()
+        batch_bytes = self._stripe_bytes * BATCH_STRIPES
         async for piece in pieces:
             self._buffer += piece
-            await self._lay_full_stripes()
+            if len(self._buffer) >= batch_bytes:
+                await self._lay_full_stripes()
+        await self._lay_full_stripes()
         end = b""
         if len(self._buffer) > INLINE_BYTES_MAX:
             await self._lay(self._buffer)
@@ -126,19 +129,25 @@ class _Stream:
         return Taken(self._size, self._md5.digest(), (*runs, Extent(len(end))) if end else runs, end, xxh3_64(end))
 
     async def _lay_full_stripes(self) -> None:
-        size = self._stripe_bytes
-        while len(self._buffer) >= size:
-            stripe, self._buffer = self._buffer[:size], self._buffer[size:]
-            await self._lay(stripe)
+        whole, batch_bytes = self._buffer, self._stripe_bytes * BATCH_STRIPES
+        full_bytes = len(whole) - len(whole) % self._stripe_bytes
+        if full_bytes:
+            # a new buffer for what is left: a disk that hangs may read the old one for ever
+            self._buffer = whole[full_bytes:]
+            for at in range(0, full_bytes, batch_bytes):
+                await self._lay(memoryview(whole)[at : min(at + batch_bytes, full_bytes)])
 
-    async def _lay(self, data: bytearray) -> None:
+    async def _lay(self, data: bytearray | memoryview) -> None:
+        """Write some stripes, all but the last full, and hash them beside."""
         self._size += len(data)
+        view, size = memoryview(data), self._stripe_bytes
+        stripes = [view[at : at + size] for at in range(0, len(view), size)]
         failure: Exception | None = None
         async with self._lock:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_hash, self._md5, data)
                 try:
-                    await self._writer.append(data)
+                    await self._writer.append_many(stripes)
                 except Exception as error:
                     failure = error
             self._laid_at = trio.current_time()
@@ -174,7 +183,7 @@ def _inline(body: bytes) -> Taken:
     return Taken(len(body), md5, (Extent(len(body)),) if body else (), body, xxh3_64(body))
 
 
-async def _hash(md5: "hashlib._Hash", data: bytes | bytearray) -> None:
+async def _hash(md5: "hashlib._Hash", data: bytearray | memoryview) -> None:
     if len(data) < HASH_IN_THREAD_BYTES_MIN:
         md5.update(data)
     else:
