@@ -37,7 +37,8 @@ def runs(it: Chain) -> list[tuple[int, int, int]]:
 def test_files_of_one_epoch_follow_each_other() -> None:
     it = chain([found(1, 1, 10), found(1, 10, 20)])
     assert runs(it) == [(1, 1, 10), (1, 10, 20)]
-    assert it.damage == it.void == ()
+    assert it.damage == ()
+    assert it.void == ()
     assert it.end == 20
 
 

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from couchestord.errors import NoSuchVersion
+from couchestord.io.catalog.apply import ENTRY_VERSIONED, VERSION_MARKER
 from couchestord.io.catalog.read import BucketRow, EntryRow
 from couchestord.model import Attributes
 from couchestord.store import values
@@ -42,13 +43,13 @@ def test_what_is_no_version_id(text: str) -> None:
 
 
 def test_version_ids() -> None:
-    row = EntryRow(255, 255, 3, bytes(16), 9, values.ENTRY_VERSIONED, None)
+    row = EntryRow(255, 255, 3, bytes(16), 9, ENTRY_VERSIONED, None)
     assert values.version_id(row, "Enabled") == "00000000000000ff"
     assert values.parse_version_id("00000000000000ff") == 255
     assert values.parse_version_id("null") is None
     null = row._replace(flags=0)
     assert [values.version_id(null, state) for state in ("", "Enabled", "Suspended")] == [None, "null", "null"]
-    assert values.is_marker(row._replace(flags=values.VERSION_MARKER))
+    assert values.is_marker(row._replace(flags=VERSION_MARKER))
     assert not values.is_marker(row)
 
 

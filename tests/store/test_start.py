@@ -1,0 +1,231 @@
+"""A start brings log and catalog together, whatever became of the catalog.
+
+Seen to fail with: a catalog ahead of the log kept; the digest not compared; the sums of pages not looked at.
+"""
+
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import trio
+from catalog_check import check_catalog
+from decide_rig import StepClock, put_request
+from log_rig import SMALL_FILES, STORE_ID, new_disks, restarted
+from simdisk import SimDisk
+
+from couchestord.errors import JournalDamaged, TooFewDisks, UnknownFormat
+from couchestord.io import requests as rq
+from couchestord.io.catalog.catalog import FILE_SUFFIXES, Catalog, dump
+from couchestord.io.catalog.pages import PAGE_BYTES, store_sums, verify_pages
+from couchestord.io.disks import load_disks
+from couchestord.io.sqlite import checkpoint, open_writer
+from couchestord.model import Conditions
+from couchestord.store.decide import Decider
+from couchestord.store.start import Started, start
+from couchestord.store.writer import Writer
+
+
+async def no_snapshot(_: Path) -> bool:
+    return False
+
+
+async def begin(sims: list[SimDisk], path: Path) -> Started:
+    return await start(await load_disks(sims), path, SMALL_FILES, no_snapshot, verify_pages)
+
+
+async def work(sims: list[SimDisk], path: Path, seed: int, count: int = 60) -> None:
+    """A start and some writes; the catalog is left as a kill would leave it, but for its descriptors."""
+    disks = await load_disks(sims)
+    started = await start(disks, path, SMALL_FILES, no_snapshot, verify_pages)
+    catalog = started.catalog
+    writer = Writer(catalog, started.journal, disks, Decider(catalog, StepClock(seed), lambda: disks.epoch))
+    rng = random.Random(seed)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(writer.run)
+        if catalog.reading.bucket("bucket") is None:
+            await writer.submit(rq.MakeBucket("bucket", ""))
+        for _ in range(count):
+            key = b"d%d/%d" % (rng.randrange(5), rng.randrange(40))
+            if rng.random() < 0.3:
+                await writer.submit(rq.DeleteObject("bucket", key, None, Conditions()))
+            else:
+                await writer.submit(put_request("bucket", key, rng.randbytes(rng.randint(1, 900))))
+        nursery.cancel_scope.cancel()
+    catalog.close()
+
+
+def copy_catalog(path: Path, to: Path) -> None:
+    for suffix in FILE_SUFFIXES:
+        if Path(f"{path}{suffix}").exists():
+            shutil.copy(f"{path}{suffix}", f"{to}{suffix}")
+
+
+def deleted(path: Path, _older: Path) -> None:
+    for suffix in FILE_SUFFIXES:
+        Path(f"{path}{suffix}").unlink(missing_ok=True)
+
+
+def put_back_older(path: Path, older: Path) -> None:
+    deleted(path, older)
+    copy_catalog(older, path)
+
+
+def without_wal(path: Path, _older: Path) -> None:
+    assert Path(f"{path}-wal").stat().st_size
+    Path(f"{path}-wal").unlink()
+
+
+def checkpointed(path: Path, _older: Path) -> None:
+    assert len(set(checkpoint(path))) == 1
+    store_sums(path)
+
+
+def overwritten_page(path: Path, older: Path) -> None:
+    checkpointed(path, older)
+    for suffix in ("-wal", "-shm"):
+        Path(f"{path}{suffix}").unlink(missing_ok=True)
+    with path.open("r+b") as file:
+        file.seek(5 * PAGE_BYTES + 2000)
+        file.write(b"rot")
+
+
+def noise(path: Path, older: Path) -> None:
+    deleted(path, older)
+    path.write_bytes(b"no database at all. " * 1000)
+
+
+def anothers(path: Path, _older: Path) -> None:
+    Catalog.create(path, b"another store...")
+
+
+def ahead(path: Path, _older: Path) -> None:
+    connection = open_writer(path)
+    connection.execute("update state set sequence=sequence+5")
+    connection.close()
+
+
+def another_course(path: Path, _older: Path) -> None:
+    connection = open_writer(path)
+    connection.execute("update state set digest=x'0000000000000000'")
+    connection.close()
+
+
+def untouched(_path: Path, _older: Path) -> None:
+    pass
+
+
+Harm = Callable[[Path, Path], None]
+DISCARDED: list[Harm] = [overwritten_page, noise, anothers, ahead, another_course]
+KEPT: list[Harm] = [untouched, checkpointed, put_back_older, without_wal]
+
+
+@pytest.mark.parametrize("harm", [deleted, *DISCARDED, *KEPT])
+@pytest.mark.parametrize("away", [(), (2,), (0, 5)])
+async def test_the_catalog_is_as_it_was(tmp_path: Path, harm: Harm, away: tuple[int, ...]) -> None:
+    path, older = tmp_path / "catalog.sqlite", tmp_path / "older.sqlite"
+    sims = await new_disks(1)
+    await work(sims, path, 1)
+    copy_catalog(path, older)
+    await work(sims, path, 2)
+    before = dump(path)
+    harm(path, older)
+    started = await begin(restarted(sims, away), path)
+    started.catalog.close()
+    assert (started.rebuilt is not None) == (harm is deleted or harm in DISCARDED)
+    assert dump(path) == before
+    check_catalog(path)
+    assert Path(f"{path}.discarded").exists() == (harm in DISCARDED)
+
+
+async def test_a_rebuilt_catalog_is_kept_by_the_next_start(tmp_path: Path) -> None:
+    path = tmp_path / "catalog.sqlite"
+    sims = await new_disks(2)
+    await work(sims, path, 1)
+    overwritten_page(path, path)
+    for rebuilt in (True, False, False):
+        started = await begin(sims, path)
+        started.catalog.close()
+        assert (started.rebuilt is not None) == rebuilt
+
+
+async def test_a_start_that_fails_leaves_the_catalog_for_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "catalog.sqlite"
+    sims = await new_disks(3)
+    await work(sims, path, 1)
+    checkpointed(path, path)
+    await work(sims, path, 2)
+    before = dump(path)
+    with pytest.raises((TooFewDisks, JournalDamaged)):
+        await begin(restarted(sims, range(1, 5)), path)
+    started = await begin(sims, path)
+    started.catalog.close()
+    assert started.rebuilt is None
+    assert dump(path) == before
+
+
+async def test_starts_cut_off_anywhere_lose_nothing(tmp_path: Path) -> None:
+    path, lost = tmp_path / "catalog.sqlite", tmp_path / "lost.sqlite"
+    sims = await new_disks(4)
+    await work(sims, path, 1, 20)
+    before = dump(path)
+    for steps in range(0, 60, 3):
+        again = restarted(sims)
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+
+                async def once(disks: list[SimDisk] = again, scope: trio.CancelScope = scope) -> None:
+                    (await begin(disks, path)).catalog.close()
+                    scope.cancel()
+
+                nursery.start_soon(once)
+                for _ in range(steps):
+                    await trio.lowlevel.checkpoint()
+                scope.cancel()
+        deleted(lost, lost)
+        started = await begin(restarted(again), lost)
+        started.catalog.close()
+        assert dump(lost) == before, f"cut off after {steps} steps"
+
+
+async def test_damage_stops_the_start_unless_the_catalog_holds_what_it_said(tmp_path: Path) -> None:
+    path = tmp_path / "catalog.sqlite"
+    sims = await new_disks(5)
+    await work(sims, path, 1, 150)
+    before = dump(path)
+    names = [await sim.list("journal") for sim in sims]
+    first = min(name for there in names for name in there)
+    for sim, there in zip(sims, names, strict=True):
+        if first in there:
+            data = await sim.read(f"journal/{first}", 0, 1 << 20)
+            sim.rot(f"journal/{first}", data.index(b"CJRC", 4096 + 500) + 20)
+    started = await begin(sims, path)
+    started.catalog.close()
+    assert started.chain.damage
+    assert dump(path) == before
+    deleted(path, path)
+    with pytest.raises(JournalDamaged, match="Bring the missing disks back"):
+        await begin(sims, path)
+
+
+async def test_a_newer_catalog_is_refused_untouched(tmp_path: Path) -> None:
+    path = tmp_path / "catalog.sqlite"
+    sims = await new_disks(6)
+    await work(sims, path, 1, 5)
+    connection = open_writer(path)
+    connection.execute("update state set schema_version=99")
+    connection.close()
+    before = path.read_bytes()
+    with pytest.raises(UnknownFormat):
+        await begin(sims, path)
+    assert path.read_bytes() == before
+
+
+async def test_an_empty_store_starts(tmp_path: Path) -> None:
+    sims = await new_disks(7)
+    for rebuilt in (None, None):
+        started = await begin(sims, tmp_path / "catalog.sqlite")
+        started.catalog.close()
+        assert (started.rebuilt, started.replayed_count) == (rebuilt, 0)
+        assert started.catalog.applier.store_id == STORE_ID

@@ -1,0 +1,268 @@
+"""The single writer on simulated disks: what is answered, when, and what is left when something fails.
+
+Seen to fail with: refusals answered before the sync; the catalog kept when the journal failed; `drain` that looks at an
+event which was replaced.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+from catalog_check import check_catalog
+from decide_rig import STORE_ID, StepClock, put_request
+from log_rig import new_disks, start_log
+from simdisk import SimDisk
+
+from couchestord.errors import (
+    BucketAlreadyOwnedByYou,
+    Corrupt,
+    EntityTooLarge,
+    InternalError,
+    NoSuchBucket,
+    ShuttingDown,
+    TooFewDisks,
+    WritesStopped,
+)
+from couchestord.io import mutations as mu
+from couchestord.io import requests as rq
+from couchestord.io.catalog.catalog import Catalog
+from couchestord.io.records import META_BYTES_MAX
+from couchestord.model import Attributes, Conditions
+from couchestord.store.decide import Decider
+from couchestord.store.writer import Writer
+
+
+class Rig:
+    def __init__(self, sims: list[SimDisk], catalog: Catalog, writer: Writer, journal: Any) -> None:
+        self.sims = sims
+        self.catalog = catalog
+        self.writer = writer
+        self.journal = journal
+        self.answers: dict[object, object] = {}
+
+    def freeze(self, frozen: bool) -> None:
+        for sim in self.sims:
+            sim.frozen = frozen
+
+    async def ask(self, name: object, request: object) -> None:
+        """Submit; the answer or the refusal is in `answers`."""
+        try:
+            self.answers[name] = await self.writer.submit(request)
+        except Exception as error:
+            self.answers[name] = error
+
+    def read(self, key: bytes) -> Any:
+        bucket = self.catalog.reading.bucket("bucket")
+        return bucket and self.catalog.reading.live(bucket.root, key)
+
+
+@asynccontextmanager
+async def open_rig(folder: Path) -> AsyncIterator[tuple[Rig, trio.Nursery]]:
+    sims = await new_disks(1)
+    log = await start_log(sims)
+    path = folder / "catalog.sqlite"
+    Catalog.create(path, STORE_ID)
+    catalog = Catalog(path)
+    writer = Writer(catalog, log.journal, log.disks, Decider(catalog, StepClock(), lambda: log.disks.epoch))
+    rig = Rig(sims, catalog, writer, log.journal)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(writer.run)
+        yield rig, nursery
+        rig.freeze(False)
+        nursery.cancel_scope.cancel()
+    catalog.close()
+    check_catalog(path)
+
+
+async def test_what_waits_is_committed_as_one_group(tmp_path: Path) -> None:
+    async with open_rig(tmp_path) as (rig, nursery):
+        await rig.writer.submit(rq.MakeBucket("bucket", ""))
+        syncs = rig.journal.syncs_count
+        async with trio.open_nursery() as inner:
+            for number in range(100):
+                inner.start_soon(rig.ask, number, put_request("bucket", b"key %d" % number, b"x"))
+        assert rig.journal.syncs_count - syncs <= 2 * 3
+        assert rig.writer.stats.groups <= 3
+        assert rig.writer.stats.mutations == 101
+        assert all(rig.answers[number].key == b"key %d" % number for number in range(100))  # type: ignore[attr-defined]
+        del nursery
+
+
+async def test_every_answer_of_a_group_waits_for_its_sync(tmp_path: Path) -> None:
+    """A refusal may rest on a mutation of the same group, which may still fail."""
+    async with open_rig(tmp_path) as (rig, nursery):
+        await rig.writer.submit(rq.MakeBucket("bucket", ""))
+        rig.freeze(True)
+        once = Conditions(if_none_match=("*",))
+        nursery.start_soon(rig.ask, "first", put_request("bucket", b"k", b"1", conditions=once))
+        nursery.start_soon(rig.ask, "second", put_request("bucket", b"k", b"2", conditions=once))
+        nursery.start_soon(rig.ask, "third", put_request("nobody", b"k", b"2"))
+        await trio.testing.wait_all_tasks_blocked()
+        assert rig.answers == {}
+        assert rig.read(b"k") is None, "nobody reads what is not durable"
+        rig.freeze(False)
+        await trio.testing.wait_all_tasks_blocked()
+        kinds = sorted(type(rig.answers[name]).__name__ for name in ("first", "second", "third"))
+        assert kinds == ["NoSuchBucket", "ObjectInfo", "PreconditionFailed"]
+        assert rig.read(b"k").size == 1
+
+
+async def test_a_failed_commit_answers_nobody_and_takes_the_catalog_back(tmp_path: Path) -> None:
+    async with open_rig(tmp_path) as (rig, _):
+        await rig.writer.submit(rq.MakeBucket("bucket", ""))
+        before = rig.catalog.applier.sequence, rig.catalog.applier.next_id, rig.catalog.applier.digest
+        for sim in rig.sims[:4]:
+            sim.gone = True
+        async with trio.open_nursery() as inner:
+            inner.start_soon(rig.ask, "put", put_request("bucket", b"dir/k", b"1"))
+            inner.start_soon(rig.ask, "refused", put_request("nobody", b"k", b"1"))
+        assert {type(answer) for answer in rig.answers.values()} == {TooFewDisks}
+        assert (rig.catalog.applier.sequence, rig.catalog.applier.next_id, rig.catalog.applier.digest) == before
+        assert rig.read(b"dir/k") is None
+        with pytest.raises(TooFewDisks):
+            await rig.writer.submit(rq.RemoveBucket("bucket"))
+
+
+async def test_requests_of_a_group_see_each_other_in_order(tmp_path: Path) -> None:
+    async with open_rig(tmp_path) as (rig, nursery):
+        rig.freeze(True)
+        nursery.start_soon(rig.ask, 0, rq.MakeUser("ann", True))
+        await trio.testing.wait_all_tasks_blocked()
+        for number, request in enumerate(
+            (
+                rq.MakeBucket("bucket", ""),
+                rq.MakeBucket("bucket", ""),
+                put_request("bucket", b"d/k", b"1"),
+                rq.DeleteObject("bucket", b"d/k", None, Conditions()),
+                rq.RemoveBucket("bucket"),
+                put_request("bucket", b"d/k", b"1"),
+            ),
+            start=1,
+        ):
+            nursery.start_soon(rig.ask, number, request)
+            await trio.testing.wait_all_tasks_blocked()
+        rig.freeze(False)
+        await trio.testing.wait_all_tasks_blocked()
+        assert isinstance(rig.answers[2], BucketAlreadyOwnedByYou)
+        assert isinstance(rig.answers[6], NoSuchBucket)
+        assert rig.writer.stats.groups == 2
+        assert rig.catalog.reading.buckets() == []
+
+
+async def test_a_request_that_cannot_be_applied_is_taken_out_alone(tmp_path: Path) -> None:
+    async with open_rig(tmp_path) as (rig, _):
+        await rig.writer.submit(rq.MakeBucket("bucket", ""))
+        async with trio.open_nursery() as inner:
+            inner.start_soon(rig.ask, "good", put_request("bucket", b"good", b"1"))
+            inner.start_soon(rig.ask, "bad", put_request("bucket", b"bad/k", extents=(mu.Extent(5, 999, 1, 0),)))
+            inner.start_soon(rig.ask, "unknown", object())
+            inner.start_soon(rig.ask, "better", put_request("bucket", b"better", b"1"))
+        assert isinstance(rig.answers["bad"], InternalError)
+        assert isinstance(rig.answers["unknown"], InternalError)
+        assert rig.read(b"good")
+        assert rig.read(b"better")
+        assert not rig.read(b"bad/k")
+
+
+async def test_a_record_too_long_to_be_read_again_is_refused(tmp_path: Path) -> None:
+    async with open_rig(tmp_path) as (rig, _):
+        await rig.writer.submit(rq.MakeBucket("bucket", ""))
+        attributes = Attributes(metadata={"x": "y" * META_BYTES_MAX})
+        with pytest.raises(EntityTooLarge):
+            await rig.writer.submit(put_request("bucket", b"k", b"1", attributes=attributes))
+        await rig.writer.submit(put_request("bucket", b"k", b"1"))
+
+
+async def test_a_cancelled_submitter_waits_for_its_answer(tmp_path: Path) -> None:
+    async with open_rig(tmp_path) as (rig, nursery):
+        await rig.writer.submit(rq.MakeBucket("bucket", ""))
+        rig.freeze(True)
+        with trio.CancelScope() as scope:
+            nursery.start_soon(trio.testing.wait_all_tasks_blocked)
+
+            async def cancel_then_thaw() -> None:
+                await trio.testing.wait_all_tasks_blocked()
+                scope.cancel()
+                await trio.testing.wait_all_tasks_blocked()
+                rig.freeze(False)
+
+            nursery.start_soon(cancel_then_thaw)
+            info = await rig.writer.submit(put_request("bucket", b"k", b"1"))
+            assert info.key == b"k"
+        assert rig.read(b"k").size == 1
+
+
+async def test_drain_waits_for_all_that_was_taken_and_refuses_the_rest(tmp_path: Path) -> None:
+    async with open_rig(tmp_path) as (rig, nursery):
+        await rig.writer.submit(rq.MakeBucket("bucket", ""))
+        rig.freeze(True)
+        nursery.start_soon(rig.ask, 1, put_request("bucket", b"1", b"1"))
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(rig.ask, 2, put_request("bucket", b"2", b"1"))  # waits for the next group
+        await trio.testing.wait_all_tasks_blocked()
+        drained = trio.Event()
+
+        async def drain() -> None:
+            await rig.writer.drain()
+            assert rig.read(b"1")
+            assert rig.read(b"2")
+            drained.set()
+
+        nursery.start_soon(drain)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not drained.is_set()
+        with pytest.raises(ShuttingDown):
+            await rig.writer.submit(put_request("bucket", b"3", b"1"))
+        rig.freeze(False)
+        await trio.testing.wait_all_tasks_blocked()
+        assert drained.is_set()
+        assert set(rig.answers) == {1, 2}
+        assert rig.writer.stopped_because
+
+
+async def test_drain_waits_for_what_was_queued_a_moment_ago(tmp_path: Path) -> None:
+    async with open_rig(tmp_path) as (rig, nursery):
+        await rig.writer.submit(rq.MakeBucket("bucket", ""))
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(rig.ask, 1, put_request("bucket", b"1", b"1"))
+        while rig.writer._idle.is_set():
+            await trio.lowlevel.checkpoint()
+        await rig.writer.drain()
+        await trio.testing.wait_all_tasks_blocked()
+        assert set(rig.answers) == {1}
+
+
+async def test_a_catalog_that_fails_behind_the_commit_point_stops_writes(tmp_path: Path) -> None:
+    async with open_rig(tmp_path) as (rig, _):
+        await rig.writer.submit(rq.MakeBucket("bucket", ""))
+        records = rig.journal._files[-1].end
+
+        def fail() -> None:
+            rig.catalog.rollback()
+            raise Corrupt("disk I/O error")
+
+        rig.catalog.commit = fail  # type: ignore[method-assign]
+        with pytest.raises(Corrupt):
+            await rig.writer.submit(put_request("bucket", b"k", b"1"))
+        assert rig.journal._files[-1].end == records + 1, "it is in the log"
+        with pytest.raises(WritesStopped):
+            await rig.writer.submit(put_request("bucket", b"k", b"1"))
+        assert rig.catalog.reading.bucket("bucket")
+
+
+async def test_a_writer_that_ends_finishes_what_waits(tmp_path: Path) -> None:
+    async with open_rig(tmp_path) as (rig, nursery):
+        rig.freeze(True)
+        nursery.start_soon(rig.ask, 1, rq.MakeBucket("bucket", ""))
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(rig.ask, 2, rq.MakeBucket("bucket-2", ""))
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+        rig.freeze(False)
+    assert {number: type(it).__name__ for number, it in rig.answers.items()} == {1: "BucketInfo", 2: "BucketInfo"}
+    with pytest.raises(ShuttingDown):
+        await rig.writer.submit(rq.MakeBucket("bucket-3", ""))
