@@ -1,6 +1,7 @@
 """Bodies on their way out: verified pieces of one whole version."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from couchestord.ec.stripes import StripeStore
@@ -97,21 +98,27 @@ class ObjectReader:
         self._records = [run.extent.stripe for run in runs if run.extent is not None and not run.extent.segment]
         parts.pins.hold(segments, self._records)
         self._open = True
+        self._pieces: AsyncGenerator[bytes | memoryview, None] | None = None
 
     @property
     def partial(self) -> bool:
         """True when less than the whole object is read."""
         return self.length != self.info.size_bytes
 
-    async def __aiter__(self) -> AsyncIterator[bytes | memoryview]:
+    def __aiter__(self) -> AsyncGenerator[bytes | memoryview, None]:
+        self._pieces = self._read_all()
+        return self._pieces
+
+    async def _read_all(self) -> AsyncGenerator[bytes | memoryview, None]:
         try:
             for run in self._runs:
-                async for piece in self._read_run(run):
-                    yield piece
+                async with aclosing(self._read_run(run)) as pieces:
+                    async for piece in pieces:
+                        yield piece
         finally:
-            await self.aclose()
+            self._let_go()
 
-    async def _read_run(self, run: Run) -> AsyncIterator[bytes | memoryview]:
+    async def _read_run(self, run: Run) -> AsyncGenerator[bytes | memoryview, None]:
         extent = run.extent
         if extent is None:
             for at in range(0, run.length, len(ZEROES)):
@@ -121,15 +128,23 @@ class ObjectReader:
         else:
             segment = self._segments[extent.segment]
             start = extent.stripe_start + run.offset
-            async for piece in self._parts.stripes.read_run(segment, extent.stripe, start, run.length):
-                yield piece
+            async with aclosing(self._parts.stripes.read_run(segment, extent.stripe, start, run.length)) as pieces:
+                async for piece in pieces:
+                    yield piece
 
     async def read(self) -> bytes:
         """All of it, in memory."""
         return b"".join([piece async for piece in self])
 
     async def aclose(self) -> None:
-        """Let go of what was held. May be called again."""
+        """Let go of what was held, an iteration that was left in the middle included. May be called again."""
+        try:
+            if self._pieces is not None:
+                await self._pieces.aclose()
+        finally:
+            self._let_go()
+
+    def _let_go(self) -> None:
         if self._open:
             self._open = False
             self._parts.pins.release(self._segments, self._records)
@@ -142,9 +157,7 @@ class ObjectReader:
 
     def __del__(self) -> None:
         # a caller that forgot to close must not keep space for ever
-        if self._open:
-            self._open = False
-            self._parts.pins.release(self._segments, self._records)
+        self._let_go()
 
 
 @dataclass(frozen=True, slots=True)

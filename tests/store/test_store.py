@@ -341,7 +341,7 @@ async def test_with_the_background_jobs_running(tmp_path: Path) -> None:
     kept: dict[bytes, bytes] = {}
     async with ObjectStore.open(tmp_path, running) as store:
         jobs = core_of(store).jobs
-        jobs.snapshotter.interval_s = jobs.checkpointer.interval_s = 0.01  # type: ignore[misc]
+        jobs.snapshotter.interval_s = jobs.checkpointer.interval_s = 0.01
 
         async def churn(lane: int) -> None:
             for turn in range(12):

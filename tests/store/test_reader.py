@@ -1,0 +1,254 @@
+from pathlib import Path
+
+import pytest
+from small_store import (
+    SEGMENT_BYTES,
+    SMALL,
+    STRIPE_BYTES,
+    body_of,
+    core_of,
+    finish,
+    flip,
+    journal_files,
+    new_store,
+    read,
+    segments,
+    shard_files,
+)
+
+from couchestord.errors import DataLost, InvalidRange
+from couchestord.model import PART_BYTES_MIN, ByteRange
+from couchestord.store.options import INLINE_BYTES_MAX
+from couchestord.store.reader import resolve_range
+from couchestord.store.store import ObjectStore
+
+
+@pytest.mark.parametrize(
+    ("asked", "size", "found"),
+    [
+        (None, 0, (0, 0)),
+        (None, 7, (0, 7)),
+        (ByteRange(0), 7, (0, 7)),
+        (ByteRange(0, 0), 7, (0, 1)),
+        (ByteRange(3, 5), 7, (3, 3)),
+        (ByteRange(6, 6), 7, (6, 1)),
+        (ByteRange(6, 99), 7, (6, 1)),
+        (ByteRange(2), 7, (2, 5)),
+        (ByteRange(None, 1), 7, (6, 1)),
+        (ByteRange(None, 7), 7, (0, 7)),
+        (ByteRange(None, 8), 7, (0, 7)),
+    ],
+)
+def test_ranges(asked: ByteRange | None, size: int, found: tuple[int, int]) -> None:
+    assert resolve_range(asked, size) == found
+
+
+@pytest.mark.parametrize(
+    ("asked", "size"),
+    [
+        (ByteRange(0), 0),
+        (ByteRange(0, 0), 0),
+        (ByteRange(7), 7),
+        (ByteRange(7, 9), 7),
+        (ByteRange(None, 0), 7),
+        (ByteRange(None, 1), 0),
+        (ByteRange(None, None), 7),
+    ],
+)
+def test_ranges_that_hold_nothing(asked: ByteRange, size: int) -> None:
+    with pytest.raises(InvalidRange) as caught:
+        resolve_range(asked, size)
+    assert caught.value.size_bytes == size
+
+
+async def test_ranges_over_stripes_and_extents(tmp_path: Path) -> None:
+    """Over stripes, segments (extents end with them), and the end that lies in the record; before and after destage."""
+    async with new_store(tmp_path) as store:
+        size = 2 * SEGMENT_BYTES + 3 * STRIPE_BYTES + 500
+        body = body_of(size)
+        await store.put("box", b"key", body)
+        assert len((await store.describe("box", b"key"))["extents"]) >= 4
+        edges = {0, STRIPE_BYTES, SEGMENT_BYTES, 2 * SEGMENT_BYTES, size - 500, size}
+        points = sorted({point + off for point in edges for off in (-1, 0, 1) if 0 <= point + off < size})
+        for _ in range(2):
+            for first in points:
+                for last in points:
+                    if first > last:
+                        continue
+                    async with await store.get("box", b"key", byte_range=ByteRange(first, last)) as reader:
+                        assert (reader.first, reader.length) == (first, last + 1 - first)
+                        assert reader.partial == (reader.length != size)
+                        assert await reader.read() == body[first : last + 1], (first, last)
+            await store.destage()
+        with pytest.raises(InvalidRange):
+            await store.get("box", b"key", byte_range=ByteRange(size))
+
+
+async def test_empty_object(tmp_path: Path) -> None:
+    async with new_store(tmp_path) as store:
+        await store.put("box", b"empty", b"")
+        async with await store.get("box", b"empty") as reader:
+            assert (reader.first, reader.length, reader.partial, await reader.read()) == (0, 0, False, b"")
+        for asked in (ByteRange(0), ByteRange(None, 5)):
+            with pytest.raises(InvalidRange):
+                await store.get("box", b"empty", byte_range=asked)
+        assert (await store.describe("box", b"empty"))["extents"] == []
+
+
+async def test_pieces_are_at_most_a_mebibyte(tmp_path: Path) -> None:
+    async with new_store(tmp_path, stripe_bytes=4 << 20, segment_bytes=64 << 20) as store:
+        body = body_of(9_000_000)
+        await store.put("box", b"key", body)
+        async with await store.get("box", b"key") as reader:
+            pieces = [bytes(piece) async for piece in reader]
+        assert b"".join(pieces) == body
+        assert max(map(len, pieces)) <= 1 << 20
+
+
+@pytest.mark.parametrize("size", [1000, 2 * SEGMENT_BYTES + 1000])
+@pytest.mark.parametrize("change", ["overwrite", "delete"])
+async def test_open_reader_gets_the_whole_old_version(tmp_path: Path, size: int, change: str) -> None:
+    """Whatever is moved, dropped and trimmed meanwhile; the space is freed after it closed."""
+    old = body_of(size)
+    async with new_store(tmp_path) as store:
+        jobs = core_of(store).jobs
+        await store.put("box", b"key", old)
+        before = await store.get("box", b"key")
+        async with await store.get("box", b"key") as reader:
+            pieces = aiter(reader)
+            begun = bytes(await anext(pieces))
+            if change == "overwrite":
+                await store.put("box", b"key", b"new")
+            else:
+                await store.delete("box", b"key")
+            for _ in range(2):
+                await store.destage()
+                await finish(jobs.compactor)
+                await jobs.housekeeper.work()
+            held = {row.id for row in segments(store)}
+            assert begun + b"".join([bytes(piece) async for piece in pieces]) == old
+        assert await before.read() == old
+        await store.put("box", b"other", b"begins a new file of the journal")
+        await store.destage()
+        await finish(jobs.compactor)
+        if size > INLINE_BYTES_MAX:
+            assert not held & {row.id for row in segments(store) if row.state}
+        else:
+            assert core_of(store).pins.oldest_record() is None
+    async with ObjectStore.open(tmp_path, SMALL) as store:
+        await finish(core_of(store).jobs.compactor)
+        if change == "overwrite":
+            assert await read(store, b"key") == b"new"
+
+
+async def test_record_of_an_open_reader_is_not_trimmed(tmp_path: Path) -> None:
+    async with new_store(tmp_path) as store:
+        journal = core_of(store).journal
+        await store.put("box", b"key", b"the old one")
+        reader = await store.get("box", b"key")
+        record = (await store.describe("box", b"key"))["extents"][0]["journal_record"]
+        await store.delete("box", b"key")
+        await store.destage()
+        await store.put("box", b"other", b"more")
+        await store.destage()
+        assert journal.holds(record)
+        assert await reader.read() == b"the old one"
+        await store.destage()
+        assert not journal.holds(record)
+
+
+async def test_reader_that_is_forgotten_lets_go(tmp_path: Path) -> None:
+    async with new_store(tmp_path) as store:
+        await store.put("box", b"key", b"body")
+        reader = await store.get("box", b"key")
+        pins = core_of(store).pins
+        assert pins.oldest_record() is not None
+        del reader
+        assert pins.oldest_record() is None
+
+
+async def test_reader_left_in_the_middle_lets_go(tmp_path: Path) -> None:
+    async with new_store(tmp_path) as store:
+        await store.put("box", b"key", body_of(3 * SEGMENT_BYTES))
+        id_ = segments(store)[0].id
+        async with await store.get("box", b"key") as reader:
+            assert core_of(store).pool.is_pinned(id_)
+            await anext(aiter(reader))
+        assert not core_of(store).pool.is_pinned(id_)
+        await reader.aclose()
+        assert not core_of(store).pool.is_pinned(id_)
+
+
+async def test_rot_and_missing_shards_are_made_good(tmp_path: Path) -> None:
+    body = body_of(10 * STRIPE_BYTES)
+    async with new_store(tmp_path) as store:
+        await store.put("box", b"key", body)
+    for path in shard_files(tmp_path)[:2]:
+        for at in range(5000, path.stat().st_size, 4096):
+            flip(path, at)
+    async with ObjectStore.open(tmp_path, SMALL) as store:
+        assert await read(store, b"key") == body
+        assert core_of(store).stripes.degraded_reads_count
+        rebuilder = core_of(store).jobs.rebuilder
+        await finish(rebuilder)
+        assert rebuilder.rebuilt_shards_count == 2
+        assert store.health().state == "healthy"
+    for path in shard_files(tmp_path)[2:4]:
+        path.unlink()
+    async with ObjectStore.open(tmp_path, SMALL) as store:
+        assert await read(store, b"key") == body
+
+
+async def test_too_much_rot_is_data_lost_never_wrong_bytes(tmp_path: Path) -> None:
+    body = body_of(10 * STRIPE_BYTES)
+    async with new_store(tmp_path) as store:
+        await store.put("box", b"key", body)
+        await store.put("box", b"well", body_of(4 * STRIPE_BYTES, 1))
+    # the fifth stripe of the key: 5 pages each, the header first
+    for path in shard_files(tmp_path)[:3]:
+        flip(path, (1 + 4 * 5 + 1) * 4096 + 77)
+    async with ObjectStore.open(tmp_path, SMALL) as store:
+        got = b""
+        async with await store.get("box", b"key") as reader:
+            with pytest.raises(DataLost):  # noqa: PT012
+                async for piece in reader:
+                    got += piece
+        assert body.startswith(got)
+        assert len(got) <= 5 * STRIPE_BYTES
+        assert await read(store, b"key", byte_range=ByteRange(0, 3 * STRIPE_BYTES - 1)) == body[: 3 * STRIPE_BYTES]
+        assert await read(store, b"key", byte_range=ByteRange(5 * STRIPE_BYTES)) == body[5 * STRIPE_BYTES :]
+        assert await read(store, b"well") == body_of(4 * STRIPE_BYTES, 1)
+
+
+async def test_record_rotten_on_one_disk_is_read_from_another(tmp_path: Path) -> None:
+    async with new_store(tmp_path) as store:
+        body = body_of(5000)
+        await store.put("box", b"key", body)
+        places = [(path, at) for path in journal_files(tmp_path) if (at := path.read_bytes().find(body)) >= 0]
+        assert len(places) == 3
+        for path, at in places[:2]:
+            flip(path, at + 2000)
+        assert await read(store, b"key") == body
+        assert core_of(store).journal.degraded_reads_count == 1
+        flip(places[2][0], places[2][1] + 2000)
+        with pytest.raises(DataLost):
+            await read(store, b"key")
+
+
+async def test_multipart_ranges(tmp_path: Path) -> None:
+    async with new_store(tmp_path) as store:
+        upload = (await store.create_upload("box", b"big")).upload_id
+        bodies = [body_of(PART_BYTES_MIN, 1), body_of(PART_BYTES_MIN + 3, 2), body_of(5, 3)]
+        chosen = [
+            (number, (await store.put_part("box", b"big", upload, number, body)).etag)
+            for number, body in enumerate(bodies, start=1)
+        ]
+        await store.complete_upload("box", b"big", upload, chosen)
+        whole = b"".join(bodies)
+        edges = (0, PART_BYTES_MIN, 2 * PART_BYTES_MIN + 3, len(whole))
+        points = [edge + off for edge in edges for off in (-1, 0, 1) if 0 <= edge + off < len(whole)]
+        for first in points:
+            for last in points:
+                if first <= last:
+                    asked = ByteRange(first, last)
+                    assert await read(store, b"big", byte_range=asked) == whole[first : last + 1], (first, last)
