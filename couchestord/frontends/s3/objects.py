@@ -177,7 +177,7 @@ async def get_object(call: Call) -> Response:
         if reader.length > call.options.joined_bytes_max:
             await pieces.open()
             return Response(status, headers, pieces, reader.length)
-        data = b"".join([piece async for piece in pieces])
+        data = await reader.read()
     except BaseException:
         with trio.CancelScope(shield=True):
             await pieces.aclose()

@@ -201,8 +201,11 @@ def _canonical_query(fields: Sequence[tuple[bytes, bytes]]) -> bytes:
 
 
 def _seconds(timestamp: str) -> int:
+    at = timestamp
     try:
-        return int(datetime.strptime(timestamp, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC).timestamp())
+        # strptime costs ten times as much; that the form is YYYYMMDDTHHMMSSZ was checked when the claim was read
+        date = datetime(int(at[:4]), int(at[4:6]), int(at[6:8]), int(at[9:11]), int(at[11:13]), int(at[13:15]), 0, UTC)
+        return int(date.timestamp())
     except ValueError:
         raise AccessDenied("the date of the request is none") from None
 

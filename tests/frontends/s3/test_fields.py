@@ -1,5 +1,7 @@
 """Headers in and out."""
 
+from email.utils import formatdate
+
 import pytest
 
 from couchestord.errors import NotSupported
@@ -54,6 +56,9 @@ def test_ranges(value: bytes | None, found: ByteRange | None) -> None:
 def test_times() -> None:
     assert fields.http_time(784111777_999_999_999) == b"Sun, 06 Nov 1994 08:49:37 GMT"
     assert fields.iso_time(784111777_120_000_000) == "1994-11-06T08:49:37.120Z"
+    for day in range(400):
+        second = day * 86_401
+        assert fields.http_time(second * 1_000_000_000).decode() == formatdate(second, usegmt=True)
 
 
 def test_what_the_mount_stored_cannot_split_a_header() -> None:
