@@ -104,12 +104,14 @@ def ahead(path: Path, _older: Path) -> None:
     connection = open_writer(path)
     connection.execute("update state set sequence=sequence+5")
     connection.close()
+    store_sums(path)
 
 
 def another_course(path: Path, _older: Path) -> None:
     connection = open_writer(path)
     connection.execute("update state set digest=x'0000000000000000'")
     connection.close()
+    store_sums(path)
 
 
 def untouched(_path: Path, _older: Path) -> None:
@@ -216,6 +218,7 @@ async def test_a_newer_catalog_is_refused_untouched(tmp_path: Path) -> None:
     connection = open_writer(path)
     connection.execute("update state set schema_version=99")
     connection.close()
+    store_sums(path)
     before = path.read_bytes()
     with pytest.raises(UnknownFormat):
         await begin(sims, path)
