@@ -129,31 +129,35 @@ class Snapshotter:
 
     async def take(self) -> bool:
         """Write a snapshot now, read it back, and make it the newest. False when it could not be finished this time."""
+        # what follows begins a new file of the journal, so that all before it can be trimmed with this snapshot
+        self._journal.roll()
         frozen = await self._checkpointer.frozen()
         if frozen is None:
             return False
         try:
             root, segments = await sn.write_snapshot(self._catalog.path, frozen.sequence, self._pool)
+        except Error as error:
+            log.error("snapshot failed", reason=str(error))
+            return False
         finally:
             frozen.release()
         self._pins.hold(segments)
+        old = sn.protected_segments(self._catalog.accounts.jobs().get(sn.JOB))
+        named = False
         try:
             rows = {id_: row for id_ in segments if (row := self._catalog.reading.segment(id_)) is not None}
             table = await sn.read_table(root, self._stripes, rows)
             async for _ in sn.read_pieces(table, self._stripes, rows):
                 pass
-            jobs = self._catalog.accounts.jobs()
-            old = sn.protected_segments(jobs.get(sn.JOB))
             await self._writer.submit(sn.save_request(segments | old, root.sequence))
+            named = True
             await self._disks.set_snapshot(root)
-            # the next record begins a new file, so that the present one can be trimmed
-            self._journal.roll()
             await self._writer.submit(sn.save_request(segments, root.sequence))
         except Error as error:
             log.error("snapshot failed", reason=str(error))
-            self._pins.release(segments)
+            # what the job names stays held, once, until the next snapshot takes its place
+            self._pins.release(segments & old if named else segments)
             return False
-        # the new ones stay held until the next snapshot takes their place
         self._pins.release(old)
         self.taken_count += 1
         log.info("catalog snapshot written", sequence=root.sequence, pieces=len(table.pieces))

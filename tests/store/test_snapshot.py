@@ -1,0 +1,239 @@
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from small_store import (
+    SMALL,
+    STRIPE_BYTES,
+    body_of,
+    catalog_of,
+    core_of,
+    faults_of,
+    finish,
+    flip,
+    journal_files,
+    make_store,
+    new_store,
+    put_all,
+    read,
+    segments,
+    shard_files,
+)
+
+from couchestord.errors import JournalDamaged, TooFewDisks
+from couchestord.io.catalog.catalog import FILE_SUFFIXES, dump
+from couchestord.store.snapshot import JOB, protected_segments
+from couchestord.store.store import ObjectStore
+
+
+def lose_catalog(path: Path) -> None:
+    for suffix in FILE_SUFFIXES:
+        Path(f"{catalog_of(path)}{suffix}").unlink(missing_ok=True)
+
+
+async def settled(path: Path) -> dict[str, list[tuple[object, ...]]]:
+    """The catalog's rows after a start, which seals what was open."""
+    async with ObjectStore.open(path, SMALL):
+        pass
+    return dump(catalog_of(path))
+
+
+def holding(store: ObjectStore) -> frozenset[int]:
+    """The segments that the newest snapshot lies in."""
+    return protected_segments(core_of(store).catalog.accounts.jobs().get(JOB))
+
+
+BODIES = {b"%d/%d" % (number % 5, number): body_of(number * 4_001) for number in range(40)} | {
+    b"long": body_of(9 * STRIPE_BYTES)
+}
+
+
+@pytest.mark.parametrize("gone", [None, 0, 5])
+async def test_catalog_lost_with_a_disk_is_made_again_equal(tmp_path: Path, gone: int | None) -> None:
+    async with new_store(tmp_path) as store:
+        await put_all(store, BODIES)
+        await store.create_user("ann", admin=True)
+        await store.create_key("ann")
+        await store.destage()
+        sequence = core_of(store).jobs.snapshotter.sequence
+        assert sequence > 40
+        assert (core_of(store).journal.first_sequence or 0) > 40
+        await put_all(store, {b"after": b"the snapshot", b"after/long": body_of(5 * STRIPE_BYTES)})
+        await store.delete("box", b"long")
+    kept = await settled(tmp_path)
+    lose_catalog(tmp_path)
+    if gone is not None:
+        shutil.rmtree(tmp_path / f"disk-{gone}")
+    async with ObjectStore.open(tmp_path, SMALL) as store:
+        assert core_of(store).started.rebuilt == "there was none"
+        assert core_of(store).started.replayed_count < 40
+        for key, body in BODIES.items():
+            if key != b"long":
+                assert await read(store, key) == body
+        assert await read(store, b"after/long") == body_of(5 * STRIPE_BYTES)
+        assert len(await store.list_keys()) == 1
+        assert core_of(store).jobs.snapshotter.sequence == sequence
+    assert dump(catalog_of(tmp_path)) == kept
+    assert faults_of(tmp_path) == []
+
+
+async def test_snapshot_of_many_stripes(tmp_path: Path) -> None:
+    """The catalog is many stripes long, and stripes are smaller than the pieces of the usual size."""
+    async with new_store(tmp_path) as store:
+        await put_all(store, {b"%04d/%s" % (number, b"k" * 800): b"" for number in range(400)})
+        await store.destage()
+        assert catalog_of(tmp_path).stat().st_size > 5 * STRIPE_BYTES
+    kept = await settled(tmp_path)
+    lose_catalog(tmp_path)
+    assert await settled(tmp_path) == kept
+
+
+async def test_new_snapshot_takes_the_place_of_the_old(tmp_path: Path) -> None:
+    await make_store(tmp_path)
+    async with ObjectStore.open(tmp_path, SMALL) as store:
+        await put_all(store, BODIES)
+        await store.destage()
+        first = holding(store)
+        assert first
+    # each start seals the open segment, so that the next snapshot lies in others
+    async with ObjectStore.open(tmp_path, SMALL) as store:
+        for key in BODIES:
+            await store.delete("box", key)
+        await finish(core_of(store).jobs.compactor)
+        assert first <= {row.id for row in segments(store)}
+        await store.destage()
+        second = holding(store)
+        assert not second & first
+        await finish(core_of(store).jobs.compactor)
+        assert {row.id for row in segments(store)} == second
+        assert len(shard_files(tmp_path)) == 6 * len(second)
+    # and it is protected after a restart too, though no extent lies in it
+    async with ObjectStore.open(tmp_path, SMALL) as store:
+        await finish(core_of(store).jobs.compactor)
+        await core_of(store).jobs.housekeeper.work()
+        assert {row.id for row in segments(store)} == second
+    lose_catalog(tmp_path)
+    async with ObjectStore.open(tmp_path, SMALL) as store:
+        assert (await store.list("box")).entries == ()
+
+
+async def test_snapshot_that_reads_back_wrong_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with new_store(tmp_path) as store:
+        await put_all(store, BODIES)
+        jobs = core_of(store).jobs
+        assert await jobs.snapshotter.take()
+        sequence, protected = jobs.snapshotter.sequence, holding(store)
+        await store.put("box", b"more", b"")
+        real = core_of(store).pool.stripes.read
+
+        async def rotten(*arguments: object) -> bytes:
+            data = bytearray(await real(*arguments))  # type: ignore[arg-type]
+            data[len(data) // 2] ^= 1
+            return bytes(data)
+
+        monkeypatch.setattr(core_of(store).pool.stripes, "read", rotten)
+        assert not await jobs.snapshotter.take()
+        monkeypatch.undo()
+        assert (jobs.snapshotter.sequence, holding(store)) == (sequence, protected)
+        assert jobs.snapshotter.taken_count == 1
+    kept = await settled(tmp_path)
+    lose_catalog(tmp_path)
+    assert await settled(tmp_path) == kept
+
+
+async def damage_snapshot(path: Path) -> None:
+    async with ObjectStore.open(path, SMALL) as store:
+        [segment] = holding(store)
+    for file in [file for file in shard_files(path) if int(file.name[:16], 16) == segment][:3]:
+        for at in range(4096, file.stat().st_size - 8, 512):
+            flip(file, at, 8)
+
+
+async def test_damaged_snapshot_that_is_needed_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with new_store(tmp_path) as store:
+        await put_all(store, BODIES)
+        await store.destage()
+        await store.put("box", b"more", b"")
+    await damage_snapshot(tmp_path)
+    await settled(tmp_path)
+    lose_catalog(tmp_path)
+    with pytest.raises(JournalDamaged, match="are on no disk that is here"):
+        await settled(tmp_path)
+    assert "snapshot of the catalog is unreadable" in caplog.text
+    with pytest.raises(JournalDamaged):
+        await settled(tmp_path)
+
+
+async def test_damaged_snapshot_that_is_not_needed(tmp_path: Path) -> None:
+    """The log still reaches back to the beginning."""
+    async with new_store(tmp_path) as store:
+        await put_all(store, BODIES)
+        await core_of(store).jobs.snapshotter.take()
+        assert core_of(store).journal.first_sequence == 1
+    await damage_snapshot(tmp_path)
+    kept = await settled(tmp_path)
+    lose_catalog(tmp_path)
+    assert await settled(tmp_path) == kept
+
+
+async def test_snapshot_is_read_without_a_catalog_from_any_four_shards(tmp_path: Path) -> None:
+    async with new_store(tmp_path) as store:
+        await put_all(store, BODIES)
+        await store.destage()
+    kept = await settled(tmp_path)
+    for pair in ((0, 1), (2, 5)):
+        away = [(tmp_path / f"disk-{index}", tmp_path / f"away-{index}") for index in pair]
+        for here, there in away:
+            here.rename(there)
+        lose_catalog(tmp_path)
+        async with ObjectStore.open(tmp_path, SMALL) as store:
+            assert core_of(store).started.rebuilt
+            assert len((await store.list("box")).entries) == len(BODIES)
+        for here, there in away:
+            there.rename(here)
+    lose_catalog(tmp_path)
+    again = await settled(tmp_path)
+    assert {name: rows for name, rows in again.items() if name != "state"} == {
+        name: rows for name, rows in kept.items() if name != "state"
+    }
+
+
+async def test_taken_when_due(tmp_path: Path) -> None:
+    options = replace(SMALL, snapshot_bytes_min=300_000)
+    await make_store(tmp_path, options)
+    async with ObjectStore.open(tmp_path, options) as store:
+        snapshotter = core_of(store).jobs.snapshotter
+        await snapshotter.work()
+        assert (snapshotter.is_due(), snapshotter.taken_count) == (False, 0)
+        for number in range(4):
+            await store.put("box", b"%d" % number, body_of(100_000))
+        assert snapshotter.is_due()
+        await snapshotter.work()
+        assert (snapshotter.is_due(), snapshotter.taken_count) == (False, 1)
+        await snapshotter.work()
+        assert snapshotter.taken_count == 1
+    assert len(journal_files(tmp_path)) >= 3
+
+
+async def test_failed_snapshot_leaves_pins_even(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever it fails: what the next one replaces is let go, and what a reader holds is not."""
+    async with new_store(tmp_path) as store:
+        core = core_of(store)
+        await store.put("box", b"key", body_of(5 * STRIPE_BYTES))
+        [segment] = [row.id for row in segments(store)]
+
+        async def fail(*_: object) -> None:
+            raise TooFewDisks("as the test wants it")
+
+        for what, name in ((core.disks, "set_snapshot"), (core.pool.stripes, "read"), (core.pool, "take")):
+            assert await core.jobs.snapshotter.take()
+            with monkeypatch.context() as patch:
+                patch.setattr(what, name, fail)
+                assert not await core.jobs.snapshotter.take()
+            async with await store.get("box", b"key"):
+                assert await core.jobs.snapshotter.take()
+                assert core.pool.is_pinned(segment)
+        [held] = holding(store)
+        core.pins.release([held])
+        assert not core.pool.is_pinned(held)
