@@ -60,10 +60,13 @@ class Checkpointer:
     async def frozen(self) -> "Frozen | None":
         """A complete checkpoint whose main file stays as it is until released; None when a reader was in the way."""
         await self._lock.acquire()
-        if await self._checkpoint():
-            return Frozen(self._lock, self.sequence)
-        self._lock.release()
-        return None
+        complete = False
+        try:
+            complete = await self._checkpoint()
+        finally:
+            if not complete:
+                self._lock.release()
+        return Frozen(self._lock, self.sequence) if complete else None
 
 
 class Frozen:

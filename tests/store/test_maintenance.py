@@ -1,0 +1,200 @@
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+from small_store import (
+    SMALL,
+    STRIPE_BYTES,
+    body_of,
+    catalog_of,
+    core_of,
+    finish,
+    flip,
+    journal_files,
+    new_store,
+    put_all,
+    read,
+)
+
+from couchestord.errors import Corrupt
+from couchestord.io.catalog.catalog import dump
+from couchestord.io.catalog.pages import PAGE_BYTES, sums_path, verify_pages
+from couchestord.store import maintenance
+from couchestord.store.store import ObjectStore
+
+
+async def test_checkpoint_moves_the_wal_and_keeps_sums(tmp_path: Path) -> None:
+    async with new_store(tmp_path) as store:
+        checkpointer = core_of(store).jobs.checkpointer
+        catalog = core_of(store).catalog
+        await store.put("box", b"key", b"body")
+        before = catalog_of(tmp_path).read_bytes()
+        assert await checkpointer.checkpoint()
+        assert checkpointer.sequence == catalog.committed_sequence
+        assert catalog_of(tmp_path).read_bytes() != before
+        verify_pages(catalog_of(tmp_path))
+        stored = sums_path(catalog_of(tmp_path)).stat().st_mtime_ns
+        assert await checkpointer.checkpoint()
+        assert sums_path(catalog_of(tmp_path)).stat().st_mtime_ns == stored
+
+
+async def test_checkpoint_is_taken_when_the_wal_has_grown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with new_store(tmp_path) as store:
+        checkpointer = core_of(store).jobs.checkpointer
+        await store.put("box", b"key", b"body")
+        await checkpointer.work()
+        assert checkpointer.sequence == 0
+        monkeypatch.setattr(maintenance, "WAL_BYTES_MIN", core_of(store).catalog.wal_bytes())
+        await checkpointer.work()
+        assert checkpointer.sequence == core_of(store).catalog.committed_sequence
+
+
+async def test_checkpoint_that_a_reader_keeps_from_its_end(tmp_path: Path) -> None:
+    """Then nothing may be trimmed that only the WAL holds, and no snapshot is taken of half a catalog."""
+    async with new_store(tmp_path) as store:
+        jobs = core_of(store).jobs
+        with core_of(store).catalog.snapshot() as reader:
+            reader.bucket("box")
+            await store.put("box", b"key", b"body")
+            assert not await jobs.checkpointer.checkpoint()
+            assert not await jobs.snapshotter.take()
+            assert jobs.checkpointer.sequence == 0
+        assert await jobs.snapshotter.take()
+        assert jobs.checkpointer.sequence
+
+
+async def test_no_checkpoint_while_the_file_is_frozen(tmp_path: Path) -> None:
+    async with new_store(tmp_path) as store:
+        checkpointer = core_of(store).jobs.checkpointer
+        await store.put("box", b"key", b"body")
+        frozen = await checkpointer.frozen()
+        assert frozen is not None
+        before = catalog_of(tmp_path).read_bytes()
+        await store.put("box", b"other", b"body")
+        assert frozen.sequence < core_of(store).catalog.committed_sequence
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(checkpointer.checkpoint)
+            await trio.testing.wait_all_tasks_blocked()
+            assert catalog_of(tmp_path).read_bytes() == before
+            frozen.release()
+        assert catalog_of(tmp_path).read_bytes() != before
+        assert checkpointer.sequence == core_of(store).catalog.committed_sequence
+
+
+async def test_checkpoint_that_fails_leaves_the_next_one_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: Path) -> tuple[int, int]:
+        raise Corrupt("as the test wants it")
+
+    async with new_store(tmp_path) as store:
+        jobs = core_of(store).jobs
+        await store.put("box", b"key", b"body")
+        with monkeypatch.context() as patch:
+            patch.setattr(maintenance, "checkpoint", fail)
+            for call in (jobs.snapshotter.take, jobs.checkpointer.checkpoint):
+                with pytest.raises(Corrupt):
+                    await call()
+        assert await jobs.snapshotter.take()
+
+
+async def test_clean_stop_leaves_sums_that_hold(tmp_path: Path) -> None:
+    async with new_store(tmp_path) as store:
+        await put_all(store, {b"%d" % number: b"" for number in range(50)})
+    verify_pages(catalog_of(tmp_path))
+    async with ObjectStore.open(tmp_path, SMALL) as store:
+        assert core_of(store).started.rebuilt is None
+        assert core_of(store).started.replayed_count == 0
+
+
+async def test_rotten_page_of_the_catalog_is_found_and_made_again(tmp_path: Path) -> None:
+    async with new_store(tmp_path) as store:
+        await put_all(store, {b"%d/%d" % (number % 9, number): b"" for number in range(100)})
+    async with ObjectStore.open(tmp_path, SMALL):
+        pass
+    kept = dump(catalog_of(tmp_path))
+    pages = catalog_of(tmp_path).stat().st_size // PAGE_BYTES
+    for page in (0, pages // 2, pages - 1):
+        # a page that the WAL holds is read from there, so only what it does not hold can hurt
+        Path(f"{catalog_of(tmp_path)}-wal").unlink()
+        flip(catalog_of(tmp_path), page * PAGE_BYTES + 2000)
+        async with ObjectStore.open(tmp_path, SMALL) as store:
+            assert core_of(store).started.rebuilt == (
+                f"it was damaged: 1 of its {pages} pages fail their checksum, the first is page {page}"
+            )
+            assert len((await store.list("box")).entries) == 100
+        assert dump(catalog_of(tmp_path)) == kept
+        pages = catalog_of(tmp_path).stat().st_size // PAGE_BYTES
+
+
+async def test_rotten_page_that_the_wal_holds_does_no_harm(tmp_path: Path) -> None:
+    async with new_store(tmp_path) as store:
+        await put_all(store, {b"%d" % number: b"" for number in range(100)})
+    kept = dump(catalog_of(tmp_path))
+    flip(catalog_of(tmp_path), 2000)
+    assert dump(catalog_of(tmp_path)) == kept
+    async with ObjectStore.open(tmp_path, SMALL) as store:
+        assert len((await store.list("box")).entries) == 100
+    assert {name: rows for name, rows in dump(catalog_of(tmp_path)).items() if name not in {"state", "segment"}} == {
+        name: rows for name, rows in kept.items() if name not in {"state", "segment"}
+    }
+
+
+async def test_destage_snapshot_trim(tmp_path: Path) -> None:
+    """Bodies are trimmed only after they lie in stripes and a snapshot holds what the records said."""
+    bodies = {b"%d" % number: body_of(60_000, number) for number in range(40)}
+    async with new_store(tmp_path) as store:
+        jobs, journal = core_of(store).jobs, core_of(store).journal
+        await put_all(store, bodies)
+        filled = journal.size_bytes
+        assert len(journal_files(tmp_path)) >= 9
+        assert await jobs.snapshotter.take()
+        await jobs.snapshotter.trim()
+        oldest = core_of(store).catalog.reading.extents_in_journal(0, 1)[0].stripe
+        assert journal.holds(oldest)
+        assert jobs.snapshotter.trim_point() == oldest
+        jobs.destager.force()
+        await finish(jobs.destager)
+        assert jobs.destager.moved_extents_count == len(bodies)
+        await jobs.snapshotter.trim()
+        snapshot = jobs.snapshotter.sequence
+        assert journal.holds(snapshot + 1)
+        assert jobs.snapshotter.trim_point() == snapshot + 1
+        assert await jobs.snapshotter.take()
+        assert await jobs.snapshotter.trim()
+        assert journal.size_bytes < filled / 10
+        assert len(journal_files(tmp_path)) <= 6
+        for key, body in bodies.items():
+            assert await read(store, key) == body
+            assert "segment" in (await store.describe("box", key))["extents"][0]
+    async with ObjectStore.open(tmp_path, SMALL) as store:
+        for key, body in bodies.items():
+            assert await read(store, key) == body
+
+
+async def test_what_the_main_file_lacks_is_not_trimmed(tmp_path: Path) -> None:
+    """After a start no checkpoint of this run vouches for the main file yet."""
+    async with new_store(tmp_path) as store:
+        await put_all(store, {b"%d" % number: body_of(3 * STRIPE_BYTES) for number in range(10)})
+        await store.destage()
+    async with ObjectStore.open(tmp_path, SMALL) as store:
+        jobs = core_of(store).jobs
+        assert jobs.snapshotter.sequence > 0
+        assert jobs.snapshotter.trim_point() == 1
+        await store.put("box", b"more", b"")
+        assert await jobs.checkpointer.checkpoint()
+        assert jobs.snapshotter.trim_point() == jobs.snapshotter.sequence + 1
+
+
+async def test_idle_log_is_freed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With no body left in the journal a small log is worth a snapshot; with one it is not."""
+    async with new_store(tmp_path) as store:
+        jobs = core_of(store).jobs
+        await put_all(store, {b"%d" % number: body_of(100_000) for number in range(9)})
+        monkeypatch.setattr(maintenance, "IDLE_LOG_BYTES_MIN", 500_000)
+        assert not jobs.snapshotter.is_due()
+        jobs.destager.force()
+        await finish(jobs.destager)
+        assert jobs.snapshotter.is_due()
+        await jobs.snapshotter.work()
+        assert not jobs.snapshotter.is_due()
+        assert core_of(store).journal.size_bytes < 100_000
