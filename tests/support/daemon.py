@@ -1,0 +1,266 @@
+"""A store served by a real daemon process that a test starts, stops, kills and starts again."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+
+import boto3
+import botocore.config
+import botocore.exceptions
+from daemons import FREE_PORTS, environment, result
+
+_START_S: Final = 90.0
+_END_S: Final = 60.0
+_POLL_S: Final = 0.05
+
+QUICK: Final[Mapping[str, str]] = {
+    "COUCHESTORD_JOURNAL__DESTAGE_INTERVAL": "0.2 s",
+    "COUCHESTORD_JOURNAL__PREALLOCATE": "256 KiB",
+    "COUCHESTORD_STORE__MONITOR_INTERVAL": "0.1 s",
+    "COUCHESTORD_STORE__REBUILD_GRACE": "0.5 s",
+    "COUCHESTORD_STORE__BACKGROUND_RATE": "512 MiB",
+}
+"""Settings under which background work is done within a test's patience."""
+NO_DESTAGE: Final[Mapping[str, str]] = {**QUICK, "COUCHESTORD_JOURNAL__DESTAGE_INTERVAL": "1 d"}
+"""Small objects stay in the journal."""
+
+
+class Node:
+    """One data folder and the daemon on it, which is not running until `start`. A context manager: kills at the end."""
+
+    def __init__(
+        self,
+        data: Path,
+        *,
+        settings: Mapping[str, str] = QUICK,
+        prefix: Sequence[str] = (),
+        log: Path | None = None,
+    ) -> None:
+        """`prefix`: a command that runs the daemon as the process it was started as (strace -D, prlimit)."""
+        self.data = data
+        self.settings = dict(settings)
+        self.prefix = list(prefix)
+        self.log = log or data.with_name(data.name + ".log")
+        self.process: subprocess.Popen[str] | None = None
+        self.addresses: dict[str, str] = {}
+        self._log_start = 0
+        self._key: tuple[str, str] | None = None
+        self._clients: list[Any] = []
+
+    def __enter__(self) -> "Node":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.kill()
+        self._close_clients()
+        if error is not None:
+            error.add_note(f"the daemon's log ends:\n{self.said()[-4000:]}")
+
+    # -- the process -----------------------------------------------------------------------------------------------
+
+    @property
+    def disks(self) -> list[Path]:
+        """The disk folders, by number, those that should be there."""
+        return [self.data / f"disk-{index}" for index in range(6)]
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    def start(self) -> "Node":
+        """Run `couchestord up` on free ports and wait until it says it is ready and /readyz agrees."""
+        ready = self.spawn()
+        assert ready, f"the daemon ended with {self.process and self.process.wait(_END_S)}: {self.said()[-4000:]}"
+        code, page = self.page("readyz")
+        assert code == 200, page
+        return self
+
+    def spawn(self) -> bool:
+        """As `start`, without a word on how it went: False when the process ended before it was ready."""
+        assert self.process is None or self.process.poll() is not None, "the daemon runs already"
+        self._close_clients()
+        line = [*self.prefix, sys.executable, "-m", "couchestord", "up", "--data", str(self.data)]
+        with self.log.open("a") as errors:
+            self._log_start = errors.tell()
+            self.process = subprocess.Popen(
+                [*line, *FREE_PORTS, "--json"],
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                env=environment(**self.settings),
+            )
+        assert self.process.stdout is not None
+        ready = self.process.stdout.readline()
+        if not ready:
+            self.process.wait(_END_S)
+            self.process.stdout.close()
+            return False
+        self.addresses = json.loads(ready)
+        return True
+
+    def stop(self) -> None:
+        """SIGTERM; the daemon must end well."""
+        assert self._end(signal.SIGTERM) == 0, self.said()[-4000:]
+
+    def kill(self) -> None:
+        """kill -9, if it runs."""
+        if self.process is not None:
+            self._end(signal.SIGKILL)
+
+    def _end(self, number: int) -> int:
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        code = self.process.wait(_END_S)
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+        return code
+
+    def restart(self) -> None:
+        self.stop()
+        self.start()
+
+    def is_running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def said(self) -> str:
+        """The log since the last start."""
+        with self.log.open() as file:
+            file.seek(self._log_start)
+            return file.read()
+
+    # -- what it tells ---------------------------------------------------------------------------------------------
+
+    def page(self, name: str) -> tuple[int, dict[str, Any]]:
+        """A page of the health server: livez, readyz or healthz."""
+        url = self.addresses["health"].removesuffix("healthz") + name
+        try:
+            with urllib.request.urlopen(url, timeout=_END_S) as response:
+                return response.status, json.load(response)
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, json.load(error)
+
+    def status(self) -> dict[str, Any]:
+        found: dict[str, Any] = result("status", "--data", self.data)
+        return found
+
+    def info(self, bucket: str, key: str) -> dict[str, Any]:
+        found: dict[str, Any] = result("info", f"{bucket}/{key}", "--data", self.data)
+        return found
+
+    def wait_healthy(self, within_s: float = 60.0) -> None:
+        """Until full redundancy is back by itself: every disk used, no shard missing, nothing wrong."""
+        wait_until(lambda: self.page("healthz")[1]["state"] == "healthy", within_s, lambda: self.page("healthz")[1])
+
+    def wait_destaged(self, within_s: float = 60.0) -> None:
+        """Until no object's bytes are in the journal any more."""
+        wait_until(lambda: not self.in_journal(), within_s, self.in_journal)
+
+    def in_journal(self) -> int:
+        """Extents whose bytes are in the journal only, as the catalog on disk says."""
+        from couchestord.io.sqlite import open_reader
+
+        connection = open_reader(self.data / "catalog.sqlite")
+        try:
+            count: int = connection.execute("select count(*) from extent where segment = 0").fetchone()[0]
+            return count
+        finally:
+            connection.close()
+
+    # -- clients ---------------------------------------------------------------------------------------------------
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """(access key, secret key) of the first key."""
+        if self._key is None:
+            first = result("key", "list", "--data", self.data, "--show-secrets")[0]
+            self._key = (first["access_key"], first["secret_key"])
+        return self._key
+
+    def s3(self, *, timeout_s: float = 30.0, attempts: int = 1) -> Any:
+        """A boto3 client, by default one that tries once."""
+        access, secret = self.key
+        settings = botocore.config.Config(
+            retries={"total_max_attempts": attempts, "mode": "standard"},
+            connect_timeout=timeout_s,
+            read_timeout=timeout_s,
+            max_pool_connections=16,
+            s3={"addressing_style": "path"},
+        )
+        client = boto3.client(
+            "s3",
+            endpoint_url=self.addresses["s3"],
+            aws_access_key_id=access,
+            aws_secret_access_key=secret,
+            region_name="us-east-1",
+            config=settings,
+        )
+        self._clients.append(client)
+        return client
+
+    def _close_clients(self) -> None:
+        for client in self._clients:
+            client.close()
+        self._clients.clear()
+
+    def tool(self, *line: str | Path, timeout_s: float = 600.0) -> str:
+        """Run a client program with the store's key in its environment; returns its output."""
+        access, secret = self.key
+        url = self.addresses["s3"]
+        rclone = {"RCLONE_S3_PROVIDER": "Other", "RCLONE_S3_ENV_AUTH": "true", "RCLONE_S3_ENDPOINT": url}
+        aws = {"AWS_ACCESS_KEY_ID": access, "AWS_SECRET_ACCESS_KEY": secret, "AWS_REGION": "us-east-1"}
+        done = subprocess.run(
+            [str(word) for word in line],
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+            env={
+                **os.environ,
+                **aws,
+                **rclone,
+                "S3_ENDPOINT_URL": url,
+                "RCLONE_S3_REGION": "us-east-1",
+                "RCLONE_CONFIG": os.devnull,
+            },
+        )
+        assert done.returncode == 0, f"{line[0]} ended with {done.returncode}: {done.stderr[-2000:]}"
+        return done.stdout
+
+
+def wait_until(holds: Callable[[], bool], within_s: float, tell: Callable[[], object]) -> None:
+    """Poll; past the time the test fails with what `tell` says."""
+    end = time.monotonic() + within_s
+    while not holds():
+        assert time.monotonic() < end, f"not within {within_s} s: {tell()}"
+        time.sleep(_POLL_S)
+
+
+def error_of(call: Callable[[], object]) -> tuple[int, str]:
+    """(HTTP status, code) that a boto3 call is refused with, (200, "") when it succeeds."""
+    try:
+        call()
+    except botocore.exceptions.ClientError as error:
+        return error.response["ResponseMetadata"]["HTTPStatusCode"], error.response["Error"]["Code"]
+    return 200, ""
+
+
+@contextmanager
+def node(data: Path, settings: Mapping[str, str] = QUICK) -> Iterator[Node]:
+    """A daemon that is ready."""
+    with Node(data, settings=settings) as made:
+        yield made.start()
