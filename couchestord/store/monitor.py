@@ -1,12 +1,16 @@
 """Watches the disks: notices one that went, takes back one that returned, and opens full ones to new data again."""
 
+import os
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
+
+import trio
 
 from couchestord import logs
 from couchestord.errors import DiskError, Error, NotAStore
 from couchestord.io.directory import DirectoryDisk
 from couchestord.io.disks import Disks, read_superblock
+from couchestord.io.superblock import PATH
 from couchestord.service import Progress
 
 log = logs.get(__name__)
@@ -32,6 +36,8 @@ class Monitor:
         self._deadline_s = deadline_s
         self._returned = returned
         self._folders: list[Path] = []
+        self._asked: set[Path] = set()
+        """Folders that a thread is looking at, or hangs at."""
         self.interval_s = interval_s
 
     def watch(self, folders: Sequence[Path]) -> None:
@@ -69,7 +75,7 @@ class Monitor:
 
     async def _try_return(self, folder: Path) -> None:
         """Take a disk back that lies in `folder`, if it is one of ours that is missing."""
-        if not (folder / "superblock").exists() or self._disks.is_used(str(folder)):
+        if self._disks.is_used(str(folder)) or not await self._answers(folder):
             return
         try:
             disk = await DirectoryDisk.open(folder, deadline_s=self._deadline_s)
@@ -86,6 +92,29 @@ class Monitor:
             disk.close()
             return
         await self.welcome(identity.index)
+
+    async def _answers(self, folder: Path) -> bool:
+        """True when `folder` has a superblock and takes a change in time. A disk that hangs costs one thread, not one
+        a step: it is not asked again before that thread is back.
+        """
+        if folder in self._asked:
+            return False
+        self._asked.add(folder)
+
+        def ask() -> bool:
+            try:
+                if not (folder / PATH).exists():
+                    return False
+                os.utime(folder)  # waits for ever on a frozen file system, is refused by one that is read-only
+                return True
+            except OSError:
+                return False
+            finally:
+                self._asked.discard(folder)
+
+        with trio.move_on_after(self._deadline_s):
+            return await trio.to_thread.run_sync(ask, abandon_on_cancel=True)
+        return False
 
     async def welcome(self, index: int) -> None:
         """A disk that was away is here: remove what is gone, queue what it missed."""
