@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from couchestord.ec.shards import shard_path
 from couchestord.errors import DiskError
 from couchestord.io.catalog.read import EntryRow, SegmentRow
+from couchestord.io.disks import Disks
 from couchestord.model import ObjectInfo
 from couchestord.store.reader import plan
 
@@ -101,16 +102,18 @@ async def _disk_status(core: "Core", index: int, segments: list[SegmentRow]) -> 
             found |= {"state": "failing", "reason": str(error)}
     found["full"] = disks.is_full(index)
     found["shards"] = sum(1 for row in segments if index in row.disks)
-    found["if_lost"] = _cost_of_loss(disks.m, index, segments)
+    found["if_lost"] = _cost_of_loss(disks, index, segments)
     return found
 
 
-def _cost_of_loss(m: int, index: int, segments: list[SegmentRow]) -> str:
+def _cost_of_loss(disks: Disks, index: int, segments: list[SegmentRow]) -> str:
     """What would be gone if this disk went now, on top of what is missing already."""
     lost = short = 0
     for row in segments:
         missing = sum(
-            1 for shard, disk in enumerate(row.disks) if disk == index or disk < 0 or row.missing >> shard & 1
+            1
+            for shard, disk in enumerate(row.disks)
+            if disk == index or row.missing >> shard & 1 or disks.get(disk) is None
         )
         if index in row.disks and missing > row.m:
             lost += 1
