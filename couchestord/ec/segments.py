@@ -98,6 +98,16 @@ class SegmentPool:
             self.give_up(segment)
         await self._seal_rest()
 
+    async def seal_unfit(self) -> None:
+        """Seal the segments that wait open and would not be appended to again: full, or on fewer disks than could be.
+
+        Only a sealed segment is rebuilt or dropped, and without this an idle store would never seal it.
+        """
+        for segment in [segment for segment in self._idle if not self._is_fit(segment)]:
+            self._idle.remove(segment)
+            self.give_up(segment)
+        await self._seal_rest()
+
     async def aclose(self) -> None:
         """Seal what is open. Call it when no writer is left; after a crash `seal_left_open` does it."""
         while self._idle:

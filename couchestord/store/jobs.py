@@ -87,6 +87,8 @@ def build_jobs(
 
     async def returned(index: int) -> None:
         await compactor.sweep(lambda: catalog.applier.next_id, index)
+        await pool.seal_unfit()
+        await journal.check_returned(index)
         await rebuilder.check_returned(index)
 
     return Jobs(
@@ -105,6 +107,6 @@ def build_jobs(
         ),
         compactor=compactor,
         rebuilder=rebuilder,
-        housekeeper=Housekeeper(catalog, clock, submit, compactor, options.upload_results_kept_s),
+        housekeeper=Housekeeper(catalog, clock, submit, pool, compactor, options.upload_results_kept_s),
         monitor=Monitor(disks, options.monitor_interval_s, options.disk_deadline_s, options.reserve_bytes, returned),
     )

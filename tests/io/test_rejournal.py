@@ -1,0 +1,142 @@
+from pathlib import Path
+
+import pytest
+from small_store import SMALL, body_of, catalog_of, core_of, finish, flip, journal_files, make_store, put_all, read
+
+from couchestord.errors import DiskFailed
+from couchestord.store.store import ObjectStore
+
+BODIES = {b"%d" % number: body_of(40_000, number) for number in range(60)}
+
+
+def copies(path: Path) -> dict[str, set[str]]:
+    """Disks by journal file."""
+    found: dict[str, set[str]] = {}
+    for file in journal_files(path):
+        found.setdefault(file.name, set()).add(file.parent.parent.name)
+    return found
+
+
+async def filled(path: Path) -> None:
+    """A store with several whole journal files."""
+    await make_store(path)
+    async with ObjectStore.open(path, SMALL) as store:
+        await put_all(store, BODIES)
+
+
+def victim(path: Path) -> Path:
+    """A copy of the oldest file that bodies lie in."""
+    return next(file for file in journal_files(path) if BODIES[b"1"] in file.read_bytes())
+
+
+async def check_all(path: Path, *lost: str) -> None:
+    """Every body is read with these disks away."""
+    for name in lost:
+        (path / name).rename(path / f"away-{name}")
+    async with ObjectStore.open(path, SMALL) as store:
+        for key, body in BODIES.items():
+            assert await read(store, key) == body
+
+
+async def test_well_copied_files_are_left_alone(tmp_path: Path) -> None:
+    await filled(tmp_path)
+    async with ObjectStore.open(tmp_path, SMALL) as store:
+        await finish(core_of(store).jobs.rejournaler)
+        assert core_of(store).jobs.rejournaler.copied_count == 0
+
+
+async def test_copy_that_is_missing_is_made_again(tmp_path: Path) -> None:
+    await filled(tmp_path)
+    gone = victim(tmp_path)
+    gone.unlink()
+    async with ObjectStore.open(tmp_path, SMALL) as store:
+        rejournaler = core_of(store).jobs.rejournaler
+        await finish(rejournaler)
+        assert rejournaler.copied_count == 1
+        await finish(rejournaler)
+        assert rejournaler.copied_count == 1
+    there = copies(tmp_path)[gone.name]
+    assert len(there) == 3
+    # the new copy alone is enough
+    await check_all(tmp_path, *(sorted(there - {min(there - {gone.parent.parent.name})}))[:2])
+
+
+async def test_copies_that_rotted_are_made_again_in_place(tmp_path: Path) -> None:
+    await filled(tmp_path)
+    async with ObjectStore.open(tmp_path, SMALL) as store:
+        rejournaler = core_of(store).jobs.rejournaler
+        rotten = [file for file in journal_files(tmp_path) if BODIES[b"1"] in file.read_bytes()][:2]
+        for file in rotten:
+            flip(file, file.read_bytes().find(BODIES[b"1"]) + 100)
+        assert await read(store, b"1") == BODIES[b"1"]
+        await finish(rejournaler)
+        assert rejournaler.copied_count == len(core_of(store).journal.damaged) + 2 == 2
+        for file in rotten:
+            assert BODIES[b"1"] in file.read_bytes()
+        assert store.health().state == "healthy"
+
+
+async def test_disk_that_failed_is_made_up_for_on_another(tmp_path: Path) -> None:
+    await filled(tmp_path)
+    async with ObjectStore.open(tmp_path, SMALL) as store:
+        lost = victim(tmp_path).parent.parent.name
+        (tmp_path / lost).rename(tmp_path / "away")
+        await core_of(store).jobs.monitor.work()
+        await finish(core_of(store).jobs.rejournaler)
+        active = core_of(store).journal._files[-1].path.partition("/")[2]
+    for name, disks in copies(tmp_path).items():
+        # m = 2 and one is missing already: two copies keep the promise
+        assert len(disks - {lost}) >= (2 if name != active else 1), name
+
+
+async def test_with_a_disk_missing_the_rest_still_survives(tmp_path: Path) -> None:
+    await filled(tmp_path)
+    lost = victim(tmp_path).parent.parent.name
+    (tmp_path / lost).rename(tmp_path / f"away-{lost}")
+    async with ObjectStore.open(tmp_path, SMALL) as store:
+        await finish(core_of(store).jobs.rejournaler)
+    second = next(file for file in journal_files(tmp_path) if BODIES[b"1"] in file.read_bytes()).parent.parent.name
+    catalog_of(tmp_path).unlink()
+    await check_all(tmp_path, second)
+
+
+async def test_copy_that_was_cut_off_is_no_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    await filled(tmp_path)
+    gone = victim(tmp_path)
+    gone.unlink()
+    async with ObjectStore.open(tmp_path, SMALL) as store:
+        core = core_of(store)
+        short = core.journal.short_file()
+        assert short is not None
+        target = core.disks.get(short.target)
+        assert target is not None
+
+        async def fail(*_: object) -> None:
+            raise DiskFailed("as the test wants it")
+
+        monkeypatch.setattr(target, "sync", fail)
+        await core.jobs.rejournaler.work()
+        # a sync that failed is not tried again there: the disk is given up and another one takes the copy
+        assert short.target in core.disks.failures
+        assert not (tmp_path / f"disk-{short.target}" / short.path).exists()
+        await finish(core.jobs.rejournaler)
+        assert len(copies(tmp_path)[gone.name]) >= 2
+    async with ObjectStore.open(tmp_path, SMALL) as store:
+        for key, body in BODIES.items():
+            assert await read(store, key) == body
+
+
+async def test_file_of_which_no_good_copy_is_left_stops_nothing(tmp_path: Path) -> None:
+    await filled(tmp_path)
+    async with ObjectStore.open(tmp_path, SMALL) as store:
+        core = core_of(store)
+        holders = [file for file in journal_files(tmp_path) if BODIES[b"1"] in file.read_bytes()]
+        for file in holders[:2]:
+            flip(file, file.read_bytes().find(BODIES[b"1"]) + 100)
+        assert await read(store, b"1") == BODIES[b"1"]
+        # nobody has noticed yet that the copy that seems whole is not
+        for file in holders:
+            flip(file, file.read_bytes().find(BODIES[b"2"]) + 100)
+        await finish(core.jobs.rejournaler)
+        assert core.jobs.rejournaler._hopeless
+        assert await read(store, b"50") == BODIES[b"50"]

@@ -1,0 +1,173 @@
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trio
+from small_store import (
+    SMALL,
+    STRIPE_BYTES,
+    body_of,
+    core_of,
+    faults_of,
+    finish,
+    make_store,
+    new_store,
+    put_all,
+    read,
+    segments,
+)
+
+from couchestord.errors import DiskFull, TooFewDisks
+from couchestord.store.store import ObjectStore
+
+BODIES = {b"%d" % number: body_of(size, number) for number, size in enumerate((10, 70_000, 6 * STRIPE_BYTES, 900_000))}
+
+
+async def test_folder_that_goes_is_noticed_and_taken_back(tmp_path: Path) -> None:
+    here, away = tmp_path / "disk-2", tmp_path / "away"
+    async with new_store(tmp_path) as store:
+        monitor, disks = core_of(store).jobs.monitor, core_of(store).disks
+        await put_all(store, BODIES)
+        await monitor.work()
+        assert disks.missing_count() == 0
+        here.rename(away)
+        await monitor.work()
+        assert disks.failures == {2: "the folder is gone"}
+        more = {b"more/" + key: body for key, body in BODIES.items()}
+        await put_all(store, more)
+        await store.delete("box", b"2")
+        await store.destage()
+        await monitor.work()
+        assert 2 in disks.failures
+        # nothing was written behind its back, wherever the folder went
+        away.rename(here)
+        await monitor.work()
+        assert disks.failures == {}
+        await finish(core_of(store).jobs.rebuilder)
+        assert all(not row.missing for row in segments(store))
+        assert store.health().state == "healthy"
+        for index in (0, 4):
+            disks.fail(index, "as the test wants it")
+        for key, body in (BODIES | more).items():
+            if key != b"2":
+                assert await read(store, key) == body
+    assert faults_of(tmp_path) == []
+
+
+async def test_copy_of_a_disk_in_anothers_place_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with new_store(tmp_path) as store:
+        monitor, disks = core_of(store).jobs.monitor, core_of(store).disks
+        (tmp_path / "disk-2").rename(tmp_path / "away")
+        shutil.copytree(tmp_path / "disk-3", tmp_path / "disk-2")
+        await monitor.work()
+        await monitor.work()
+        assert disks.failures == {2: "the folder is gone"}
+        assert "claims to be disk 3" in caplog.text
+        shutil.rmtree(tmp_path / "disk-2")
+        (tmp_path / "away").rename(tmp_path / "disk-2")
+        await monitor.work()
+        assert disks.failures == {}
+
+
+async def test_disk_of_another_store_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    other = await make_store(tmp_path / "other")
+    async with new_store(tmp_path / "one") as store:
+        monitor, disks = core_of(store).jobs.monitor, core_of(store).disks
+        shutil.rmtree(tmp_path / "one/disk-2")
+        shutil.copytree(other / "disk-2", tmp_path / "one/disk-2")
+        superblock = (tmp_path / "one/disk-2/superblock").read_bytes()
+        await monitor.work()
+        await monitor.work()
+        assert disks.failures == {2: "the folder is gone"}
+        assert "another store" in caplog.text
+        assert (tmp_path / "one/disk-2/superblock").read_bytes() == superblock
+
+
+async def test_empty_folder_is_no_disk(tmp_path: Path) -> None:
+    """A mount that failed leaves an empty folder: it is never made a disk anew."""
+    async with new_store(tmp_path) as store:
+        shutil.rmtree(tmp_path / "disk-2")
+        (tmp_path / "disk-2").mkdir()
+        await core_of(store).jobs.monitor.work()
+        await core_of(store).jobs.monitor.work()
+        assert set(core_of(store).disks.failures) == {2}
+        await put_all(store, BODIES)
+        assert [path.name for path in (tmp_path / "disk-2").iterdir() if path.name != "lock"] == []
+
+
+async def test_disk_missing_at_the_start_is_taken_in_later(tmp_path: Path) -> None:
+    await make_store(tmp_path)
+    async with ObjectStore.open(tmp_path, SMALL) as store:
+        await put_all(store, BODIES)
+    (tmp_path / "disk-5").rename(tmp_path / "away")
+    async with ObjectStore.open(tmp_path, SMALL) as store:
+        monitor, disks = core_of(store).jobs.monitor, core_of(store).disks
+        assert set(disks.failures) == {5}
+        await store.delete("box", b"2")
+        await finish(core_of(store).jobs.compactor)
+        await store.put("box", b"new", body_of(5 * STRIPE_BYTES))
+        (tmp_path / "away").rename(tmp_path / "disk-5")
+        await monitor.work()
+        assert disks.failures == {}
+        await finish(core_of(store).jobs.rebuilder)
+        assert await read(store, b"new") == body_of(5 * STRIPE_BYTES)
+    kept = {row.name for row in (tmp_path / "disk-5/segments").iterdir()}
+    # the files of what was dropped while it was away are gone from it
+    assert {name[:16] for name in kept} <= {
+        path.name[:16] for index in range(5) for path in (tmp_path / f"disk-{index}/segments").iterdir()
+    }
+
+
+async def test_more_disks_gone_than_the_code_makes_good(tmp_path: Path) -> None:
+    async with new_store(tmp_path) as store:
+        await put_all(store, BODIES)
+        for index in (1, 3, 4):
+            (tmp_path / f"disk-{index}").rename(tmp_path / f"away-{index}")
+        await core_of(store).jobs.monitor.work()
+        assert store.health().state == "unhealthy"
+        with pytest.raises(TooFewDisks):
+            await store.put("box", b"new", body_of(5 * STRIPE_BYTES))
+        for index in (1, 3, 4):
+            (tmp_path / f"away-{index}").rename(tmp_path / f"disk-{index}")
+        await core_of(store).jobs.monitor.work()
+        await finish(core_of(store).jobs.rebuilder)
+        await store.put("box", b"new", body_of(5 * STRIPE_BYTES))
+        for key, body in BODIES.items():
+            assert await read(store, key) == body
+        assert store.health().state == "healthy"
+
+
+async def test_full_disk_is_used_again_when_it_has_room(tmp_path: Path) -> None:
+    async with new_store(tmp_path) as store:
+        disks = core_of(store).disks
+        disks.fail(1, DiskFull("as the test wants it"))
+        assert disks.is_full(1)
+        assert 1 not in disks.roomy()
+        await core_of(store).jobs.monitor.work()
+        assert not disks.is_full(1)
+
+
+async def test_with_the_jobs_running(tmp_path: Path) -> None:
+    """A disk goes and comes back under load, with nobody stepping anything."""
+    options = replace(SMALL, services=True, monitor_interval_s=0.01)
+    await make_store(tmp_path, options)
+    async with ObjectStore.open(tmp_path, options) as store:
+
+        async def until(wanted: bool) -> None:
+            with trio.fail_after(60):
+                while bool(core_of(store).disks.failures) != wanted:
+                    await trio.sleep(0.01)
+
+        for turn in range(2):
+            (tmp_path / "disk-1").rename(tmp_path / "away")
+            await put_all(store, {b"%d/" % turn + key: body for key, body in BODIES.items()})
+            await until(True)
+            (tmp_path / "away").rename(tmp_path / "disk-1")
+            await until(False)
+            await put_all(store, {b"%d/again/" % turn + key: body for key, body in BODIES.items()})
+        for turn in range(2):
+            for key, body in BODIES.items():
+                assert await read(store, b"%d/" % turn + key) == body
+                assert await read(store, b"%d/again/" % turn + key) == body
+    assert faults_of(tmp_path) == []
