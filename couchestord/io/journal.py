@@ -191,16 +191,16 @@ class Journal:
         step = self._options.preallocate_bytes
         offset = file.end_offset
         end = offset + len(packed)
-        behind = end > file.zeroed_to
-        room = file.zeroed_to - end
-        ahead = step > 0 and 0 <= room < step // 2 and file.zeroed_to < self._options.file_bytes
+        zeroes_at = max(end, file.zeroed_to)
+        # a group that went past the zeroes begins new ones behind itself
+        ahead = step > 0 and zeroes_at - end < step // 2 and zeroes_at < self._options.file_bytes
 
         async def write(disk: Disk) -> None:
             await disk.write_at(file.path, offset, [packed], sync=True)
             self.syncs_count += 1
 
         async def zero_ahead(disk: Disk) -> None:
-            await disk.preallocate(file.path, file.zeroed_to, step)
+            await disk.preallocate(file.path, zeroes_at, step)
 
         async def write_and_zero(disk: Disk) -> None:
             async with trio.open_nursery() as nursery:
@@ -209,7 +209,7 @@ class Journal:
 
         if not await self._on_all(file.replicas, write_and_zero if ahead else write):
             return False
-        file.zeroed_to = end if behind else file.zeroed_to + step if ahead else file.zeroed_to
+        file.zeroed_to = zeroes_at + (step if ahead else 0)
         return True
 
     async def _on_all(self, indexes: Sequence[int], call: DiskCall) -> bool:
@@ -320,6 +320,22 @@ class Journal:
 
     def _is_whole(self, file: JournalFile, index: int) -> bool:
         return self._disks.get(index) is not None and (file.path, index) not in self.damaged
+
+    async def check_returned(self, index: int) -> int:
+        """A disk that was away is here: the files that it should hold whole and does not are to be copied to it.
+
+        By size; what lies in them is verified when it is read. Returns how many are short. Raises DiskError.
+        """
+        disk = self._disks.get(index)
+        if disk is None:
+            return 0
+        sizes = await disk.list(FOLDER)
+        count = 0
+        for file in self._files:
+            if index in file.replicas and sizes.get(rec.file_name(file.epoch, file.first), 0) < file.end_offset:
+                self.damaged.add((file.path, index))
+                count += 1
+        return count
 
     def replica_made(self, short: ShortFile) -> None:
         """A whole, synced copy of the file lies on the target now."""

@@ -14,6 +14,10 @@ from couchestord.io.superblock import PATH
 from couchestord.service import Progress
 
 log = logs.get(__name__)
+GONE = "the folder is gone"
+PENALTY_S_MIN = 2.0
+PENALTY_S_MAX = 300.0
+"""How long a disk is left out after a failed call: doubled with every failure."""
 ROOM_AGAIN = 1.5
 """A disk is open to new data again with that many reserves free."""
 
@@ -38,6 +42,9 @@ class Monitor:
         self._folders: list[Path] = []
         self._asked: set[Path] = set()
         """Folders that a thread is looking at, or hangs at."""
+        self._good_before: set[int] = set()
+        self._penalty_s: dict[int, float] = {}
+        self._not_before: dict[int, float] = {}
         self.interval_s = interval_s
 
     def watch(self, folders: Sequence[Path]) -> None:
@@ -50,16 +57,33 @@ class Monitor:
             if isinstance(disk, DirectoryDisk):
                 if disk.failure is not None:
                     self._disks.fail(index, disk.failure)
-                elif not disk.is_present():
-                    disk.suspect("the folder is gone")
-                    self._disks.fail(index, "the folder is gone")
+                elif not await self._is_present(disk):
+                    disk.suspect(GONE)
+                    self._disks.fail(index, GONE)
                 else:
                     await self._look_for_room(index, disk)
+        self._punish_failures()
         if self._disks.missing_count():
             self._disks.release_failed()
             for folder in self._folders:
                 await self._try_return(folder)
         return Progress.IDLE
+
+    async def _is_present(self, disk: DirectoryDisk) -> bool:
+        """Whether the folder is still where it was; a disk that does not say so in time counts as gone."""
+        with trio.move_on_after(self._deadline_s):
+            return await trio.to_thread.run_sync(disk.is_present, abandon_on_cancel=True)
+        return False
+
+    def _punish_failures(self) -> None:
+        """A disk that failed a call, rather than went, may return only after a while, longer each time."""
+        now = trio.current_time()
+        for index, reason in self._disks.failures.items():
+            if index in self._good_before and reason != GONE:
+                last = self._penalty_s.get(index, PENALTY_S_MIN / 2)
+                self._penalty_s[index] = min(PENALTY_S_MAX, 2 * last)
+                self._not_before[index] = now + self._penalty_s[index]
+        self._good_before = set(self._disks.good())
 
     async def _look_for_room(self, index: int, disk: DirectoryDisk) -> None:
         try:
@@ -86,6 +110,9 @@ class Monitor:
             identity, _ = await read_superblock(disk)
             if identity.index not in self._disks.failures:
                 raise NotAStore(f"{folder} claims to be disk {identity.index}, which is here already")
+            if trio.current_time() < self._not_before.get(identity.index, 0):
+                disk.close()
+                return
             await self._disks.join(identity.index, disk)
         except Error as error:
             log.warning("disk is not taken back", disk=str(folder), reason=str(error))

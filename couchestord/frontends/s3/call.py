@@ -49,9 +49,15 @@ class Call:
     def key(self) -> bytes:
         return self.target.key
 
-    def body(self) -> VerifiedBody:
-        """The body; ask once. Raises what its head is refused for."""
-        return VerifiedBody(self.request, self.headers, self.authorized)
+    def body(self, *, checksums: bool = True) -> VerifiedBody:
+        """The body; ask once. Raises what its head is refused for.
+
+        Without `checksums` the x-amz-checksum-* headers are not about the body (those of a complete are the object's).
+        """
+        headers = self.headers
+        if not checksums:
+            headers = {name: value for name, value in headers.items() if not name.startswith(b"x-amz-checksum-")}
+        return VerifiedBody(self.request, headers, self.authorized)
 
     async def check_bucket(self, bucket: str) -> BucketInfo | None:
         """Lets the call touch a bucket. Raises AccessDenied, NoSuchBucket. None: no look-up was needed.
