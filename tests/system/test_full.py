@@ -1,0 +1,109 @@
+"""Full disks: refused clearly, everything else works, room comes back by itself and so do the writes."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+from daemon import QUICK, Node, error_of, wait_until
+from loops import Kind, LoopStore, need
+from workload import BUCKET, Expected, content, digest_of, read
+
+DISK_BYTES = 64 << 20
+OBJECT_BYTES = 2_000_000
+SETTINGS = {
+    **QUICK,
+    "COUCHESTORD_STORE__SEGMENT_SIZE": "8 MiB",
+    "COUCHESTORD_STORE__RESERVE": "8 MiB",
+    "COUCHESTORD_STORE__SNAPSHOT_SIZE_MIN": "256 KiB",
+    "COUCHESTORD_JOURNAL__SIZE_BYTES": "16 MiB",
+    "COUCHESTORD_JOURNAL__FILE_SIZE": "1 MiB",
+    "COUCHESTORD_JOURNAL__PREALLOCATE": "64 KiB",
+}
+
+
+@contextmanager
+def small_store(folder: Path, kind: Kind = "ext4") -> Iterator[tuple[LoopStore, Node, Expected]]:
+    need(f"mkfs.{kind}", "losetup", "mount")
+    with LoopStore(folder, kind, DISK_BYTES) as loops, Node(loops.data, settings=SETTINGS, log=folder / "log") as node:
+        node.start().s3().create_bucket(Bucket=BUCKET)
+        yield loops, node, Expected()
+
+
+def write_until_refused(node: Node, expected: Expected, length: int, count_max: int) -> tuple[int, str]:
+    """Put objects until one is refused; how it was."""
+    client = node.s3()
+    for number in range(count_max):
+        key = f"{length}/{number}"
+        data = content(key, length)
+        code = error_of(partial(client.put_object, Bucket=BUCKET, Key=key, Body=data))
+        if code[0] != 200:
+            return code
+        expected.keys[key] = {digest_of(data)}
+    raise AssertionError(f"{count_max} objects of {length} bytes fit")
+
+
+def check_full(node: Node, expected: Expected) -> None:
+    """Reads, listings and deletes work; deletes lead to room, and writes resume without a restart."""
+    client = node.s3()
+    expected.verify(client)
+    assert node.is_running()
+    present = sorted(key for key, may_be in expected.keys.items() if may_be != {None})
+    for key in present[: len(present) * 3 // 4]:
+        assert expected.delete(client, key), f"a delete was refused: {expected.first_failure}"
+        assert read(client, BUCKET, key) is None
+
+    def writes() -> bool:
+        data = content("again", OBJECT_BYTES)
+        code, _ = error_of(lambda: client.put_object(Bucket=BUCKET, Key="again", Body=data))
+        return code == 200
+
+    wait_until(writes, 60, node.status)
+    for number in range(5):
+        assert expected.put(client, f"after/{number}", content(f"after {number}", OBJECT_BYTES))
+    assert read(client, BUCKET, "again") == content("again", OBJECT_BYTES)
+    client.delete_object(Bucket=BUCKET, Key="again")
+    expected.verify(client)
+    node.restart()
+    expected.verify(node.s3())
+
+
+def test_filled_by_large_objects(tmp_path: Path) -> None:
+    with small_store(tmp_path) as (_, node, expected):
+        refusal = write_until_refused(node, expected, OBJECT_BYTES, 150)
+        assert refusal in ((507, "InsufficientStorage"), (503, "SlowDown"), (503, "ServiceUnavailable"))
+        check_full(node, expected)
+
+
+def test_filled_by_another_program(tmp_path: Path) -> None:
+    """Disks that have no room left from one moment to the next, the file system of the catalog too."""
+    with small_store(tmp_path) as (loops, node, expected):
+        for number in range(12):
+            expected.put(node.s3(), f"before/{number}", content(f"{number}", 40_000 * number))
+        for disk in (*loops.disks, loops.root):
+            disk.fill()
+        client = node.s3()
+        expected.verify(client)
+        data = content("x", OBJECT_BYTES)
+        code, _ = error_of(lambda: client.put_object(Bucket=BUCKET, Key="x", Body=data))
+        assert code in (503, 507), node.said()[-2000:]
+        expected.keys["x"] = {None}
+        expected.verify(client)
+        for disk in (*loops.disks, loops.root):
+            (disk.folder / "filler").unlink()
+        wait_until(lambda: expected.put(client, "resumed", b"yes"), 60, node.status)
+        expected.verify(client)
+        node.restart()
+        expected.verify(node.s3())
+        node.wait_healthy()
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("kind", ["ext4", "xfs"])
+@pytest.mark.parametrize("length", [4096, 100_000, 300_000, 9_000_000])
+def test_filled_by_objects_of_a_size(tmp_path: Path, kind: Kind, length: int) -> None:
+    with small_store(tmp_path, kind) as (_, node, expected):
+        refusal = write_until_refused(node, expected, length, 1 << 20)
+        assert refusal[0] in (503, 507)
+        check_full(node, expected)
