@@ -5,6 +5,7 @@ applied; the records go to the journal, whose return is the commit point; the ca
 then is anybody answered, the refused ones too, since a refusal may rest on a mutation of the same group.
 """
 
+import os
 from collections import deque
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,8 @@ from couchestord.store.decide import Decider
 log = logs.get(__name__)
 GROUP_MUTATIONS_MAX = 256
 GROUP_BYTES_MAX = 4 << 20
+CATALOG_ROOM_BYTES_MIN = 8 << 20
+"""More than the largest group adds to the catalog's WAL. With less, writes are refused until there is room again."""
 SLOW_FROM = 0.9
 """How full the journal is when writers of new data begin to be slowed."""
 SLOW_S_MAX = 0.2
@@ -144,6 +147,7 @@ class Writer:
     async def _commit(self, group: list[_Waiting]) -> None:
         if self._stopped is not None and isinstance(self._stopped, WritesStopped):
             raise self._stopped
+        self._check_catalog_room()
         first = self._catalog.applier.sequence + 1
         entries = self._decide(group)
         if not entries:
@@ -163,6 +167,16 @@ class Writer:
             self.stop(WritesStopped(f"the catalog failed after a commit ({error}); restart to rebuild it from the log"))
             log.error("catalog failed after the commit point: writes stop", reason=str(error))
             raise
+
+    def _check_catalog_room(self) -> None:
+        """Before the commit point: behind it, a catalog that cannot be written stops all writes until a restart."""
+        found = os.statvfs(self._catalog.path.parent)
+        free_bytes = found.f_bavail * found.f_frsize
+        if free_bytes < CATALOG_ROOM_BYTES_MIN:
+            raise NoSpace(
+                f"the file system of the catalog has {free_bytes >> 10} KiB left, {CATALOG_ROOM_BYTES_MIN >> 10} KiB "
+                "are needed: make room there"
+            )
 
     def _decide(self, group: list[_Waiting]) -> list[Entry]:
         """Decide and apply the group in one transaction. A request whose outcome cannot be applied is taken out."""
