@@ -84,6 +84,8 @@ async def _serve(stream: trio.SocketStream, execute: Execute, slots: trio.Semaph
         async with stream:
             lines = _Lines(stream)
             if not may_command(peer_uid(stream), os.geteuid()):
+                # read first: closing a socket with bytes unread would reset it before the refusal is seen
+                await lines.next()
                 await _answer(stream, protocol.error_answer(AccessDenied("only root and the daemon's own user may")))
                 return
             while (line := await lines.next()) is not None:
