@@ -14,17 +14,20 @@ import trio
 from couchestord.ec.choice import choose_engine
 from couchestord.ec.rebuild_shard import StripeWalk, check_stripe, is_live
 from couchestord.ec.stripes import StripeStore
-from couchestord.errors import Corrupt, DiskError, DiskLocked, NotAStore, UnknownFormat
+from couchestord.errors import Corrupt, DataLost, DiskError, DiskLocked, NotAStore, UnknownFormat
+from couchestord.io.catalog.accounts import AccountReader
 from couchestord.io.catalog.check import find_faults
 from couchestord.io.catalog.pages import verify_pages
 from couchestord.io.catalog.read import CatalogReader, SegmentRow
 from couchestord.io.directory import DirectoryDisk
 from couchestord.io.disk import Disk
 from couchestord.io.disks import Disks, load_disks, replicas_needed
-from couchestord.io.recovery import Chain, chain, scan
+from couchestord.io.records import unpack_record
+from couchestord.io.recovery import Chain, FoundFile, chain, scan
 from couchestord.io.sqlite import Connection, open_reader, sqlite_errors
 from couchestord.store.opening import CATALOG_NAME, disk_folders
 from couchestord.store.options import StoreOptions
+from couchestord.store.snapshot import JOB, protected_segments, read_pieces, read_table
 
 Report = Callable[[int, int], None]
 """Called with (segments looked at, segments in all)."""
@@ -75,6 +78,7 @@ class _Checker:
         self._catalog = catalog
         self._options = options
         self._findings = findings
+        self._protected: frozenset[int] = frozenset()
 
     def _find(self, severity: str, where: str, what: object) -> None:
         self._findings.append(Finding(severity, where, str(what)))
@@ -83,24 +87,46 @@ class _Checker:
         for index, why in sorted(self._disks.failures.items()):
             self._find("short", f"disk {index}", why)
         log_chain = await self._check_log()
+        beside = [Path(f"{self._catalog}{suffix}") for suffix in ("-wal", "-shm")]
+        made = [file for file in beside if not file.exists()]
         connection = self._check_catalog(log_chain)
-        if connection is None:
-            return
         try:
-            await self._check_segments(CatalogReader(connection), report)
+            if connection is not None:
+                await self._check_segments(CatalogReader(connection), AccountReader(connection), report)
         finally:
-            connection.close()
+            if connection is not None:
+                connection.close()
+            # a reader makes them, empty; the locks of the disks say that nobody else is at the catalog
+            for file in made:
+                file.unlink(missing_ok=True)
 
     async def _check_log(self) -> Chain:
         found = await scan(self._disks)
         log_chain = chain(found)
         needed = replicas_needed(self._disks.m, self._disks.missing_count())
         for file in log_chain.files:
-            if len(file.replicas) < needed:
-                self._find("short", file.path, f"lies on {len(file.replicas)} disks, {needed} are needed")
+            whole = [index for index in file.replicas if await self._is_whole(file, index)]
+            if len(whole) < needed:
+                self._find("short", file.path, f"lies on {len(whole)} disks, {needed} are needed")
         for low, high in log_chain.damage:
             self._find("lost", "journal", f"records {low} to {high - 1} were durable and are on no disk that is here")
         return log_chain
+
+    async def _is_whole(self, file: FoundFile, index: int) -> bool:
+        """Every record that counts, on one disk. What is behind them is void, or was never finished."""
+        disk = self._disks.get(index)
+        if disk is None:
+            return False
+        try:
+            data = await disk.read(file.path, 0, file.end_offset)
+            for sequence, offset in enumerate(file.offsets, start=file.first):
+                head = unpack_record(self._disks.store_id, data, offset)
+                if (head.epoch, head.sequence) != (file.epoch, sequence):
+                    raise Corrupt(f"record {head.sequence} stands in the place of {sequence}")
+        except (Corrupt, DiskError) as error:
+            self._find("short", f"{file.path} on {disk.name}", error)
+            return False
+        return True
 
     def _check_catalog(self, log_chain: Chain) -> Connection | None:
         where = str(self._catalog)
@@ -125,20 +151,39 @@ class _Checker:
             self._find("note", where, f"ends at {sequence}, the log at {log_chain.end - 1}")
         return connection
 
-    async def _check_segments(self, reader: CatalogReader, report: Report) -> None:
+    async def _check_segments(self, reader: CatalogReader, accounts: AccountReader, report: Report) -> None:
         rows = reader.segments()
+        self._protected = protected_segments(accounts.jobs().get(JOB))
         async with trio.open_nursery() as nursery:
             stripes = StripeStore(self._disks, choose_engine(self._options.engine), nursery)
             for done, row in enumerate(rows):
                 report(done, len(rows))
                 await self._check_segment(reader, stripes, row)
             report(len(rows), len(rows))
+            await self._check_snapshot(rows, stripes)
             nursery.cancel_scope.cancel()
+
+    async def _check_snapshot(self, rows: list[SegmentRow], stripes: StripeStore) -> None:
+        root = self._disks.slot.snapshot
+        if root is None:
+            return
+        segments = {row.id: row for row in rows}
+        try:
+            table = await read_table(root, stripes, segments)
+            async for _ in read_pieces(table, stripes, segments):
+                pass
+        except (Corrupt, DataLost) as error:
+            self._find("short", "snapshot of the catalog", error)
 
     async def _check_segment(self, reader: CatalogReader, stripes: StripeStore, row: SegmentRow) -> None:
         """Every shard of every stripe. Stripes without live data may be unfinished, and are no loss."""
         extents = reader.extents_in_segment(row.id, -1, 1 << 30)
         bad: dict[int, str] = {}
+        for index in range(row.k + row.m):
+            try:
+                await stripes.file(row, index).segment_header()
+            except (Corrupt, DiskError, UnknownFormat) as error:
+                bad[index] = str(error)
         walk = StripeWalk(stripes, reader, row)
         while (found := await walk.next()) is not None:
             page, shape = found
@@ -154,5 +199,5 @@ class _Checker:
             if good < row.k and is_live(row, extents, page):
                 self._find("lost", f"segment {row.id}, stripe {page}", f"{good} good shards, {row.k} are needed")
         for index, why in sorted(bad.items()):
-            if extents:
+            if extents or row.id in self._protected:
                 self._find("short", f"segment {row.id}, shard {index}", why)

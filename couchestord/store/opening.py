@@ -11,7 +11,7 @@ from couchestord.clock import Clock
 from couchestord.errors import DiskError, DiskLocked, NotAStore
 from couchestord.io.directory import DirectoryDisk
 from couchestord.io.disk import Disk
-from couchestord.io.disks import create_store, load_disks
+from couchestord.io.disks import Disks, create_store, load_disks
 from couchestord.store.core import Core, run_core
 from couchestord.store.options import StoreOptions
 
@@ -49,25 +49,29 @@ async def create_directories(path: Path, options: StoreOptions, clock: Clock) ->
             disk.close()
 
 
-@asynccontextmanager
-async def open_directories(path: Path, options: StoreOptions, clock: Clock) -> AsyncIterator[Core]:
-    """Open the disks that are there and run the store on them. Raises NotAStore, DiskLocked, and as `run_core` does."""
-    folders = disk_folders(path, options)
+async def load_directories(path: Path, options: StoreOptions) -> Disks:
+    """Open and lock the disks that are there. Raises NotAStore, DiskLocked, ForeignDisk, UnknownFormat."""
     opened: list[Disk] = []
     try:
-        for folder in folders:
+        for folder in disk_folders(path, options):
             disk = await _open_disk(folder, options)
             if disk is not None:
                 opened.append(disk)
         if not opened:
             raise NotAStore(f"no store lies in {path}: make one with `couchestord init --data {path}`")
-        disks = await load_disks(opened)
+        return await load_disks(opened)
     except BaseException:
         for disk in opened:
             disk.close()
         raise
+
+
+@asynccontextmanager
+async def open_directories(path: Path, options: StoreOptions, clock: Clock) -> AsyncIterator[Core]:
+    """Open the disks that are there and run the store on them. Raises as `load_directories` and `run_core` do."""
+    disks = await load_directories(path, options)
     async with run_core(disks, path / CATALOG_NAME, options, clock) as core:
-        core.jobs.monitor.watch(folders)
+        core.jobs.monitor.watch(disk_folders(path, options))
         yield core
 
 

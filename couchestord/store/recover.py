@@ -1,11 +1,12 @@
 """The catalog made again from the disks, on request."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from couchestord.clock import SystemClock
 from couchestord.io.catalog.catalog import FILE_SUFFIXES
-from couchestord.store.opening import CATALOG_NAME, open_directories
+from couchestord.store.core import run_core
+from couchestord.store.opening import CATALOG_NAME, load_directories
 from couchestord.store.options import StoreOptions
 
 SET_ASIDE = ".set-aside"
@@ -25,13 +26,20 @@ class Recovered:
 async def recover_catalog(path: Path, options: StoreOptions) -> Recovered:
     """Set the catalog of the store in the data folder `path` aside and make it again from its snapshot and the log.
 
-    No daemon may run on it. When this fails, the old catalog is put back. Raises DiskLocked, NotAStore, JournalDamaged.
+    When this fails, the old catalog is put back. Raises DiskLocked, and touches nothing, while a daemon runs on it;
+    NotAStore, JournalDamaged, TooFewDisks, ...
     """
     catalog = path / CATALOG_NAME
-    was_there = catalog.exists()
-    _rename(catalog, "", SET_ASIDE)
+    # the locks of the disks come first: who holds them has the catalog open
+    disks = await load_directories(path, options)
     try:
-        async with open_directories(path, options, SystemClock()) as core:
+        was_there = catalog.exists()
+        _set_aside(catalog)
+    except BaseException:
+        disks.close()
+        raise
+    try:
+        async with run_core(disks, catalog, replace(options, services=False), SystemClock()) as core:
             return Recovered(
                 core.catalog.committed_sequence,
                 core.started.replayed_count,
@@ -39,13 +47,24 @@ async def recover_catalog(path: Path, options: StoreOptions) -> Recovered:
                 f"{catalog}{SET_ASIDE}" if was_there else None,
             )
     except BaseException:
-        if was_there:
-            _rename(catalog, SET_ASIDE, "")
+        _put_back(catalog)
         raise
 
 
-def _rename(catalog: Path, old: str, new: str) -> None:
+def _set_aside(catalog: Path) -> None:
     for suffix in FILE_SUFFIXES:
-        file = Path(f"{catalog}{suffix}{old}")
+        # of an older one nothing may stay: a WAL beside a main file that is not its own is replayed into it
+        Path(f"{catalog}{suffix}{SET_ASIDE}").unlink(missing_ok=True)
+    for suffix in FILE_SUFFIXES:
+        file = Path(f"{catalog}{suffix}")
         if file.exists():
-            file.replace(f"{catalog}{suffix}{new}")
+            file.replace(f"{file}{SET_ASIDE}")
+
+
+def _put_back(catalog: Path) -> None:
+    for suffix in FILE_SUFFIXES:
+        Path(f"{catalog}{suffix}").unlink(missing_ok=True)
+    for suffix in FILE_SUFFIXES:
+        file = Path(f"{catalog}{suffix}{SET_ASIDE}")
+        if file.exists():
+            file.replace(f"{catalog}{suffix}")
