@@ -230,7 +230,7 @@ class Node:
             timeout=timeout_s,
             check=False,
             env={
-                **os.environ,
+                **{name: value for name, value in os.environ.items() if not name.startswith("AWS_")},
                 **aws,
                 **rclone,
                 "S3_ENDPOINT_URL": url,
