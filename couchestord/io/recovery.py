@@ -13,6 +13,7 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import NamedTuple
 
 import trio
 
@@ -94,23 +95,31 @@ async def scan(disks: Disks) -> list[FoundFile]:
                 holders.setdefault(parsed, {})[index] = size
     found = []
     ordered = sorted(holders, key=lambda key: (key[1], key[0]))
-    for number, key in enumerate(ordered):
-        follower = ordered[number + 1][1] if number + 1 < len(ordered) else None
-        found.append(await _scan_file(disks, key[0], key[1], holders[key], follower))
+    for epoch, first in ordered:
+        others = frozenset(other for key, other in ordered if (key, other) != (epoch, first))
+        found.append(await _scan_file(disks, epoch, first, holders[epoch, first], others))
     return found
 
 
-async def _scan_file(disks: Disks, epoch: int, first: int, replicas: dict[int, int], follower: int | None) -> FoundFile:
-    """Follow the file on one replica; where it ends too early or fails, look at the others."""
+async def _scan_file(
+    disks: Disks, epoch: int, first: int, replicas: dict[int, int], others: frozenset[int]
+) -> FoundFile:
+    """Follow the file on one replica; where it ends too early or fails, look at the others from there on.
+
+    A copy of a file that was followed to where another begins (`others`: their first sequences) is only looked at in
+    its header: it is verified when it is read.
+    """
     file = FoundFile(epoch, first, [], first)
-    seen: list[bytes] = []
+    seen: list[_Part] = []
     for index, size in replicas.items():
         disk = disks.get(index)
         if disk is None:
             continue
         try:
-            data = await disk.read(file.path, 0, size)
-            header = rec.unpack_file_header(data)
+            header = rec.unpack_file_header(await disk.read(file.path, 0, rec.FILE_HEADER_BYTES))
+            at = file.end_offset
+            is_whole = len(file.offsets) > 0 and file.end in others
+            part = _Part(at, b"" if is_whole else await disk.read(file.path, at, max(0, size - at)))
         except Corrupt:
             continue
         except DiskError as error:
@@ -120,24 +129,34 @@ async def _scan_file(disks: Disks, epoch: int, first: int, replicas: dict[int, i
             continue
         file.replicas.append(index)
         file.void_from = header.void_from
-        seen.append(data)
-        _follow(disks.store_id, file, data)
+        seen.append(part)
+        _follow(disks.store_id, file, part)
         await trio.lowlevel.checkpoint()
     # a later replica may reach further, and then an earlier one may go on behind its own damage
     progress = True
     while progress and len(seen) > 1:
         before = len(file.offsets)
-        for data in seen:
-            _follow(disks.store_id, file, data)
+        for part in seen:
+            _follow(disks.store_id, file, part)
         progress = len(file.offsets) > before
-    if follower is None or file.end < follower:
-        file.proven = max((_proven_behind(disks.store_id, file, data) for data in seen), default=0)
+    if file.end not in others:
+        file.proven = max((_proven_behind(disks.store_id, file, part) for part in seen), default=0)
     return file
 
 
-def _follow(store_id: bytes, file: FoundFile, data: bytes) -> None:
+class _Part(NamedTuple):
+    """Bytes of a replica from an offset in its file on."""
+
+    base: int
+    data: bytes
+
+
+def _follow(store_id: bytes, file: FoundFile, part: _Part) -> None:
     """Append the valid records that follow the run in this replica's bytes."""
-    offset = file.end_offset
+    offset = file.end_offset - part.base
+    data = memoryview(part.data)
+    if offset > len(data):
+        return
     while True:
         try:
             head = rec.unpack_record(store_id, data, offset)
@@ -145,16 +164,17 @@ def _follow(store_id: bytes, file: FoundFile, data: bytes) -> None:
             break
         if head.epoch != file.epoch or head.sequence != file.end:
             break
-        file.offsets.append(offset)
+        file.offsets.append(offset + part.base)
         file.groups.append(head.group)
         offset += head.length
-    file.end_offset = offset
+    file.end_offset = offset + part.base
 
 
-def _proven_behind(store_id: bytes, file: FoundFile, data: bytes) -> int:
+def _proven_behind(store_id: bytes, file: FoundFile, part: _Part) -> int:
     """The highest group of a valid record of this file behind the end of its run, 0 when there is none."""
     proven = 0
-    at = data.find(rec.RECORD_MAGIC, file.end_offset + 1)
+    data = part.data
+    at = data.find(rec.RECORD_MAGIC, max(0, file.end_offset + 1 - part.base))
     while at >= 0:
         try:
             head = rec.unpack_record(store_id, data, at)

@@ -61,6 +61,12 @@ def open_reader(path: Path) -> Connection:
     return connection
 
 
+def open_main_file(path: Path) -> Connection:
+    """A read-only connection to what the main file alone holds, the WAL aside. Nobody may write to it meanwhile."""
+    with sqlite_errors(f"opening the catalog {path}"):
+        return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True, isolation_level=None)
+
+
 def checkpoint(path: Path) -> tuple[int, int]:
     """Move what the WAL holds into the main file and sync it. Blocks: run it in a thread.
 
@@ -73,5 +79,16 @@ def checkpoint(path: Path) -> tuple[int, int]:
             busy, frames, moved = connection.execute("pragma wal_checkpoint(passive)").fetchone()
             del busy
             return frames, moved
+        finally:
+            connection.close()
+
+
+def truncate_wal(path: Path) -> None:
+    """Cut the WAL to nothing, when all of it was moved and no reader is in it; else it stays. Blocks."""
+    with sqlite_errors(f"checkpointing the catalog {path}"):
+        connection = sqlite3.connect(path, isolation_level=None, timeout=0)
+        try:
+            connection.execute("pragma synchronous=normal")
+            connection.execute("pragma wal_checkpoint(truncate)").fetchone()
         finally:
             connection.close()

@@ -73,7 +73,7 @@ def build_jobs(
     """Make the services; nothing runs yet."""
     submit = writer.submit
     throttle = Throttle(options.background_bytes_per_s, lambda: writer.waiting_count > 0)
-    checkpointer = Checkpointer(catalog)
+    checkpointer = Checkpointer(catalog, writer.quiet)
     compactor = Compactor(catalog.reading, disks, pool, submit, throttle)
     rebuilder = Rebuilder(
         catalog.reading,

@@ -1,5 +1,8 @@
 """Services that keep catalog and journal in bounds: checkpoint, snapshot, trim."""
 
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+
 import trio
 
 from couchestord import logs
@@ -7,10 +10,9 @@ from couchestord.ec.segments import SegmentPool
 from couchestord.ec.stripes import StripeStore
 from couchestord.errors import Error
 from couchestord.io.catalog.catalog import Catalog
-from couchestord.io.catalog.pages import store_sums
+from couchestord.io.catalog.pages import checkpoint_with_sums
 from couchestord.io.disks import Disks
 from couchestord.io.journal import Journal
-from couchestord.io.sqlite import checkpoint
 from couchestord.service import Progress
 from couchestord.store import snapshot as sn
 from couchestord.store.pins import Pins
@@ -27,10 +29,12 @@ class Checkpointer:
     """Moves the catalog's WAL into its main file, off the loop, and keeps the sums of its pages."""
 
     name = "checkpoint"
-    interval_s = 5.0
+    interval_s = 1.0
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: Catalog, quiet: Callable[[], AbstractAsyncContextManager[None]]) -> None:
+        """`quiet` keeps the writer from beginning a group."""
         self._catalog = catalog
+        self._quiet = quiet
         self._lock = trio.Lock()
         self.sequence = 0
         """The main file, synced, holds everything up to here."""
@@ -47,13 +51,14 @@ class Checkpointer:
             return await self._checkpoint()
 
     async def _checkpoint(self) -> bool:
-        sequence = self._catalog.committed_sequence
-        if sequence == self.sequence:
+        if self._catalog.committed_sequence == self.sequence:
             return True
-        frames, moved = await trio.to_thread.run_sync(checkpoint, self._catalog.path)
-        if frames != moved:
+        # between two groups: a writer that never rests would else never let the WAL begin anew
+        async with self._quiet():
+            sequence = self._catalog.committed_sequence
+            complete = await trio.to_thread.run_sync(checkpoint_with_sums, self._catalog.path)
+        if not complete:
             return False
-        await trio.to_thread.run_sync(store_sums, self._catalog.path)
         self.sequence = sequence
         return True
 

@@ -20,6 +20,7 @@ from couchestord.ec.shards import FOLDER, PAGE_BYTES, SegmentHeader, parse_shard
 from couchestord.ec.stripes import StripeStore
 from couchestord.errors import Corrupt, DataLost, DiskError
 from couchestord.io import requests as rq
+from couchestord.io.catalog.pages import store_sums
 from couchestord.io.catalog.read import SegmentRow
 from couchestord.io.catalog.segments import STATE_SEALED
 from couchestord.io.checksum import xxh3_64
@@ -118,6 +119,7 @@ async def restore_snapshot(path: Path, disks: Disks, stripes: StripeStore) -> bo
     for suffix in ("-wal", "-shm", ".sums"):
         Path(f"{path}{suffix}").unlink(missing_ok=True)
     temporary.replace(path)
+    await trio.to_thread.run_sync(store_sums, path)
     log.warning("catalog restored from its snapshot", sequence=table.sequence, size_bytes=table.size)
     return True
 

@@ -76,7 +76,10 @@ async def _find_catalog(
         except Corrupt as error:
             reason = f"it was damaged: {error}"
         else:
-            reason = await _judge(disks, catalog, journal, log_chain)
+            try:
+                reason = await _judge(disks, catalog, journal, log_chain)
+            except Corrupt as error:
+                reason = f"it was damaged: {error}"
             if not reason:
                 return catalog, None
             catalog.close()
@@ -96,6 +99,8 @@ async def _judge(disks: Disks, catalog: Catalog, journal: Journal, log_chain: Ch
     applier = catalog.applier
     if applier.store_id != disks.store_id:
         return "it belongs to another store"
+    if catalog.main_file_sequence() > applier.sequence:
+        return "its WAL is damaged or an older one"
     if applier.sequence and applier.sequence >= log_chain.end:
         if disks.missing_count() <= disks.m:
             return f"it is ahead of the disks: it ends at {applier.sequence}, the log at {log_chain.end - 1}"

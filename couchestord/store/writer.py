@@ -7,6 +7,8 @@ then is anybody answered, the refused ones too, since a refusal may rest on a mu
 
 import os
 from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,6 +67,7 @@ class Writer:
         self._decider = decider
         self._queue: deque[_Waiting] = deque()
         self._kick = trio.Event()
+        self._turn = trio.Lock()
         self._idle = trio.Event()
         self._idle.set()
         self._stopped: Exception | None = None
@@ -126,6 +129,12 @@ class Writer:
             self._queue.clear()
             self._idle.set()
 
+    @asynccontextmanager
+    async def quiet(self) -> AsyncIterator[None]:
+        """Between two groups: no transaction is open and none is begun. Keep it short, everybody waits."""
+        async with self._turn:
+            yield
+
     async def _commit_waiting(self) -> None:
         group: list[_Waiting] = []
         size_bytes = 0
@@ -134,7 +143,8 @@ class Writer:
             size_bytes += waiting.size_bytes
             group.append(waiting)
         try:
-            await self._commit(group)
+            async with self._turn:
+                await self._commit(group)
         except Exception as error:
             if not isinstance(error, Error):
                 log.exception("commit failed")

@@ -90,7 +90,7 @@ async def test_checkpoint_that_fails_leaves_the_next_one_free(tmp_path: Path, mo
         jobs = core_of(store).jobs
         await store.put("box", b"key", b"body")
         with monkeypatch.context() as patch:
-            patch.setattr(maintenance, "checkpoint", fail)
+            patch.setattr(maintenance, "checkpoint_with_sums", fail)
             for call in (jobs.snapshotter.take, jobs.checkpointer.checkpoint):
                 with pytest.raises(Corrupt):
                     await call()

@@ -2,15 +2,16 @@
 
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from couchestord.errors import Corrupt, UnknownFormat
 from couchestord.io.catalog.accounts import AccountReader
 from couchestord.io.catalog.apply import Applier
+from couchestord.io.catalog.pages import store_sums
 from couchestord.io.catalog.read import CatalogReader
 from couchestord.io.catalog.schema import SCHEMA_VERSION, TABLES, statements
-from couchestord.io.sqlite import Connection, open_reader, open_writer, sqlite_errors
+from couchestord.io.sqlite import Connection, open_main_file, open_reader, open_writer, sqlite_errors
 
 FIRST_ID = 16
 """Ids below are reserved: 0 is no id, segment 0 the journal."""
@@ -79,6 +80,18 @@ class Catalog:
             connection.execute("commit")
         finally:
             connection.close()
+        # the last connection left everything in the main file: rot is found from the first day on
+        store_sums(path)
+
+    def main_file_sequence(self) -> int:
+        """Sequence that the main file alone is at, the WAL aside. Before anything is written.
+
+        More than `committed_sequence` says that the WAL was cut short after a checkpoint: its frames then hide newer
+        pages, and the two together are no state that ever was. Raises Corrupt.
+        """
+        with sqlite_errors(f"reading the catalog {self.path}"), closing(open_main_file(self.path)) as connection:
+            (sequence,) = connection.execute("select sequence from state").fetchone()
+        return int(sequence)
 
     def begin(self) -> None:
         """Open the writing transaction."""

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from couchestord.errors import Corrupt
 from couchestord.io.checksum import xxh3_64
+from couchestord.io.sqlite import checkpoint, truncate_wal
 
 PAGE_BYTES = 4096
 _HEADER = struct.Struct("<4sHHQQ")
@@ -42,7 +43,39 @@ def page_sums(path: Path) -> "array[int]":
 
 def store_sums(path: Path) -> None:
     """Write and sync the sums of the main file as it is now. Blocks. Call when no checkpoint can run."""
-    payload = page_sums(path).tobytes()
+    _store(path, page_sums(path))
+
+
+def checkpoint_with_sums(path: Path) -> bool:
+    """Move the whole WAL into the main file, sum the pages it held anew, and let the WAL begin anew, empty.
+
+    Blocks, for a time that grows with the WAL and not with the catalog. Nobody may write meanwhile. False when a reader
+    was in the way; then the sums are as they were, and the WAL still holds every page that differs from them.
+    """
+    pages = _pages_in_wal(Path(f"{path}-wal"))
+    frames, moved = checkpoint(path)
+    if frames != moved:
+        return False
+    try:
+        sums = _load(path)
+    except (FileNotFoundError, Corrupt):
+        sums = page_sums(path)
+    else:
+        count = -(-path.stat().st_size // PAGE_BYTES)
+        pages |= set(range(len(sums), count))
+        sums.extend([0] * (count - len(sums)))
+        del sums[count:]
+        with path.open("rb") as file:
+            for number in sorted(page for page in pages if page < count):
+                file.seek(number * PAGE_BYTES)
+                sums[number] = xxh3_64(file.read(PAGE_BYTES), number)
+    _store(path, sums)
+    truncate_wal(path)
+    return True
+
+
+def _store(path: Path, sums: "array[int]") -> None:
+    payload = sums.tobytes()
     header = _HEADER.pack(_MAGIC, _VERSION, 0, len(payload), xxh3_64(payload))
     temporary = Path(f"{sums_path(path)}.new")
     with temporary.open("wb") as file:
@@ -56,17 +89,9 @@ def store_sums(path: Path) -> None:
 def verify_pages(path: Path) -> None:
     """Raises Corrupt when a page of the main file differs from the last checkpoint's and the WAL does not hold it."""
     try:
-        stored = sums_path(path).read_bytes()
+        expected = _load(path)
     except FileNotFoundError:
         return  # never checkpointed: all there is lies in the WAL, which has sums of its own
-    if len(stored) < _HEADER.size:
-        raise Corrupt("the sums of its pages are damaged")
-    magic, version, _, length, checksum = _HEADER.unpack_from(stored)
-    payload = stored[_HEADER.size : _HEADER.size + length]
-    if magic != _MAGIC or version != _VERSION or xxh3_64(payload) != checksum:
-        raise Corrupt("the sums of its pages are damaged")
-    expected: array[int] = array("Q")
-    expected.frombytes(payload)
     found = page_sums(path)
     if len(found) < len(expected):
         raise Corrupt(f"{len(expected) - len(found)} of its {len(expected)} pages are missing")
@@ -74,6 +99,20 @@ def verify_pages(path: Path) -> None:
     lost = differing - _pages_in_wal(Path(f"{path}-wal")) if differing else differing
     if lost:
         raise Corrupt(f"{len(lost)} of its {len(expected)} pages fail their checksum, the first is page {min(lost)}")
+
+
+def _load(path: Path) -> "array[int]":
+    """The sums as they were stored. Raises FileNotFoundError, Corrupt."""
+    stored = sums_path(path).read_bytes()
+    if len(stored) < _HEADER.size:
+        raise Corrupt("the sums of its pages are damaged")
+    magic, version, _, length, checksum = _HEADER.unpack_from(stored)
+    payload = stored[_HEADER.size : _HEADER.size + length]
+    if magic != _MAGIC or version != _VERSION or xxh3_64(payload) != checksum:
+        raise Corrupt("the sums of its pages are damaged")
+    sums = array("Q")
+    sums.frombytes(payload)
+    return sums
 
 
 def _pages_in_wal(path: Path) -> set[int]:
