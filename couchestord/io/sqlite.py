@@ -81,3 +81,14 @@ def checkpoint(path: Path) -> tuple[int, int]:
             return frames, moved
         finally:
             connection.close()
+
+
+def truncate_wal(path: Path) -> None:
+    """Cut the WAL to nothing, when all of it was moved and no reader is in it; else it stays. Blocks."""
+    with sqlite_errors(f"checkpointing the catalog {path}"):
+        connection = sqlite3.connect(path, isolation_level=None, timeout=0)
+        try:
+            connection.execute("pragma synchronous=normal")
+            connection.execute("pragma wal_checkpoint(truncate)").fetchone()
+        finally:
+            connection.close()
