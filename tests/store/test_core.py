@@ -1,0 +1,203 @@
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+from simdisk import SimDisk
+from small_store import SMALL, STRIPE_BYTES, HandClock, body_of, core_of, finish, make_store, put_all, read
+
+from couchestord.errors import DiskFailed, NoSuchKey, ShuttingDown, TooFewDisks
+from couchestord.io.disks import create_store, load_disks
+from couchestord.service import Progress
+from couchestord.store.core import run_core, run_service
+from couchestord.store.store import ObjectStore
+
+BODIES = {b"%d" % number: body_of(size, number) for number, size in enumerate((0, 10, 100_000, 700_000))}
+
+
+async def new_disks(seed: int = 0) -> list[SimDisk]:
+    sims = [SimDisk(f"sim-{index}", random.Random(f"{seed} {index}"), deadline_s=0.2) for index in range(6)]
+    ids = [bytes([index] * 16) for index in range(6)]
+    await create_store(sims, store_id=b"store of a test!", disk_ids=ids, k=4, m=2, created_ns=1)
+    return sims
+
+
+@asynccontextmanager
+async def running(path: Path, sims: list[SimDisk]) -> AsyncIterator[ObjectStore]:
+    async with run_core(await load_disks(sims), path / "catalog.sqlite", SMALL, HandClock()) as core:
+        yield ObjectStore(core)
+
+
+async def check(store: ObjectStore, bodies: dict[bytes, bytes]) -> None:
+    for key, body in bodies.items():
+        assert await read(store, key) == body
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("keep_all", [True, False])
+async def test_power_cut_loses_nothing_that_was_answered(tmp_path: Path, seed: int, keep_all: bool) -> None:
+    sims = await new_disks(seed)
+    async with running(tmp_path, sims) as store:
+        await store.create_bucket("box")
+        await put_all(store, BODIES)
+        await store.destage()
+        await put_all(store, {b"after/" + key: body for key, body in BODIES.items()})
+        await store.delete("box", b"1")
+        crashed = [sim.crash(keep_all=keep_all) for sim in sims]
+    for suffix in ("", "-wal", "-shm", ".sums"):
+        Path(f"{tmp_path / 'catalog.sqlite'}{suffix}").unlink(missing_ok=True)
+    del crashed[seed % 6]
+    async with running(tmp_path, crashed) as store:
+        await check(store, {key: body for key, body in BODIES.items() if key != b"1"})
+        await check(store, {b"after/" + key: body for key, body in BODIES.items()})
+        with pytest.raises(NoSuchKey):
+            await store.head("box", b"1")
+        await put_all(store, BODIES)
+        await check(store, BODIES)
+
+
+@pytest.mark.parametrize("verb", ["write", "hang", "gone"])
+async def test_disks_that_fail_under_a_stream(tmp_path: Path, verb: str) -> None:
+    """Up to two of six: the body is written all the same, and nobody hears of it."""
+    sims = await new_disks()
+    async with running(tmp_path, sims) as store:
+        await store.create_bucket("box")
+        body = body_of(40 * STRIPE_BYTES)
+
+        async def pieces() -> AsyncIterator[bytes]:
+            for number, at in enumerate(range(0, len(body), STRIPE_BYTES)):
+                if number in (7, 20):
+                    sim = sims[number % 6]
+                    if verb == "write":
+                        sim.fail_at(1, DiskFailed("as the test wants it"), short=True)
+                    elif verb == "hang":
+                        sim.frozen = True
+                    else:
+                        sim.gone = True
+                yield body[at : at + STRIPE_BYTES]
+
+        await store.put("box", b"key", pieces())
+        assert await read(store, b"key") == body
+        assert core_of(store).disks.missing_count() == 2
+        assert store.health().state == "degraded"
+        await put_all(store, BODIES)
+        await check(store, BODIES)
+        for sim in sims:
+            sim.frozen = False
+
+
+async def test_too_many_disks_that_fail_under_a_stream(tmp_path: Path) -> None:
+    """The caller hears which error it is, not a group of them."""
+    sims = await new_disks()
+    async with running(tmp_path, sims) as store:
+        await store.create_bucket("box")
+        await store.put("box", b"key", b"old")
+        body = body_of(30 * STRIPE_BYTES)
+
+        async def pieces() -> AsyncIterator[bytes]:
+            for at in range(0, len(body), STRIPE_BYTES):
+                if at == 10 * STRIPE_BYTES:
+                    for sim in sims[:3]:
+                        sim.gone = True
+                yield body[at : at + STRIPE_BYTES]
+
+        with pytest.raises(TooFewDisks):
+            await store.put("box", b"key", pieces())
+        assert store.health().state == "unhealthy"
+        for sim in sims[:3]:
+            sim.gone = False
+
+
+async def test_error_of_the_block_reaches_the_caller_as_it_is(tmp_path: Path) -> None:
+    await make_store(tmp_path)
+    for error in (ValueError("mine"), NoSuchKey("mine")):
+        with pytest.raises(type(error), match="mine"):
+            async with ObjectStore.open(tmp_path, replace(SMALL, services=True)):
+                raise error
+    with pytest.raises(ExceptionGroup) as caught:
+        async with ObjectStore.open(tmp_path, SMALL):
+            raise ExceptionGroup("two", [ValueError("a"), KeyError("b")])
+    assert len(caught.value.exceptions) == 2
+
+
+async def test_cancelled_store_stops_cleanly(tmp_path: Path) -> None:
+    await make_store(tmp_path)
+    with trio.CancelScope() as scope:
+        async with ObjectStore.open(tmp_path, replace(SMALL, services=True)) as store:
+            await store.put("box", b"key", b"body")
+            scope.cancel()
+            await trio.sleep_forever()
+    async with ObjectStore.open(tmp_path, SMALL) as store:
+        assert await read(store, b"key") == b"body"
+        assert core_of(store).started.rebuilt is None
+        assert core_of(store).started.replayed_count == 0
+
+
+async def test_writes_under_way_are_finished_by_a_stop(tmp_path: Path) -> None:
+    await make_store(tmp_path)
+    done: list[int] = []
+    refused: list[int] = []
+    async with trio.open_nursery() as nursery, ObjectStore.open(tmp_path, SMALL) as store:
+
+        async def put(number: int) -> None:
+            try:
+                await store.put("box", b"%d" % number, body_of(1000, number))
+            except ShuttingDown:
+                refused.append(number)
+            else:
+                done.append(number)
+
+        for number in range(50):
+            nursery.start_soon(put, number)
+        await trio.testing.wait_all_tasks_blocked()
+        await store.drain()
+        with pytest.raises(ShuttingDown):
+            await store.put("box", b"late", b"")
+    assert sorted(done + refused) == list(range(50))
+    assert done
+    async with ObjectStore.open(tmp_path, SMALL) as store:
+        for number in done:
+            assert await read(store, b"%d" % number) == body_of(1000, number)
+        assert len((await store.list("box")).entries) == len(done)
+
+
+class Stub:
+    """A service that does what it is told, one word a step."""
+
+    name = "stub"
+    interval_s = 0.001
+
+    def __init__(self, *steps: Progress | Exception) -> None:
+        self.left = list(steps)
+
+    async def work(self) -> Progress:
+        await trio.lowlevel.checkpoint()
+        step = self.left.pop(0)
+        if isinstance(step, Exception):
+            raise step
+        return step
+
+
+async def test_service_is_run_until_it_is_done(caplog: pytest.LogCaptureFixture) -> None:
+    stub = Stub(Progress.BUSY, Progress.IDLE, Progress.THROTTLED, ValueError("a defect"), Progress.BUSY, Progress.DONE)
+    await run_service(stub)
+    assert stub.left == []
+    assert "it is tried again" in caplog.text
+
+
+async def test_segments_left_open_are_sealed_by_a_start(tmp_path: Path) -> None:
+    await make_store(tmp_path)
+    async with ObjectStore.open(tmp_path, SMALL) as store:
+        await put_all(store, BODIES)
+        assert [row.state for row in core_of(store).catalog.reading.segments()] == [0]
+    async with ObjectStore.open(tmp_path, SMALL) as store:
+        assert [row.state for row in core_of(store).catalog.reading.segments()] == [1]
+        await put_all(store, {b"more/" + key: body for key, body in BODIES.items()})
+        # a segment is never appended to again after a start
+        assert [row.state for row in core_of(store).catalog.reading.segments()] == [1, 0]
+        await finish(core_of(store).jobs.compactor)
+        await check(store, BODIES)
