@@ -1,0 +1,50 @@
+"""A store against a plain dictionary: random operations, crashes, disks that go and come, rot, catalogs that are lost.
+
+A seed that fails says what was done: run it alone with `COUCHESTORD_MODEL_SEEDS=138:139`.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+from model import Model, ModelBroken, Version
+from model_run import run_model
+
+
+def _seeds(variable: str, default: str) -> list[int]:
+    first, _, end = os.environ.get(variable, default).partition(":")
+    return list(range(int(first), int(end)))
+
+
+@pytest.mark.parametrize("seed", _seeds("COUCHESTORD_MODEL_SEEDS", "1:56"))
+def test_store_keeps_its_promises(seed: int, tmp_path: Path) -> None:
+    run_model(seed, tmp_path)
+
+
+@pytest.mark.soak
+def test_store_keeps_its_promises_for_long(tmp_path: Path) -> None:
+    """`COUCHESTORD_SOAK_SEEDS=1000:3000` chooses the seeds."""
+    for seed in _seeds("COUCHESTORD_SOAK_SEEDS", "1000:1600"):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        run_model(seed, folder, lives=9, bursts=10)
+
+
+def test_one_seed_is_one_run(tmp_path: Path) -> None:
+    logs = []
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        logs.append(run_model(7, tmp_path / name))
+    assert logs[0] == logs[1]
+    assert len(logs[0]) > 20
+
+
+def test_model_refuses_what_nobody_wrote() -> None:
+    model = Model()
+    place = ("bucket", b"key")
+    model.set_states(place, [(), (Version(None, b"new"),)])
+    with pytest.raises(ModelBroken):
+        model.settle(place, b"other", None, restarted=True)
+    model.settle(place, b"new", None, restarted=True)
+    with pytest.raises(ModelBroken):
+        model.settle(place, None, None, restarted=True)

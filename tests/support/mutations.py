@@ -1,0 +1,186 @@
+"""Bugs to be planted: each takes one promise out of the store. The model must notice every one of them."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import pytest
+import trio
+from simdisk import SimDisk
+
+from couchestord.ec.opensegment import OpenSegment
+from couchestord.ec.segments import SegmentPool
+from couchestord.io.catalog.apply import Applier
+from couchestord.io.catalog.segments import STATE_OPEN
+from couchestord.io.disk import Buffer
+from couchestord.io.disks import Disks
+from couchestord.io.journal import Journal
+from couchestord.io.recovery import Chain, FoundFile, chain
+from couchestord.store.maintenance import Snapshotter
+from couchestord.store.writer import Writer
+
+Patch = pytest.MonkeyPatch
+
+
+class _NeverSynced:
+    """A disk that forgets to sync what is written."""
+
+    def __init__(self, disk: Any) -> None:
+        self._disk = disk
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._disk, name)
+
+    async def write_at(self, path: str, offset: int, buffers: Sequence[Buffer], *, sync: bool = False) -> None:
+        await self._disk.write_at(path, offset, buffers)
+
+
+def skip_one_replicas_sync(patch: Patch) -> None:
+    original = Journal._on_all
+
+    async def on_all(journal: Journal, indexes: Sequence[int], call: Callable[[Any], Awaitable[None]]) -> bool:
+        async def one_unsynced(disk: Any) -> None:
+            await call(_NeverSynced(disk) if disk.name == f"sim-{indexes[0]}" else disk)
+
+        return await original(journal, indexes, one_unsynced)
+
+    patch.setattr(Journal, "_on_all", on_all)
+
+
+def skip_directory_sync(patch: Patch) -> None:
+    async def sync_dir(disk: SimDisk, folder: str) -> None:
+        await trio.lowlevel.checkpoint()
+
+    patch.setattr(SimDisk, "sync_dir", sync_dir)
+
+
+def ack_before_sync(patch: Patch) -> None:
+    original = Journal._on_all
+
+    async def on_all(journal: Journal, indexes: Sequence[int], call: Callable[[Any], Awaitable[None]]) -> bool:
+        return await original(journal, indexes, lambda disk: call(_NeverSynced(disk)))
+
+    patch.setattr(Journal, "_on_all", on_all)
+
+
+def trim_too_early(patch: Patch) -> None:
+    """The snapshot is enough: bodies that lie in the journal only are not looked for."""
+    patch.setattr(Snapshotter, "trim_point", lambda self: self.sequence + 1)
+
+
+def reuse_a_sequence(patch: Patch) -> None:
+    """A start goes on in the epoch of the run before."""
+
+    async def take_epoch(disks: Disks) -> int:
+        async with disks._slots:
+            return (await disks._store_slot(epoch=max(1, disks.slot.epoch), snapshot=disks.slot.snapshot)).epoch
+
+    patch.setattr(Disks, "take_epoch", take_epoch)
+
+
+def answer_412_before_the_commit(patch: Patch) -> None:
+    original = Writer._decide
+
+    def decide(writer: Writer, group: list[Any]) -> list[Any]:
+        entries = original(writer, group)
+        for waiting in list(group):
+            if waiting.result is not None and hasattr(waiting.result, "error"):
+                group.remove(waiting)
+                trio.lowlevel.reschedule(waiting.task, waiting.result)
+        return entries
+
+    patch.setattr(Writer, "_decide", decide)
+
+
+def decode_unverified(patch: Patch) -> None:
+    patch.setattr("couchestord.ec.shardfile.verify_blocks", lambda *_: None)
+
+
+def reopen_a_segment(patch: Patch) -> None:
+    """What a run before left open is not sealed, and is the first to be written to again."""
+
+    async def leave_open(*_: Any) -> int:
+        return 0
+
+    async def take(pool: SegmentPool) -> OpenSegment:
+        for row in reopened["core"].reading.segments():
+            if row.state == STATE_OPEN and row.id not in used:
+                used.add(row.id)
+                await pool._turns.acquire()
+                return OpenSegment(row, pool._disks)
+        segment = await original(pool)
+        used.add(segment.row.id)
+        return segment
+
+    def init(snapshotter: Snapshotter, disks: Disks, catalog: Any, *args: Any) -> None:
+        reopened["core"] = catalog
+        used.clear()
+        original_init(snapshotter, disks, catalog, *args)
+
+    used: set[int] = set()
+    reopened: dict[str, Any] = {}
+    original, original_init = SegmentPool.take, Snapshotter.__init__
+    patch.setattr(Snapshotter, "__init__", init)
+    patch.setattr("couchestord.store.core.seal_left_open", leave_open)
+    patch.setattr(SegmentPool, "take", take)
+
+
+def ignore_an_epoch(patch: Patch) -> None:
+    """What an older epoch holds past the point from which a newer one made it void counts, the newer does not."""
+
+    def chain_of(found: Sequence[FoundFile]) -> Chain:
+        def is_outrun(file: FoundFile) -> bool:
+            return any(other.epoch < file.epoch and other.end > file.void_from >= other.first for other in found)
+
+        return chain([file for file in found if not is_outrun(file)])
+
+    patch.setattr("couchestord.store.start.chain", chain_of)
+
+
+def lose_a_delete_on_rebuild(patch: Patch) -> None:
+    from couchestord.store import start
+
+    original, replay = Applier._object_deleted, start._replay
+    replaying: list[bool] = []
+
+    def object_deleted(applier: Applier, it: Any) -> None:
+        if not replaying:
+            original(applier, it)
+
+    async def replay_without(*args: Any) -> int:
+        replaying.append(True)
+        try:
+            return await replay(*args)
+        finally:
+            replaying.clear()
+
+    patch.setattr(Applier, "_object_deleted", object_deleted)
+    patch.setattr(start, "_replay", replay_without)
+
+
+def leave_out_a_shards_sync(patch: Patch) -> None:
+    original = OpenSegment._on_shards
+
+    async def on_shards(segment: OpenSegment, indexes: Sequence[int], call: Any) -> Any:
+        if call.__name__ == "sync":
+            indexes = indexes[: segment.row.k - 1]
+        return await original(segment, indexes, call)
+
+    patch.setattr(OpenSegment, "_on_shards", on_shards)
+
+
+MUTATIONS: dict[str, Callable[[Patch], None]] = {
+    mutation.__name__: mutation
+    for mutation in (
+        skip_one_replicas_sync,
+        skip_directory_sync,
+        ack_before_sync,
+        trim_too_early,
+        reuse_a_sequence,
+        answer_412_before_the_commit,
+        decode_unverified,
+        reopen_a_segment,
+        ignore_an_epoch,
+        lose_a_delete_on_rebuild,
+        leave_out_a_shards_sync,
+    )
+}
