@@ -54,6 +54,7 @@ class Destager:
         self._read_journal = read_journal
         self._fill_percent = fill_percent
         self._options = options
+        self._turn = trio.Lock()
         self._due: float | None = None
         self._forced = False
         self._passing = False
@@ -71,7 +72,11 @@ class Destager:
         self._forced = True
 
     async def work(self) -> Progress:
-        """Move one batch."""
+        """Move one batch. Calls take turns: two at once would write the same bytes twice."""
+        async with self._turn:
+            return await self._work()
+
+    async def _work(self) -> Progress:
         if not self._begin():
             return Progress.IDLE
         batch, cut_by_bytes, more = self._next()

@@ -77,13 +77,15 @@ class SegmentPool:
         self._pins: Counter[int] = Counter()
         self._turn = disks.epoch
 
-    def writer(self) -> "StripeWriter":
+    def writer(self, *, alone: bool = False) -> "StripeWriter":
         """A stream's writer, an async context manager. Waits for its turn at the first append.
+
+        `alone`: in segments of its own, sealed behind it, for what goes all at once.
 
         Keep the context open until the mutation that references its stripes has been committed (`release` gives the
         segment to others before that): until then no background job may drop what is not referenced yet.
         """
-        return StripeWriter(self)
+        return StripeWriter(self, alone)
 
     def is_pinned(self, segment_id: int) -> bool:
         """True while a writer may still reference new stripes of a segment: it must not be dropped."""
@@ -117,15 +119,15 @@ class SegmentPool:
 
     # -- for writers ---------------------------------------------------------------------------------------------------
 
-    async def take(self) -> OpenSegment:
-        """A segment to append to, for the caller alone until `give_back` or `give_up`.
+    async def take(self, *, new: bool = False) -> OpenSegment:
+        """A segment to append to, with `new` one just made; for the caller alone until `give_back` or `give_up`.
 
         Raises NoSpace, TooFewDisks, and what the store's writer raises.
         """
         await self._turns.acquire()
         try:
             await self._seal_rest()
-            while self._idle:
+            while self._idle and not new:
                 segment = self._idle.pop()
                 if self._is_fit(segment):
                     return segment
@@ -136,9 +138,9 @@ class SegmentPool:
             self._turns.release()
             raise
 
-    def give_back(self, segment: OpenSegment) -> None:
-        """End of use; a broken one is sealed before the next is taken."""
-        if segment.broken:
+    def give_back(self, segment: OpenSegment, *, alone: bool = False) -> None:
+        """End of use; a broken one, or one of a stream alone, is sealed before the next is taken."""
+        if segment.broken or alone:
             self.give_up(segment)
         else:
             self._idle.append(segment)
@@ -230,8 +232,9 @@ class SegmentPool:
 class StripeWriter:
     """Writes one stream's stripes. One task at a time."""
 
-    def __init__(self, pool: SegmentPool) -> None:
+    def __init__(self, pool: SegmentPool, alone: bool = False) -> None:
         self._pool = pool
+        self._alone = alone
         self._segment: OpenSegment | None = None
         self._pinned: list[int] = []
         self._parity: list[list[bytearray]] = []
@@ -258,7 +261,7 @@ class StripeWriter:
         """
         segment, self._segment = self._segment, None
         if segment is not None:
-            self._pool.give_back(segment)
+            self._pool.give_back(segment, alone=self._alone)
 
     async def append(self, data: Buffer) -> Place:
         """Write one stripe of 1 to `stripe_bytes` bytes. Not durable, and not to be referenced, before `sync`.
@@ -329,7 +332,7 @@ class StripeWriter:
         if segment is not None and segment.data_bytes >= self._pool.options.segment_bytes:
             await self._leave(segment)
         if self._segment is None:
-            self._segment = segment = await self._pool.take()
+            self._segment = segment = await self._pool.take(new=self._alone)
             self._pool.pin(segment.row.id)
             self._pinned.append(segment.row.id)
             self.segments[segment.row.id] = segment.row

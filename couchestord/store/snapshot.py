@@ -58,7 +58,8 @@ async def write_snapshot(path: Path, sequence: int, pool: SegmentPool) -> tuple[
     """
     pieces: list[PieceOf] = []
     piece_bytes = min(PIECE_BYTES, pool.options.stripe_bytes)
-    async with pool.writer() as writer:
+    # in segments of its own: when the next snapshot takes its place, its room is free at once
+    async with pool.writer(alone=True) as writer:
         file = await trio.open_file(path, "rb")
         async with file:
             size = 0

@@ -223,17 +223,20 @@ async def test_failed_snapshot_leaves_pins_even(tmp_path: Path, monkeypatch: pyt
         await store.put("box", b"key", body_of(5 * STRIPE_BYTES))
         [segment] = [row.id for row in segments(store)]
 
-        async def fail(*_: object) -> None:
+        async def fail(*_: object, **__: object) -> None:
             raise TooFewDisks("as the test wants it")
 
         for what, name in ((core.disks, "set_snapshot"), (core.pool.stripes, "read"), (core.pool, "take")):
             assert await core.jobs.snapshotter.take()
+            await core.pool.aclose()  # the next one lies in another segment
             with monkeypatch.context() as patch:
                 patch.setattr(what, name, fail)
                 assert not await core.jobs.snapshotter.take()
+            assert all(core.pool.is_pinned(id_) for id_ in holding(store))
             async with await store.get("box", b"key"):
                 assert await core.jobs.snapshotter.take()
                 assert core.pool.is_pinned(segment)
+            assert all(core.pool.is_pinned(id_) for id_ in holding(store))
         [held] = holding(store)
         core.pins.release([held])
         assert not core.pool.is_pinned(held)
