@@ -153,10 +153,11 @@ async def test_segment_that_a_stream_is_at_is_not_dropped(tmp_path: Path) -> Non
         body = body_of(2 * SEGMENT_BYTES + 999)
 
         async def slow() -> AsyncIterator[bytes]:
-            yield body[: SEGMENT_BYTES + STRIPE_BYTES]
+            async for piece in stream(body[: SEGMENT_BYTES * 3 // 2], STRIPE_BYTES):
+                yield piece
             first.set()
             await go_on.wait()
-            yield body[SEGMENT_BYTES + STRIPE_BYTES :]
+            yield body[SEGMENT_BYTES * 3 // 2 :]
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(store.put, "box", b"key", slow())

@@ -173,8 +173,11 @@ async def test_reader_left_in_the_middle_lets_go(tmp_path: Path) -> None:
         id_ = segments(store)[0].id
         async with await store.get("box", b"key") as reader:
             assert core_of(store).pool.is_pinned(id_)
-            await anext(aiter(reader))
+            pieces = aiter(reader)
+            await anext(pieces)
         assert not core_of(store).pool.is_pinned(id_)
+        with pytest.raises(StopAsyncIteration):
+            await anext(pieces)
         await reader.aclose()
         assert not core_of(store).pool.is_pinned(id_)
 
