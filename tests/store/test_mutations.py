@@ -12,13 +12,13 @@ SEEDS = range(1, 41)
 
 @pytest.mark.parametrize("name", sorted(MUTATIONS))
 def test_planted_bug_is_noticed(name: str, tmp_path: Path) -> None:
-    races = name == "answer_412_before_the_commit"
+    races, rots = name == "answer_412_before_the_commit", name == "decode_unverified"
 
     def is_broken(seed: int, what: str) -> bool:
         folder = tmp_path / f"{what}-{seed}"
         folder.mkdir()
         try:
-            run_model(seed, folder, races=races)
+            run_model(seed, folder, races=races, rots=rots)
         except ModelBroken:
             return True
         return False

@@ -31,16 +31,20 @@ from couchestord.store.store import ObjectStore
 
 GEOMETRIES = ((4, 2, 6), (4, 2, 6), (2, 2, 5), (2, 1, 4))
 KEYS = (b"a", b"a/", b"a//b", b"a/b", b"a/b/c", b"b/1", b"b/2", b"b-", b"dir/x/y/z", b"\xc3\xa9/\xc3\xa9")
+FAULTS = ("gone", "eio", "short", "full", "frozen", "rot", "rot")
 STEPS_TO_IDLE_MAX = 3000
 
 
-def run_model(seed: int, folder: Path, *, lives: int = 5, bursts: int = 7, races: bool = False) -> list[str]:
+def run_model(
+    seed: int, folder: Path, *, lives: int = 5, bursts: int = 7, races: bool = False, rots: bool = False
+) -> list[str]:
     """What was done. Raises ModelBroken, with the seed and the same, when the store breaks a promise.
 
-    `races`: most operations are two creators of one key.
+    `races`: most operations are two creators of one key. `rots`: every fault of a disk is rot.
     """
     run = ModelRun(seed, folder, lives, bursts)
     run.races_weight = 40 if races else 2
+    run.faults = ("rot",) if rots else FAULTS
     try:
         run_seeded(seed, run.main)
     except Exception as error:
@@ -67,6 +71,7 @@ class ModelRun:
         self.rotten: set[int] = set()
         self.made_count = 0
         self.races_weight = 2
+        self.faults: tuple[str, ...] = FAULTS
         self.last_replicas: list[int] = []
         self.core: Core
         self.store: ObjectStore
@@ -252,7 +257,7 @@ class ModelRun:
             return
         self.impaired.add(index)
         disk = self.machine.disks[index]
-        how = self.rng.choice(("gone", "eio", "short", "full", "frozen", "rot", "rot"))
+        how = self.rng.choice(self.faults)
         self.note(f"disk {index}: {how}")
         if how == "gone":
             disk.gone = True
