@@ -1,0 +1,272 @@
+"""Rot in every kind of file: found, never served, and made good within m."""
+
+import os
+import random
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+from daemon import NO_DESTAGE, QUICK, Node, wait_until
+from workload import BUCKET, Expected, fill
+
+PAGE_BYTES = 4096
+SIZES = (500, 4096, 60_000, 120_000, 300_000, 2_500_000)
+Damage = Callable[[Path], None]
+
+
+def forget(path: Path) -> None:
+    """Out of the page cache: the next read is the disk's."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+        os.posix_fadvise(number, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(number)
+
+
+def flip(path: Path, offset: int, count: int = 1) -> None:
+    with path.open("r+b") as file:
+        for at in range(offset, min(offset + count, path.stat().st_size)):
+            file.seek(at)
+            byte = file.read(1)[0]
+            file.seek(at)
+            file.write(bytes([byte ^ 0x10]))
+    forget(path)
+
+
+def flip_header(path: Path) -> None:
+    flip(path, 20)
+
+
+def flip_stripe_header(path: Path) -> None:
+    flip(path, PAGE_BYTES + 40)
+
+
+def flip_payload(path: Path) -> None:
+    flip(path, 2 * PAGE_BYTES + 77)
+
+
+def flip_all_over(path: Path) -> None:
+    random_ = random.Random(1)
+    for _ in range(40):
+        flip(path, random_.randrange(path.stat().st_size))
+
+
+def zero_page(path: Path) -> None:
+    page = min(2, path.stat().st_size // PAGE_BYTES - 1)
+    with path.open("r+b") as file:
+        file.seek(page * PAGE_BYTES)
+        file.write(bytes(PAGE_BYTES))
+    forget(path)
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def empty(path: Path) -> None:
+    os.truncate(path, 0)
+
+
+SHARD_DAMAGES: list[Damage] = [
+    flip_header, flip_stripe_header, flip_payload, flip_all_over, zero_page, truncate, empty, Path.unlink,
+]  # fmt: skip
+JOURNAL_DAMAGES: list[Damage] = [flip_header, flip_payload, flip_all_over, zero_page, truncate, empty, Path.unlink]
+
+
+def name_of(damage: Damage) -> str:
+    return damage.__name__
+
+
+@contextmanager
+def filled(folder: Path, *, destaged: bool) -> Iterator[tuple[Node, Expected]]:
+    """A store that holds objects, on stripes or in the journal; running, and stopped at the end."""
+    expected = Expected()
+    with Node(folder / "data", settings=QUICK if destaged else NO_DESTAGE) as node:
+        node.start().s3().create_bucket(Bucket=BUCKET)
+        fill(expected, node.s3(), "rot", SIZES)
+        if destaged:
+            node.wait_destaged()
+            node.restart()  # what was open is sealed
+        yield node, expected
+
+
+def shards_of(node: Node, index: int) -> dict[Path, bytes]:
+    """The shard files of a disk and what is in them."""
+    return {path: path.read_bytes() for path in sorted((node.disks[index] / "segments").iterdir())}
+
+
+def reported(node: Node) -> set[Path]:
+    """The shard files that the log calls damaged."""
+    found = re.findall(r'shard found damaged shard="shard (\d+) on (\S+)" segment=(\d+)', node.said())
+    return {Path(disk) / "segments" / f"{int(segment):016x}.{index}" for index, disk, segment in found}
+
+
+def holds(path: Path, data: bytes) -> bool:
+    return path.exists() and path.read_bytes()[: len(data)] == data
+
+
+def damage_shards(folder: Path, damages: list[Damage], disks: tuple[int, ...], *, running: bool) -> None:
+    """All shard files of up to two disks are damaged: what is read is right, and what was read is made good."""
+    with filled(folder, destaged=True) as (node, expected):
+        before = {path: data for index in disks for path, data in shards_of(node, index).items()}
+        for damage in damages:
+            node.stop()
+            if running:
+                node.start()
+            for path in before:
+                damage(path)
+            if not running:
+                node.start()
+            expected.verify(node.s3())
+            expected.verify(node.s3())
+            node.wait_healthy()
+            found = [path for path in before if path in reported(node)]
+            # a running daemon has headers in memory: it need not look at those on disk
+            assert found or damage in (Path.unlink, flip_header, flip_stripe_header), "no damage was noticed"
+            for path, data in before.items():
+                if path in found:
+                    wait_until(partial(holds, path, data), 30, node.said)
+                else:
+                    # shards that no read needed; there is no scrub yet
+                    path.write_bytes(data)
+        node.restart()
+        expected.verify(node.s3())
+        node.wait_healthy()
+
+
+def test_shards_that_rot_while_running(tmp_path: Path) -> None:
+    damage_shards(tmp_path, [flip_payload, flip_stripe_header], (1, 4), running=True)
+
+
+def test_shards_that_rot_while_stopped(tmp_path: Path) -> None:
+    damage_shards(tmp_path, [zero_page, truncate, Path.unlink], (0, 3), running=False)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("running", [True, False], ids=["running", "stopped"])
+@pytest.mark.parametrize("disks", [*combinations(range(6), 1), *combinations(range(6), 2)], ids=str)
+def test_shards_that_rot_in_every_way(tmp_path: Path, disks: tuple[int, ...], running: bool) -> None:
+    damage_shards(tmp_path, SHARD_DAMAGES, disks, running=running)
+
+
+def test_shards_in_each_others_place(tmp_path: Path) -> None:
+    """Two files of a segment change places; two segments' files on one disk do; each is whole in itself."""
+    with filled(tmp_path, destaged=True) as (node, expected):
+        node.stop()
+        first, second = (sorted((node.disks[index] / "segments").iterdir())[0] for index in (0, 1))
+        one, two = first.read_bytes(), second.read_bytes()
+        first.write_bytes(two)
+        second.write_bytes(one)
+        node.start()
+        expected.verify(node.s3())
+        node.wait_healthy()
+        if first in reported(node):
+            wait_until(lambda: first.read_bytes() == one, 30, node.said)
+        node.stop()
+        first.write_bytes(one)
+        second.write_bytes(two)
+        files = sorted((node.disks[2] / "segments").iterdir())
+        if len(files) > 1:
+            data = [path.read_bytes() for path in files[:2]]
+            files[0].write_bytes(data[1])
+            files[1].write_bytes(data[0])
+        node.start()
+        expected.verify(node.s3())
+        node.wait_healthy()
+
+
+def damage_journal(folder: Path, damages: list[Damage], *, running: bool) -> None:
+    """Two of the three replicas of every journal file are damaged."""
+    with filled(folder, destaged=False) as (node, expected):
+        for damage in damages:
+            if not running:
+                node.stop()
+            replicas: dict[str, list[Path]] = {}
+            for disk in node.disks:
+                for path in (disk / "journal").glob("*"):
+                    replicas.setdefault(path.name, []).append(path)
+            assert any(len(paths) >= 3 for paths in replicas.values())
+            for paths in replicas.values():
+                for path in paths[1:3]:
+                    damage(path)
+            if not running:
+                node.start()
+            expected.verify(node.s3())
+            node.wait_healthy()
+            fill(expected, node.s3(), f"after-{damage.__name__}", (100, 50_000))
+            node.restart()
+            expected.verify(node.s3())
+
+
+def test_journal_that_rots_while_stopped(tmp_path: Path) -> None:
+    damage_journal(tmp_path, [flip_payload], running=False)
+
+
+def test_journal_that_rots_while_running(tmp_path: Path) -> None:
+    damage_journal(tmp_path, [flip_payload], running=True)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("running", [True, False], ids=["running", "stopped"])
+@pytest.mark.parametrize("damage", JOURNAL_DAMAGES, ids=name_of)
+def test_journal_that_rots_in_every_way(tmp_path: Path, damage: Damage, running: bool) -> None:
+    damage_journal(tmp_path, [damage], running=running)
+
+
+def test_superblock_that_rots(tmp_path: Path) -> None:
+    """A damaged slot is made good by the other; a disk whose identity is gone is not used, and not written to."""
+    with filled(tmp_path, destaged=True) as (node, expected):
+        for page in (1, 2):
+            node.stop()
+            for disk in node.disks[:2]:
+                flip(disk / "superblock", page * PAGE_BYTES + 30)
+            node.start()
+            expected.verify(node.s3())
+            node.wait_healthy()
+        node.stop()
+        kept = [(disk / "superblock").read_bytes() for disk in node.disks[:2]]
+        for disk in node.disks[:2]:
+            flip(disk / "superblock", 30)
+        damaged = [(disk / "superblock").read_bytes() for disk in node.disks[:2]]
+        node.start()
+        assert node.said().count("disk is not usable") == 2
+        assert node.page("healthz")[1]["state"] == "degraded"
+        expected.verify(node.s3())
+        fill(expected, node.s3(), "meanwhile", SIZES)
+        assert [(disk / "superblock").read_bytes() for disk in node.disks[:2]] == damaged
+        for disk, data in zip(node.disks, kept, strict=False):
+            (disk / "superblock").write_bytes(data)
+        node.wait_healthy()
+        expected.verify(node.s3())
+
+
+@pytest.mark.parametrize("destaged", [True, False], ids=["stripes", "journal"])
+def test_an_old_copy_of_a_disk_is_put_back(tmp_path: Path, destaged: bool) -> None:
+    """Deletes and overwrites that it missed are not undone."""
+    with filled(tmp_path, destaged=destaged) as (node, expected):
+        node.stop()
+        for index in (1, 2):
+            shutil.copytree(node.disks[index], tmp_path / f"old-{index}")
+        node.start()
+        client = node.s3()
+        for number in range(3):
+            assert expected.delete(client, f"rot/{number}")
+        fill(expected, client, "rot/3", (70_000, 400_000))
+        assert expected.put(client, "rot/4", b"overwritten")
+        node.stop()
+        for index in (1, 2):
+            shutil.rmtree(node.disks[index])
+            (tmp_path / f"old-{index}").rename(node.disks[index])
+        node.start()
+        expected.verify(node.s3())
+        node.wait_healthy()
+        for index in (0, 5):
+            node.disks[index].rename(tmp_path / f"away-{index}")
+        wait_until(lambda: node.page("healthz")[1]["state"] == "degraded", 30, node.said)
+        expected.verify(node.s3())

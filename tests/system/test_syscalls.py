@@ -1,0 +1,92 @@
+"""System calls made to fail, the n-th of every thread: nothing wrong is ever read, nothing acknowledged is lost."""
+
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+from daemon import QUICK, Node, wait_until
+from workload import BUCKET, Expected, fill, step
+
+# A write that makes no progress is a short write's end; a real short one comes from a disk that fills (test_full.py).
+FAULTS = {
+    "sync-EIO": ("fdatasync", "error=EIO"),
+    "sync-ENOSPC": ("fdatasync", "error=ENOSPC"),
+    "sync-EROFS": ("fdatasync", "error=EROFS"),
+    "sync_dir-EIO": ("fsync", "error=EIO"),
+    "write-EIO": ("pwritev,pwritev2", "error=EIO"),
+    "write-ENOSPC": ("pwritev,pwritev2", "error=ENOSPC"),
+    "write-EROFS": ("pwritev,pwritev2", "error=EROFS"),
+    "write-nothing": ("pwritev,pwritev2", "retval=0"),
+    "rename-EIO": ("rename,renameat,renameat2", "error=EIO"),
+    "unlink-EIO": ("unlink,unlinkat", "error=EIO"),
+    "read-EIO": ("pread64,preadv,preadv2", "error=EIO"),
+    "sync-killed": ("fdatasync", "signal=KILL"),
+    "write-killed": ("pwritev,pwritev2", "signal=KILL"),
+}
+STEPS = 80
+
+
+def fail_the_nth(node: Node, expected: Expected, folder: Path, fault: str, count: int) -> bool:
+    """One run of the daemon in which the n-th such call of each thread fails; False when none did: n is past the last.
+
+    The daemon may refuse, and it may end where it cannot even start; after it, one that nothing happens to must have
+    everything.
+    """
+    calls, what = FAULTS[fault]
+    trace = folder / "trace"
+    trace.unlink(missing_ok=True)
+    line = f"strace -D -f --seccomp-bpf -o {trace} -e trace={calls} -e inject={calls}:{what}:when={count}"
+    node.prefix = line.split()
+    try:
+        if node.spawn():
+            random_ = random.Random(f"{fault} {count}")
+            client = node.s3(timeout_s=20)
+            for _ in range(STEPS):
+                step(expected, client, random_, fault, keys_count=20)
+            if node.is_running():
+                expected.read_all(client)
+        else:
+            assert '{"error": ' in node.said() or "KILL" in what, node.said()[-3000:]
+    finally:
+        node.kill()
+        node.prefix = []
+    # strace writes the end of each thread before it goes itself
+    wait_until(lambda: "+++ " in trace.read_text(), 30, trace.read_text)
+    found = trace.read_text()
+    happened = "INJECTED" in found or ("KILL" in what and "killed by SIGKILL" in found and not node.addresses)
+    node.start()
+    expected.verify(node.s3())
+    node.wait_healthy()
+    node.stop()
+    return happened
+
+
+def fail_calls(folder: Path, fault: str, counts: list[int]) -> None:
+    if shutil.which("strace") is None:
+        pytest.skip("needs strace")
+    expected = Expected()
+    with Node(folder / "data", settings={**QUICK, "COUCHESTORD_STORE__MONITOR_INTERVAL": "0.2 s"}) as node:
+        node.start().s3().create_bucket(Bucket=BUCKET)
+        fill(expected, node.s3(), "before", (0, 5000, 100_000, 700_000))
+        node.stop()
+        happened = False
+        for count in counts:
+            happened = fail_the_nth(node, expected, folder, fault, count) or happened
+            if not happened:
+                break
+        assert happened, f"no call was made to fail: {fault}"
+
+
+@pytest.mark.parametrize(
+    ("fault", "count"),
+    [("sync-EIO", 3), ("write-ENOSPC", 2), ("write-EIO", 1), ("sync_dir-EIO", 1), ("write-nothing", 2)],
+)
+def test_the_nth_call_fails(tmp_path: Path, fault: str, count: int) -> None:
+    fail_calls(tmp_path, fault, [count])
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("fault", FAULTS)
+def test_every_nth_call_fails(tmp_path: Path, fault: str) -> None:
+    fail_calls(tmp_path, fault, list(range(1, 40)))
