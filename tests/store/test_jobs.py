@@ -35,9 +35,9 @@ async def test_idle_jobs_write_nothing(tmp_path: Path) -> None:
 async def test_status_counts_what_was_done(tmp_path: Path) -> None:
     async with new_store(tmp_path) as store:
         core = core_of(store)
-        before = core.jobs.status()
-        assert json.loads(json.dumps(before)) == before
-        assert not any(value for job in before.values() for value in job.values())
+        unused = core.jobs.status()
+        assert json.loads(json.dumps(unused)) == unused
+        assert not any(value for job in unused.values() for value in job.values())
         await put_all(store, {b"%d" % number: body_of(1000, number) for number in range(20)})
         await store.put("box", b"long", body_of(9 * STRIPE_BYTES))
         await store.destage()
@@ -56,8 +56,10 @@ async def test_status_counts_what_was_done(tmp_path: Path) -> None:
             await store.delete("box", key)
         # the snapshot protects the segment that it lies in until the next one
         await store.destage()
+        before = {row.id for row in segments(store)}
         await finish(core.jobs.compactor)
-        assert core.jobs.status()["compact"]["dropped_segments"] == 1
+        gone = before - {row.id for row in segments(store)}
+        assert core.jobs.status()["compact"]["dropped_segments"] == len(gone) > 0
 
 
 async def test_destage_leaves_dead_bodies_and_keeps_live_ones(tmp_path: Path) -> None:
