@@ -16,7 +16,16 @@ import outcome as outcomes
 import trio
 
 from couchestord import logs
-from couchestord.errors import EntityTooLarge, Error, InternalError, JournalFull, NoSpace, ShuttingDown, WritesStopped
+from couchestord.errors import (
+    EntityTooLarge,
+    Error,
+    InternalError,
+    JournalFull,
+    NoSpace,
+    ShuttingDown,
+    Unavailable,
+    WritesStopped,
+)
 from couchestord.io import mutations as mu
 from couchestord.io import requests as rq
 from couchestord.io.catalog.catalog import Catalog
@@ -71,6 +80,8 @@ class Writer:
         self._idle = trio.Event()
         self._idle.set()
         self._stopped: Exception | None = None
+        self._in_doubt: BaseException | None = None
+        """Why a group failed at the journal. It may have happened, as the next start says, until another one is in."""
         self.stats = WriterStats()
 
     async def submit(self, request: object) -> Any:
@@ -162,12 +173,18 @@ class Writer:
         entries = self._decide(group)
         if not entries:
             self._catalog.rollback()
+            if self._in_doubt is not None:
+                # nothing to write, a delete of what is not there say: but it may turn out to be there
+                raise Unavailable(f"a write before this one is in doubt until the next one succeeds: {self._in_doubt}")
             return
         try:
             await self._journal.append(first, entries)
-        except BaseException:
+        except BaseException as error:
             self._catalog.rollback()
+            if not isinstance(error, JournalFull):
+                self._in_doubt = error
             raise
+        self._in_doubt = None
         self.stats.groups += 1
         self.stats.mutations += len(entries)
         try:
