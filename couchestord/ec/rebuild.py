@@ -209,10 +209,8 @@ class Rebuilder:
     async def _step(self, current: ShardRebuild) -> None:
         before = current.written_bytes
         try:
-            if not current.written_bytes and await self._is_whole(current):
-                done = True
-            else:
-                done = await current.step(self._options.stripes_per_step)
+            # never by trusting what is there, however whole it reads: after a failed sync the page cache is no witness
+            done = await current.step(self._options.stripes_per_step)
         except DiskError as error:
             self._disks.fail(current.target, error)
             self._put_off(current)
@@ -249,12 +247,6 @@ class Rebuilder:
         self._stripes.forget_damage(row.id, index)
         self.rebuilt_shards_count += 1
         log.info("shard was rebuilt", segment=row.id, shard=index, disk=self._disks.name(current.target))
-
-    async def _is_whole(self, current: ShardRebuild) -> bool:
-        """Is the file in its own place good after all: a read error that passed, a restart after the rename?"""
-        if current.row.disks[current.index] != current.target:
-            return False
-        return await self._verify(current.row, current.index)
 
     async def _verify(self, row: SegmentRow, index: int) -> bool:
         """Every byte of a shard file. Raises UnknownFormat."""

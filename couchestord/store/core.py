@@ -14,7 +14,7 @@ from couchestord.ec.choice import choose_engine
 from couchestord.ec.codec import Engine
 from couchestord.ec.segments import SegmentPool, seal_left_open
 from couchestord.ec.stripes import StripeStore
-from couchestord.errors import Corrupt, DataLost, DiskError, ShuttingDown
+from couchestord.errors import Corrupt, DataLost, DiskError, NoSpace, ShuttingDown, Unavailable
 from couchestord.io.catalog.catalog import Catalog
 from couchestord.io.catalog.pages import verify_pages
 from couchestord.io.disks import Disks
@@ -81,7 +81,11 @@ async def run_core(disks: Disks, catalog_path: Path, options: StoreOptions, cloc
             core = await _build(nursery, disks, catalog_path, options, clock)
             try:
                 nursery.start_soon(core.writer.run)
-                await seal_left_open(core.catalog.reading.segments(), core.submit)
+                try:
+                    await seal_left_open(core.catalog.reading.segments(), core.submit)
+                except (Unavailable, NoSpace) as error:
+                    # no reason not to serve: what is open from before is not appended to, and the next start seals it
+                    log.warning("segments were not sealed yet", reason=str(error))
                 for index in disks.stale:
                     nursery.start_soon(core.jobs.monitor.welcome, index)
                 if options.services:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from couchestord import logs
-from couchestord.errors import Corrupt, InternalError, JournalDamaged, UnknownFormat
+from couchestord.errors import Corrupt, Error, InternalError, JournalDamaged, UnknownFormat
 from couchestord.io import mutations as mu
 from couchestord.io.catalog.catalog import FILE_SUFFIXES, Catalog
 from couchestord.io.disks import Disks
@@ -53,7 +53,17 @@ async def start(
         _check_reach(disks, catalog, log_chain)
         await disks.take_epoch()
         journal.epoch_taken()
-        replayed = await _replay(catalog, journal, log_chain)
+        try:
+            replayed = await _replay(catalog, journal, log_chain)
+        except Exception as error:
+            if rebuilt or (isinstance(error, Error) and not isinstance(error, Corrupt)):
+                raise
+            # its rows contradict the log, and the log is the truth
+            catalog.close()
+            rebuilt = f"the log could not be applied to it: {error!r}"
+            catalog = await _make_anew(disks, catalog_path, restore, rebuilt)
+            _check_reach(disks, catalog, log_chain)
+            replayed = await _replay(catalog, journal, log_chain)
         await _renew_tail(disks, catalog, journal, log_chain)
     except BaseException:
         catalog.close()
@@ -83,6 +93,12 @@ async def _find_catalog(
             if not reason:
                 return catalog, None
             catalog.close()
+    catalog = await _make_anew(disks, path, restore, reason)
+    return catalog, None if not log_chain.files and reason == "there was none" else reason
+
+
+async def _make_anew(disks: Disks, path: Path, restore: Restore, reason: str) -> Catalog:
+    """Set what lies at `path` aside; take the newest snapshot, or begin with nothing."""
     if path.exists():
         log.error("catalog discarded", path=str(path), reason=reason)
         for suffix in FILE_SUFFIXES:
@@ -91,7 +107,7 @@ async def _find_catalog(
                 old.replace(f"{path}{suffix}.discarded")
     if not await restore(path):
         Catalog.create(path, disks.store_id)
-    return Catalog(path), None if not log_chain.files and reason == "there was none" else reason
+    return Catalog(path)
 
 
 async def _judge(disks: Disks, catalog: Catalog, journal: Journal, log_chain: Chain) -> str:

@@ -147,15 +147,16 @@ async def test_what_reads_report_is_rebuilt(tmp_path: Path) -> None:
         await bench.check_file(id_, 2)
 
 
-async def test_a_shard_that_is_whole_after_all_is_not_written_again(tmp_path: Path) -> None:
+async def test_a_reported_shard_is_written_anew_however_whole_it_reads(tmp_path: Path) -> None:
+    """After a failed sync the page cache shows bytes that the medium never got."""
     async with open_rig(tmp_path) as rig:
         bench = Bench(rig)
         id_ = await bench.put()
         bench.rebuilder.report(id_, 1)
         writes = sim_of(rig, id_, 0).calls_by_name["write_at"]
         await bench.run()
-        assert sim_of(rig, id_, 0).calls_by_name["write_at"] == writes
-        assert rig.segment(id_).missing == 0
+        assert sim_of(rig, id_, 0).calls_by_name["write_at"] > writes
+        await bench.check_file(id_, 0)
 
 
 async def test_a_disk_that_is_gone_is_replaced_by_others(tmp_path: Path) -> None:
