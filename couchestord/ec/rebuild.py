@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import trio
 
 from couchestord import logs
-from couchestord.ec.rebuild_shard import ShardRebuild, StripeWalk, check_stripe, is_live
+from couchestord.ec.rebuild_shard import ShardRebuild, StripeWalk, is_live
 from couchestord.ec.segments import Submit
 from couchestord.ec.shards import FOLDER, PAGE_BYTES, shard_path
 from couchestord.ec.stripes import StripeStore
@@ -209,6 +209,8 @@ class Rebuilder:
     async def _step(self, current: ShardRebuild) -> None:
         before = current.written_bytes
         try:
+            if not current.written_bytes and current.row.disks[current.index] == current.target:
+                await self._refuse_newer(current.row, current.index)
             # never by trusting what is there, however whole it reads: after a failed sync the page cache is no witness
             done = await current.step(self._options.stripes_per_step)
         except DiskError as error:
@@ -248,19 +250,16 @@ class Rebuilder:
         self.rebuilt_shards_count += 1
         log.info("shard was rebuilt", segment=row.id, shard=index, disk=self._disks.name(current.target))
 
-    async def _verify(self, row: SegmentRow, index: int) -> bool:
-        """Every byte of a shard file. Raises UnknownFormat."""
+    async def _refuse_newer(self, row: SegmentRow, index: int) -> None:
+        """Raises UnknownFormat when the file in the shard's place is a newer program's: it must not be overwritten."""
         try:
             file = self._stripes.file(row, index)
             await file.segment_header()
             walk = StripeWalk(self._stripes, self._catalog, row)
             while (found := await walk.next()) is not None:
-                page, shape = found
-                if shape is not None:
-                    await check_stripe(file, page, shape)
+                await file.header(found[0])
         except (Corrupt, DiskFailed, NoSuchFile):
-            return False
-        return True
+            return
 
     async def _has_headers(self, row: SegmentRow, index: int, size_bytes: int) -> bool:
         end_bytes = PAGE_BYTES
