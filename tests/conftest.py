@@ -2,6 +2,8 @@
 
 import functools
 import inspect
+import logging
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,3 +18,11 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     arguments: dict[str, Any] = {name: pyfuncitem.funcargs[name] for name in inspect.signature(test).parameters}
     trio.run(functools.partial(test, **arguments))
     return True
+
+
+@pytest.fixture(autouse=True)
+def log_level_as_before() -> Iterator[None]:
+    """A command that a test runs in this process may set the level of all logs: the next test must not inherit it."""
+    level = logging.getLogger().level
+    yield
+    logging.getLogger().setLevel(level)
