@@ -18,6 +18,7 @@ from small_store import (
 )
 
 from couchestord.errors import Corrupt
+from couchestord.io.catalog import pages
 from couchestord.io.catalog.catalog import dump
 from couchestord.io.catalog.pages import PAGE_BYTES, sums_path, verify_pages
 from couchestord.store import maintenance
@@ -198,3 +199,27 @@ async def test_idle_log_is_freed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         await jobs.snapshotter.work()
         assert not jobs.snapshotter.is_due()
         assert core_of(store).journal.size_bytes < 100_000
+
+
+async def test_sums_that_could_not_be_stored_are_all_taken_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite reuses a WAL that was moved: the pages it held would else never be summed again."""
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "as the test wants it")
+
+    async with new_store(tmp_path) as store:
+        checkpointer = core_of(store).jobs.checkpointer
+        await put_all(store, {b"%03d" % number: b"x" for number in range(200)})
+        wal = Path(f"{catalog_of(tmp_path)}-wal")
+        first = pages._pages_in_wal(wal)
+        with monkeypatch.context() as patch:
+            patch.setattr(pages, "_store", fail)
+            with pytest.raises(OSError, match="as the test wants it"):
+                await checkpointer.checkpoint()
+        await store.put("box", b"two", b"2")
+        assert first - pages._pages_in_wal(wal)
+        assert await checkpointer.checkpoint()
+        assert sums_path(catalog_of(tmp_path)).exists()
+        verify_pages(catalog_of(tmp_path))

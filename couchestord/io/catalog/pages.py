@@ -57,6 +57,18 @@ def checkpoint_with_sums(path: Path) -> bool:
     if frames != moved:
         return False
     try:
+        _advance(path, pages)
+    except OSError:
+        # SQLite may reuse the WAL from here on, and nobody would sum these pages again: the next time all are summed
+        sums_path(path).unlink(missing_ok=True)
+        raise
+    truncate_wal(path)
+    return True
+
+
+def _advance(path: Path, pages: set[int]) -> None:
+    """Store the sums with those of `pages`, and of pages that are new, taken from the main file."""
+    try:
         sums = _load(path)
     except (FileNotFoundError, Corrupt):
         sums = page_sums(path)
@@ -70,8 +82,6 @@ def checkpoint_with_sums(path: Path) -> bool:
                 file.seek(number * PAGE_BYTES)
                 sums[number] = xxh3_64(file.read(PAGE_BYTES), number)
     _store(path, sums)
-    truncate_wal(path)
-    return True
 
 
 def _store(path: Path, sums: "array[int]") -> None:
@@ -84,6 +94,12 @@ def _store(path: Path, sums: "array[int]") -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(sums_path(path))
+    # the WAL is emptied next: the new sums must not be lost before that
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def verify_pages(path: Path) -> None:
