@@ -65,6 +65,14 @@ class Journal:
         """Bytes of the records after a sequence, counted by files: what replaying from there would read."""
         return sum(file.end_offset for file in self._files if file.end > sequence + 1)
 
+    def files(self) -> Sequence[JournalFile]:
+        """The files that count, in order of sequence."""
+        return self._files
+
+    def is_closed(self, file: JournalFile) -> bool:
+        """True when the file grows no more."""
+        return file is not self._active
+
     def replicas(self, sequence: int) -> tuple[str, list[int]]:
         """(path, disks) of the file that holds a record."""
         file = self._find(sequence)
@@ -364,10 +372,11 @@ class Journal:
                 disk = self._disks.get(index)
                 if disk is None:
                     continue
-                try:
-                    await disk.unlink(file.path)
-                except DiskError:
-                    continue  # a name that stays is found again at the next start
+                for path in (file.index_path, file.path):
+                    try:
+                        await disk.unlink(path)
+                    except DiskError:
+                        continue  # a name that stays is found again at the next start
         return len(gone)
 
 

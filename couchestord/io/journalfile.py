@@ -4,6 +4,7 @@ from array import array
 from dataclasses import dataclass, field
 
 from couchestord.io import records as rec
+from couchestord.io.journalindex import index_name
 from couchestord.io.recovery import FOLDER, FoundFile
 
 
@@ -38,6 +39,8 @@ class JournalFile:
     groups: "array[int]" = field(default_factory=lambda: array("Q"))
     end_offset: int = rec.FILE_HEADER_BYTES
     zeroed_to: int = rec.FILE_HEADER_BYTES
+    indexed: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """(records, bytes) of its index, by disk."""
 
     @property
     def end(self) -> int:
@@ -46,6 +49,10 @@ class JournalFile:
     @property
     def path(self) -> str:
         return f"{FOLDER}/{rec.file_name(self.epoch, self.first)}"
+
+    @property
+    def index_path(self) -> str:
+        return f"{FOLDER}/{index_name(self.epoch, self.first)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +76,8 @@ def taken(found: FoundFile) -> JournalFile:
         found.groups,
         found.end_offset,
         found.end_offset,
+        # of one that names records which do not count any more nothing is kept: it is written anew
+        {disk: done for disk, done in found.indexed.items() if done[0] <= len(found.offsets)},
     )
 
 
@@ -79,3 +88,4 @@ def cut(file: JournalFile, end: int) -> None:
         file.end_offset = file.offsets[keep]
         del file.offsets[keep:]
         del file.groups[keep:]
+        file.indexed = {disk: done for disk, done in file.indexed.items() if done[0] <= keep}

@@ -19,7 +19,9 @@ import trio
 
 from couchestord.errors import Corrupt, DiskError
 from couchestord.io import records as rec
+from couchestord.io.disk import Disk
 from couchestord.io.disks import Disks
+from couchestord.io.journalindex import block_bytes, blocks, index_name, parse_index_name
 
 FOLDER = "journal"
 
@@ -37,6 +39,8 @@ class FoundFile:
     groups: "array[int]" = field(default_factory=lambda: array("Q"))
     proven: int = 0
     """Everything before this sequence was durable once, as a record behind the run proves."""
+    indexed: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """(records, bytes) of the index that was believed, by its disk."""
 
     @property
     def end(self) -> int:
@@ -78,9 +82,13 @@ class Chain:
         return self.files[-1].end if self.files else 0
 
 
-async def scan(disks: Disks) -> list[FoundFile]:
-    """Read every journal file on every good disk and verify its records. Disks that fail are given up."""
+async def scan(disks: Disks, *, indexed: bool = True) -> list[FoundFile]:
+    """Read every journal file on every good disk and verify its records. Disks that fail are given up.
+
+    With `indexed`, records that an index names are believed to be there: whoever reads one verifies it.
+    """
     holders: dict[tuple[int, int], dict[int, int]] = {}
+    indexes: dict[tuple[int, int], dict[int, int]] = {}
     for index in disks.good():
         disk = disks.get(index)
         assert disk is not None
@@ -93,16 +101,25 @@ async def scan(disks: Disks) -> list[FoundFile]:
             parsed = rec.parse_file_name(name)
             if parsed:
                 holders.setdefault(parsed, {})[index] = size
+            elif indexed and (of := parse_index_name(name)):
+                indexes.setdefault(of, {})[index] = size
     found = []
     ordered = sorted(holders, key=lambda key: (key[1], key[0]))
     for epoch, first in ordered:
         others = frozenset(other for key, other in ordered if (key, other) != (epoch, first))
-        found.append(await _scan_file(disks, epoch, first, holders[epoch, first], others))
+        found.append(
+            await _scan_file(disks, epoch, first, holders[epoch, first], indexes.get((epoch, first), {}), others)
+        )
     return found
 
 
 async def _scan_file(
-    disks: Disks, epoch: int, first: int, replicas: dict[int, int], others: frozenset[int]
+    disks: Disks,
+    epoch: int,
+    first: int,
+    replicas: dict[int, int],
+    indexes: dict[int, int],
+    others: frozenset[int],
 ) -> FoundFile:
     """Follow the file on one replica; where it ends too early or fails, look at the others from there on.
 
@@ -111,21 +128,24 @@ async def _scan_file(
     """
     file = FoundFile(epoch, first, [], first)
     seen: list[_Part] = []
-    for index, size in replicas.items():
+    for index, size in sorted(replicas.items(), key=lambda item: item[0] not in indexes):
         disk = disks.get(index)
         if disk is None:
             continue
         try:
             header = rec.unpack_file_header(await disk.read(file.path, 0, rec.FILE_HEADER_BYTES))
+            if (header.store_id, header.epoch, header.first_sequence) != (disks.store_id, epoch, first):
+                continue
+            if not file.offsets and index in indexes:
+                await _take_index(disks.store_id, disk, file, size, index, indexes[index])
             at = file.end_offset
-            is_whole = len(file.offsets) > 0 and file.end in others
+            # an index may end where another file begins, and records follow that nobody has looked at
+            is_whole = len(seen) > 0 and len(file.offsets) > 0 and file.end in others
             part = _Part(at, b"" if is_whole else await disk.read(file.path, at, max(0, size - at)))
         except Corrupt:
             continue
         except DiskError as error:
             disks.fail(index, error)
-            continue
-        if (header.store_id, header.epoch, header.first_sequence) != (disks.store_id, epoch, first):
             continue
         file.replicas.append(index)
         file.void_from = header.void_from
@@ -142,6 +162,20 @@ async def _scan_file(
     if file.end not in others:
         file.proven = max((_proven_behind(disks.store_id, file, part) for part in seen), default=0)
     return file
+
+
+async def _take_index(store_id: bytes, disk: Disk, file: FoundFile, size: int, index: int, length: int) -> None:
+    """Take over what the index on a disk names, as far as the replica there can hold it. Raises DiskError."""
+    read_bytes = 0
+    data = await disk.read(f"{FOLDER}/{index_name(file.epoch, file.first)}", 0, length)
+    for block in blocks(store_id, file.epoch, file.first, data):
+        if block.end > size:
+            break
+        file.offsets.extend(block.offsets)
+        file.groups.extend(block.groups)
+        file.end_offset = block.end
+        read_bytes += block_bytes(len(block.offsets))
+        file.indexed[index] = (len(file.offsets), read_bytes)
 
 
 class _Part(NamedTuple):

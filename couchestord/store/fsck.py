@@ -101,7 +101,7 @@ class _Checker:
                 file.unlink(missing_ok=True)
 
     async def _check_log(self) -> Chain:
-        found = await scan(self._disks)
+        found = await scan(self._disks, indexed=False)
         log_chain = chain(found)
         needed = replicas_needed(self._disks.m, self._disks.missing_count())
         for file in log_chain.files:

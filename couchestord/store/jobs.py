@@ -13,6 +13,7 @@ from couchestord.ec.stripes import StripeStore
 from couchestord.ec.throttle import Throttle
 from couchestord.io.catalog.catalog import Catalog
 from couchestord.io.disks import Disks
+from couchestord.io.indexing import Indexer
 from couchestord.io.journal import Journal
 from couchestord.io.rejournal import Rejournaler
 from couchestord.service import Service
@@ -31,6 +32,7 @@ class Jobs:
     checkpointer: Checkpointer
     snapshotter: Snapshotter
     rejournaler: Rejournaler
+    indexer: Indexer
     destager: Destager
     compactor: Compactor
     rebuilder: Rebuilder
@@ -40,7 +42,7 @@ class Jobs:
     def services(self) -> Iterator[Service]:
         """Each of them, to be run."""
         yield from (self.monitor, self.destager, self.checkpointer, self.snapshotter)
-        yield from (self.rejournaler, self.rebuilder, self.compactor, self.housekeeper)
+        yield from (self.rejournaler, self.indexer, self.rebuilder, self.compactor, self.housekeeper)
 
     def status(self) -> dict[str, Any]:
         """Progress of each job, ready for JSON."""
@@ -97,6 +99,7 @@ def build_jobs(
             disks, catalog, journal, writer, checkpointer, stripes, pool, pins, options.snapshot_bytes_min
         ),
         rejournaler=Rejournaler(disks, journal),
+        indexer=Indexer(disks, journal),
         destager=Destager(
             catalog.reading,
             pool,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from couchestord import logs
-from couchestord.errors import Corrupt, Error, InternalError, JournalDamaged, UnknownFormat
+from couchestord.errors import Corrupt, DataLost, Error, InternalError, JournalDamaged, UnknownFormat
 from couchestord.io import mutations as mu
 from couchestord.io.catalog.catalog import FILE_SUFFIXES, Catalog
 from couchestord.io.disks import Disks
@@ -46,7 +46,24 @@ async def start(
     said; TooFewDisks when no new epoch can be taken; UnknownFormat for files of a newer program.
     """
     found = await scan(disks)
-    log_chain = chain(found)
+    indexed = any(file.indexed for file in found)
+    try:
+        return await _start(disks, catalog_path, options, restore, verify, chain(found))
+    except DataLost as error:
+        if not indexed:
+            raise
+        log.warning("the indexes of the journal promise what is not there: it is read whole", reason=str(error))
+    return await _start(disks, catalog_path, options, restore, verify, chain(await scan(disks, indexed=False)))
+
+
+async def _start(
+    disks: Disks,
+    catalog_path: Path,
+    options: JournalOptions,
+    restore: Restore,
+    verify: Callable[[Path], None],
+    log_chain: Chain,
+) -> Started:
     journal = Journal(disks, options, log_chain)
     catalog, rebuilt = await _find_catalog(disks, catalog_path, journal, log_chain, restore, verify)
     try:

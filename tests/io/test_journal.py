@@ -2,7 +2,7 @@
 
 Seen to fail with: the sync of one replica left out; `sync_dir` left out of a new file; `append` back before the sync;
 epochs ignored in `chain`; a sequence used again under the same epoch after a failed group; a renewed tail that voids
-what it does not hold yet.
+what it does not hold yet; a block of an index that names more than was appended.
 """
 
 import random
@@ -12,7 +12,18 @@ from itertools import pairwise
 
 import pytest
 import trio
-from log_rig import NO_PREALLOCATION, SMALL_FILES, Log, entry, group, new_disks, open_log, renew, restarted
+from log_rig import (
+    NO_PREALLOCATION,
+    SMALL_FILES,
+    Log,
+    eager_indexer,
+    entry,
+    group,
+    new_disks,
+    open_log,
+    renew,
+    restarted,
+)
 from log_rig import start_log as start
 from simdisk import SimDisk
 
@@ -105,6 +116,8 @@ class Model:
                 await log.journal.trim(self.trimmed)
             if self.rng.random() < 0.1:
                 log.journal.roll()
+            if self.rng.random() < 0.3:
+                await eager_indexer(log).work()
             if not await self.append(log, self.rng.randrange(30) if self.rng.random() < 0.1 else None):
                 return
 

@@ -20,8 +20,10 @@ from couchestord.io import requests as rq
 from couchestord.io.catalog.catalog import FILE_SUFFIXES, Catalog, dump
 from couchestord.io.catalog.pages import PAGE_BYTES, store_sums, verify_pages
 from couchestord.io.disks import load_disks
+from couchestord.io.indexing import Indexer
 from couchestord.io.sqlite import checkpoint, open_writer
 from couchestord.model import Conditions
+from couchestord.service import Progress
 from couchestord.store.decide import Decider
 from couchestord.store.start import Started, start
 from couchestord.store.writer import Writer
@@ -54,6 +56,14 @@ async def work(sims: list[SimDisk], path: Path, seed: int, count: int = 60) -> N
                 await writer.submit(put_request("bucket", key, rng.randbytes(rng.randint(1, 900))))
         nursery.cancel_scope.cancel()
     catalog.close()
+
+
+async def index_all(sims: list[SimDisk], path: Path) -> None:
+    started = await begin(sims, path)
+    started.catalog.close()
+    indexer = Indexer(await load_disks(sims), started.journal, records_min=1, closed_min=1)
+    while await indexer.work() is Progress.BUSY:
+        pass
 
 
 def copy_catalog(path: Path, to: Path) -> None:
@@ -191,10 +201,14 @@ async def test_starts_cut_off_anywhere_lose_nothing(tmp_path: Path) -> None:
         assert dump(lost) == before, f"cut off after {steps} steps"
 
 
-async def test_damage_stops_the_start_unless_the_catalog_holds_what_it_said(tmp_path: Path) -> None:
+@pytest.mark.parametrize("indexed", [False, True])
+async def test_damage_stops_the_start_unless_the_catalog_holds_what_it_said(tmp_path: Path, indexed: bool) -> None:
+    """An index says that the records are there: that is found out when they are needed."""
     path = tmp_path / "catalog.sqlite"
     sims = await new_disks(5)
     await work(sims, path, 1, 150)
+    if indexed:
+        await index_all(sims, path)
     before = dump(path)
     names = [await sim.list("journal") for sim in sims]
     first = min(name for there in names for name in there)
@@ -204,7 +218,7 @@ async def test_damage_stops_the_start_unless_the_catalog_holds_what_it_said(tmp_
             sim.rot(f"journal/{first}", data.index(b"CJRC", 4096 + 500) + 20)
     started = await begin(sims, path)
     started.catalog.close()
-    assert started.chain.damage
+    assert bool(started.chain.damage) != indexed
     assert dump(path) == before
     deleted(path, path)
     with pytest.raises(JournalDamaged, match="Bring the missing disks back"):

@@ -8,6 +8,7 @@ from simdisk import SimDisk
 
 from couchestord.io.checksum import xxh3_64
 from couchestord.io.disks import Disks, create_store, load_disks
+from couchestord.io.indexing import Indexer
 from couchestord.io.journal import Journal
 from couchestord.io.journalfile import Entry, JournalOptions
 from couchestord.io.recovery import Chain, chain, scan
@@ -78,6 +79,11 @@ async def start_log(sims: Sequence[SimDisk], options: JournalOptions = SMALL_FIL
     log = await open_log(sims, options)
     await renew(log)
     return log
+
+
+def eager_indexer(log: Log) -> Indexer:
+    """Indexes every record."""
+    return Indexer(log.disks, log.journal, records_min=1, closed_min=1)
 
 
 def restarted(sims: Sequence[SimDisk], away: Sequence[int] = ()) -> list[SimDisk]:
