@@ -5,6 +5,7 @@ holds its client back, and a slow client holds nobody else: every wait for it ha
 """
 
 import logging
+import math
 import socket
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,16 +14,18 @@ from typing import Final
 import trio
 
 from couchestord.errors import IncompleteBody, RequestTimeout
-from couchestord.frontends.http.messages import Handler, Header, Limits, Request, Response, ResponseBody
-from couchestord.frontends.http.protocol import END, Head, HttpProtocol, MalformedMessage
+from couchestord.frontends.http.messages import Handler, Head, Limits, Request, Response, ResponseBody
+from couchestord.frontends.http.protocol import END, NEED_DATA, HttpProtocol, MalformedMessage
+from couchestord.frontends.http.responses import BODILESS, CONTINUE, bare_response, response_head
 
 _log = logging.getLogger(__name__)
 
 _JOINED_BYTES_MAX: Final = 256 << 10
 """A body up to this length is sent together with its head: one send, one copy."""
+_HEAD_RECEIVE_BYTES: Final = 64 << 10
+"""Read at once while a head is awaited: the head, and a small body with it."""
 _LINGER_BYTES_MAX: Final = 4 << 20
 _LINGER_TIMEOUT_S: Final = 2.0
-_BODILESS: Final = frozenset({204, 304})
 
 
 class _Gone(Exception):
@@ -52,9 +55,11 @@ class Connection:
     async def run(self) -> None:
         """Serves until the connection is closed. Raises nothing that the client caused."""
         try:
-            with self._scope, suppress(_Gone, OSError):
+            with self._scope:
                 while await self._serve_one():
                     pass
+        except (_Gone, OSError):
+            pass
         finally:
             self._socket.close()
 
@@ -65,15 +70,13 @@ class Connection:
             return False
         self._busy = True
         body = _Body(self, head.content_length)
-        if head.content_length == 0:
-            body.take_end()
-        request = Request(head.method, head.target, head.headers, body, head.content_length)
+        request = Request(head.method, head.target, head.headers, body, head.content_length, head.fields)
         try:
             response = await self._handler(request)
         except Exception:
             _log.exception("a handler failed")
             response, body.broken = Response(500), True
-        keep = await self._respond(request, response, body)
+        keep = await self._respond(head, response, body)
         self._busy = False
         return keep and not self._closing
 
@@ -81,8 +84,8 @@ class Connection:
 
     async def _read_head(self) -> Head | None:
         """The next head; None when the connection is to be closed. Idle and slow clients meet the scope's deadline."""
-        protocol, limits = self._protocol, self._limits
-        self._scope.deadline = trio.current_time() + limits.idle_timeout_s
+        protocol, limits, scope = self._protocol, self._limits, self._scope
+        scope.deadline = trio.current_time() + limits.idle_timeout_s
         begun = False
         if protocol.has_early_bytes:
             await trio.lowlevel.checkpoint()  # pipelined requests never wait for the socket: let others run
@@ -90,27 +93,29 @@ class Connection:
             while True:
                 head = protocol.next_head()
                 if isinstance(head, Head):
-                    self._scope.deadline = float("inf")
+                    scope.deadline = math.inf
                     return head
                 if head is END:
                     return None
                 if protocol.has_early_bytes and not begun:
                     begun = True
-                    self._scope.deadline = trio.current_time() + limits.head_timeout_s
-                protocol.receive(await self._receive())
+                    scope.deadline = trio.current_time() + limits.head_timeout_s
+                protocol.receive(await self._receive(_HEAD_RECEIVE_BYTES))
         except MalformedMessage as error:
             await self._refuse(error.status)
             return None
 
-    async def _receive(self) -> bytes:
+    async def _receive(self, bytes_max: int) -> bytes:
         while True:
             await trio.lowlevel.wait_readable(self._socket)
-            with suppress(BlockingIOError):
-                return self._socket.recv(self._limits.receive_bytes)
+            try:
+                return self._socket.recv(bytes_max)
+            except BlockingIOError:
+                pass
 
     async def _receive_body(self) -> bytes:
         with trio.move_on_after(self._limits.body_timeout_s):
-            return await self._receive()
+            return await self._receive(self._limits.receive_bytes)
         raise RequestTimeout("the body stopped arriving")
 
     async def read_body(self) -> bytes | None:
@@ -121,10 +126,11 @@ class Connection:
                 piece = protocol.next_body()
                 if piece is END:
                     return None
-                if isinstance(piece, bytes):
+                if piece is not NEED_DATA:
                     return piece
                 if protocol.wants_continue:
-                    await self._send(protocol.continue_head())
+                    protocol.wants_continue = False
+                    await self._send(CONTINUE)
                 protocol.receive(await self._receive_body())
         except MalformedMessage as error:
             raise IncompleteBody(str(error)) from error
@@ -133,63 +139,51 @@ class Connection:
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
-    async def _respond(self, request: Request, response: Response, body: "_Body") -> bool:
+    async def _respond(self, head: Head, response: Response, body: "_Body") -> bool:
+        """Sends the response and reads what is left of the body. False: close."""
         sent = _Sent()
-        source = response.body
+        source, limits = response.body, self._limits
+        close = self._closing or not self._protocol.keeps_alive or not body.can_be_skipped(limits.unread_body_bytes_max)
         try:
-            close = self._closing or not body.can_be_skipped(self._limits.unread_body_bytes_max)
-            head = self._protocol.response_head(response.status, self._headers(response, close))
-            if isinstance(source, bytes):
-                await self._send_small(head, b"" if _has_no_body(request, response) else source, sent)
+            length = None if response.status in BODILESS else _length(response)
+            raw = response_head(response.status, response.headers, self._date(), length, close=close)
+            if head.method == b"HEAD" or length is None:
+                await self._send(raw)
+            elif isinstance(source, bytes):
+                await self._send_whole(raw, source, length, sent)
             else:
-                await self._send(head)
-                if not _has_no_body(request, response):
-                    await self._send_pieces(source, sent)
-            if not self._protocol.response_end():
-                _log.warning("a body is shorter than announced; the connection is cut")
-                return False
+                await self._send(raw)
+                await self._send_pieces(source, length, sent)
         except ValueError:
             _log.exception("a response cannot be sent as it is; the connection is cut")
             return False
         finally:
             response.finished(sent.bytes)
             if not isinstance(source, bytes):
-                with trio.CancelScope(shield=True, deadline=trio.current_time() + self._limits.write_timeout_s):
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + limits.write_timeout_s):
                     await source.aclose()
-        if close or not await body.skip(self._limits.unread_body_bytes_max) or not self._protocol.may_continue:
+        if close or not await body.skip(limits.unread_body_bytes_max):
             await self._linger()
             return False
-        self._protocol.next_request()
         return True
 
-    def _headers(self, response: Response, close: bool) -> list[Header]:
-        headers = [*response.headers, (b"Date", self._date()), (b"Server", b"couchestord")]
-        if response.status not in _BODILESS:
-            length = response.length_bytes
-            if length is None:
-                if not isinstance(response.body, bytes):
-                    raise ValueError("a streamed body has no length")
-                length = len(response.body)
-            headers.append((b"Content-Length", b"%d" % length))
-        if close:
-            headers.append((b"Connection", b"close"))
-        return headers
-
-    async def _send_small(self, head: bytes, body: bytes, sent: "_Sent") -> None:
-        if body:
-            self._protocol.response_data(len(body))
-        if len(body) <= _JOINED_BYTES_MAX:
+    async def _send_whole(self, head: bytes, body: bytes, length: int, sent: "_Sent") -> None:
+        if len(body) != length:
+            raise ValueError(f"a body of {len(body)} bytes is announced as {length}")
+        if length <= _JOINED_BYTES_MAX:
             await self._send(head + body)
         else:
             await self._send(head)
             await self._send(body)
-        sent.bytes = len(body)
+        sent.bytes = length
 
-    async def _send_pieces(self, source: ResponseBody, sent: "_Sent") -> None:
+    async def _send_pieces(self, source: ResponseBody, length: int, sent: "_Sent") -> None:
+        """Sends a body piece by piece. Raises ValueError when it is not `length` bytes long: the connection is cut."""
         try:
             async for piece in source:
+                if len(piece) > length - sent.bytes:
+                    raise ValueError("a body is longer than announced")
                 if len(piece):
-                    self._protocol.response_data(len(piece))
                     await self._send(piece)
                     sent.bytes += len(piece)
                     await trio.lowlevel.checkpoint()
@@ -199,18 +193,24 @@ class Connection:
             # The head is out and says 200: only a cut tells the client that the body is not whole.
             _log.exception("a body broke off; the connection is cut")
             raise _Gone from error
+        if sent.bytes != length:
+            raise ValueError("a body is shorter than announced")
 
     async def _send(self, data: bytes | memoryview) -> None:
-        view = memoryview(data)
-        while True:
-            with suppress(BlockingIOError):
-                view = view[self._socket.send(view) :]
-            if not view:
-                return
+        try:
+            sent = self._socket.send(data)
+        except BlockingIOError:
+            sent = 0
+        if sent == len(data):
+            return
+        view = memoryview(data)[sent:]
+        while view:
             with trio.move_on_after(self._limits.write_timeout_s) as scope:
                 await trio.lowlevel.wait_writable(self._socket)
             if scope.cancelled_caught:
                 raise _Gone
+            with suppress(BlockingIOError):
+                view = view[self._socket.send(view) :]
 
     async def _refuse(self, status: int) -> None:
         """Answers a head that is not HTTP as it should be, and gives the client time to read that."""
@@ -224,7 +224,7 @@ class Connection:
             self._socket.shutdown(socket.SHUT_WR)
             left = _LINGER_BYTES_MAX
             while left > 0:
-                data = await self._receive()
+                data = await self._receive(_HEAD_RECEIVE_BYTES)
                 if not data:
                     return
                 left -= len(data)
@@ -242,16 +242,14 @@ class _Sent:
 class _Body:
     """`RequestBody` over a connection."""
 
+    __slots__ = ("_begun", "_connection", "_ended", "_left", "broken")
+
     def __init__(self, connection: Connection, length: int | None) -> None:
         self._connection = connection
         self._left = length
-        self._ended = False
+        self._ended = length == 0
         self._begun = False
         self.broken = False
-
-    def take_end(self) -> None:
-        """Reads the end of a body that has no bytes."""
-        self._ended = self._connection._protocol.next_body() is END
 
     def __aiter__(self) -> "_Body":
         return self
@@ -295,10 +293,9 @@ class _Body:
         return True
 
 
-def _has_no_body(request: Request, response: Response) -> bool:
-    return request.method == b"HEAD" or response.status in _BODILESS
-
-
-def bare_response(status: int) -> bytes:
-    """A whole response without a body that closes the connection."""
-    return b"HTTP/1.1 %d \r\nContent-Length: 0\r\nConnection: close\r\n\r\n" % status
+def _length(response: Response) -> int:
+    if response.length_bytes is not None:
+        return response.length_bytes
+    if not isinstance(response.body, bytes):
+        raise ValueError("a streamed body has no length")
+    return len(response.body)

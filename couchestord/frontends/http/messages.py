@@ -1,6 +1,6 @@
 """Requests, responses and limits. Pure values: no socket, no h11."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -30,6 +30,17 @@ class Limits:
     """At shutdown, for the requests under way."""
     receive_bytes: int = 128 << 10
     """Read from a socket at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The head of a request, as `Request` shows it."""
+
+    method: bytes
+    target: bytes
+    headers: list[Header]
+    content_length: int | None
+    fields: Mapping[bytes, bytes] | None
 
 
 class RequestBody(Protocol):
@@ -66,6 +77,8 @@ class Request:
     body: RequestBody
     content_length: int | None
     """None for a chunked body; 0 without a body."""
+    fields: Mapping[bytes, bytes] | None = None
+    """`headers` by name, when no name is there twice; None otherwise. Not to be changed."""
 
 
 def _nothing(_sent_bytes: int) -> None:

@@ -1,22 +1,22 @@
-"""HTTP/1.1 without I/O: the only module that knows h11.
+"""HTTP/1.1 requests without I/O: the only module that knows h11.
 
-h11 is lenient where RFC 9112 lets it be (a bare LF ends a line, folded headers are joined, Transfer-Encoding beats
-Content-Length). Two parsers that disagree on such a head are how requests are smuggled, so a head is checked here as
-raw bytes first, and only what every parser reads alike reaches h11.
+h11 judges every head that the fast lane does not take, and unframes chunked bodies. It is lenient where RFC 9112 lets
+it be (a bare LF ends a line, folded headers are joined, Transfer-Encoding beats Content-Length). Two parsers that
+disagree on such a head are how requests are smuggled, so a head is checked here as raw bytes first, and only what every
+parser reads alike reaches h11.
 
-States, as `HttpProtocol` sees them: HEAD until `next_head` gives one, then BODY until `next_body` gives END, then,
-after the response, `next_request` starts over with the bytes that came too early (pipelining).
+States, as `HttpProtocol` sees them: HEAD until `next_head` gives one, then BODY until `next_body` gives END, then HEAD
+again with the bytes that came too early (pipelining).
 """
 
 import re
-from dataclasses import dataclass
 from enum import Enum
-from http import HTTPStatus
 from typing import Final
 
 import h11
 
-from couchestord.frontends.http.messages import Header
+from couchestord.frontends.http.lane import read_head
+from couchestord.frontends.http.messages import Head, Header
 
 _END_OF_HEAD = b"\r\n\r\n"
 _BARE_OR_FOLDED = re.compile(rb"(?<!\r)\n|\r(?!\n)|\r\n[ \t]|\x00")
@@ -42,172 +42,143 @@ class MalformedMessage(Exception):
         self.status = status
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
-    method: bytes
-    target: bytes
-    headers: list[Header]
-    content_length: int | None
-
-
 class HttpProtocol:
-    """One connection's parser and writer. Feed it what the socket says, send what it returns."""
+    """One connection's parser. Feed it what the socket says."""
 
     def __init__(self, head_bytes_max: int, headers_max: int) -> None:
         self._head_bytes_max = head_bytes_max
         self._headers_max = headers_max
-        self._early = bytearray()
+        self._buffer = b""
         self._scanned = 0
-        self._in_body = False
+        self._left_bytes = 0
+        self._chunked: h11.Connection | None = None
         self._closed_by_peer = False
-        self._h11 = self._new_engine()
-
-    def _new_engine(self) -> h11.Connection:
-        return h11.Connection(h11.SERVER, max_incomplete_event_size=self._head_bytes_max)
-
-    # -- in ----------------------------------------------------------------------------------------------------------
+        self.wants_continue = False
+        """The client waits for `100 Continue` before it sends the body. Whoever sends that sets it to False."""
+        self.keeps_alive = True
+        """The client of the last head takes another response on this connection."""
 
     def receive(self, data: bytes) -> None:
         """Takes bytes from the client; empty means that it closed its side."""
         if not data:
             self._closed_by_peer = True
-        if not self._in_body:
-            self._early += data
+        if self._chunked is None:
+            self._buffer = self._buffer + data if self._buffer else data
             return
         try:
-            self._h11.receive_data(data)
+            self._chunked.receive_data(data)
         except h11.RemoteProtocolError as error:
             raise MalformedMessage(400, str(error)) from error
 
     @property
     def has_early_bytes(self) -> bool:
         """Bytes of the next head are here already."""
-        return bool(self._early)
+        return bool(self._buffer)
 
-    @property
-    def wants_continue(self) -> bool:
-        """The client waits for `100 Continue` before it sends the body."""
-        return self._h11.they_are_waiting_for_100_continue
+    # -- heads -------------------------------------------------------------------------------------------------------
 
     def next_head(self) -> Head | Signal:
         """The head of the next request, NEED_DATA, or END. Raises MalformedMessage."""
-        while self._early.startswith(b"\r\n"):  # RFC 9112 2.2: empty lines before a request line
-            del self._early[:2]
-        end = self._early.find(_END_OF_HEAD, max(0, self._scanned - 3))
+        if self._buffer.startswith(b"\r\n"):
+            self._drop_empty_lines()
+        buffer = self._buffer
+        end = buffer.find(_END_OF_HEAD, max(0, self._scanned - 3))
         if end < 0:
-            self._scanned = len(self._early)
-            self._refuse(self._early, complete=False)
-            if self._closed_by_peer:
-                if self._early:
-                    raise MalformedMessage(400, "the head ends early")
-                return END
-            return NEED_DATA
+            return self._unfinished(buffer)
         end += len(_END_OF_HEAD)
-        raw = bytes(self._early[:end])
-        self._refuse(raw, complete=True)
-        del self._early[:end]
+        raw = buffer if end == len(buffer) else buffer[:end]
+        head = read_head(raw) if end <= self._head_bytes_max else None
+        self._buffer = buffer[end:]
         self._scanned = 0
-        return self._parse(raw)
+        if head is None or len(head.headers) > self._headers_max:
+            return self._judge(raw)
+        self._left_bytes = head.content_length or 0
+        self.wants_continue, self.keeps_alive = False, True
+        return head
 
-    def _refuse(self, raw: bytes | bytearray, *, complete: bool) -> None:
+    def _drop_empty_lines(self) -> None:
+        """RFC 9112 2.2: empty lines may come before a request line."""
+        start = 0
+        while self._buffer.startswith(b"\r\n", start):
+            start += 2
+        self._buffer = self._buffer[start:]
+
+    def _unfinished(self, buffer: bytes) -> Signal:
+        self._scanned = len(buffer)
+        if buffer:
+            # The last byte may be the CR of a CRLF.
+            self._refuse(buffer[:-1] if buffer.endswith(b"\r") else buffer)
+        if not self._closed_by_peer:
+            return NEED_DATA
+        if buffer:
+            raise MalformedMessage(400, "the head ends early")
+        return END
+
+    def _refuse(self, raw: bytes) -> None:
         if len(raw) > self._head_bytes_max:
             raise MalformedMessage(431, "the head is too large")
         if raw.count(b"\n") > self._headers_max + 2:
             raise MalformedMessage(431, "too many headers")
-        # The last byte of an incomplete head may be the CR of a CRLF.
-        checked = raw if complete or not raw.endswith(b"\r") else raw[:-1]
-        if _BARE_OR_FOLDED.search(checked):
+        if _BARE_OR_FOLDED.search(raw):
             raise MalformedMessage(400, "a line does not end in CRLF, or is folded")
 
-    def _parse(self, raw: bytes) -> Head:
+    def _judge(self, raw: bytes) -> Head:
+        """The head as h11 reads it."""
+        self._refuse(raw)
+        engine = h11.Connection(h11.SERVER, max_incomplete_event_size=self._head_bytes_max)
         try:
-            self._h11.receive_data(raw)
-            event = self._h11.next_event()
+            engine.receive_data(raw)
+            event = engine.next_event()
         except h11.RemoteProtocolError as error:
             raise MalformedMessage(error.error_status_hint, str(error)) from error
         if not isinstance(event, h11.Request):
             raise MalformedMessage(400, "no request")
         headers = list(event.headers)
         length = _framing(headers, event.http_version)
-        self._in_body = length != 0
-        if self._in_body and self._early:
-            self._h11.receive_data(bytes(self._early))
-            self._early.clear()
-        return Head(event.method, event.target, headers, length)
+        if length is None:
+            if self._buffer:  # h11 takes no bytes for the end of the connection
+                engine.receive_data(self._buffer)
+            self._buffer, self._chunked = b"", engine
+        self._left_bytes = length or 0
+        self.wants_continue = engine.they_are_waiting_for_100_continue
+        self.keeps_alive = _keeps_alive(headers, event.http_version)
+        fields = dict(headers)
+        return Head(event.method, event.target, headers, length, fields if len(fields) == len(headers) else None)
+
+    # -- bodies ------------------------------------------------------------------------------------------------------
 
     def next_body(self) -> bytes | Signal:
         """The next piece of the body, NEED_DATA, or END. Raises MalformedMessage."""
+        if self._chunked is not None:
+            return self._next_chunk(self._chunked)
+        left, buffer = self._left_bytes, self._buffer
+        if not left:
+            return END
+        if not buffer:
+            if self._closed_by_peer:
+                raise MalformedMessage(400, "the body ends early")
+            return NEED_DATA
+        self.wants_continue = False
+        if len(buffer) <= left:
+            self._buffer, self._left_bytes = b"", left - len(buffer)
+            return buffer
+        self._buffer, self._left_bytes = buffer[left:], 0
+        return buffer[:left]
+
+    def _next_chunk(self, engine: h11.Connection) -> bytes | Signal:
         try:
-            event = self._h11.next_event()
+            event = engine.next_event()
         except h11.RemoteProtocolError as error:
             raise MalformedMessage(400, str(error)) from error
-        if isinstance(event, h11.Data):
-            return bytes(event.data)
         if event is h11.NEED_DATA:
             return NEED_DATA
-        if isinstance(event, h11.EndOfMessage) or event is h11.PAUSED:
-            self._in_body = False
+        self.wants_continue = False
+        if isinstance(event, h11.Data):
+            return bytes(event.data)
+        if isinstance(event, h11.EndOfMessage):
+            self._buffer, self._chunked = engine.trailing_data[0], None
             return END
         raise MalformedMessage(400, "the body ends early")
-
-    # -- out ---------------------------------------------------------------------------------------------------------
-
-    def continue_head(self) -> bytes:
-        """`100 Continue`."""
-        return self._h11.send(h11.InformationalResponse(status_code=100, headers=[], reason=b"Continue")) or b""
-
-    def response_head(self, status: int, headers: list[Header]) -> bytes:
-        """Head of the response. Raises ValueError for a header that may not be sent (CR, LF, NUL, illegal name)."""
-        try:
-            return self._h11.send(h11.Response(status_code=status, headers=headers, reason=_reason(status))) or b""
-        except h11.LocalProtocolError as error:
-            raise ValueError(str(error)) from error
-
-    def response_data(self, length_bytes: int) -> None:
-        """Accounts for a piece of the body. The piece is sent as it is, since every body has a Content-Length.
-
-        Raises ValueError when it is more than was announced.
-        """
-        try:
-            self._h11.send_with_data_passthrough(h11.Data(data=_Length(length_bytes)))  # type: ignore[arg-type]
-        except h11.LocalProtocolError as error:
-            raise ValueError(str(error)) from error
-
-    def response_end(self) -> bool:
-        """Ends the response. False: fewer bytes than announced were sent, the connection must be cut."""
-        try:
-            self._h11.send(h11.EndOfMessage())
-        except h11.LocalProtocolError:
-            return False
-        return True
-
-    @property
-    def may_continue(self) -> bool:
-        """Request and response are over and neither side wants to close."""
-        return self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE
-
-    def next_request(self) -> None:
-        """Makes ready for the next head; only when `may_continue`."""
-        early, closed = self._h11.trailing_data
-        if early or closed:
-            self._early += early
-            self._closed_by_peer = self._closed_by_peer or closed
-            self._h11 = self._new_engine()
-        else:
-            self._h11.start_next_cycle()
-        self._in_body = False
-
-
-class _Length:
-    """Stands for a piece of a body in h11, which only wants to know its length."""
-
-    __slots__ = ("_length_bytes",)
-
-    def __init__(self, length_bytes: int) -> None:
-        self._length_bytes = length_bytes
-
-    def __len__(self) -> int:
-        return self._length_bytes
 
 
 def _framing(headers: list[Header], http_version: bytes) -> int | None:
@@ -227,5 +198,6 @@ def _framing(headers: list[Header], http_version: bytes) -> int | None:
     return int(lengths[0])
 
 
-def _reason(status: int) -> bytes:
-    return HTTPStatus(status).phrase.encode("ascii")
+def _keeps_alive(headers: list[Header], http_version: bytes) -> bool:
+    options = b",".join([value for name, value in headers if name == b"connection"]).lower().split(b",")
+    return http_version >= b"1.1" and b"close" not in [option.strip() for option in options]

@@ -11,8 +11,9 @@ from typing import Final
 
 import trio
 
-from couchestord.frontends.http.connection import Connection, bare_response
+from couchestord.frontends.http.connection import Connection
 from couchestord.frontends.http.messages import Handler, Limits
+from couchestord.frontends.http.responses import bare_response
 
 _log = logging.getLogger(__name__)
 

@@ -1,0 +1,51 @@
+"""The head of a response as bytes."""
+
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Final
+
+from couchestord.frontends.http.messages import Header
+
+_STATUS_LINES: Final = {
+    status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode("ascii"))
+    for status in HTTPStatus
+    if status >= 200
+}
+_TOKEN: Final = b"-!#$%&'*+.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_NEVER: Final = b"\x00\x0b\x0c"
+"""Bytes that no value may hold, besides CR and LF."""
+_FRAMING: Final = frozenset({b"connection", b"content-length", b"transfer-encoding"})
+BODILESS: Final = frozenset({204, 304})
+"""Answers that never have a body."""
+CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+def response_head(status: int, headers: Sequence[Header], date: bytes, length: int | None, *, close: bool) -> bytes:
+    """The head with Date, Server, and the framing of a body of `length` bytes; None: without a Content-Length.
+
+    Raises ValueError for what may not be sent: an unknown status, a name that is no token, a value with CR, LF, NUL or
+    white space around it, a header that is the connection's to send.
+    """
+    line = _STATUS_LINES.get(status)
+    if line is None:
+        raise ValueError(f"no final status: {status}")
+    names = [name for name, _ in headers]
+    if b"" in names or b"".join(names).translate(None, _TOKEN):
+        raise ValueError(f"illegal header name among {names}")
+    if not _FRAMING.isdisjoint([name.lower() for name in names]):
+        raise ValueError(f"the connection frames its messages itself: {names}")
+    for _, value in headers:
+        if value.strip() != value:
+            raise ValueError("white space around the value of a header")
+    block = b"".join([b"%b: %b\r\n" % header for header in headers])
+    count = len(names)
+    if block.count(b"\r") != count or block.count(b"\n") != count or len(block.translate(None, _NEVER)) != len(block):
+        raise ValueError("a control character in the value of a header")
+    framing = b"" if length is None else b"Content-Length: %d\r\n" % length
+    end = b"Connection: close\r\n\r\n" if close else b"\r\n"
+    return b"%b%bDate: %b\r\nServer: couchestord\r\n%b%b" % (line, block, date, framing, end)
+
+
+def bare_response(status: int) -> bytes:
+    """A whole response without a body that closes the connection."""
+    return b"HTTP/1.1 %d \r\nContent-Length: 0\r\nConnection: close\r\n\r\n" % status
