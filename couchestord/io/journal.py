@@ -73,6 +73,13 @@ class Journal:
         """True when the file grows no more."""
         return file is not self._active
 
+    def is_unbroken(self, first: int, last: int) -> bool:
+        """True when every record from `first` to `last` is in the journal; there may be none between them."""
+        for file in self._files:
+            if file.first <= first < file.end:
+                first = file.end
+        return first > last
+
     def replicas(self, sequence: int) -> tuple[str, list[int]]:
         """(path, disks) of the file that holds a record."""
         file = self._find(sequence)

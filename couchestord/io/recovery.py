@@ -7,6 +7,8 @@ Pure, but for `scan`, which reads. Three rules:
   was away, and the newer file holds what happened instead. A file that begins with a repeat of older records (the
   tail that a start renews) has `void_from` behind them; cut off before the repeat was whole, it counts for nothing.
 - A run that ends before a record which proves (by its group) that more had been durable is damage, not a torn tail.
+- A header is synced before the first record is written. So a file without a whole header is one that was being made
+  when nothing lies behind the header, and has rotted when something does.
 """
 
 from array import array
@@ -41,6 +43,10 @@ class FoundFile:
     """Everything before this sequence was durable once, as a record behind the run proves."""
     indexed: dict[int, tuple[int, int]] = field(default_factory=dict)
     """(records, bytes) of the index that was believed, by its disk."""
+    is_headless: bool = False
+    """Its header has rotted on every replica here, and something lies behind it."""
+    has_rest: bool = False
+    """Behind the run lie bytes that are no whole record: a group that was cut off, or rot."""
 
     @property
     def end(self) -> int:
@@ -75,11 +81,18 @@ class Chain:
     """Runs of sequences [from, before) that were durable once and are on no replica here."""
     void: tuple[FoundFile, ...]
     """Files without a record that counts."""
+    ends_in_rest: bool = False
+    """Behind the last record lie bytes that are no whole record."""
 
     @property
     def end(self) -> int:
         """The sequence after the last."""
         return self.files[-1].end if self.files else 0
+
+    @property
+    def reach(self) -> int:
+        """The sequence after the last that was durable once, as far as anything here proves."""
+        return max(self.end, max((high for _, high in self.damage), default=0))
 
 
 async def scan(disks: Disks, *, indexed: bool = True) -> list[FoundFile]:
@@ -128,6 +141,7 @@ async def _scan_file(
     """
     file = FoundFile(epoch, first, [], first)
     seen: list[_Part] = []
+    rotten: list[int] = []
     for index, size in sorted(replicas.items(), key=lambda item: item[0] not in indexes):
         disk = disks.get(index)
         if disk is None:
@@ -143,6 +157,7 @@ async def _scan_file(
             is_whole = len(seen) > 0 and len(file.offsets) > 0 and file.end in others
             part = _Part(at, b"" if is_whole else await disk.read(file.path, at, max(0, size - at)))
         except Corrupt:
+            rotten.append(index)
             continue
         except DiskError as error:
             disks.fail(index, error)
@@ -152,6 +167,8 @@ async def _scan_file(
         seen.append(part)
         _follow(disks.store_id, file, part)
         await trio.lowlevel.checkpoint()
+    if not seen:
+        seen = await _read_headless(disks, file, {index: replicas[index] for index in rotten})
     # a later replica may reach further, and then an earlier one may go on behind its own damage
     progress = True
     while progress and len(seen) > 1:
@@ -161,6 +178,7 @@ async def _scan_file(
         progress = len(file.offsets) > before
     if file.end not in others:
         file.proven = max((_proven_behind(disks.store_id, file, part) for part in seen), default=0)
+        file.has_rest = any(_holds_anything(part.data, file.end_offset - part.base) for part in seen)
     return file
 
 
@@ -176,6 +194,32 @@ async def _take_index(store_id: bytes, disk: Disk, file: FoundFile, size: int, i
         file.end_offset = block.end
         read_bytes += block_bytes(len(block.offsets))
         file.indexed[index] = (len(file.offsets), read_bytes)
+
+
+async def _read_headless(disks: Disks, file: FoundFile, sizes: dict[int, int]) -> list["_Part"]:
+    """What lies behind headers none of which is whole. Records say themselves what they are."""
+    parts: list[_Part] = []
+    for index, size in sizes.items():
+        disk = disks.get(index)
+        if disk is None:
+            continue
+        try:
+            data = await disk.read(file.path, rec.FILE_HEADER_BYTES, max(0, size - rec.FILE_HEADER_BYTES))
+        except DiskError as error:
+            disks.fail(index, error)
+            continue
+        if _holds_anything(data, 0):
+            file.replicas.append(index)
+            parts.append(_Part(rec.FILE_HEADER_BYTES, data))
+            _follow(disks.store_id, file, parts[-1])
+    file.is_headless = bool(parts)
+    return parts
+
+
+def _holds_anything(data: bytes, start: int) -> bool:
+    """Whether anything but zeroes, which are written ahead of the records, lies there."""
+    start = max(0, start)
+    return data.count(0, start) < len(data) - start
 
 
 class _Part(NamedTuple):
@@ -225,20 +269,55 @@ def chain(found: Sequence[FoundFile]) -> Chain:
     """Void what newer epochs replaced, put the rest in order, find the gaps. Changes the files in place."""
     damage: list[tuple[int, int]] = []
     kept: list[FoundFile] = []
+    for file in found:
+        if file.is_headless:
+            # how much it was to repeat is not known: it counts when it reaches as far as what it would make void
+            file.void_from = _end_before(found, file)
     void = [file for file in found if not file.counts]
     counted = [file for file in found if file.counts]
-    for file in counted:
+    for file in found:
         # a newer file that counts holds all from its first record on, or says that it never was
-        newer = [other.first for other in counted if other.epoch > file.epoch]
-        limit = min(newer, default=None)
+        limit = min((other.first for other in counted if other.epoch > file.epoch), default=None)
+        if file.is_headless and not file.offsets:
+            # it held something, and nothing tells what
+            end = _end_before(found, file)
+            _note(damage, end, max(file.proven, end + 1), limit)
+        if file in void:
+            continue
         if limit is not None:
             file.cut(limit)
-        if file.proven > file.end and (limit is None or file.end < limit):
-            damage.append((file.end, file.proven if limit is None else min(limit, file.proven)))
+        _note(damage, file.end, file.proven, limit)
         (kept if file.offsets else void).append(file)
     kept.sort(key=lambda file: file.first)
     for before, after in pairwise(kept):
         # a valid record proves that all before its group was durable; a file begins with a group
-        if before.end < after.first and not any(low <= before.end < high for low, high in damage):
-            damage.append((before.end, after.first))
-    return Chain(tuple(kept), tuple(sorted(damage)), tuple(void))
+        _note(damage, before.end, after.first, None)
+    end = kept[-1].end if kept else 0
+    ends_in_rest = any(file.has_rest and file.end >= end for file in found)
+    return Chain(tuple(kept), _united(damage), tuple(void), ends_in_rest)
+
+
+def _end_before(found: Sequence[FoundFile], file: FoundFile) -> int:
+    """Where the records of older epochs that a file's first one belongs to end; its first when there are none."""
+    return max(
+        (other.end for other in found if other.epoch < file.epoch and other.first <= file.first < other.end),
+        default=file.first,
+    )
+
+
+def _note(damage: list[tuple[int, int]], low: int, high: int, limit: int | None) -> None:
+    """Add a run of sequences that are gone, but for those that a newer file holds or made void."""
+    high = high if limit is None else min(limit, high)
+    if low < high:
+        damage.append((low, high))
+
+
+def _united(runs: list[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """The same sequences in runs that do not touch, in order."""
+    united: list[tuple[int, int]] = []
+    for low, high in sorted(runs):
+        if united and low <= united[-1][1]:
+            united[-1] = (united[-1][0], max(high, united[-1][1]))
+        else:
+            united.append((low, high))
+    return tuple(united)

@@ -121,9 +121,13 @@ class Snapshotter:
         return root.sequence if root else 0
 
     def is_due(self) -> bool:
+        if not self._journal.is_unbroken(self.sequence + 1, self._catalog.committed_sequence):
+            # the log has a gap, and what it said is known to nobody but the catalog
+            return True
         behind = self._journal.bytes_after(self.sequence)
         half = self._catalog.path.stat().st_size // 2
-        if behind > max(self._bytes_min, half):
+        # a journal that is half full comes first: without a snapshot nothing ever frees it
+        if behind > min(max(self._bytes_min, half), self._journal.size_bytes_max // 2):
             return True
         nothing_left = not self._catalog.reading.extents_in_journal(0, 1)
         return nothing_left and behind > max(IDLE_LOG_BYTES_MIN, half)

@@ -10,10 +10,13 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 
+import trio
+
 from couchestord import logs
 from couchestord.errors import Corrupt, DataLost, Error, InternalError, JournalDamaged, UnknownFormat
 from couchestord.io import mutations as mu
 from couchestord.io.catalog.catalog import FILE_SUFFIXES, Catalog
+from couchestord.io.catalog.pages import checkpoint_with_sums
 from couchestord.io.disks import Disks
 from couchestord.io.journal import Journal
 from couchestord.io.journalfile import Entry, JournalOptions
@@ -22,6 +25,7 @@ from couchestord.io.recovery import Chain, chain, scan
 
 log = logs.get(__name__)
 REPLAY_RECORDS_PER_TRANSACTION = 2000
+EXTENTS_COUNTED_MAX = 1 << 20
 
 Restore = Callable[[Path], Awaitable[bool]]
 """Writes the newest snapshot to a path; False when there is none. Raises DataLost when it cannot be read."""
@@ -82,6 +86,7 @@ async def _start(
             _check_reach(disks, catalog, log_chain)
             replayed = await _replay(catalog, journal, log_chain)
         await _renew_tail(disks, catalog, journal, log_chain)
+        await _keep_what_only_the_catalog_knows(disks, catalog, journal)
     except BaseException:
         catalog.close()
         raise
@@ -134,22 +139,38 @@ async def _judge(disks: Disks, catalog: Catalog, journal: Journal, log_chain: Ch
         return "it belongs to another store"
     if catalog.main_file_sequence() > applier.sequence:
         return "its WAL is damaged or an older one"
-    if applier.sequence and applier.sequence >= log_chain.end:
-        if disks.missing_count() <= disks.m:
-            return f"it is ahead of the disks: it ends at {applier.sequence}, the log at {log_chain.end - 1}"
-        # the end of the log may be on the disks that are missing; the catalog is all that knows it
-        log.error("more disks are missing than the code makes good: the catalog is kept", missing=disks.missing_count())
-        return ""
-    if log_chain.files and applier.sequence + 1 < log_chain.files[0].first:
-        return f"it ends at {applier.sequence}, before the log begins at {log_chain.files[0].first}"
     ends = [high for _, high in log_chain.damage if high > applier.sequence + 1]
     if ends and disks.slot.snapshot is not None and disks.slot.snapshot.sequence + 1 >= max(ends):
         return f"it ends at {applier.sequence}, before a gap in the log that the snapshot does not need"
+    if applier.sequence and applier.sequence >= log_chain.end:
+        return _judge_ahead(disks, catalog, log_chain)
+    if log_chain.files and applier.sequence + 1 < log_chain.files[0].first:
+        return f"it ends at {applier.sequence}, before the log begins at {log_chain.files[0].first}"
     if journal.holds(applier.sequence):
         async with aclosing(journal.records(applier.sequence)) as records:
             _, meta, _, body_sum = await anext(records)
         if record_digest(meta, body_sum) != applier.digest:
             return f"it took another course than the log at {applier.sequence}"
+    return ""
+
+
+def _judge_ahead(disks: Disks, catalog: Catalog, log_chain: Chain) -> str:
+    """Why a catalog that ends behind the log cannot be used, empty when it can: the log has lost its end."""
+    sequence = catalog.applier.sequence
+    if disks.missing_count() > disks.m:
+        why = "more disks are missing than the code makes good"
+    elif log_chain.reach > log_chain.end or log_chain.ends_in_rest:
+        why = "the end of the log is damaged on every disk that is here"
+    else:
+        return f"it is ahead of the disks: it ends at {sequence}, the log at {log_chain.end - 1}"
+    lost = [row for row in catalog.reading.extents_in_journal(0, EXTENTS_COUNTED_MAX) if row.stripe >= log_chain.end]
+    log.error(
+        "the catalog is kept: it knows more than the log",
+        reason=why,
+        log_ends_at=log_chain.end - 1,
+        catalog_ends_at=sequence,
+        bodies_lost=len(lost),
+    )
     return ""
 
 
@@ -203,3 +224,10 @@ async def _renew_tail(disks: Disks, catalog: Catalog, journal: Journal, log_chai
         )
     await journal.renew(first, entries)
     log.info("log renewed", first=first, records=len(entries), epoch=disks.epoch)
+
+
+async def _keep_what_only_the_catalog_knows(disks: Disks, catalog: Catalog, journal: Journal) -> None:
+    """Sync the catalog when the log could not make it again. The snapshot that is taken soon ends this state."""
+    snapshot = disks.slot.snapshot.sequence if disks.slot.snapshot else 0
+    if not journal.is_unbroken(snapshot + 1, catalog.applier.sequence):
+        await trio.to_thread.run_sync(checkpoint_with_sums, catalog.path)

@@ -175,3 +175,74 @@ async def test_disks_that_fail_the_scan_are_given_up() -> None:
     sims[victims[1]].fail_at(2, DiskFailed("EIO"))
     assert chain(await scan(disks)).end == 2
     assert sorted(disks.failures) == sorted(victims[:2])
+
+
+async def test_a_rotten_header_is_told_from_a_file_that_was_being_made() -> None:
+    sims = await new_disks(7)
+    data = journal_file(3, 1, [(1, 1, b"one"), (2, 2, b"two")])
+    for page, rest in ((b"\0" * 4096, b""), (b"?" * 4096, b"\0" * 9000), (data[:30], b"")):
+        for index in range(3):
+            await sims[index].write_at("journal/" + rec.file_name(3, 1), 0, [page + rest], sync=True)
+        (file,) = await scan(await load_disks(sims))
+        assert (file.counts, file.is_headless, chain([file]).damage) == (False, False, ())
+        await drop(sims, 3, 1)
+    for index in range(3):
+        await put(sims, index, 3, 1, b"?" * 4096 + data[4096:] + b"\0" * 4096)
+    (file,) = await scan(await load_disks(sims))
+    assert (file.counts, file.is_headless, file.end, file.replicas) == (True, True, 3, [0, 1, 2])
+    assert not file.has_rest
+    for index in range(3):
+        await put(sims, index, 3, 1, b"?" * 8192)
+    (file,) = await scan(await load_disks(sims))
+    it = chain([file])
+    assert (it.files, it.damage, it.reach, it.ends_in_rest) == ((), ((1, 2),), 2, True)
+
+
+async def drop(sims: list[SimDisk], epoch: int, first: int) -> None:
+    for sim in sims:
+        if rec.file_name(epoch, first) in await sim.list("journal"):
+            await sim.unlink(f"journal/{rec.file_name(epoch, first)}")
+
+
+async def test_one_whole_header_is_enough() -> None:
+    sims = await new_disks(8)
+    data = journal_file(3, 1, [(1, 1, b"one"), (2, 2, b"two")])
+    await put(sims, 0, 3, 1, b"?" * 4096 + data[4096:])
+    await put(sims, 1, 3, 1, data)
+    (file,) = await scan(await load_disks(sims))
+    assert (file.is_headless, file.end, file.replicas) == (False, 3, [1])
+
+
+def headless(epoch: int, first: int, end: int, proven: int = 0) -> FoundFile:
+    file = found(epoch, first, end, proven=proven)
+    file.is_headless = True
+    return file
+
+
+def test_a_file_without_a_header_voids_only_what_it_reaches() -> None:
+    it = chain([found(1, 1, 10), headless(2, 7, 9)])
+    assert (runs(it), it.damage) == ([(1, 1, 10)], ()), "it may be a repeat that was cut off"
+    it = chain([found(1, 1, 10), headless(2, 7, 12)])
+    assert (runs(it), it.damage) == ([(1, 1, 7), (2, 7, 12)], ())
+    it = chain([found(1, 1, 10), headless(2, 10, 12)])
+    assert (runs(it), it.damage) == ([(1, 1, 10), (2, 10, 12)], ())
+
+
+def test_a_file_of_which_nothing_can_be_read_is_damage_unless_a_newer_one_begins_there() -> None:
+    assert chain([found(1, 1, 10), headless(2, 10, 10)]).damage == ((10, 11),)
+    assert chain([found(1, 1, 10), headless(2, 7, 7)]).damage == ((10, 11),)
+    assert chain([found(1, 1, 10), headless(2, 7, 7, proven=15)]).damage == ((7, 15),)
+    assert chain([found(1, 1, 10), headless(2, 10, 10), found(3, 10, 12)]).damage == ()
+    assert chain([found(1, 1, 10), headless(2, 10, 10), found(3, 9, 12)]).damage == ()
+    assert chain([found(1, 1, 10), headless(2, 10, 10), found(3, 14, 16)]).damage == ((10, 14),)
+
+
+def test_rest_behind_the_end_is_told() -> None:
+    whole, torn = found(1, 1, 10), found(1, 1, 10)
+    torn.has_rest = True
+    assert not chain([whole]).ends_in_rest
+    assert chain([torn]).ends_in_rest
+    assert not chain([torn, found(2, 10, 12)]).ends_in_rest
+    first = found(2, 10, 10)
+    first.has_rest = True
+    assert chain([whole, first]).ends_in_rest, "its first group was torn"

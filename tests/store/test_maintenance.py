@@ -1,9 +1,11 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import trio
 import trio.testing
 from small_store import (
+    JOURNAL,
     SMALL,
     STRIPE_BYTES,
     body_of,
@@ -19,7 +21,7 @@ from small_store import (
 
 from couchestord.errors import Corrupt
 from couchestord.io.catalog import pages
-from couchestord.io.catalog.catalog import dump
+from couchestord.io.catalog.catalog import FILE_SUFFIXES, dump
 from couchestord.io.catalog.pages import PAGE_BYTES, sums_path, verify_pages
 from couchestord.store import maintenance
 from couchestord.store.store import ObjectStore
@@ -199,6 +201,47 @@ async def test_idle_log_is_freed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         await jobs.snapshotter.work()
         assert not jobs.snapshotter.is_due()
         assert core_of(store).journal.size_bytes < 100_000
+
+
+async def test_journal_that_is_half_full_is_freed_whatever_the_bounds_of_a_snapshot(tmp_path: Path) -> None:
+    small = replace(JOURNAL, size_bytes=2 << 20, file_bytes=256 << 10)
+    async with new_store(tmp_path, journal=small) as store:
+        jobs, journal = core_of(store).jobs, core_of(store).journal
+        await put_all(store, {b"%d" % number: body_of(100_000) for number in range(9)})
+        assert not jobs.snapshotter.is_due()
+        await put_all(store, {b"more/%d" % number: body_of(100_000) for number in range(9)})
+        assert journal.size_bytes > journal.size_bytes_max * 0.8
+        jobs.destager.force()
+        await finish(jobs.destager)
+        assert jobs.snapshotter.is_due()
+        await jobs.snapshotter.work()
+        assert journal.size_bytes < journal.size_bytes_max * 0.2
+
+
+async def test_gap_in_the_log_calls_for_a_snapshot(tmp_path: Path) -> None:
+    """The end of the log rots on every disk, and only the catalog knows what it said."""
+    async with new_store(tmp_path) as store:
+        await put_all(store, {b"%d" % number: b"few bytes" for number in range(9)})
+    newest = max(file.name for file in journal_files(tmp_path))
+    for file in journal_files(tmp_path):
+        if file.name == newest:
+            flip(file, file.read_bytes().rindex(b"CJRC") + 30)
+    async with ObjectStore.open(tmp_path, SMALL) as store:
+        assert core_of(store).started.rebuilt is None
+        await store.put("box", b"after", b"the damage")
+        jobs = core_of(store).jobs
+        assert jobs.snapshotter.is_due()
+        await jobs.snapshotter.work()
+        assert not jobs.snapshotter.is_due()
+    kept = dump(catalog_of(tmp_path))
+    for suffix in FILE_SUFFIXES:
+        Path(f"{catalog_of(tmp_path)}{suffix}").unlink(missing_ok=True)
+    async with ObjectStore.open(tmp_path, SMALL):
+        pass
+    again = dump(catalog_of(tmp_path))
+    assert {table: again[table] for table in ("entry", "content", "extent")} == {
+        table: kept[table] for table in ("entry", "content", "extent")
+    }
 
 
 async def test_sums_that_could_not_be_stored_are_all_taken_anew(

@@ -5,7 +5,7 @@ Seen to fail with: a catalog ahead of the log kept; the digest not compared; the
 
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -128,6 +128,7 @@ def untouched(_path: Path, _older: Path) -> None:
     pass
 
 
+Rot = Callable[[list[SimDisk]], Awaitable[None]]
 Harm = Callable[[Path, Path], None]
 DISCARDED: list[Harm] = [overwritten_page, noise, anothers, ahead, another_course]
 KEPT: list[Harm] = [untouched, checkpointed, put_back_older, without_wal]
@@ -246,3 +247,92 @@ async def test_an_empty_store_starts(tmp_path: Path) -> None:
         started.catalog.close()
         assert (started.rebuilt, started.replayed_count) == (rebuilt, 0)
         assert started.catalog.applier.store_id == STORE_ID
+
+
+# -- the end of the log is damaged on all its replicas -----------------------------------------------------------------
+
+
+async def last_file(sims: list[SimDisk]) -> tuple[str, list[SimDisk], bytes]:
+    """(path, its disks, its bytes) of the newest journal file."""
+    names = [await sim.list("journal") for sim in sims]
+    last = max(name for there in names for name in there)
+    holders = [sim for sim, there in zip(sims, names, strict=True) if last in there]
+    path = f"journal/{last}"
+    return path, holders, await holders[0].read(path, 0, 1 << 20)
+
+
+async def rot_last_record(sims: list[SimDisk]) -> None:
+    path, holders, data = await last_file(sims)
+    for sim in holders:
+        sim.rot(path, data.rindex(b"CJRC") + 30)
+
+
+async def rot_middle(sims: list[SimDisk]) -> None:
+    path, holders, data = await last_file(sims)
+    for sim in holders:
+        sim.rot(path, data.index(b"CJRC", len(data.rstrip(b"\0")) // 2) + 30)
+
+
+async def rot_header(sims: list[SimDisk]) -> None:
+    path, holders, _ = await last_file(sims)
+    for sim in holders:
+        sim.rot(path, 10, length=50)
+
+
+async def rot_all(sims: list[SimDisk]) -> None:
+    path, holders, data = await last_file(sims)
+    for sim in holders:
+        sim.rot(path, 0, length=len(data))
+
+
+@pytest.mark.parametrize("rot", [rot_last_record, rot_middle, rot_header, rot_all])
+async def test_a_catalog_that_knows_more_than_a_damaged_log_is_kept(tmp_path: Path, rot: Rot) -> None:
+    path = tmp_path / "catalog.sqlite"
+    sims = await new_disks(8)
+    await work(sims, path, 1, 30)
+    before = dump(path)
+    await rot(sims)
+    for _ in range(2):
+        started = await begin(sims, path)
+        started.catalog.close()
+        assert started.rebuilt is None
+        assert dump(path) == before
+    assert Catalog(path).main_file_sequence() == started.catalog.applier.sequence or rot is rot_header
+    # and the log goes on behind what it lost
+    await work(sims, path, 2, 5)
+    after = dump(path)
+    started = await begin(restarted(sims), path)
+    started.catalog.close()
+    assert dump(path) == after != before
+
+
+@pytest.mark.parametrize("rot", [rot_middle, rot_header, rot_all])
+async def test_a_damaged_end_of_the_log_is_never_lost_unsaid(tmp_path: Path, rot: Rot) -> None:
+    path = tmp_path / "catalog.sqlite"
+    sims = await new_disks(9)
+    await work(sims, path, 1, 30)
+    before = dump(path)
+    await rot(sims)
+    deleted(path, path)
+    if rot is rot_header:
+        started = await begin(sims, path)
+        started.catalog.close()
+        assert dump(path) == before, "records say themselves what they are"
+    else:
+        with pytest.raises(JournalDamaged, match="damaged or missing on every disk"):
+            await begin(sims, path)
+
+
+async def test_a_catalog_that_ends_before_the_damage_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path, older = tmp_path / "catalog.sqlite", tmp_path / "older.sqlite"
+    sims = await new_disks(10)
+    await work(sims, path, 1, 30)
+    copy_catalog(path, older)
+    await work(sims, path, 2, 30)
+    await rot_all(sims)
+    put_back_older(path, older)
+    before = dump(path)
+    with pytest.raises(JournalDamaged):
+        await begin(sims, path)
+    assert dump(path) == before
+    assert not Path(f"{path}.discarded").exists()
