@@ -5,16 +5,68 @@ own and run each statement by itself, so that they see every transaction that wa
 """
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
-from couchestord.errors import Corrupt, NotFound
+from couchestord.errors import Corrupt, NotFound, Unavailable
 
 Connection = sqlite3.Connection
 Cursor = sqlite3.Cursor
 Row = tuple[object, ...]
+Execute = Callable[..., Cursor]
+"""`execute` or `executemany` of a connection."""
 CACHE_KIB = 32 << 10
+_FULL = {sqlite3.SQLITE_FULL}
+_PASSING = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_READONLY,
+}
+
+
+class Shut:
+    """In the place of a connection while there is none to be used: every statement raises Unavailable."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        self.in_transaction = False
+
+    def execute(self, *_: object) -> NoReturn:
+        raise Unavailable(self.reason)
+
+    executemany = execute
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def is_failure(error: BaseException) -> bool:
+    """True for an error of SQLite that says that the file failed, or what it lies on; not for a wrong statement."""
+    return isinstance(error, sqlite3.DatabaseError) and not isinstance(
+        error, sqlite3.IntegrityError | sqlite3.ProgrammingError | sqlite3.DataError | sqlite3.NotSupportedError
+    )
+
+
+def is_full(error: BaseException) -> bool:
+    """True when there was no room (`error`, or what it was raised from)."""
+    return _code(error) in _FULL
+
+
+def may_pass(error: BaseException) -> bool:
+    """True when the same call may succeed later on the same file: an error of reading or writing, not of what it
+    holds.
+    """
+    return _code(error) in _FULL | _PASSING
+
+
+def _code(error: BaseException) -> int:
+    found = error if isinstance(error, sqlite3.Error) else error.__cause__
+    return getattr(found, "sqlite_errorcode", 0) & 0xFF
 
 
 @contextmanager

@@ -140,7 +140,7 @@ async def _build(nursery: trio.Nursery, disks: Disks, catalog_path: Path, option
     pins.hold(protected_segments(catalog.accounts.jobs().get(SNAPSHOT_JOB)))
     intake = Intake(pool, OBJECT_BYTES_MAX)
     parts = ReaderParts(journal, stripes, pins)
-    built = build_jobs(options, clock, disks, catalog, journal, writer, stripes, pool, pins)
+    built = build_jobs(options, clock, disks, catalog, journal, writer, stripes, pool, pins, restore)
     jobs.append(built)
     return Core(
         options, clock, disks, engine, catalog, journal, writer, pins, stripes, pool, intake, parts, built, started
@@ -163,7 +163,8 @@ async def _smallest_bytes(disks: Disks) -> int:
 async def _stop(core: Core) -> None:
     # segments stay open: the next start seals them, and streams may still be at them now
     await core.writer.drain()
-    await core.jobs.checkpointer.checkpoint()
+    if not core.writer.broken_because:
+        await core.jobs.checkpointer.checkpoint()
 
 
 async def run_service(service: Service) -> None:
@@ -173,6 +174,9 @@ async def run_service(service: Service) -> None:
             progress = await service.work()
         except ShuttingDown:
             return
+        except Unavailable as error:
+            log.warning("background job was put off", job=service.name, reason=str(error))
+            progress = Progress.IDLE
         except Exception:
             log.exception("background job failed; it is tried again", job=service.name)
             progress = Progress.IDLE

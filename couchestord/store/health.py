@@ -31,6 +31,10 @@ def health(core: "Core") -> Health:
     if core.writer.stopped_because:
         unhealthy = True
         reasons.append(f"writes are stopped: {core.writer.stopped_because}")
+    if core.jobs.repairer.trouble:
+        reasons.append(f"catalog: {core.jobs.repairer.trouble}")
+    if core.catalog.shut_because:
+        return Health("unhealthy", (core.catalog.shut_because, *reasons))
     if disks.missing_count() > disks.m:
         unhealthy = True
         reasons.append(f"{disks.missing_count()} of {disks.count} disks are missing, more than {disks.m}")

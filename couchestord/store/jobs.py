@@ -1,7 +1,8 @@
 """The background jobs of a store, wired."""
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from couchestord.clock import Clock
@@ -12,6 +13,7 @@ from couchestord.ec.segments import SegmentPool
 from couchestord.ec.stripes import StripeStore
 from couchestord.ec.throttle import Throttle
 from couchestord.io.catalog.catalog import Catalog
+from couchestord.io.catalog.reserve import Reserve
 from couchestord.io.disks import Disks
 from couchestord.io.indexing import Indexer
 from couchestord.io.journal import Journal
@@ -22,6 +24,7 @@ from couchestord.store.maintenance import Checkpointer, Snapshotter
 from couchestord.store.monitor import Monitor
 from couchestord.store.options import StoreOptions
 from couchestord.store.pins import Pins
+from couchestord.store.repair import Repairer
 from couchestord.store.writer import Writer
 
 
@@ -38,11 +41,13 @@ class Jobs:
     rebuilder: Rebuilder
     housekeeper: Housekeeper
     monitor: Monitor
+    repairer: Repairer
 
     def services(self) -> Iterator[Service]:
         """Each of them, to be run."""
         yield from (self.monitor, self.destager, self.checkpointer, self.snapshotter)
         yield from (self.rejournaler, self.indexer, self.rebuilder, self.compactor, self.housekeeper)
+        yield self.repairer
 
     def status(self) -> dict[str, Any]:
         """Progress of each job, ready for JSON."""
@@ -57,6 +62,7 @@ class Jobs:
             },
             "rebuild": {"rebuilt_shards": self.rebuilder.rebuilt_shards_count},
             "rejournal": {"copied_files": self.rejournaler.copied_count},
+            "repair": {"repaired": self.repairer.repaired_count, "trouble": self.repairer.trouble},
             "snapshot": {"taken": self.snapshotter.taken_count, "sequence": self.snapshotter.sequence},
         }
 
@@ -71,8 +77,9 @@ def build_jobs(
     stripes: StripeStore,
     pool: SegmentPool,
     pins: Pins,
+    restore: Callable[[Path], Awaitable[bool]],
 ) -> Jobs:
-    """Make the services; nothing runs yet."""
+    """Make the services; nothing runs yet. `restore` is the repairer's."""
     submit = writer.submit
     throttle = Throttle(options.background_bytes_per_s, lambda: writer.waiting_count > 0)
     checkpointer = Checkpointer(catalog, writer.quiet)
@@ -112,4 +119,7 @@ def build_jobs(
         rebuilder=rebuilder,
         housekeeper=Housekeeper(catalog, clock, submit, pool, compactor, options.upload_results_kept_s),
         monitor=Monitor(disks, options.monitor_interval_s, options.disk_deadline_s, options.reserve_bytes, returned),
+        repairer=Repairer(
+            catalog, journal, writer, checkpointer, restore, Reserve(catalog.path, options.catalog_reserve_bytes)
+        ),
     )

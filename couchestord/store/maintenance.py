@@ -1,7 +1,7 @@
 """Services that keep catalog and journal in bounds: checkpoint, snapshot, trim."""
 
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import trio
 
@@ -61,6 +61,16 @@ class Checkpointer:
             return False
         self.sequence = sequence
         return True
+
+    @asynccontextmanager
+    async def away(self) -> AsyncIterator[None]:
+        """No checkpoint is under way and none begins; nobody copies the main file."""
+        async with self._lock:
+            yield
+
+    def replaced(self, sequence: int) -> None:
+        """Inside `away`: the main file is another one, synced, that holds everything up to `sequence`."""
+        self.sequence = sequence
 
     async def frozen(self) -> "Frozen | None":
         """A complete checkpoint whose main file stays as it is until released; None when a reader was in the way."""

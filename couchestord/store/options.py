@@ -39,6 +39,8 @@ class StoreOptions:
     upload_results_kept_s: float = 86_400.0
     snapshot_bytes_min: int = 64 << 20
     """A snapshot is written when the log since the last one outgrows this and half the catalog."""
+    catalog_reserve_bytes: int = 16 << 20
+    """Room kept beside the catalog for its repair."""
     services: bool = True
     """Run background jobs. Tests step them by hand."""
 

@@ -110,13 +110,16 @@ async def restore_snapshot(path: Path, disks: Disks, stripes: StripeStore) -> bo
     segments = await find_segments(disks)
     table = await read_table(root, stripes, segments)
     temporary = Path(f"{path}.new")
-    file = await trio.open_file(temporary, "wb")
-    async with file:
-        os.fchmod(file.fileno(), 0o600)
-        async for piece in read_pieces(table, stripes, segments):
-            await file.write(piece)
-        await file.flush()
-        await trio.to_thread.run_sync(os.fsync, file.fileno())
+    try:
+        async with await trio.open_file(temporary, "wb") as file:
+            os.fchmod(file.fileno(), 0o600)
+            async for piece in read_pieces(table, stripes, segments):
+                await file.write(piece)
+            await file.flush()
+            await trio.to_thread.run_sync(os.fsync, file.fileno())
+    except BaseException:
+        temporary.unlink(missing_ok=True)  # it may have been the room for it that was lacking
+        raise
     for suffix in ("-wal", "-shm", ".sums"):
         Path(f"{path}{suffix}").unlink(missing_ok=True)
     temporary.replace(path)

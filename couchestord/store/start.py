@@ -6,7 +6,6 @@ lie on one disk only, lies on enough disks under a new epoch.
 """
 
 from collections.abc import Awaitable, Callable
-from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,17 +13,15 @@ import trio
 
 from couchestord import logs
 from couchestord.errors import Corrupt, DataLost, Error, InternalError, JournalDamaged, UnknownFormat
-from couchestord.io import mutations as mu
-from couchestord.io.catalog.catalog import FILE_SUFFIXES, Catalog
+from couchestord.io.catalog.catalog import Catalog, discard
 from couchestord.io.catalog.pages import checkpoint_with_sums
 from couchestord.io.disks import Disks
 from couchestord.io.journal import Journal
 from couchestord.io.journalfile import Entry, JournalOptions
-from couchestord.io.records import record_digest
 from couchestord.io.recovery import Chain, chain, scan
+from couchestord.store.replay import follows_log, replay
 
 log = logs.get(__name__)
-REPLAY_RECORDS_PER_TRANSACTION = 2000
 EXTENTS_COUNTED_MAX = 1 << 20
 
 Restore = Callable[[Path], Awaitable[bool]]
@@ -75,7 +72,7 @@ async def _start(
         await disks.take_epoch()
         journal.epoch_taken()
         try:
-            replayed = await _replay(catalog, journal, log_chain)
+            replayed = await replay(catalog, journal)
         except Exception as error:
             if rebuilt or (isinstance(error, Error) and not isinstance(error, Corrupt)):
                 raise
@@ -84,7 +81,7 @@ async def _start(
             rebuilt = f"the log could not be applied to it: {error!r}"
             catalog = await _make_anew(disks, catalog_path, restore, rebuilt)
             _check_reach(disks, catalog, log_chain)
-            replayed = await _replay(catalog, journal, log_chain)
+            replayed = await replay(catalog, journal)
         await _renew_tail(disks, catalog, journal, log_chain)
         await _keep_what_only_the_catalog_knows(disks, catalog, journal)
     except BaseException:
@@ -123,10 +120,7 @@ async def _make_anew(disks: Disks, path: Path, restore: Restore, reason: str) ->
     """Set what lies at `path` aside; take the newest snapshot, or begin with nothing."""
     if path.exists():
         log.error("catalog discarded", path=str(path), reason=reason)
-        for suffix in FILE_SUFFIXES:
-            old = Path(f"{path}{suffix}")
-            if old.exists():
-                old.replace(f"{path}{suffix}.discarded")
+        discard(path)
     if not await restore(path):
         Catalog.create(path, disks.store_id)
     return Catalog(path)
@@ -146,11 +140,8 @@ async def _judge(disks: Disks, catalog: Catalog, journal: Journal, log_chain: Ch
         return _judge_ahead(disks, catalog, log_chain)
     if log_chain.files and applier.sequence + 1 < log_chain.files[0].first:
         return f"it ends at {applier.sequence}, before the log begins at {log_chain.files[0].first}"
-    if journal.holds(applier.sequence):
-        async with aclosing(journal.records(applier.sequence)) as records:
-            _, meta, _, body_sum = await anext(records)
-        if record_digest(meta, body_sum) != applier.digest:
-            return f"it took another course than the log at {applier.sequence}"
+    if not await follows_log(catalog, journal):
+        return f"it took another course than the log at {applier.sequence}"
     return ""
 
 
@@ -190,26 +181,6 @@ def _check_reach(disks: Disks, catalog: Catalog, log_chain: Chain) -> None:
                 f"({disks.missing_count()} of {disks.count} disks are missing). Bring the missing disks back."
             )
         log.error("records are gone whose outcome the catalog holds", first=low, last=high - 1)
-
-
-async def _replay(catalog: Catalog, journal: Journal, log_chain: Chain) -> int:
-    first = catalog.applier.sequence + 1
-    if first >= log_chain.end:
-        return 0
-    count = 0
-    catalog.begin()
-    try:
-        async for sequence, meta, _, body_sum in journal.records(first):
-            catalog.applier.apply(mu.decode(meta), sequence, record_digest(meta, body_sum))
-            count += 1
-            if count % REPLAY_RECORDS_PER_TRANSACTION == 0:
-                catalog.commit()
-                catalog.begin()
-        catalog.commit()
-    except BaseException:
-        catalog.rollback()
-        raise
-    return count
 
 
 async def _renew_tail(disks: Disks, catalog: Catalog, journal: Journal, log_chain: Chain) -> None:

@@ -46,7 +46,7 @@ class ObjectStore(Accounts):
 
     Every method that changes something returns once the change is durable: it survives kill -9, power loss and the
     loss of any `m` disks. An error means that nothing happened, but for InternalError, Unavailable and NoSpace raised
-    by a commit: then the change may still turn out to have happened at the next start, whole.
+    by a commit: then the change may still turn out to have happened later, whole.
     Methods belong to one trio loop and may run side by side. Errors are those of `couchestord.errors`.
 
     ::

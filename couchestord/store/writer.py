@@ -34,6 +34,7 @@ from couchestord.io.disks import Disks, replicas_needed
 from couchestord.io.journal import Journal
 from couchestord.io.journalfile import Entry
 from couchestord.io.records import META_BYTES_MAX, record_digest
+from couchestord.io.sqlite import is_failure
 from couchestord.store.decide import Decider
 
 log = logs.get(__name__)
@@ -80,6 +81,7 @@ class Writer:
         self._idle = trio.Event()
         self._idle.set()
         self._stopped: Exception | None = None
+        self._broken: WritesStopped | None = None
         self._in_doubt: BaseException | None = None
         """Why a group failed at the journal. It may have happened, as the next start says, until another one is in."""
         self.stats = WriterStats()
@@ -92,8 +94,9 @@ class Writer:
         if isinstance(request, GROWING) and self._fill > SLOW_FROM:
             # a journal that fills slows its writers before it refuses them
             await trio.sleep(SLOW_S_MAX * min(1.0, (self._fill - SLOW_FROM) / (1 - SLOW_FROM)))
-        if self._stopped is not None:
-            raise type(self._stopped)(str(self._stopped))
+        reason = self._stopped or self._broken
+        if reason is not None:
+            raise type(reason)(str(reason))
         body = getattr(request, "body", b"")
         waiting = _Waiting(request, len(body), trio.lowlevel.current_task())
         if self._idle.is_set():
@@ -110,12 +113,30 @@ class Writer:
     @property
     def stopped_because(self) -> str:
         """Why later requests are refused, empty while they are not."""
-        return str(self._stopped) if self._stopped else ""
+        reason = self._stopped or self._broken
+        return str(reason) if reason else ""
+
+    @property
+    def broken_because(self) -> str:
+        """How the catalog failed, empty when it did not or was repaired."""
+        return str(self._broken) if self._broken else ""
 
     def stop(self, reason: Exception) -> None:
-        """Refuse every later request with this error. What waits already is still committed, but for WritesStopped."""
-        if self._stopped is None or isinstance(reason, WritesStopped):
+        """Refuse every later request with this error, for good. What waits already is still committed."""
+        if self._stopped is None:
             self._stopped = reason
+
+    def resume(self) -> None:
+        """The catalog is as the log says again: later requests are committed."""
+        self._broken = None
+
+    def _break(self, error: BaseException) -> WritesStopped:
+        """The catalog failed. Whatever is in the log happened, whatever the catalog says; a repair brings the two
+        together, and until then nothing is decided.
+        """
+        self._broken = WritesStopped(f"the catalog failed and is being repaired from the log: {error}")
+        log.error("catalog failed: writes stop until it is repaired", reason=str(error))
+        return self._broken
 
     async def drain(self) -> None:
         """Refuse new requests and wait until those under way are answered."""
@@ -166,13 +187,18 @@ class Writer:
             trio.lowlevel.reschedule(waiting.task, waiting.result or outcomes.Error(InternalError("no answer")))
 
     async def _commit(self, group: list[_Waiting]) -> None:
-        if self._stopped is not None and isinstance(self._stopped, WritesStopped):
-            raise self._stopped
+        if self._broken is not None:
+            raise self._broken
         self._check_catalog_room()
         first = self._catalog.applier.sequence + 1
-        entries = self._decide(group)
+        try:
+            entries = self._decide(group)
+        except Exception as error:
+            if is_failure(error):
+                raise self._break(error) from error
+            raise
         if not entries:
-            self._catalog.rollback()
+            self._roll_back()
             if self._in_doubt is not None:
                 # nothing to write, a delete of what is not there say: but it may turn out to be there
                 raise Unavailable(f"a write before this one is in doubt until the next one succeeds: {self._in_doubt}")
@@ -180,9 +206,9 @@ class Writer:
         try:
             await self._journal.append(first, entries)
         except BaseException as error:
-            self._catalog.rollback()
             if not isinstance(error, JournalFull):
                 self._in_doubt = error
+            self._roll_back()
             raise
         self._in_doubt = None
         self.stats.groups += 1
@@ -190,13 +216,18 @@ class Writer:
         try:
             self._catalog.commit()
         except Exception as error:
-            # the group is in the log: it happened, whatever the catalog says. Only a restart brings the two together
-            self.stop(WritesStopped(f"the catalog failed after a commit ({error}); restart to rebuild it from the log"))
-            log.error("catalog failed after the commit point: writes stop", reason=str(error))
+            # the group is in the log: it happened. Whoever asked for it hears that nobody knows yet
+            self._break(error)
             raise
 
+    def _roll_back(self) -> None:
+        try:
+            self._catalog.rollback()
+        except Exception as error:
+            self._break(error)
+
     def _check_catalog_room(self) -> None:
-        """Before the commit point: behind it, a catalog that cannot be written stops all writes until a restart."""
+        """Before the commit point: behind it, a catalog that cannot be written stops all writes until its repair."""
         found = os.statvfs(self._catalog.path.parent)
         free_bytes = found.f_bavail * found.f_frsize
         if free_bytes < CATALOG_ROOM_BYTES_MIN:
@@ -223,6 +254,8 @@ class Writer:
                     self.stats.refused += 1
                     waiting.result = outcomes.Error(error)
                 except Exception as error:
+                    if is_failure(error):
+                        raise
                     self._exclude(excluded, number, waiting, error)
                     break
             else:

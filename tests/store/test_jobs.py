@@ -16,6 +16,7 @@ async def test_every_job_is_run_and_has_a_name_of_its_own(tmp_path: Path) -> Non
             "monitor",
             "rebuild",
             "rejournal",
+            "repair",
             "snapshot",
         ]
         assert all(service.interval_s > 0 for service in services)

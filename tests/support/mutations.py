@@ -138,8 +138,9 @@ def ignore_an_epoch(patch: Patch) -> None:
 
 def lose_a_delete_on_rebuild(patch: Patch) -> None:
     from couchestord.store import start
+    from couchestord.store.replay import replay
 
-    original, replay = Applier._object_deleted, start._replay
+    original = Applier._object_deleted
     replaying: list[bool] = []
 
     def object_deleted(applier: Applier, it: Any) -> None:
@@ -154,7 +155,7 @@ def lose_a_delete_on_rebuild(patch: Patch) -> None:
             replaying.clear()
 
     patch.setattr(Applier, "_object_deleted", object_deleted)
-    patch.setattr(start, "_replay", replay_without)
+    patch.setattr(start, "replay", replay_without)
 
 
 def leave_out_a_shards_sync(patch: Patch) -> None:

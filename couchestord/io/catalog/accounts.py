@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from couchestord.io.sqlite import Connection
+from couchestord.io.sqlite import Connection, Execute, Shut
 
 
 class UploadRow(NamedTuple):
@@ -45,7 +45,11 @@ class AccountReader:
     """Reads through one connection. Synchronous."""
 
     def __init__(self, connection: Connection) -> None:
-        self._run = connection.execute
+        self.connect(connection)
+
+    def connect(self, connection: Connection | Shut) -> None:
+        """Read through this connection from now on."""
+        self._run: Execute = connection.execute
 
     def upload(self, id_: str) -> UploadRow | None:
         row = self._run(

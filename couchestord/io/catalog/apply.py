@@ -12,7 +12,7 @@ from typing import Any
 from couchestord.errors import InternalError
 from couchestord.io import mutations as mu
 from couchestord.io.catalog.segments import SegmentRows
-from couchestord.io.sqlite import Connection
+from couchestord.io.sqlite import Connection, Execute, Shut
 
 ENTRY_VERSIONED = 1
 VERSION_MARKER = 2
@@ -23,8 +23,8 @@ class Applier:
     """Applies outcomes through the writing connection, inside the caller's transaction."""
 
     def __init__(self, connection: Connection) -> None:
-        self._run = connection.execute
-        self._run_many = connection.executemany
+        self._run: Execute = connection.execute
+        self._run_many: Execute = connection.executemany
         self.store_id = b""
         self.sequence = 0
         self.digest = 0
@@ -56,6 +56,11 @@ class Applier:
             mu.ExtentsMoved: self._segments.extents_moved,
         }
         self.load()
+
+    def connect(self, connection: Connection | Shut) -> None:
+        """Work through this connection from now on. `load` comes next."""
+        self._run, self._run_many = connection.execute, connection.executemany
+        self._segments.connect(connection)
 
     def load(self) -> None:
         """Take the counters from the state row: at the start, and after a rollback."""

@@ -8,10 +8,10 @@ from pathlib import Path
 from couchestord.errors import Corrupt, UnknownFormat
 from couchestord.io.catalog.accounts import AccountReader
 from couchestord.io.catalog.apply import Applier
-from couchestord.io.catalog.pages import store_sums
+from couchestord.io.catalog.pages import store_sums, sums_path, sync_folder
 from couchestord.io.catalog.read import CatalogReader
 from couchestord.io.catalog.schema import SCHEMA_VERSION, TABLES, statements
-from couchestord.io.sqlite import Connection, open_main_file, open_reader, open_writer, sqlite_errors
+from couchestord.io.sqlite import Connection, Shut, open_main_file, open_reader, open_writer, sqlite_errors
 
 FIRST_ID = 16
 """Ids below are reserved: 0 is no id, segment 0 the journal."""
@@ -32,25 +32,92 @@ class Catalog:
         it.
         """
         self.path = path
-        self._reader = open_reader(path)
+        self._reader: Connection | Shut = open_reader(path)
         try:
             self._check_version()
-            self._writer = open_writer(path)
+            writer = open_writer(path)
             try:
                 with sqlite_errors(f"reading the catalog {path}"):
-                    self.applier = Applier(self._writer)
+                    self.applier = Applier(writer)
             except BaseException:
-                self._writer.close()
+                writer.close()
                 raise
         except BaseException:
             self._reader.close()
             raise
+        self._writer: Connection | Shut = writer
         self.committed_sequence = self.applier.sequence
         """Sequence of the last record that readers see."""
-        self.writing = CatalogReader(self._writer)
-        self.writing_accounts = AccountReader(self._writer)
+        self.writing = CatalogReader(writer)
+        self.writing_accounts = AccountReader(writer)
         self.reading = CatalogReader(self._reader)
         self.accounts = AccountReader(self._reader)
+
+    # -- another connection under those who use this one ---------------------------------------------------------------
+
+    @property
+    def shut_because(self) -> str:
+        """Why readers are refused (Unavailable), empty while they are not."""
+        return self._reader.reason if isinstance(self._reader, Shut) else ""
+
+    def reopen_writer(self) -> None:
+        """A new writing connection: an open transaction is dropped, the counters are read again. Raises Corrupt; then
+        there is none until the next call succeeds. Readers are not touched.
+        """
+        self._write_through(Shut(f"the catalog {self.path} cannot be written"))
+        writer = open_writer(self.path)
+        try:
+            with sqlite_errors(f"reading the catalog {self.path}"):
+                self.applier.connect(writer)
+                self.applier.load()
+        except BaseException:
+            writer.close()
+            raise
+        self._write_through(writer)
+
+    def reopen_reader(self) -> None:
+        """A new reading connection for all readers, between two of their statements. Raises Corrupt; then they go on
+        with the one before.
+        """
+        reader = open_reader(self.path)
+        try:
+            with sqlite_errors(f"reading the catalog {self.path}"):
+                reader.execute("select sequence from state").fetchone()
+        except BaseException:
+            reader.close()
+            raise
+        self._read_through(reader)
+
+    def shut(self, reason: str) -> None:
+        """Close the connections; readers get Unavailable until `reopen_reader`, the writer until `reopen_writer`."""
+        self._write_through(Shut(reason))
+        self._read_through(Shut(reason))
+
+    def replace_by(self, made: Path) -> None:
+        """Put the catalog that lies at `made`, closed, checkpointed and synced, in the place of this one, whose files
+        stay beside it as `.discarded`. A crash in between leaves none, or the new one. Raises Corrupt, OSError.
+        """
+        self.shut("the catalog is being replaced")
+        discard(self.path)
+        made.replace(self.path)
+        sums_path(made).replace(sums_path(self.path))
+        sync_folder(self.path.parent)
+        self.reopen_writer()
+        self.committed_sequence = self.applier.sequence
+        self.reopen_reader()
+
+    def _write_through(self, writer: Connection | Shut) -> None:
+        self._writer.close()
+        self._writer = writer
+        self.applier.connect(writer)
+        self.writing.connect(writer)
+        self.writing_accounts.connect(writer)
+
+    def _read_through(self, reader: Connection | Shut) -> None:
+        self._reader.close()
+        self._reader = reader
+        self.reading.connect(reader)
+        self.accounts.connect(reader)
 
     def _check_version(self) -> None:
         with sqlite_errors(f"reading the catalog {self.path}"):
@@ -66,8 +133,7 @@ class Catalog:
     @staticmethod
     def create(path: Path, store_id: bytes) -> None:
         """Make an empty catalog at `path`, replacing whatever lies there."""
-        for suffix in FILE_SUFFIXES:
-            Path(f"{path}{suffix}").unlink(missing_ok=True)
+        remove(path)
         connection = open_writer(path)
         try:
             connection.execute("begin immediate")
@@ -132,6 +198,20 @@ class Catalog:
         self._writer.close()
         # the last one, and it cannot write: closing never moves the WAL into a main file whose sums then are wrong
         self._reader.close()
+
+
+def remove(path: Path) -> None:
+    """Unlink what there is of a catalog at `path`, which nobody has open."""
+    for suffix in FILE_SUFFIXES:
+        Path(f"{path}{suffix}").unlink(missing_ok=True)
+
+
+def discard(path: Path) -> None:
+    """Set what lies at `path` aside, under names that end in `.discarded`."""
+    for suffix in FILE_SUFFIXES:
+        old = Path(f"{path}{suffix}")
+        if old.exists():
+            old.replace(f"{path}{suffix}.discarded")
 
 
 def dump(connection_or_path: Connection | Path) -> dict[str, list[tuple[object, ...]]]:

@@ -95,7 +95,12 @@ def _store(path: Path, sums: "array[int]") -> None:
         os.fsync(file.fileno())
     temporary.replace(sums_path(path))
     # the WAL is emptied next: the new sums must not be lost before that
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Make the names in a folder durable. Blocks."""
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(folder)
     finally:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from couchestord.io.catalog.segments import unpack_disks
 from couchestord.io.keys import split_key
-from couchestord.io.sqlite import Connection, Cursor
+from couchestord.io.sqlite import Connection, Cursor, Execute, Shut
 
 PATHS_CACHED_MAX = 65_536
 
@@ -81,9 +81,13 @@ class CatalogReader:
     """Reads through one connection. Synchronous: a row costs about 7 us, a page of a listing under a millisecond."""
 
     def __init__(self, connection: Connection) -> None:
-        self._run = connection.execute
         self._paths: dict[tuple[int, tuple[bytes, ...]], int] = {}
-        self._paths_generation = -1
+        self.connect(connection)
+
+    def connect(self, connection: Connection | Shut) -> None:
+        """Read through this connection from now on."""
+        self._run: Execute = connection.execute
+        self.forget_paths()
 
     def forget_paths(self) -> None:
         """Empty the cache of paths: after a rollback, which may have taken directories with it."""

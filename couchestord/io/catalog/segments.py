@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from couchestord.errors import InternalError
 from couchestord.io import mutations as mu
-from couchestord.io.sqlite import Connection
+from couchestord.io.sqlite import Connection, Execute, Shut
 
 STATE_OPEN = 0
 STATE_SEALED = 1
@@ -25,8 +25,12 @@ class SegmentRows:
     """Applies what concerns segments. Inside the caller's transaction."""
 
     def __init__(self, connection: Connection) -> None:
-        self._run = connection.execute
-        self._run_many = connection.executemany
+        self.connect(connection)
+
+    def connect(self, connection: Connection | Shut) -> None:
+        """Work through this connection from now on."""
+        self._run: Execute = connection.execute
+        self._run_many: Execute = connection.executemany
 
     def made(self, it: mu.SegmentMade) -> None:
         missing = sum(1 << index for index, disk in enumerate(it.disks) if disk < 0)

@@ -1,0 +1,48 @@
+"""Room that is kept beside the catalog, to be freed when there is no other: a repair needs some to write at all."""
+
+import os
+from pathlib import Path
+
+
+class Reserve:
+    """A file of zeroes beside the catalog. Blocks: run it in a thread."""
+
+    def __init__(self, catalog: Path, size_bytes: int) -> None:
+        self._path = Path(f"{catalog}.reserve")
+        self._size_bytes = size_bytes
+
+    def free_bytes(self) -> int:
+        """Room on the file system of the catalog. Raises OSError."""
+        found = os.statvfs(self._path.parent)
+        return found.f_bavail * found.f_frsize
+
+    def is_whole(self) -> bool:
+        """True when the room is kept, or none is to be."""
+        try:
+            return not self._size_bytes or self._path.stat().st_size >= self._size_bytes
+        except OSError:
+            return False
+
+    def make(self, leave_bytes: int) -> bool:
+        """Take the room, if so much is left beside it. True when it is there."""
+        if self.is_whole():
+            return True
+        try:
+            if self.free_bytes() < self._size_bytes + leave_bytes:
+                return False
+            number = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                os.posix_fallocate(number, 0, self._size_bytes)
+            finally:
+                os.close(number)
+        except OSError:
+            self.free()
+            return False
+        return True
+
+    def free(self) -> None:
+        """Give the room back."""
+        try:
+            self._path.unlink(missing_ok=True)
+        except OSError:
+            return  # a file system that refuses that will refuse what the room is for, and then it is said
