@@ -1,7 +1,9 @@
 """One client's connection: a socket, its deadlines, and one request after the other.
 
 A connection is served by one task. Nothing is read ahead of a handler but what came with the head, so a slow handler
-holds its client back, and a slow client holds nobody else: every wait for it has a deadline.
+holds its client back, and a slow client holds nobody else: every wait for it has a deadline. The deadline of a head,
+which every request has, is a number that the server watches; those of bodies and sends are cancel scopes, made only
+when there is something to wait for.
 """
 
 import logging
@@ -45,6 +47,12 @@ class Connection:
         self._scope = trio.CancelScope()
         self._closing = False
         self._busy = False
+        self.deadline_s = math.inf
+        """When, in trio's time, the client has been waited for too long: whoever watches calls `cut` then."""
+
+    def cut(self) -> None:
+        """Ends the connection where it stands."""
+        self._scope.cancel()
 
     def finish_soon(self) -> None:
         """No request after the one under way; without one, the connection closes now."""
@@ -83,9 +91,9 @@ class Connection:
     # -- reading -----------------------------------------------------------------------------------------------------
 
     async def _read_head(self) -> Head | None:
-        """The next head; None when the connection is to be closed. Idle and slow clients meet the scope's deadline."""
-        protocol, limits, scope = self._protocol, self._limits, self._scope
-        scope.deadline = trio.current_time() + limits.idle_timeout_s
+        """The next head; None when the connection is to be closed. Idle and slow clients meet the deadline."""
+        protocol, limits = self._protocol, self._limits
+        self.deadline_s = trio.current_time() + limits.idle_timeout_s
         begun = False
         if protocol.has_early_bytes:
             await trio.lowlevel.checkpoint()  # pipelined requests never wait for the socket: let others run
@@ -93,13 +101,13 @@ class Connection:
             while True:
                 head = protocol.next_head()
                 if isinstance(head, Head):
-                    scope.deadline = math.inf
+                    self.deadline_s = math.inf
                     return head
                 if head is END:
                     return None
                 if protocol.has_early_bytes and not begun:
                     begun = True
-                    scope.deadline = trio.current_time() + limits.head_timeout_s
+                    self.deadline_s = trio.current_time() + limits.head_timeout_s
                 protocol.receive(await self._receive(_HEAD_RECEIVE_BYTES))
         except MalformedMessage as error:
             await self._refuse(error.status)
@@ -214,7 +222,7 @@ class Connection:
 
     async def _refuse(self, status: int) -> None:
         """Answers a head that is not HTTP as it should be, and gives the client time to read that."""
-        self._scope.deadline = trio.current_time() + self._limits.write_timeout_s
+        self.deadline_s = trio.current_time() + self._limits.write_timeout_s
         await self._send(bare_response(status))
         await self._linger()
 

@@ -65,6 +65,21 @@ class HttpServer:
             else:
                 sock.close()
 
+    async def watch(self) -> None:
+        """Cuts connections whose clients are late, until cancelled. One sleep for all costs a request nothing."""
+        limits = self._limits
+        # No connection sets a nearer deadline than this, so whoever looks so often misses none.
+        period_s = min(limits.idle_timeout_s, limits.head_timeout_s, limits.write_timeout_s)
+        while True:
+            now_s = trio.current_time()
+            next_s = now_s + period_s
+            for connection in self._connections:
+                if connection.deadline_s <= now_s:
+                    connection.cut()
+                else:
+                    next_s = min(next_s, connection.deadline_s)
+            await trio.sleep_until(next_s)
+
     async def _run(self, connection: Connection, sock: socket.socket) -> None:
         try:
             with suppress(OSError):  # not TCP, in tests and behind a Unix socket
@@ -141,6 +156,7 @@ async def serve_http(
             with accepting:
                 await server.accept(listener, connections)
 
+        connections.start_soon(server.watch)
         for listener in listeners:
             connections.start_soon(accept, listener)
         yield server
