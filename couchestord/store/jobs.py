@@ -103,7 +103,16 @@ def build_jobs(
     return Jobs(
         checkpointer=checkpointer,
         snapshotter=Snapshotter(
-            disks, catalog, journal, writer, checkpointer, stripes, pool, pins, options.snapshot_bytes_min
+            disks,
+            catalog,
+            journal,
+            writer,
+            checkpointer,
+            stripes,
+            pool,
+            pins,
+            options.snapshot_bytes_min,
+            clock.random_bytes,
         ),
         rejournaler=Rejournaler(disks, journal),
         indexer=Indexer(disks, journal),

@@ -1,6 +1,6 @@
 """Services that keep catalog and journal in bounds: checkpoint, snapshot, trim."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import trio
@@ -8,9 +8,10 @@ import trio
 from couchestord import logs
 from couchestord.ec.segments import SegmentPool
 from couchestord.ec.stripes import StripeStore
-from couchestord.errors import Error
+from couchestord.errors import Corrupt, DataLost, Error
 from couchestord.io.catalog.catalog import Catalog
 from couchestord.io.catalog.pages import checkpoint_with_sums
+from couchestord.io.catalog.read import SegmentRow
 from couchestord.io.disks import Disks
 from couchestord.io.journal import Journal
 from couchestord.service import Progress
@@ -112,6 +113,7 @@ class Snapshotter:
         pool: SegmentPool,
         pins: Pins,
         bytes_min: int,
+        random_bytes: Callable[[int], bytes],
     ) -> None:
         self._disks = disks
         self._catalog = catalog
@@ -122,6 +124,8 @@ class Snapshotter:
         self._pool = pool
         self._pins = pins
         self._bytes_min = bytes_min
+        self._random_bytes = random_bytes
+        self._whole = False
         self.taken_count = 0
 
     @property
@@ -157,7 +161,9 @@ class Snapshotter:
         if frozen is None:
             return False
         try:
-            root, segments = await sn.write_snapshot(self._catalog.path, frozen.sequence, self._pool)
+            earlier = None if self._whole else await self._earlier()
+            seed = int.from_bytes(self._random_bytes(8), "little")
+            root, segments = await sn.write_snapshot(self._catalog.path, frozen.sequence, self._pool, earlier, seed)
         except Error as error:
             log.error("snapshot failed", reason=str(error))
             return False
@@ -167,10 +173,15 @@ class Snapshotter:
         old = sn.protected_segments(self._catalog.accounts.jobs().get(sn.JOB))
         named = False
         try:
-            rows = {id_: row for id_ in segments if (row := self._catalog.reading.segment(id_)) is not None}
+            # one that cannot be read back has perhaps an old piece that cannot: the next names none
+            self._whole = True
+            # sealed now, the next snapshot knows how much room it takes
+            await self._pool.retire(root.segment)
+            rows = self._rows(segments)
             table = await sn.read_table(root, self._stripes, rows)
             async for _ in sn.read_pieces(table, self._stripes, rows):
                 pass
+            self._whole = False
             await self._writer.submit(sn.save_request(segments | old, root.sequence))
             named = True
             await self._disks.set_snapshot(root)
@@ -184,6 +195,21 @@ class Snapshotter:
         self.taken_count += 1
         log.info("catalog snapshot written", sequence=root.sequence, pieces=len(table.pieces))
         return True
+
+    def _rows(self, segments: Iterable[int]) -> dict[int, SegmentRow]:
+        return {id_: row for id_ in segments if (row := self._catalog.reading.segment(id_)) is not None}
+
+    async def _earlier(self) -> "sn.Earlier | None":
+        """The newest snapshot, when its pieces may be named again."""
+        root = self._disks.slot.snapshot
+        if root is None:
+            return None
+        rows = self._rows(sn.protected_segments(self._catalog.accounts.jobs().get(sn.JOB)))
+        try:
+            return sn.Earlier(await sn.read_table(root, self._stripes, rows), rows)
+        except (Corrupt, DataLost) as error:
+            log.warning("the snapshot before cannot be read: all of the catalog is written", reason=str(error))
+            return None
 
     def trim_point(self) -> int:
         """Records before it are needed by nobody."""

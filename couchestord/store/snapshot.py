@@ -3,13 +3,19 @@
 A snapshot is the catalog's main file after a complete checkpoint, in pieces of one stripe, and a table that says where
 each piece lies and what it sums to. The superblock of every disk names the table. Reading it needs no catalog: the
 headers of the segments say how they are coded and where their shards are. It counts only after it was read back and
-verified.
+verified, all of it.
+
+A piece that is as it was in the snapshot before is not written again: the table names its old place. The segments of a
+snapshot hold nothing else, so one of which little is wanted any more is given up, and what is left is written again.
 """
 
 import json
 import os
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from math import inf
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import trio
@@ -31,6 +37,8 @@ log = logs.get(__name__)
 JOB = "snapshot"
 PIECE_BYTES = 1 << 20
 """A piece is one stripe, so it is smaller where stripes are."""
+SEGMENTS_KEPT_MAX = 16
+"""A segment is kept for the next snapshot when half of its room and this part of the catalog are still wanted."""
 
 
 class PieceOf(msgspec.Struct, frozen=True, array_like=True):
@@ -46,34 +54,79 @@ class Table(msgspec.Struct, frozen=True, array_like=True):
     sequence: int
     size: int
     pieces: tuple[PieceOf, ...]
+    seed: int = 0
+    """Of the sums of the pieces. Random, since who knows it could write objects that hide a change from the sums."""
+
+
+class Earlier(NamedTuple):
+    """A snapshot whose pieces may be named again, and rows of the segments that it lies in."""
+
+    table: Table
+    rows: Mapping[int, SegmentRow]
 
 
 _TABLE = msgspec.msgpack.Decoder(Table)
 
 
-async def write_snapshot(path: Path, sequence: int, pool: SegmentPool) -> tuple[SnapshotRoot, set[int]]:
+async def write_snapshot(
+    path: Path, sequence: int, pool: SegmentPool, earlier: Earlier | None, seed: int
+) -> tuple[SnapshotRoot, set[int]]:
     """Write the main file of the catalog at `path`, which nobody may change meanwhile, to stripes; synced on return.
 
-    Answers the root to be put into the superblocks and the segments that hold the snapshot.
+    Pieces that are as they were in the `earlier` snapshot are named where they lie; without one, `seed` is that of the
+    sums. Answers the root to be put into the superblocks and the segments that hold the snapshot.
     """
-    pieces: list[PieceOf] = []
     piece_bytes = min(PIECE_BYTES, pool.options.stripe_bytes)
-    # in segments of its own: when the next snapshot takes its place, its room is free at once
+    if earlier is not None:
+        seed = earlier.table.seed
+    unchanged = await _unchanged(path, piece_bytes, earlier) if earlier else {}
+    pieces: list[PieceOf] = []
+    # in segments of its own: when later snapshots need no more of them, their room is free at once
     async with pool.writer(alone=True) as writer:
         file = await trio.open_file(path, "rb")
         async with file:
             size = 0
             while data := await file.read(piece_bytes):
-                segment, stripe = await writer.append(data)
-                pieces.append(PieceOf(segment, stripe, len(data), xxh3_64(data)))
+                piece = unchanged.get(len(pieces))
+                if piece is None:
+                    segment, stripe = await writer.append(data)
+                    piece = PieceOf(segment, stripe, len(data), xxh3_64(data, seed))
+                pieces.append(piece)
                 size += len(data)
-        table = msgspec.msgpack.encode(Table(sequence, size, tuple(pieces)))
+        table = msgspec.msgpack.encode(Table(sequence, size, tuple(pieces), seed))
         if len(table) > piece_bytes:
             raise Corrupt(f"the catalog of {size} bytes is too large for one table of pieces")
         segment, stripe = await writer.append(table)
         await writer.sync()
     root = SnapshotRoot(segment, stripe, len(table), sequence, xxh3_64(table))
     return root, {piece.segment for piece in pieces} | {segment}
+
+
+async def _unchanged(path: Path, piece_bytes: int, earlier: Earlier) -> dict[int, PieceOf]:
+    """The pieces, by number, that are as they were, but for those in segments of which too little is wanted."""
+    found: dict[int, PieceOf] = {}
+    wanted_bytes: Counter[int] = Counter()
+    file = await trio.open_file(path, "rb")
+    async with file:
+        for number, piece in enumerate(earlier.table.pieces):
+            data = await file.read(piece_bytes)
+            if len(data) == piece.length and xxh3_64(data, earlier.table.seed) == piece.checksum:
+                found[number] = piece
+                wanted_bytes[piece.segment] += piece.length
+    least_bytes = earlier.table.size // SEGMENTS_KEPT_MAX
+    kept = {
+        id_
+        for id_, wanted in wanted_bytes.items()
+        if wanted >= max(least_bytes, _room_bytes(earlier.rows.get(id_)) / 2)
+    }
+    return {number: piece for number, piece in found.items() if piece.segment in kept}
+
+
+def _room_bytes(row: SegmentRow | None) -> float:
+    """Bytes that the stripes of a segment have room for; endless while nobody knows where it ends."""
+    if row is None or row.stripes_end < 0:
+        return inf
+    return (row.stripes_end - 1) * PAGE_BYTES * row.k
 
 
 async def read_table(root: SnapshotRoot, stripes: StripeStore, segments: dict[int, SegmentRow]) -> Table:
@@ -87,17 +140,17 @@ async def read_pieces(
 ) -> AsyncIterator[bytes | bytearray | memoryview]:
     """The catalog's file, piece by piece, verified. Raises DataLost, Corrupt."""
     for piece in table.pieces:
-        yield await _read(piece, stripes, segments)
+        yield await _read(piece, stripes, segments, table.seed)
 
 
 async def _read(
-    piece: PieceOf, stripes: StripeStore, segments: dict[int, SegmentRow]
+    piece: PieceOf, stripes: StripeStore, segments: dict[int, SegmentRow], seed: int = 0
 ) -> bytes | bytearray | memoryview:
     row = segments.get(piece.segment)
     if row is None:
         raise DataLost(f"segment {piece.segment} of the catalog's snapshot is on no disk that is here")
     data = await stripes.read(row, piece.stripe, 0, piece.length)
-    if xxh3_64(data) != piece.checksum:
+    if xxh3_64(data, seed) != piece.checksum:
         raise Corrupt(f"a piece of the catalog's snapshot in segment {piece.segment} fails its checksum")
     return data
 

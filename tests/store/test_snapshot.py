@@ -3,6 +3,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import trio
 from small_store import (
     SMALL,
     STRIPE_BYTES,
@@ -23,7 +24,8 @@ from small_store import (
 
 from couchestord.errors import JournalDamaged, TooFewDisks
 from couchestord.io.catalog.catalog import FILE_SUFFIXES, dump
-from couchestord.store.snapshot import JOB, protected_segments
+from couchestord.store.fsck import check_store
+from couchestord.store.snapshot import JOB, Table, protected_segments, read_table
 from couchestord.store.store import ObjectStore
 
 
@@ -116,6 +118,95 @@ async def test_new_snapshot_takes_the_place_of_the_old(tmp_path: Path) -> None:
     lose_catalog(tmp_path)
     async with ObjectStore.open(tmp_path, SMALL) as store:
         assert (await store.list("box")).entries == ()
+
+
+async def put_many(store: ObjectStore, count: int, tag: bytes) -> None:
+    """Keys so long that a few make a piece of the catalog."""
+    async with trio.open_nursery() as nursery:
+        for number in range(count):
+            nursery.start_soon(store.put, "box", b"%s%04d/%s" % (tag, number, b"k" * 900), b"")
+
+
+async def table_of(store: ObjectStore) -> Table:
+    core = core_of(store)
+    root = core.disks.slot.snapshot
+    assert root is not None
+    return await read_table(root, core.stripes, {row.id: row for row in segments(store)})
+
+
+async def snapshot_of(store: ObjectStore) -> Table:
+    assert await core_of(store).jobs.snapshotter.take()
+    return await table_of(store)
+
+
+async def test_pieces_that_are_as_they_were_are_not_written_again(tmp_path: Path) -> None:
+    async with new_store(tmp_path) as store:
+        await put_many(store, 400, b"")
+        first = await snapshot_of(store)
+        assert len(first.pieces) > 8
+        await store.create_user("ann")
+        second = await snapshot_of(store)
+        kept = set(first.pieces) & set(second.pieces)
+        assert len(first.pieces) / 2 < len(kept) < len(first.pieces)
+        assert len({piece.segment for piece in second.pieces}) == 2
+        assert {piece.segment for piece in second.pieces} <= holding(store)
+        await finish(core_of(store).jobs.compactor)
+    # one run later the pieces of both are still there, and named again
+    async with ObjectStore.open(tmp_path, SMALL) as store:
+        await finish(core_of(store).jobs.compactor)
+        await store.create_user("bob")
+        third = await snapshot_of(store)
+        assert set(third.pieces) & kept
+        assert third.seed == first.seed != 0
+        await finish(core_of(store).jobs.compactor)
+    kept_rows = await settled(tmp_path)
+    assert faults_of(tmp_path) == []
+    assert await check_store(tmp_path, SMALL) == []
+    lose_catalog(tmp_path)
+    async with ObjectStore.open(tmp_path, SMALL) as store:
+        assert core_of(store).started.replayed_count < 20
+    assert {name: rows for name, rows in dump(catalog_of(tmp_path)).items() if name not in {"state", "segment"}} == {
+        name: rows for name, rows in kept_rows.items() if name not in {"state", "segment"}
+    }
+
+
+async def test_segments_of_which_little_is_wanted_are_given_up(tmp_path: Path) -> None:
+    async with new_store(tmp_path) as store:
+        await put_many(store, 200, b"")
+        first = await snapshot_of(store)
+        before = holding(store)
+        for turn in range(4):
+            await put_many(store, 200, b"%d" % turn)
+            table = await snapshot_of(store)
+            await finish(core_of(store).jobs.compactor)
+            assert {row.id for row in segments(store)} == holding(store) >= {piece.segment for piece in table.pieces}
+            room = sum(file.stat().st_size for file in shard_files(tmp_path)) * 4 / 6
+            # half of each at most, the table, and a page of header to each shard of each stripe
+            assert room < 2.6 * table.size + STRIPE_BYTES
+        assert not set(first.pieces) & set(table.pieces)
+        assert not before & holding(store)
+        assert not any(core_of(store).pool.is_pinned(id_) for id_ in before)
+
+
+async def test_old_piece_that_rotted_is_written_again(tmp_path: Path) -> None:
+    async with new_store(tmp_path) as store:
+        await put_many(store, 400, b"")
+        first = await snapshot_of(store)
+        sequence = core_of(store).jobs.snapshotter.sequence
+        [segment] = {piece.segment for piece in first.pieces}
+        for file in [file for file in shard_files(tmp_path) if int(file.name[:16], 16) == segment][:3]:
+            for piece in first.pieces:
+                flip(file, (piece.stripe + 1) * 4096, 8)
+        await store.create_user("ann")
+        assert not await core_of(store).jobs.snapshotter.take()
+        assert core_of(store).jobs.snapshotter.sequence == sequence
+        second = await snapshot_of(store)
+        assert segment not in {piece.segment for piece in second.pieces}
+        third = await snapshot_of(store)
+        assert set(second.pieces) & set(third.pieces)
+    kept = await settled(tmp_path)
+    lose_catalog(tmp_path)
+    assert {**await settled(tmp_path), "state": 0, "segment": 0} == {**kept, "state": 0, "segment": 0}
 
 
 async def test_snapshot_that_reads_back_wrong_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
