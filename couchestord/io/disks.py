@@ -8,6 +8,7 @@ before anything is written under it.
 from collections.abc import Mapping, Sequence
 
 import trio
+from msgspec.structs import replace
 
 from couchestord import logs
 from couchestord.errors import (
@@ -22,8 +23,13 @@ from couchestord.errors import (
 )
 from couchestord.io import superblock as sb
 from couchestord.io.disk import Disk
+from couchestord.io.records import FOLDER, parse_file_name
 
 log = logs.get(__name__)
+TORN = (
+    "{} holds a journal file of epoch {}, which the others know nothing of: this store was torn, a part of it was "
+    "started alone, and both have gone on. What one of them wrote must be given up: start with the disks of the other"
+)
 
 
 class Disks:
@@ -70,6 +76,26 @@ class Disks:
     def missing_count(self) -> int:
         return len(self.failures)
 
+    @property
+    def writers_needed(self) -> int:
+        """Good disks that a write needs, so that a store that was torn in two is written on one side at most.
+
+        More than half of all; where m is half of them or more, as many as are left when m are lost.
+        """
+        return min(self.count - self.m, self.count // 2 + 1)
+
+    def check_writable(self) -> None:
+        """Raises TooFewDisks when so many disks are missing that others may be written without these."""
+        if len(self.good()) < self.writers_needed:
+            raise TooFewDisks(
+                f"{len(self.good())} of {self.count} disks are good, a write needs {self.writers_needed}: "
+                "bring missing disks back"
+            )
+
+    def epoch_known(self, index: int) -> int:
+        """The newest epoch that a disk may hold anything of."""
+        return self.slot.epochs[index] if index < len(self.slot.epochs) else self.slot.epoch
+
     def get(self, index: int) -> Disk | None:
         """The disk when it is good, else None."""
         return None if index in self.failures else self._members.get(index)
@@ -110,16 +136,27 @@ class Disks:
         return index in self._full or index in self._tight
 
     async def join(self, index: int, disk: Disk) -> None:
-        """Use a disk that was missing: it learns the present epoch first. Raises DiskError, ForeignDisk, Corrupt."""
+        """Use a disk that was missing: it learns the present epoch first, and the others that it did.
+
+        Raises DiskError, ForeignDisk, Corrupt.
+        """
         identity, slot = await read_superblock(disk)
         if identity.store_id != self.store_id or identity.index != index:
             raise ForeignDisk(
                 f"{disk.name} is disk {identity.index} of another store or place, not disk {index} of this one"
             )
+        parsed = (parse_file_name(name) for name in await disk.list(FOLDER))
+        newest = max((found[0] for found in parsed if found), default=0)
         async with self._slots:
-            if slot.generation > self.slot.generation:
+            if (slot.epoch, slot.generation) > (self.slot.epoch, self.slot.generation):
                 raise ForeignDisk(f"{disk.name} was written by this store without the disks that are here: restart it")
+            if newest > self.epoch_known(index):
+                raise ForeignDisk(TORN.format(disk.name, newest))
+            self.slot = replace(
+                self.slot, generation=self.slot.generation + 1, epochs=self._told([index], self.slot.epoch)
+            )
             await _write_slot(disk, self.slot)
+            await self._write_slots(self.slot)
             self._members[index] = disk
             self.failures.pop(index, None)
             self._full.discard(index)
@@ -133,9 +170,7 @@ class Disks:
     # -- epochs and roots ------------------------------------------------------------------------------------------
 
     async def take_epoch(self) -> int:
-        """A new epoch, synced into the superblock of every good disk. Raises TooFewDisks when fewer than m+1-missing
-        took it.
-        """
+        """A new epoch, synced into the superblock of every good disk. Raises TooFewDisks when too few took it."""
         async with self._slots:
             return (await self._store_slot(epoch=self.slot.epoch + 1, snapshot=self.slot.snapshot)).epoch
 
@@ -145,9 +180,23 @@ class Disks:
             await self._store_slot(epoch=self.slot.epoch, snapshot=root)
 
     async def _store_slot(self, *, epoch: int, snapshot: sb.SnapshotRoot | None) -> sb.Slot:
-        slot = sb.Slot(generation=self.slot.generation + 1, epoch=epoch, snapshot=snapshot)
+        self.check_writable()
+        epochs = self._told(self.good(), epoch)
+        slot = sb.Slot(generation=self.slot.generation + 1, epoch=epoch, snapshot=snapshot, epochs=epochs)
         # the number is used up even when this fails: another try must not write other bytes under the same generation
         self.slot = slot
+        written = await self._write_slots(slot)
+        if written < self.writers_needed:
+            raise TooFewDisks(
+                f"{written} of {self.count} disks took the new superblock, {self.writers_needed} are needed"
+            )
+        return slot
+
+    def _told(self, indexes: Sequence[int], epoch: int) -> tuple[int, ...]:
+        return tuple(epoch if index in indexes else self.epoch_known(index) for index in range(self.count))
+
+    async def _write_slots(self, slot: sb.Slot) -> int:
+        """Write a slot to every good disk and sync it; those that fail are given up. Returns how many took it."""
         written = 0
 
         async def write(index: int) -> None:
@@ -164,10 +213,7 @@ class Disks:
         async with trio.open_nursery() as nursery:
             for index in self.good():
                 nursery.start_soon(write, index)
-        needed = replicas_needed(self.m, self.missing_count())
-        if written < needed:
-            raise TooFewDisks(f"{written} of {self.count} disks took the new superblock, {needed} are needed")
-        return slot
+        return written
 
 
 def replicas_needed(m: int, missing: int) -> int:
@@ -238,7 +284,9 @@ async def load_disks(candidates: Sequence[Disk]) -> Disks:
         found.append((identity, slot))
     if not found:
         raise NotAStore("no disk holds a store" + "".join(f"; {problem}" for problem in problems))
-    newest = max((slot for _, slot in found), key=lambda slot: slot.generation)
+    slots = [slot for _, slot in found]
+    # generations grow with every change, epochs only where enough disks took part
+    newest = max(slots, key=lambda slot: (slot.epoch, slot.generation, slots.count(slot)))
     disks = Disks(found[0][0], newest, members)
     disks.stale = [identity.index for identity, slot in found if slot.epoch < newest.epoch]
     return disks

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Seque
 import trio
 
 from couchestord import logs
-from couchestord.errors import Corrupt, DataLost, DiskError, InternalError, JournalFull, NoSpace, TooFewDisks
+from couchestord.errors import Corrupt, DataLost, DiskError, InternalError, JournalFull, NoSpace
 from couchestord.io import records as rec
 from couchestord.io.disk import Disk
 from couchestord.io.disks import Disks, replicas_needed
@@ -114,6 +114,7 @@ class Journal:
 
     async def _append(self, first: int, entries: Sequence[Entry], void_from: int) -> None:
         while True:
+            self._disks.check_writable()
             file = await self._writable(first, void_from)
             packed, offsets = self._pack(file, first, entries)
             written = False
@@ -176,10 +177,6 @@ class Journal:
     def _choose(self, seed: int) -> list[int]:
         """The disks of a new file: as many as the promise asks for, another choice for every file."""
         needed = replicas_needed(self._disks.m, self._disks.missing_count())
-        if len(self._disks.good()) < needed:
-            raise TooFewDisks(
-                f"{len(self._disks.good())} of {self._disks.count} disks are good, a write needs {needed}"
-            )
         roomy = self._disks.roomy()
         if len(roomy) < needed:
             roomy = self._disks.spare()

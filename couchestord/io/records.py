@@ -21,6 +21,7 @@ import msgspec
 from couchestord.errors import Corrupt, UnknownFormat
 from couchestord.io.checksum import xxh3_64
 
+FOLDER = "journal"
 FILE_HEADER_BYTES = 4096
 FILE_FORMAT = 1
 RECORD_MAGIC = b"CJRC"

@@ -19,13 +19,13 @@ from typing import NamedTuple
 
 import trio
 
-from couchestord.errors import Corrupt, DiskError
+from couchestord.errors import Corrupt, DiskError, ForeignDisk
 from couchestord.io import records as rec
 from couchestord.io.disk import Disk
-from couchestord.io.disks import Disks
+from couchestord.io.disks import TORN, Disks
 from couchestord.io.journalindex import block_bytes, blocks, index_name, parse_index_name
 
-FOLDER = "journal"
+FOLDER = rec.FOLDER
 
 
 @dataclass(slots=True)
@@ -263,6 +263,14 @@ def _proven_behind(store_id: bytes, file: FoundFile, part: _Part) -> int:
             proven = max(proven, head.group)
         at = data.find(rec.RECORD_MAGIC, at + head.length)
     return proven
+
+
+def check_torn(disks: Disks, found: Sequence[FoundFile]) -> None:
+    """Raises ForeignDisk when two parts of the store were written apart: two truths that nobody may mix."""
+    for file in found:
+        for index in file.replicas:
+            if file.epoch > disks.epoch_known(index):
+                raise ForeignDisk(TORN.format(disks.name(index), file.epoch))
 
 
 def chain(found: Sequence[FoundFile]) -> Chain:

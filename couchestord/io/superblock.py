@@ -59,6 +59,9 @@ class Slot(msgspec.Struct, frozen=True, array_like=True):
     generation: int
     epoch: int
     snapshot: SnapshotRoot | None = None
+    epochs: tuple[int, ...] = ()
+    """The newest epoch that each disk of the store was told of, by index. A journal file of a newer one on it was
+    written by a part of the store that was started alone."""
 
 
 _T = TypeVar("_T", Identity, Slot)

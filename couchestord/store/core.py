@@ -14,7 +14,7 @@ from couchestord.ec.choice import choose_engine
 from couchestord.ec.codec import Engine
 from couchestord.ec.segments import SegmentPool, seal_left_open
 from couchestord.ec.stripes import StripeStore
-from couchestord.errors import Corrupt, DataLost, DiskError, NoSpace, ShuttingDown, Unavailable
+from couchestord.errors import Corrupt, DataLost, DiskError, NoSpace, ShuttingDown, TooFewDisks, Unavailable
 from couchestord.io.catalog.catalog import Catalog
 from couchestord.io.catalog.pages import verify_pages
 from couchestord.io.disks import Disks
@@ -86,10 +86,12 @@ async def run_core(disks: Disks, catalog_path: Path, options: StoreOptions, cloc
                 except (Unavailable, NoSpace) as error:
                     # no reason not to serve: what is open from before is not appended to, and the next start seals it
                     log.warning("segments were not sealed yet", reason=str(error))
-                for index in disks.stale:
-                    nursery.start_soon(core.jobs.monitor.welcome, index)
+                if not core.started.read_only:
+                    for index in disks.stale:
+                        nursery.start_soon(core.jobs.monitor.welcome, index)
                 if options.services:
-                    for service in core.jobs.services():
+                    # what no job may change, none need look at, but for disks that go
+                    for service in [core.jobs.monitor] if core.started.read_only else core.jobs.services():
                         nursery.start_soon(run_service, service)
                 yield core
             finally:
@@ -135,6 +137,8 @@ async def _build(nursery: trio.Nursery, disks: Disks, catalog_path: Path, option
     started = await start(disks, catalog_path, options.journal, restore, verify_pages)
     catalog, journal = started.catalog, started.journal
     writer = Writer(catalog, journal, disks, Decider(catalog, clock, lambda: disks.epoch))
+    if started.read_only:
+        writer.stop(TooFewDisks(started.read_only))
     pool = SegmentPool(stripes, disks, writer.submit, options.segments())
     pins = Pins(pool)
     pins.hold(protected_segments(catalog.accounts.jobs().get(SNAPSHOT_JOB)))

@@ -38,6 +38,8 @@ def health(core: "Core") -> Health:
     if disks.missing_count() > disks.m:
         unhealthy = True
         reasons.append(f"{disks.missing_count()} of {disks.count} disks are missing, more than {disks.m}")
+        if len(disks.good()) < disks.writers_needed:
+            reasons.append(f"writes are refused: {disks.writers_needed} good disks are needed")
     for index, why in sorted(disks.failures.items()):
         reasons.append(f"disk {index} is not used: {why}")
     full = [index for index in disks.good() if disks.is_full(index)]

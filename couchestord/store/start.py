@@ -12,13 +12,13 @@ from pathlib import Path
 import trio
 
 from couchestord import logs
-from couchestord.errors import Corrupt, DataLost, Error, InternalError, JournalDamaged, UnknownFormat
+from couchestord.errors import Corrupt, DataLost, Error, InternalError, JournalDamaged, TooFewDisks, UnknownFormat
 from couchestord.io.catalog.catalog import Catalog, discard
 from couchestord.io.catalog.pages import checkpoint_with_sums
 from couchestord.io.disks import Disks
 from couchestord.io.journal import Journal
 from couchestord.io.journalfile import Entry, JournalOptions
-from couchestord.io.recovery import Chain, chain, scan
+from couchestord.io.recovery import Chain, chain, check_torn, scan
 from couchestord.store.replay import follows_log, replay
 
 log = logs.get(__name__)
@@ -36,6 +36,8 @@ class Started:
     rebuilt: str | None
     """Why the catalog was made again, None when it was kept."""
     replayed_count: int
+    read_only: str
+    """Why nothing may be written until the next start, empty when it may."""
 
 
 async def start(
@@ -43,10 +45,14 @@ async def start(
 ) -> Started:
     """Bring log and catalog together. `verify` raises Corrupt for a catalog file that rotted.
 
+    With more than m disks missing the log may end on those: what is here is served, and nothing is written.
+
     Raises JournalDamaged when acknowledged records are on no disk that is here and the catalog does not hold what they
-    said; TooFewDisks when no new epoch can be taken; UnknownFormat for files of a newer program.
+    said; TooFewDisks when no new epoch can be taken, or more than m disks are missing and the catalog too; ForeignDisk
+    when two parts of the store were written apart; UnknownFormat for files of a newer program.
     """
     found = await scan(disks)
+    check_torn(disks, found)
     indexed = any(file.indexed for file in found)
     try:
         return await _start(disks, catalog_path, options, restore, verify, chain(found))
@@ -69,8 +75,10 @@ async def _start(
     catalog, rebuilt = await _find_catalog(disks, catalog_path, journal, log_chain, restore, verify)
     try:
         _check_reach(disks, catalog, log_chain)
-        await disks.take_epoch()
-        journal.epoch_taken()
+        read_only = _why_read_only(disks)
+        if not read_only:
+            await disks.take_epoch()
+            journal.epoch_taken()
         try:
             replayed = await replay(catalog, journal)
         except Exception as error:
@@ -82,14 +90,26 @@ async def _start(
             catalog = await _make_anew(disks, catalog_path, restore, rebuilt)
             _check_reach(disks, catalog, log_chain)
             replayed = await replay(catalog, journal)
-        await _renew_tail(disks, catalog, journal, log_chain)
+        if not read_only:
+            await _renew_tail(disks, catalog, journal, log_chain)
         await _keep_what_only_the_catalog_knows(disks, catalog, journal)
     except BaseException:
         catalog.close()
         raise
     if rebuilt:
         log.warning("catalog rebuilt from the log", reason=rebuilt, records=replayed, sequence=catalog.applier.sequence)
-    return Started(catalog, journal, log_chain, rebuilt, replayed)
+    if read_only:
+        log.error("the store is read only", reason=read_only)
+    return Started(catalog, journal, log_chain, rebuilt, replayed, read_only)
+
+
+def _why_read_only(disks: Disks) -> str:
+    if disks.missing_count() <= disks.m:
+        return ""
+    return (
+        f"{disks.missing_count()} of {disks.count} disks were missing at the start, more than {disks.m}, "
+        "and the log may end on them: bring them back and start again"
+    )
 
 
 async def _find_catalog(
@@ -118,6 +138,8 @@ async def _find_catalog(
 
 async def _make_anew(disks: Disks, path: Path, restore: Restore, reason: str) -> Catalog:
     """Set what lies at `path` aside; take the newest snapshot, or begin with nothing."""
+    if why := _why_read_only(disks):
+        raise TooFewDisks(f"the catalog cannot be used ({reason}), nor made again: {why}")
     if path.exists():
         log.error("catalog discarded", path=str(path), reason=reason)
         discard(path)

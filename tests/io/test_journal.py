@@ -225,6 +225,7 @@ async def test_what_a_disk_holds_of_a_failed_group_is_void_when_it_comes_back() 
     with pytest.raises((NoSpace, TooFewDisks)):
         await log.journal.append(3, [entry(b"refused")])
     for index in range(6):
+        sims[index]._faults.clear()
         log.disks.room_again(index)
     held |= await fill(log, 3, 1)
     assert held[3][0] == b"meta 3"
@@ -395,6 +396,38 @@ async def test_too_few_disks_refuse_and_nothing_of_it_is_answered() -> None:
         sim.gone = True
     with pytest.raises(TooFewDisks):
         await log.journal.append(2, [entry(b"refused")])
+
+
+async def test_a_minority_is_not_written_though_it_is_enough_for_the_copies() -> None:
+    sims = await new_disks(15)
+    log = await start(sims)
+    held = await fill(log, 1, 1)
+    _, replicas = log.journal.replicas(1)
+    others = [index for index in range(6) if index not in replicas]
+    for index in others[:2]:
+        log.disks.fail(index, "pulled")
+    held |= await fill(log, 2, 1)
+    log.disks.fail(others[2], "pulled")
+    with pytest.raises(TooFewDisks, match="3 of 6 disks are good, a write needs 4"):
+        await log.journal.append(3, [entry(b"refused")])
+    await log.disks.join(others[2], sims[others[2]].crash(keep_all=True))
+    held |= await fill(log, 3, 1)
+    assert await (await open_log(restarted(sims))).contents() == held
+
+
+async def test_a_majority_is_written_with_more_than_m_disks_gone() -> None:
+    sims = await new_disks(15, count=12)
+    log = await start(sims)
+    held = await fill(log, 1, 1)
+    for index in (0, 2, 4, 6, 8):
+        log.disks.fail(index, "pulled")
+    log.journal.roll()
+    held |= await fill(log, 2, 2)
+    assert len(log.journal.replicas(3)[1]) == 3
+    log.disks.fail(10, "pulled")
+    with pytest.raises(TooFewDisks):
+        await fill(log, 4, 1)
+    assert await (await open_log(restarted(sims))).contents() == held
 
 
 async def test_an_append_that_ends_in_a_surprise_is_never_written_over() -> None:

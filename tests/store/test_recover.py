@@ -19,7 +19,7 @@ from small_store import (
     shard_files,
 )
 
-from couchestord.errors import DiskLocked, JournalDamaged, NotAStore
+from couchestord.errors import DiskLocked, JournalDamaged, NotAStore, TooFewDisks
 from couchestord.io.catalog.catalog import FILE_SUFFIXES, dump
 from couchestord.store.recover import SET_ASIDE, recover_catalog
 from couchestord.store.store import ObjectStore
@@ -161,7 +161,7 @@ async def test_too_few_disks_to_reach_back(tmp_path: Path) -> None:
     away = [tmp_path / f"disk-{index}" for index in (0, 1, 2)]
     for disk in away:
         disk.rename(f"{disk}.away")
-    with pytest.raises(JournalDamaged, match="Bring the missing disks back"):
+    with pytest.raises(TooFewDisks, match="bring them back"):
         await recover_catalog(tmp_path, SMALL)
     for disk in away:
         Path(f"{disk}.away").rename(disk)

@@ -12,15 +12,16 @@ import pytest
 import trio
 from catalog_check import check_catalog
 from decide_rig import StepClock, put_request
-from log_rig import SMALL_FILES, STORE_ID, new_disks, restarted
+from log_rig import SMALL_FILES, STORE_ID, entry, new_disks, restarted
 from simdisk import SimDisk
 
-from couchestord.errors import JournalDamaged, TooFewDisks, UnknownFormat
+from couchestord.errors import DiskFailed, ForeignDisk, JournalDamaged, TooFewDisks, UnknownFormat
 from couchestord.io import requests as rq
 from couchestord.io.catalog.catalog import FILE_SUFFIXES, Catalog, dump
 from couchestord.io.catalog.pages import PAGE_BYTES, store_sums, verify_pages
-from couchestord.io.disks import load_disks
+from couchestord.io.disks import Disks, load_disks, read_superblock
 from couchestord.io.indexing import Indexer
+from couchestord.io.recovery import chain, check_torn, scan
 from couchestord.io.sqlite import checkpoint, open_writer
 from couchestord.model import Conditions
 from couchestord.service import Progress
@@ -163,15 +164,19 @@ async def test_a_rebuilt_catalog_is_kept_by_the_next_start(tmp_path: Path) -> No
         assert (started.rebuilt is not None) == rebuilt
 
 
-async def test_a_start_that_fails_leaves_the_catalog_for_the_next(tmp_path: Path) -> None:
+async def test_a_start_that_fails_leaves_the_catalog_for_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "catalog.sqlite"
     sims = await new_disks(3)
     await work(sims, path, 1)
     checkpointed(path, path)
     await work(sims, path, 2)
     before = dump(path)
-    with pytest.raises((TooFewDisks, JournalDamaged)):
-        await begin(restarted(sims, range(1, 5)), path)
+    monkeypatch.setattr(Disks, "writers_needed", 7)
+    with pytest.raises(TooFewDisks):
+        await begin(restarted(sims), path)
+    monkeypatch.undo()
     started = await begin(sims, path)
     started.catalog.close()
     assert started.rebuilt is None
@@ -336,3 +341,101 @@ async def test_a_catalog_that_ends_before_the_damage_is_refused_and_left_alone(t
         await begin(sims, path)
     assert dump(path) == before
     assert not Path(f"{path}.discarded").exists()
+
+
+# -- stores that were torn ---------------------------------------------------------------------------------------------
+
+
+async def test_parts_of_a_torn_store_are_never_mixed(tmp_path: Path) -> None:
+    """2+2: two disks of four must be able to go on, so each half may, and only when they meet it is seen."""
+    for more in (0, 3):
+        sims = await new_disks(11 + more, count=4, k=2)
+        path, halves = (
+            tmp_path / f"{more}.sqlite",
+            (tmp_path / f"{more}-left.sqlite", tmp_path / f"{more}-right.sqlite"),
+        )
+        await work(sims, path, 1, 10)
+        for half in halves:
+            copy_catalog(path, half)
+        await work(sims[:2], halves[0], 2, 10)
+        for seed in range(1 + more):
+            await work(sims[2:], halves[1], 10 + seed, 10)
+        left, right = dump(halves[0]), dump(halves[1])
+        assert left != right
+        for catalog in halves:
+            with pytest.raises(ForeignDisk, match="both have gone on"):
+                await begin(restarted(sims), catalog)
+        disks = await load_disks(restarted(sims[2:]))
+        with pytest.raises(ForeignDisk, match="both have gone on"):
+            await disks.join(0, sims[0].crash(keep_all=True))
+        assert 0 in disks.failures
+        for part, catalog, rows in ((sims[:2], halves[0], left), (sims[2:], halves[1], right)):
+            started = await begin(restarted(part), catalog)
+            started.catalog.close()
+            assert dump(catalog) == rows
+
+
+async def test_an_epoch_that_only_a_disk_that_went_away_took_is_no_tear(tmp_path: Path) -> None:
+    path = tmp_path / "catalog.sqlite"
+    sims = await new_disks(12)
+    await work(sims, path, 1, 10)
+    alone = sims[0].crash(keep_all=True)
+    disks = await load_disks([alone, *(sim.crash() for sim in sims[1:])])
+    for index in range(1, 6):
+        disks.get(index).fail_at(1, DiskFailed("EIO"))  # type: ignore[union-attr]
+    with pytest.raises(TooFewDisks):
+        await disks.take_epoch()
+    rest = restarted(sims, [0])
+    await work(rest, path, 2, 10)
+    before = dump(path)
+    started = await begin([alone, *restarted(rest)], path)
+    started.catalog.close()
+    assert dump(path) == before
+
+
+async def test_a_disk_that_returned_may_hold_what_was_written_since(tmp_path: Path) -> None:
+    sims = await new_disks(13)
+    path = tmp_path / "catalog.sqlite"
+    await work(sims, path, 1, 5)
+    disks = await load_disks(sims[1:])
+    started = await start(disks, path, SMALL_FILES, no_snapshot, verify_pages)
+    await disks.join(0, sims[0])
+    for index in (1, 2, 3):
+        disks.set_tight(index, True)
+    started.journal.roll()
+    end = started.catalog.applier.sequence + 1
+    await started.journal.append(end, [entry(b"meta", b"body")])
+    started.catalog.close()
+    assert (await chain_of(restarted(sims)))[end] == [0, 4, 5]
+    disks = await load_disks(restarted(sims, (0,)))
+    await disks.take_epoch()
+    await disks.join(0, sims[0].crash(keep_all=True))
+
+
+async def chain_of(sims: list[SimDisk]) -> dict[int, list[int]]:
+    """Disks of each file that counts, after the check that nothing was torn."""
+    disks = await load_disks(sims)
+    found = await scan(disks)
+    check_torn(disks, found)
+    return {file.first: file.replicas for file in chain(found).files}
+
+
+async def test_with_more_than_m_disks_missing_a_store_is_served_and_not_written(tmp_path: Path) -> None:
+    path = tmp_path / "catalog.sqlite"
+    sims = await new_disks(14)
+    await work(sims, path, 1, 30)
+    before = dump(path)
+    some = restarted(sims, (1, 3, 5))
+    started = await begin(some, path)
+    assert "3 of 6 disks were missing at the start" in started.read_only
+    started.catalog.close()
+    assert dump(path) == before
+    for sim, old in zip(some, (sims[0], sims[2], sims[4]), strict=True):
+        assert await read_superblock(sim) == await read_superblock(old), "no epoch is taken"
+        assert await sim.list("journal") == await old.list("journal")
+    deleted(path, path)
+    with pytest.raises(TooFewDisks, match="bring them back"):
+        await begin(some, path)
+    started = await begin(restarted(sims), path)
+    started.catalog.close()
+    assert (dump(path), started.read_only) == (before, "")

@@ -159,12 +159,15 @@ def test_three_lost(tmp_path: Path) -> None:
         assert code == 503
         assert any("3 of 6 disks are missing" in reason for reason in page["reasons"])
         assert "nothing would be lost" not in str([disk["if_lost"] for disk in node.status()["disks"]])
-        # three copies are still possible: small objects are written, read and deleted as ever
+        # three copies would still be possible, but the other three disks could be written elsewhere meanwhile
+        assert any("writes are refused: 4 good disks are needed" in reason for reason in page["reasons"])
+        refused = error_of(lambda: client.put_object(Bucket=BUCKET, Key="small", Body=b"new"))
+        assert refused == (503, "ServiceUnavailable")
+        bring_back(node, 2)
+        wait_until(lambda: used(node, (2,)), 60, node.status)
         assert expected.put(client, "small", b"new")
         assert expected.delete(client, "before/3")
         assert read(client, BUCKET, "small") == b"new"
-        bring_back(node, 2)
-        wait_until(lambda: used(node, (2,)), 60, node.status)
         expected.verify(node.s3())
         for index in (0, 4):
             bring_back(node, index)
