@@ -47,6 +47,7 @@ class Connection:
         self._scope = trio.CancelScope()
         self._closing = False
         self._busy = False
+        self._sent_bytes = 0  # of the body under way
         self.deadline_s = math.inf
         """When, in trio's time, the client has been waited for too long: whoever watches calls `cut` then."""
 
@@ -95,9 +96,11 @@ class Connection:
         protocol, limits = self._protocol, self._limits
         self.deadline_s = trio.current_time() + limits.idle_timeout_s
         begun = False
-        if protocol.has_early_bytes:
-            await trio.lowlevel.checkpoint()  # pipelined requests never wait for the socket: let others run
         try:
+            if protocol.has_early_bytes:
+                await trio.lowlevel.checkpoint()  # pipelined requests never wait for the socket: let others run
+            else:
+                protocol.receive(await self._receive(_HEAD_RECEIVE_BYTES))
             while True:
                 head = protocol.next_head()
                 if isinstance(head, Head):
@@ -149,7 +152,7 @@ class Connection:
 
     async def _respond(self, head: Head, response: Response, body: "_Body") -> bool:
         """Sends the response and reads what is left of the body. False: close."""
-        sent = _Sent()
+        self._sent_bytes = 0
         source, limits = response.body, self._limits
         close = self._closing or not self._protocol.keeps_alive or not body.can_be_skipped(limits.unread_body_bytes_max)
         try:
@@ -158,24 +161,24 @@ class Connection:
             if head.method == b"HEAD" or length is None:
                 await self._send(raw)
             elif isinstance(source, bytes):
-                await self._send_whole(raw, source, length, sent)
+                await self._send_whole(raw, source, length)
             else:
                 await self._send(raw)
-                await self._send_pieces(source, length, sent)
+                await self._send_pieces(source, length)
         except ValueError:
             _log.exception("a response cannot be sent as it is; the connection is cut")
             return False
         finally:
-            response.finished(sent.bytes)
+            response.finished(self._sent_bytes)
             if not isinstance(source, bytes):
                 with trio.CancelScope(shield=True, deadline=trio.current_time() + limits.write_timeout_s):
                     await source.aclose()
-        if close or not await body.skip(limits.unread_body_bytes_max):
+        if close or not (body.ended or await body.skip(limits.unread_body_bytes_max)):
             await self._linger()
             return False
         return True
 
-    async def _send_whole(self, head: bytes, body: bytes, length: int, sent: "_Sent") -> None:
+    async def _send_whole(self, head: bytes, body: bytes, length: int) -> None:
         if len(body) != length:
             raise ValueError(f"a body of {len(body)} bytes is announced as {length}")
         if length <= _JOINED_BYTES_MAX:
@@ -183,17 +186,17 @@ class Connection:
         else:
             await self._send(head)
             await self._send(body)
-        sent.bytes = length
+        self._sent_bytes = length
 
-    async def _send_pieces(self, source: ResponseBody, length: int, sent: "_Sent") -> None:
+    async def _send_pieces(self, source: ResponseBody, length: int) -> None:
         """Sends a body piece by piece. Raises ValueError when it is not `length` bytes long: the connection is cut."""
         try:
             async for piece in source:
-                if len(piece) > length - sent.bytes:
+                if len(piece) > length - self._sent_bytes:
                     raise ValueError("a body is longer than announced")
                 if len(piece):
                     await self._send(piece)
-                    sent.bytes += len(piece)
+                    self._sent_bytes += len(piece)
                     await trio.lowlevel.checkpoint()
         except (_Gone, OSError, ValueError):
             raise
@@ -201,7 +204,7 @@ class Connection:
             # The head is out and says 200: only a cut tells the client that the body is not whole.
             _log.exception("a body broke off; the connection is cut")
             raise _Gone from error
-        if sent.bytes != length:
+        if self._sent_bytes != length:
             raise ValueError("a body is shorter than announced")
 
     async def _send(self, data: bytes | memoryview) -> None:
@@ -238,24 +241,15 @@ class Connection:
                 left -= len(data)
 
 
-class _Sent:
-    """Counts the bytes of a body that went out."""
-
-    __slots__ = ("bytes",)
-
-    def __init__(self) -> None:
-        self.bytes = 0
-
-
 class _Body:
     """`RequestBody` over a connection."""
 
-    __slots__ = ("_begun", "_connection", "_ended", "_left", "broken")
+    __slots__ = ("_begun", "_connection", "_left", "broken", "ended")
 
     def __init__(self, connection: Connection, length: int | None) -> None:
         self._connection = connection
         self._left = length
-        self._ended = length == 0
+        self.ended = length == 0
         self._begun = False
         self.broken = False
 
@@ -263,7 +257,7 @@ class _Body:
         return self
 
     async def __anext__(self) -> bytes:
-        if self._ended:
+        if self.ended:
             raise StopAsyncIteration
         if self.broken:
             raise IncompleteBody("the body broke off before")
@@ -274,7 +268,7 @@ class _Body:
             self.broken = True
             raise
         if piece is None:
-            self._ended = True
+            self.ended = True
             raise StopAsyncIteration
         if self._left is not None:
             self._left -= len(piece)
@@ -282,7 +276,7 @@ class _Body:
 
     def can_be_skipped(self, bytes_max: int) -> bool:
         """What is unread may be thrown away to keep the connection."""
-        if self._ended:
+        if self.ended:
             return True
         if self.broken or (self._connection._protocol.wants_continue and not self._begun):
             return False

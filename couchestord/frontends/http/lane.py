@@ -9,8 +9,7 @@ from typing import Final
 
 from couchestord.frontends.http.messages import Head
 
-_PLAIN: Final = b"\r\n" + bytes(range(0x20, 0x7F))
-"""No TAB, no other control character, nothing past ASCII."""
+_PRINTABLE: Final = bytes(range(0x20, 0x7F))
 _TOKEN: Final = b"-!#$%&'*+.^_`|~0123456789abcdefghijklmnopqrstuvwxyz"
 _METHODS: Final = frozenset({b"GET", b"HEAD", b"PUT", b"POST", b"DELETE"})
 _NOT_TRIVIAL: Final = frozenset({b"transfer-encoding", b"expect", b"upgrade"})
@@ -19,11 +18,9 @@ _LENGTH_DIGITS_MAX: Final = 18
 
 def read_head(raw: bytes) -> Head | None:
     """The head `raw`, with the empty line at its end, or None when it is not trivial."""
-    if not raw.endswith(b"\r\n\r\n") or raw.translate(None, _PLAIN):
-        return None
     lines = raw[:-4].split(b"\r\n")
-    ends = len(lines) + 1
-    if raw.count(b"\n") != ends or raw.count(b"\r") != ends:
+    # No TAB, no other control character, nothing past ASCII; each CR and LF is one of a pair that ends a line.
+    if not raw.endswith(b"\r\n\r\n") or raw.translate(None, _PRINTABLE) != b"\r\n" * (len(lines) + 1):
         return None
     request_line = lines[0].split(b" ")
     if len(request_line) != 3:

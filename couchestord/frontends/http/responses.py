@@ -12,8 +12,8 @@ _STATUS_LINES: Final = {
     if status >= 200
 }
 _TOKEN: Final = b"-!#$%&'*+.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-_NEVER: Final = b"\x00\x0b\x0c"
-"""Bytes that no value may hold, besides CR and LF."""
+_LEGAL: Final = bytes(set(range(256)) - set(b"\x00\x0b\x0c\r\n"))
+"""What a value may hold."""
 _FRAMING: Final = frozenset({b"connection", b"content-length", b"transfer-encoding"})
 BODILESS: Final = frozenset({204, 304})
 """Answers that never have a body."""
@@ -38,8 +38,7 @@ def response_head(status: int, headers: Sequence[Header], date: bytes, length: i
         if value.strip() != value:
             raise ValueError("white space around the value of a header")
     block = b"".join([b"%b: %b\r\n" % header for header in headers])
-    count = len(names)
-    if block.count(b"\r") != count or block.count(b"\n") != count or len(block.translate(None, _NEVER)) != len(block):
+    if block.translate(None, _LEGAL) != b"\r\n" * len(names):
         raise ValueError("a control character in the value of a header")
     framing = b"" if length is None else b"Content-Length: %d\r\n" % length
     end = b"Connection: close\r\n\r\n" if close else b"\r\n"

@@ -167,7 +167,10 @@ async def test_a_client_that_wants_no_more_is_told_so_and_closed(head: bytes) ->
 
 
 async def test_an_unread_body_is_skipped_or_the_connection_closed() -> None:
-    async def ignore(_: Request) -> Response:
+    methods = list[bytes]()
+
+    async def ignore(request: Request) -> Response:
+        methods.append(request.method)
         return Response(200, (), b"ok")
 
     def post(length: int) -> bytes:
@@ -178,6 +181,7 @@ async def test_an_unread_body_is_skipped_or_the_connection_closed() -> None:
         assert (await exchange(port, post(1000) + GET)).count(b"HTTP/1.1 200") == 2
         for big in (post(300_000), chunked + b"\r\n0\r\n\r\n"):
             assert (await exchange(port, big + GET)).count(b"HTTP/1.1 200") == 1
+    assert methods == [b"POST", b"GET", b"POST", b"POST"]
 
 
 async def test_no_header_is_split() -> None:
