@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Seque
 import trio
 
 from couchestord import logs
-from couchestord.errors import Corrupt, DataLost, DiskError, InternalError, JournalFull, NoSpace
+from couchestord.errors import Corrupt, DataLost, DiskError, InternalError, NoSpace
 from couchestord.io import records as rec
 from couchestord.io.disk import Disk
 from couchestord.io.disks import Disks, replicas_needed
@@ -21,9 +21,6 @@ from couchestord.io.recovery import FOLDER, Chain
 
 log = logs.get(__name__)
 
-
-OVERDRAFT = 1.5
-"""The writer refuses new bodies when the journal is full; what frees it, moves and deletes, may overdraw it so far."""
 
 DiskCall = Callable[[Disk], Awaitable[None]]
 
@@ -95,12 +92,9 @@ class Journal:
     async def append(self, first: int, entries: Sequence[Entry]) -> None:
         """The commit point: on return the records `first`, `first` + 1, ... are durable on enough disks.
 
-        Raises JournalFull, NoSpace or TooFewDisks; then none of them may be answered, and their sequences are used
-        again only under a new epoch (which the next append takes).
+        Raises NoSpace or TooFewDisks; then none of them may be answered, and their sequences are used again only under
+        a new epoch (which the next append takes). How much may lie in the journal is the caller's to say.
         """
-        length_max = sum(len(entry.meta) + len(entry.body) for entry in entries)
-        if self.size_bytes + length_max > self._options.size_bytes * OVERDRAFT:
-            raise JournalFull("the journal is full: destage has not caught up. Try again.")
         if self._active is not None and first != self._active.end:
             raise InternalError(f"record {first} does not follow {self._active.end - 1}")
         await self._append(first, entries, first)
@@ -108,7 +102,7 @@ class Journal:
     async def renew(self, first: int, entries: Sequence[Entry]) -> None:
         """Repeat the records from `first` to the end of the log under the epoch that was taken, on enough disks.
 
-        Until the repeat is whole, the records it repeats count. Raises as `append` does, but for JournalFull.
+        Until the repeat is whole, the records it repeats count. Raises as `append` does.
         """
         await self._append(first, entries, first + len(entries))
 

@@ -47,6 +47,18 @@ SLOW_FROM = 0.9
 SLOW_S_MAX = 0.2
 GROWING = (rq.PutObject, rq.PutPart, rq.CopyObject, rq.CopyPart, rq.MakeUpload, rq.MakeBucket)
 """What needs room that it does not give back."""
+FREEING = (
+    rq.MakeSegment,
+    rq.SealSegment,
+    rq.DropSegment,
+    rq.LoseShards,
+    rq.PlaceShard,
+    rq.MoveExtents,
+    rq.SaveJob,
+)
+"""What background jobs and a start must be able to write, or a journal that is full stays full."""
+OVERDRAFT = 1.5
+"""How full the journal may become with deletes and other changes that bring no data."""
 EMPTY_SUM = xxh3_64(b"")
 
 
@@ -206,8 +218,7 @@ class Writer:
         try:
             await self._journal.append(first, entries)
         except BaseException as error:
-            if not isinstance(error, JournalFull):
-                self._in_doubt = error
+            self._in_doubt = error
             self._roll_back()
             raise
         self._in_doubt = None
@@ -272,17 +283,20 @@ class Writer:
     def _fill(self) -> float:
         return self._journal.size_bytes / self._journal.size_bytes_max
 
-    def _check_room(self) -> None:
+    def _check_room(self, request: object) -> None:
         """New data needs room in the journal and beyond the reserve of the disks; deletes and moves do not."""
-        if self._fill >= 1:
+        is_growing = isinstance(request, GROWING)
+        if self._fill >= (1 if is_growing else OVERDRAFT):
             raise JournalFull("the journal is full: destage has not caught up. Try again.")
+        if not is_growing:
+            return
         needed = replicas_needed(self._disks.m, self._disks.missing_count())
         if len(self._disks.roomy()) < needed <= len(self._disks.good()):
             raise NoSpace("the disks are full: delete something, or add room")
 
     def _decide_one(self, waiting: _Waiting, entries: list[Entry]) -> None:
-        if isinstance(waiting.request, GROWING):
-            self._check_room()
+        if not isinstance(waiting.request, FREEING):
+            self._check_room(waiting.request)
         decision = self._decider.decide(waiting.request)
         if decision.outcome is not None:
             body_sum = EMPTY_SUM if not decision.body else decision.body_sum

@@ -27,7 +27,7 @@ from log_rig import (
 from log_rig import start_log as start
 from simdisk import SimDisk
 
-from couchestord.errors import DataLost, DiskFailed, DiskFull, JournalFull, NoSpace, TooFewDisks
+from couchestord.errors import DataLost, DiskFailed, DiskFull, NoSpace, TooFewDisks
 from couchestord.io.journalfile import Entry, JournalOptions
 
 OPTIONS = [SMALL_FILES, NO_PREALLOCATION]
@@ -343,20 +343,6 @@ async def test_rolls_to_new_files_and_trims_all_but_the_last(options: JournalOpt
     after = await open_log(restarted(sims), options)
     assert after.end == 31
     assert (await after.contents())[30] == held[30]
-
-
-async def test_a_full_journal_refuses_and_goes_on_after_a_trim() -> None:
-    sims = await new_disks(12)
-    options = JournalOptions(size_bytes=40 << 10, file_bytes=8 << 10, preallocate_bytes=0)
-    log = await start(sims, options)
-    with pytest.raises(JournalFull):
-        await fill(log, 1, 30)
-    end = log.end
-    assert end > 8
-    again = await start(restarted(sims), options)  # a full journal does not stop a start
-    assert again.end == end
-    await again.journal.trim(end - 1)
-    await fill(again, end, 2)
 
 
 async def test_full_disks_refuse_and_the_next_group_is_under_a_new_epoch() -> None:

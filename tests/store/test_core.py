@@ -10,11 +10,13 @@ import trio.testing
 from simdisk import SimDisk
 from small_store import SMALL, STRIPE_BYTES, HandClock, body_of, core_of, finish, make_store, put_all, read
 
-from couchestord.errors import DiskFailed, NoSuchKey, ShuttingDown, TooFewDisks
+from couchestord.errors import DiskFailed, JournalFull, NoSuchKey, ShuttingDown, TooFewDisks
+from couchestord.io.catalog.segments import STATE_OPEN, STATE_SEALED
 from couchestord.io.disks import create_store, load_disks
 from couchestord.service import Progress
 from couchestord.store.core import run_core, run_service
 from couchestord.store.store import ObjectStore
+from couchestord.store.writer import Writer
 
 BODIES = {b"%d" % number: body_of(size, number) for number, size in enumerate((0, 10, 100_000, 700_000))}
 
@@ -58,6 +60,23 @@ async def test_power_cut_loses_nothing_that_was_answered(tmp_path: Path, seed: i
             await store.head("box", b"1")
         await put_all(store, BODIES)
         await check(store, BODIES)
+
+
+async def test_start_with_a_full_journal_seals_what_was_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sims = await new_disks()
+    async with running(tmp_path, sims) as store:
+        await store.create_bucket("box")
+        await put_all(store, BODIES)
+        assert STATE_OPEN in {row.state for row in core_of(store).catalog.reading.segments()}
+    monkeypatch.setattr(Writer, "_fill", 9.0)
+    async with running(tmp_path, [sim.crash(keep_all=True) for sim in sims]) as store:
+        await check(store, BODIES)
+        assert {row.state for row in core_of(store).catalog.reading.segments()} == {STATE_SEALED}
+        with pytest.raises(JournalFull):
+            await store.delete("box", b"1")
+        await store.destage()
+        assert not core_of(store).catalog.reading.extents_in_journal(0, 1)
+        assert core_of(store).jobs.snapshotter.taken_count == 1
 
 
 @pytest.mark.parametrize("verb", ["write", "hang", "gone"])

@@ -22,6 +22,7 @@ from couchestord.errors import (
     Corrupt,
     EntityTooLarge,
     InternalError,
+    JournalFull,
     NoSuchBucket,
     ShuttingDown,
     TooFewDisks,
@@ -76,6 +77,26 @@ async def open_rig(folder: Path) -> AsyncIterator[tuple[Rig, trio.Nursery]]:
         nursery.cancel_scope.cancel()
     catalog.close()
     check_catalog(path)
+
+
+async def test_a_full_journal_refuses_new_data_then_changes_and_never_what_frees_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("couchestord.store.writer.SLOW_S_MAX", 0)
+    async with open_rig(tmp_path) as (rig, _):
+        await rig.writer.submit(rq.MakeBucket("bucket", ""))
+        await rig.writer.submit(put_request("bucket", b"there", b"body"))
+        for fill, put, delete in ((0.99, True, True), (1.0, False, True), (1.49, False, True), (1.5, False, False)):
+            monkeypatch.setattr(type(rig.writer), "_fill", fill)
+            await rig.ask("put", put_request("bucket", b"%f" % fill, b"body"))
+            await rig.ask("delete", rq.DeleteObject("bucket", b"there", None, Conditions()))
+            row = await rig.writer.submit(rq.MakeSegment(4, 2, 1 << 20, tuple(range(6))))
+            await rig.writer.submit(rq.SealSegment(row.id, 1))
+            assert await rig.writer.submit(rq.DropSegment(row.id))
+            await rig.writer.submit(rq.SaveJob("snapshot", b"state"))
+            assert [isinstance(rig.answers[name], JournalFull) for name in ("put", "delete")] == [not put, not delete]
+        monkeypatch.undo()
+        await rig.writer.submit(put_request("bucket", b"there", b"again"))
 
 
 async def test_what_waits_is_committed_as_one_group(tmp_path: Path) -> None:
