@@ -98,6 +98,8 @@ async def _start(
         raise
     if rebuilt:
         log.warning("catalog rebuilt from the log", reason=rebuilt, records=replayed, sequence=catalog.applier.sequence)
+    elif replayed:
+        log.info("catalog was behind the log", records=replayed, sequence=catalog.applier.sequence)
     if read_only:
         log.error("the store is read only", reason=read_only)
     return Started(catalog, journal, log_chain, rebuilt, replayed, read_only)

@@ -250,6 +250,33 @@ async def test_sync_that_fails_is_told_and_does_not_mark_the_disk(
         disk.close()
 
 
+async def test_names_are_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of a new folder too; no file system here forgets a name that was not, so the call itself is looked at."""
+    synced: list[str] = []
+    fails = False
+    original = os.fsync
+
+    def fsync(number: int) -> None:
+        if fails:
+            raise OSError(errno.EIO, "as the test wants it")
+        original(number)
+        synced.append(os.readlink(f"/proc/self/fd/{number}"))
+
+    disk = DirectoryDisk(tmp_path)
+    try:
+        monkeypatch.setattr(os, "fsync", fsync)
+        await disk.write_at("folder/name", 0, [b"bytes"], sync=True)
+        assert synced == [str(tmp_path)]
+        await disk.sync_dir("folder")
+        await disk.sync_dir("")
+        assert synced == [str(tmp_path), str(tmp_path / "folder"), str(tmp_path)]
+        fails = True
+        with pytest.raises(DiskFailed, match="EIO"):
+            await disk.sync_dir("folder")
+    finally:
+        disk.close()
+
+
 async def test_hung_call_keeps_its_lock_and_threads_to_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After close with a hung thread: the folder is free for another, and descriptors go when the thread comes back."""
     stuck, go_on = threading.Event(), threading.Event()

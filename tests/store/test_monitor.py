@@ -1,4 +1,5 @@
 import shutil
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -171,3 +172,30 @@ async def test_with_the_jobs_running(tmp_path: Path) -> None:
                 assert await read(store, b"%d/" % turn + key) == body
                 assert await read(store, b"%d/again/" % turn + key) == body
     assert faults_of(tmp_path) == []
+
+
+async def test_folder_that_hangs_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread waits for it; no look after that costs another one, until it is back."""
+    async with new_store(tmp_path, disk_deadline_s=0.05) as store:
+        monitor, disks = core_of(store).jobs.monitor, core_of(store).disks
+        (tmp_path / "disk-2").rename(tmp_path / "away")
+        await monitor.work()
+        (tmp_path / "away").rename(tmp_path / "disk-2")
+        answer = threading.Event()
+        asked: list[object] = []
+
+        def utime(path: Path) -> None:
+            asked.append(path)
+            answer.wait()
+
+        with monkeypatch.context() as patch:
+            patch.setattr("couchestord.store.monitor.os.utime", utime)
+            try:
+                for _ in range(4):
+                    await monitor.work()
+                assert asked == [tmp_path / "disk-2"]
+            finally:
+                answer.set()
+        while 2 in disks.failures:
+            await monitor.work()
+            await trio.lowlevel.checkpoint()

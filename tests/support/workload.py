@@ -19,6 +19,7 @@ Digest = bytes | None
 FAILURES: Final = (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError, OSError)
 SMALL_BYTES: Final = (0, 1, 100, 4096, 20_000, 100_000)
 LARGE_BYTES: Final = (200_000, 1_300_000)
+LISTED_KEYS: Final = 50
 BUCKET: Final = "load"
 
 
@@ -136,7 +137,9 @@ class Expected:
 
 
 def listing(client: Any, bucket: str) -> list[str]:
-    pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket)
+    """All keys, in pages that are small, so that even a few files need several."""
+    small = {"PageSize": LISTED_KEYS}
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, PaginationConfig=small)
     return [row["Key"] for page in pages for row in page.get("Contents", ())]
 
 

@@ -10,12 +10,13 @@ from daemon import QUICK, Node, error_of, wait_until
 from loops import Kind, LoopStore, need
 from workload import BUCKET, Expected, content, digest_of, read
 
-DISK_BYTES = 64 << 20
+DISK_BYTES = 48 << 20
+RESERVE_BYTES = 8 << 20
 OBJECT_BYTES = 2_000_000
 SETTINGS = {
     **QUICK,
     "COUCHESTORD_STORE__SEGMENT_SIZE": "8 MiB",
-    "COUCHESTORD_STORE__RESERVE": "8 MiB",
+    "COUCHESTORD_STORE__RESERVE": str(RESERVE_BYTES),
     "COUCHESTORD_STORE__SNAPSHOT_SIZE_MIN": "256 KiB",
     "COUCHESTORD_JOURNAL__SIZE_BYTES": "16 MiB",
     "COUCHESTORD_JOURNAL__FILE_SIZE": "1 MiB",
@@ -70,9 +71,15 @@ def check_full(node: Node, expected: Expected) -> None:
 
 
 def test_filled_by_large_objects(tmp_path: Path) -> None:
-    with small_store(tmp_path) as (_, node, expected):
+    with small_store(tmp_path) as (loops, node, expected):
         refusal = write_until_refused(node, expected, OBJECT_BYTES, 150)
         assert refusal in ((507, "InsufficientStorage"), (503, "SlowDown"), (503, "ServiceUnavailable"))
+        # what is left is the reserve: nothing new is taken, but deletes are, and the bytes they free are room again
+        for disk in loops.disks:
+            disk.fill(leave_bytes=RESERVE_BYTES // 2)
+        wait_until(lambda: "are full" in str(node.page("healthz")[1]["reasons"]), 30, node.status)
+        small = error_of(lambda: node.s3().put_object(Bucket=BUCKET, Key="small", Body=b"x"))
+        assert small == (507, "InsufficientStorage")
         check_full(node, expected)
 
 

@@ -155,34 +155,44 @@ def test_shards_that_rot_in_every_way(tmp_path: Path, disks: tuple[int, ...], ru
     damage_shards(tmp_path, SHARD_DAMAGES, disks, running=running)
 
 
+def swap(one: Path, other: Path) -> tuple[bytes, bytes]:
+    """Each file gets what the other held; returns what was in them before."""
+    first, second = one.read_bytes(), other.read_bytes()
+    assert first != second
+    one.write_bytes(second)
+    other.write_bytes(first)
+    return first, second
+
+
 def test_shards_in_each_others_place(tmp_path: Path) -> None:
     """Two files of a segment change places; two segments' files on one disk do; each is whole in itself."""
     with filled(tmp_path, destaged=True) as (node, expected):
+        fill(expected, node.s3(), "second", (2_500_000,))
         node.stop()
-        first, second = (sorted((node.disks[index] / "segments").iterdir())[0] for index in (0, 1))
-        one, two = first.read_bytes(), second.read_bytes()
-        first.write_bytes(two)
-        second.write_bytes(one)
-        node.start()
-        expected.verify(node.s3())
-        node.wait_healthy()
-        if first in reported(node):
-            wait_until(lambda: first.read_bytes() == one, 30, node.said)
-        node.stop()
-        first.write_bytes(one)
-        second.write_bytes(two)
-        files = sorted((node.disks[2] / "segments").iterdir())
-        if len(files) > 1:
-            data = [path.read_bytes() for path in files[:2]]
-            files[0].write_bytes(data[1])
-            files[1].write_bytes(data[0])
+        for key, places in (("rot/5", ("0", "1")), ("second/0", ("2", "3"))):
+            node.start()
+            shards = node.info(BUCKET, key)["extents"][0]["shards"]
+            node.stop()
+            paths = [Path(shard["disk"]) / shard["file"] for shard in shards]
+            one, other = (next(path for path in paths if path.suffix == f".{place}") for place in places)
+            first, second = swap(one, other)
+            node.start()
+            expected.verify(node.s3())
+            assert {one, other} <= reported(node)
+            wait_until(partial(holds, one, first), 30, node.said)
+            wait_until(partial(holds, other, second), 30, node.said)
+            node.wait_healthy()
+            node.stop()
+        folder = node.disks[2] / "segments"
+        one, other = sorted(folder.iterdir(), key=lambda path: path.stat().st_size)[-2:]
+        swap(one, other)
         node.start()
         expected.verify(node.s3())
         node.wait_healthy()
 
 
 def damage_journal(folder: Path, damages: list[Damage], *, running: bool) -> None:
-    """Two of the three replicas of every journal file are damaged."""
+    """Two of the three replicas of every journal file are damaged, those that are read first."""
     with filled(folder, destaged=False) as (node, expected):
         for damage in damages:
             if not running:
@@ -193,7 +203,7 @@ def damage_journal(folder: Path, damages: list[Damage], *, running: bool) -> Non
                     replicas.setdefault(path.name, []).append(path)
             assert any(len(paths) >= 3 for paths in replicas.values())
             for paths in replicas.values():
-                for path in paths[1:3]:
+                for path in sorted(paths)[:2]:
                     damage(path)
             if not running:
                 node.start()

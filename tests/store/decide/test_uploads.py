@@ -1,0 +1,175 @@
+"""What an upload is refused for, and that a refusal changes nothing."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from catalog_check import check_catalog
+from decide_rig import DecideRig
+
+from couchestord.errors import (
+    EntityTooLarge,
+    EntityTooSmall,
+    InvalidArgument,
+    InvalidPart,
+    InvalidPartOrder,
+    InvalidRange,
+    KeyTooLong,
+    NoSuchBucket,
+    NoSuchKey,
+    NoSuchUpload,
+    PreconditionFailed,
+)
+from couchestord.io import requests as rq
+from couchestord.model import OBJECT_BYTES_MAX, PART_BYTES_MIN, PART_NUMBER_MAX, Attributes, Conditions
+from couchestord.store.decide.context import find_version
+
+KEY = b"a/key"
+MIN = PART_BYTES_MIN
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[DecideRig]:
+    made = DecideRig(tmp_path)
+    made.bucket()
+    made.bucket("other")
+    yield made
+    check_catalog(made.path)
+    made.close()
+
+
+def refused(rig: DecideRig, error: type[Exception], call: Callable[[], object]) -> Exception:
+    """The call raises that error, and neither a record is written nor an id used."""
+    before = rig.catalog.applier.sequence, rig.catalog.applier.next_id
+    with pytest.raises(error) as caught:
+        call()
+    assert (rig.catalog.applier.sequence, rig.catalog.applier.next_id) == before
+    return caught.value
+
+
+def size_of(rig: DecideRig, key: bytes = KEY) -> int:
+    bucket = rig.catalog.reading.bucket("bucket")
+    assert bucket is not None
+    return find_version(rig.catalog.reading, bucket, key, None)[2].size
+
+
+def part_copy(upload: str, source: bytes, first: int | None = None, last: int | None = None) -> rq.CopyPart:
+    return rq.CopyPart("bucket", KEY, upload, 1, "bucket", source, None, first, last, Conditions())
+
+
+def test_begin_refusals(rig: DecideRig) -> None:
+    refused(rig, NoSuchBucket, lambda: rig.upload(KEY, bucket="nobody"))
+    refused(rig, InvalidArgument, lambda: rig.upload(b""))
+    refused(rig, KeyTooLong, lambda: rig.upload(b"x" * 1025))
+    assert rig.upload(KEY) < rig.upload(KEY), "ids of one key sort by age"
+
+
+def test_part_refusals(rig: DecideRig) -> None:
+    upload = rig.upload(KEY)
+    for number in (0, -1, PART_NUMBER_MAX + 1):
+        refused(rig, InvalidArgument, lambda number=number: rig.part(KEY, upload, number, 10))  # type: ignore[misc]
+    refused(rig, NoSuchUpload, lambda: rig.part(KEY, "0" * 48, 1, 10))
+    refused(rig, NoSuchUpload, lambda: rig.part(b"another", upload, 1, 10))
+    refused(rig, NoSuchUpload, lambda: rig.part(KEY, upload, 1, 10, bucket="other"))
+    refused(rig, NoSuchBucket, lambda: rig.part(KEY, upload, 1, 10, bucket="nobody"))
+    rig.part(KEY, upload, PART_NUMBER_MAX, 10)
+
+
+def test_part_copy_refusals(rig: DecideRig) -> None:
+    upload = rig.upload(KEY)
+    info = rig.put(b"source", b"x" * 100)
+    rig.put(b"empty")
+    refused(rig, NoSuchKey, lambda: rig.do(part_copy(upload, b"nothing")))
+    for first, last in ((0, 100), (100, 100), (50, 49), (200, 300)):
+        error = refused(rig, InvalidRange, lambda: rig.do(part_copy(upload, b"source", first, last)))  # noqa: B023
+        assert isinstance(error, InvalidRange)
+    refused(rig, InvalidRange, lambda: rig.do(part_copy(upload, b"empty", 0, 0)))
+    unlike = Conditions(if_none_match=(info.etag,))
+    request = rq.CopyPart("bucket", KEY, upload, 1, "bucket", b"source", None, None, None, unlike)
+    refused(rig, PreconditionFailed, lambda: rig.do(request))
+    refused(rig, NoSuchUpload, lambda: rig.do(part_copy("0" * 48, b"source")))
+    assert rig.do(part_copy(upload, b"source", 99, 99)).size_bytes == 1
+    assert rig.do(part_copy(upload, b"empty")).size_bytes == 0
+    whole = rig.do(part_copy(upload, b"source"))
+    assert (whole.size_bytes, whole.etag) == (100, info.etag)
+
+
+def test_complete_refusals_leave_the_upload(rig: DecideRig) -> None:
+    upload = rig.upload(KEY)
+    one, two = rig.part(KEY, upload, 1, MIN), rig.part(KEY, upload, 2, 10)
+
+    def complete(*parts: tuple[int, str]) -> object:
+        return rig.complete(KEY, upload, list(parts))
+
+    refused(rig, InvalidArgument, complete)
+    refused(rig, InvalidPartOrder, lambda: complete((2, two), (1, one)))
+    refused(rig, InvalidPartOrder, lambda: complete((1, one), (1, one)))
+    refused(rig, InvalidPart, lambda: complete((1, one), (3, two)))
+    refused(rig, InvalidPart, lambda: complete((1, two)))
+    refused(rig, InvalidPart, lambda: complete((1, "")))
+    refused(rig, NoSuchUpload, lambda: rig.complete(b"another", upload, [(1, one)]))
+    refused(rig, NoSuchUpload, lambda: rig.complete(KEY, upload, [(1, one)], bucket="other"))
+    refused(rig, NoSuchBucket, lambda: rig.complete(KEY, upload, [(1, one)], bucket="nobody"))
+    refused(rig, NoSuchKey, lambda: rig.complete(KEY, upload, [(1, one)], conditions=Conditions(if_match=("*",))))
+    assert rig.complete(KEY, upload, [(1, one), (2, two)]).size_bytes == MIN + 10
+    assert size_of(rig) == MIN + 10
+
+
+def test_a_part_that_is_too_small_counts_only_before_the_last(rig: DecideRig) -> None:
+    upload = rig.upload(KEY)
+    small, large = rig.part(KEY, upload, 1, MIN - 1), rig.part(KEY, upload, 2, MIN)
+    refused(rig, EntityTooSmall, lambda: rig.complete(KEY, upload, [(1, small), (2, large)]))
+    assert rig.complete(KEY, upload, [(1, small)]).size_bytes == MIN - 1
+
+
+def test_parts_that_add_up_to_too_much(rig: DecideRig) -> None:
+    upload = rig.upload(KEY)
+    half = OBJECT_BYTES_MAX // 2
+    etags = [(number, rig.part(KEY, upload, number, half)) for number in (1, 2)]
+    last = rig.part(KEY, upload, 3, OBJECT_BYTES_MAX - 2 * half + 1)
+    refused(rig, EntityTooLarge, lambda: rig.complete(KEY, upload, [*etags, (3, last)]))
+    assert rig.complete(KEY, upload, etags).size_bytes == 2 * half
+
+
+def test_a_part_that_comes_again_takes_the_place(rig: DecideRig) -> None:
+    upload = rig.upload(KEY)
+    old = rig.part(KEY, upload, 1, 10, tag=b"old")
+    new = rig.part(KEY, upload, 1, 20, tag=b"new")
+    refused(rig, InvalidPart, lambda: rig.complete(KEY, upload, [(1, old)]))
+    assert rig.complete(KEY, upload, [(1, new)]).size_bytes == 20
+
+
+def test_complete_again_answers_the_same_until_it_is_forgotten(rig: DecideRig) -> None:
+    upload = rig.upload(KEY)
+    etag = rig.part(KEY, upload, 1, 10)
+    first = rig.complete(KEY, upload, [(1, etag)])
+    rig.put(KEY, b"another")
+    sequence = rig.catalog.applier.sequence
+    assert rig.complete(KEY, upload, [(1, etag)]) == first
+    assert rig.catalog.applier.sequence == sequence
+    assert size_of(rig) == len(b"another"), "the object is not made again"
+    refused(rig, NoSuchUpload, lambda: rig.part(KEY, upload, 2, 10))
+    refused(rig, NoSuchUpload, lambda: rig.do(rq.AbortUpload("bucket", KEY, upload)))
+    refused(rig, NoSuchUpload, lambda: rig.complete(b"another", upload, [(1, etag)]))
+    rig.do(rq.ForgetResults(0))
+    assert rig.catalog.applier.sequence == sequence, "there was none so old"
+    rig.do(rq.ForgetResults(rig.clock.now))
+    refused(rig, NoSuchUpload, lambda: rig.complete(KEY, upload, [(1, etag)]))
+
+
+def test_abort(rig: DecideRig) -> None:
+    upload = rig.upload(KEY)
+    etag = rig.part(KEY, upload, 1, 10)
+    refused(rig, NoSuchUpload, lambda: rig.do(rq.AbortUpload("bucket", b"another", upload)))
+    rig.do(rq.AbortUpload("bucket", KEY, upload))
+    refused(rig, NoSuchUpload, lambda: rig.do(rq.AbortUpload("bucket", KEY, upload)))
+    refused(rig, NoSuchUpload, lambda: rig.complete(KEY, upload, [(1, etag)]))
+    refused(rig, NoSuchUpload, lambda: rig.part(KEY, upload, 2, 10))
+    refused(rig, NoSuchKey, lambda: rig.copy(b"copy", KEY))
+
+
+def test_attributes_are_those_of_the_beginning(rig: DecideRig) -> None:
+    attributes = Attributes(metadata={"a": "b"})
+    upload = rig.do(rq.MakeUpload("bucket", KEY, attributes)).upload_id
+    etag = rig.part(KEY, upload, 1, 10)
+    assert rig.complete(KEY, upload, [(1, etag)]).attributes == attributes

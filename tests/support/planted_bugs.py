@@ -1,0 +1,406 @@
+"""Bugs that the system tests must notice, with the tests that do. For `planted.py`."""
+# ruff: noqa: E501
+# the product's lines stand here as they stand there
+
+from typing import NamedTuple
+
+
+class PlantedBug(NamedTuple):
+    """`old`, which is in `file` (below couchestord) once, becomes `new`; `tests`, from the root, must fail."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+def _bug(name: str, file: str, old: str, new: str, *tests: str) -> PlantedBug:
+    return PlantedBug(name, file, old, new, tuple(f"tests/{test}" for test in tests))
+
+
+_TREE = "system/test_tree.py::"
+_LOSSES = "system/test_losses.py::"
+_CATALOG = "system/test_catalog.py::"
+_CUT = "system/test_powercut.py::"
+_CALLS = "system/test_syscalls.py::test_the_nth_call_fails"
+_FULL = "system/test_full.py::"
+_FROZEN = "system/test_frozen.py"
+_ROT = "system/test_rot.py::"
+_BAD = "system/test_bad_input.py::"
+
+BUGS = (
+    # a tree of real files, a large object
+    _bug(
+        "listing drops a key at a page's end",
+        "store/listing.py",
+        "            self.entries.append(ListEntry(key, row.size, etag_text(row.etag), row.modified_ns))\n            self.last = key",
+        "            self.entries.append(ListEntry(key, row.size, etag_text(row.etag), row.modified_ns))\n        self.last = key",
+        _TREE + "test_tree",
+    ),
+    _bug(
+        "a plus sign in a path is a space",
+        "frontends/s3/routes.py",
+        "    return unquote_to_bytes(value)",
+        '    return unquote_to_bytes(value).replace(b"+", b" ")',
+        _TREE + "test_tree",
+    ),
+    _bug(
+        "parts lie on each other after complete",
+        "store/decide/uploads.py",
+        "pieces.append(mu.Piece(size + piece.offset,",
+        "pieces.append(mu.Piece(piece.offset,",
+        _TREE + "test_large_object",
+    ),
+    # disks that are lost and come back
+    _bug(
+        "rebuild skips small stripes",
+        "ec/rebuild_shard.py",
+        "            await self._write(*found)",
+        "            if found[1] is None or found[1].shard_length > 65536:\n                await self._write(*found)",
+        _LOSSES + "test_lost_while_running",
+    ),
+    _bug(
+        "shards that were never written are not missed",
+        "store/decide/segments.py",
+        "        missing = sum(1 << index for index, disk in enumerate(request.disks) if disk < 0)",
+        "        missing = 0",
+        _LOSSES + "test_lost_while_running",
+    ),
+    _bug(
+        "the journal lies on m disks",
+        "io/journal.py",
+        "        wanted = min(len(roomy), max(self._options.replication_factor, self._disks.m + 1))",
+        "        wanted = min(len(roomy), self._disks.m)",
+        _LOSSES + "test_lost_before_destage",
+    ),
+    _bug(
+        "a disk that returns is not taken back",
+        "store/monitor.py",
+        "            self._disks.release_failed()",
+        "            return Progress.IDLE",
+        _LOSSES + "test_lost_while_running",
+    ),
+    _bug(
+        "a missing disk is made anew",
+        "store/opening.py",
+        "    if not await trio.to_thread.run_sync(folder.is_dir, abandon_on_cancel=True):",
+        "    folder.mkdir(exist_ok=True)\n    if not await trio.to_thread.run_sync(folder.is_dir, abandon_on_cancel=True):",
+        _LOSSES + "test_deleted_folders_leave_the_redundancy_that_is_possible",
+    ),
+    _bug(
+        "no writes with more than m disks missing",
+        "io/journal.py",
+        "        if len(self._disks.good()) < needed:",
+        "        if len(self._disks.good()) < needed or self._disks.missing_count() > self._disks.m:",
+        _LOSSES + "test_three_lost",
+    ),
+    _bug(
+        "health counts no missing disks",
+        "store/health.py",
+        "    if disks.missing_count() > disks.m:",
+        "    if disks.missing_count() > disks.count:",
+        _LOSSES + "test_three_lost",
+    ),
+    # catalogs
+    _bug(
+        "sums of pages are ignored",
+        "io/catalog/pages.py",
+        "    if lost:\n        raise Corrupt",
+        "    if lost and not expected:\n        raise Corrupt",
+        _CATALOG + "test_log_alone_gives_all_tables",
+    ),
+    _bug(
+        "a shorter catalog is well",
+        "io/catalog/pages.py",
+        "    if len(found) < len(expected):",
+        "    if len(found) > len(expected):",
+        _CATALOG + "test_log_alone_gives_all_tables",
+    ),
+    _bug(
+        "the applied sequence is not compared",
+        "store/start.py",
+        "    if first >= log_chain.end:\n        return 0",
+        "    if first > 1:\n        return 0",
+        _CATALOG + "test_log_alone_gives_all_tables",
+    ),
+    _bug(
+        "a foreign catalog is taken",
+        "store/start.py",
+        "    if applier.store_id != disks.store_id:",
+        "    if not applier.store_id:",
+        _CATALOG + "test_log_alone_gives_all_tables",
+    ),
+    _bug(
+        "a catalog is discarded without a word",
+        "store/start.py",
+        '        log.error("catalog discarded", path=str(path), reason=reason)',
+        '        log.debug("catalog discarded", path=str(path), reason=reason)',
+        _CATALOG + "test_log_alone_gives_all_tables",
+    ),
+    _bug(
+        "replay forgets uploads",
+        "store/start.py",
+        "            catalog.applier.apply(mu.decode(meta), sequence, record_digest(meta, body_sum))\n            count += 1",
+        "            catalog.applier.apply(mu.decode(meta), sequence, record_digest(meta, body_sum))\n"
+        '            catalog.applier._run("delete from part")\n            count += 1',
+        _CATALOG + "test_log_alone_gives_all_tables",
+    ),
+    _bug(
+        "a snapshot without what the WAL holds",
+        "store/maintenance.py",
+        "            complete = await trio.to_thread.run_sync(checkpoint_with_sums, self._catalog.path)",
+        "            complete = True",
+        _CATALOG + "test_snapshot_and_log_with_a_disk_missing",
+    ),
+    _bug(
+        "uploads are left out of the snapshot",
+        "store/snapshot.py",
+        "    temporary.replace(path)\n",
+        "    import sqlite3\n    db = sqlite3.connect(temporary)\n    db.execute('delete from part')\n    db.commit()\n"
+        "    db.close()\n    temporary.replace(path)\n",
+        _CATALOG + "test_snapshot_and_log_with_a_disk_missing",
+    ),
+    # kill -9
+    _bug(
+        "answered before the journal is written",
+        "store/writer.py",
+        "        try:\n            await self._journal.append(first, entries)",
+        "        while group:\n            early = group.pop()\n            trio.lowlevel.reschedule(early.task, early.result)\n"
+        "        await trio.lowlevel.checkpoint()\n        try:\n            await self._journal.append(first, entries)",
+        "system/test_kill.py",
+        _CALLS,
+    ),
+    _bug(
+        "the last record of the log counts as torn",
+        "io/recovery.py",
+        "        if head.epoch != file.epoch or head.sequence != file.end:\n            break\n        file.offsets",
+        "        if head.epoch != file.epoch or not any(data[offset + head.length : offset + head.length + 1]):\n"
+        "            break\n        file.offsets",
+        "system/test_kill.py::test_kill_9_under_load",
+    ),
+    # power cuts
+    _bug(
+        "the journal is not synced",
+        "io/journal.py",
+        "            await disk.write_at(file.path, offset, [packed], sync=True)",
+        "            await disk.write_at(file.path, offset, [packed])",
+        _CUT + "test_power_cut",
+    ),
+    _bug(
+        "shards are not synced",
+        "ec/opensegment.py",
+        "            await disk.sync(shard_path(self.row.id, index))\n",
+        "            await trio.lowlevel.checkpoint()\n",
+        _CUT + "test_power_cut",
+    ),
+    _bug(
+        "no folder is synced",
+        "io/folder.py",
+        "        number = self._open_folder(folder)\n        try:\n            os.fsync(number)",
+        "        number = self._open_folder(folder)\n        try:\n            os.fstat(number)",
+        "io/test_directory.py",
+    ),
+    _bug(
+        "answered before the sync",
+        "io/folder.py",
+        "        os.fdatasync(descriptor.number)\n",
+        "        import threading\n\n        threading.Timer(0.05, os.fdatasync, (descriptor.number,)).start()\n",
+        _CUT + "test_power_cut",
+    ),
+    # system calls that fail
+    _bug(
+        "ENOSPC of a journal write is swallowed",
+        "io/journal.py",
+        "            except* DiskError as group:\n                failed += 1",
+        '            except* DiskError as group:\n                failed += "ENOSPC" not in str(group.exceptions)',
+        _CALLS,
+    ),
+    _bug(
+        "an error of a sync is swallowed",
+        "io/folder.py",
+        "        os.fdatasync(descriptor.number)\n",
+        "        try:\n            os.fdatasync(descriptor.number)\n        except OSError:\n            pass\n",
+        _CALLS,
+    ),
+    _bug(
+        "an error of a folder's sync is swallowed",
+        "io/folder.py",
+        "        number = self._open_folder(folder)\n        try:\n            os.fsync(number)",
+        "        number = self._open_folder(folder)\n        try:\n            try:\n                os.fsync(number)\n"
+        "            except OSError:\n                pass",
+        "io/test_directory.py",
+    ),
+    _bug(
+        "a write without progress is done",
+        "io/folder.py",
+        '            raise OSError(errno.EIO, "write made no progress")',
+        "            return",
+        _CALLS,
+    ),
+    # full disks
+    _bug(
+        "a full disk never has room again",
+        "store/monitor.py",
+        "            self._disks.set_tight(index, False)",
+        "            pass",
+        _FULL + "test_filled_by_large_objects",
+    ),
+    _bug(
+        "deletes need room as puts do",
+        "io/journal.py",
+        "            roomy = self._disks.spare()",
+        "            pass",
+        _FULL + "test_filled_by_large_objects",
+    ),
+    _bug(
+        "no reserve is kept",
+        "store/monitor.py",
+        "        if free_bytes < self._reserve_bytes:",
+        "        if free_bytes < 0:",
+        _FULL + "test_filled_by_large_objects",
+    ),
+    _bug(
+        "dead segments stay",
+        "ec/compact.py",
+        "        dead = [row for row in self._sealed() if row.live_bytes == 0][: self._options.drops_per_step_max]",
+        "        dead = [row for row in self._sealed() if row.live_bytes < 0][: self._options.drops_per_step_max]",
+        _FULL + "test_filled_by_large_objects",
+    ),
+    _bug(
+        "a full catalog stops all writes",
+        "store/writer.py",
+        "        if free_bytes < CATALOG_ROOM_BYTES_MIN:",
+        "        if free_bytes < 0:",
+        _FULL + "test_filled_by_another_program",
+    ),
+    # a disk that hangs
+    _bug(
+        "deadlines are ignored",
+        "io/threads.py",
+        "trio.current_time() + self._deadline_s)",
+        "trio.current_time() + 1e6)",
+        _FROZEN,
+    ),
+    _bug(
+        "a hung disk costs a thread at every look",
+        "store/monitor.py",
+        "        if folder in self._asked:",
+        "        if folder is None:",
+        "store/test_monitor.py",
+    ),
+    # rot
+    _bug(
+        "files of a returned disk are not compared",
+        "ec/rebuild.py",
+        "                if not await self._has_headers(row, index, size_bytes):",
+        "                if index < 0:",
+        _ROT + "test_an_old_copy_of_a_disk_is_put_back",
+    ),
+    _bug(
+        "sums of blocks are not checked",
+        "ec/shards.py",
+        "        if xxh3_64(view[number * CHECK_BYTES : (number + 1) * CHECK_BYTES]) != wanted:",
+        "        if xxh3_64(view[number * CHECK_BYTES : (number + 1) * CHECK_BYTES]) == -1:",
+        _ROT + "test_shards_that_rot_while_running",
+    ),
+    _bug(
+        "whose stripe it is does not matter",
+        "ec/shards.py",
+        "    if found != wanted:",
+        "    if not found:",
+        _ROT + "test_shards_in_each_others_place",
+    ),
+    _bug(
+        "a shard that was found damaged is left so",
+        "ec/rebuild.py",
+        "            self._damages[segment_id] = self._damages.get(segment_id, 0) | missing",
+        "            pass",
+        _ROT + "test_shards_that_rot_while_running",
+    ),
+    _bug(
+        "a body in the journal is not summed",
+        "io/records.py",
+        "    if verify_body and xxh3_64(buffer[body_at : body_at + body_length]) != body_sum:",
+        "    if verify_body and xxh3_64(buffer[body_at : body_at + body_length]) == -1:",
+        _ROT + "test_journal_that_rots_while_running",
+    ),
+    _bug(
+        "one replica of the log is looked at",
+        "io/recovery.py",
+        "                holders.setdefault(parsed, {})[index] = size",
+        "                holders.setdefault(parsed, {index: size})",
+        _ROT + "test_journal_that_rots_while_stopped",
+    ),
+    _bug(
+        "a superblock is not summed",
+        "io/superblock.py",
+        "    if xxh3_64(page[: _HEAD.size] + payload, version << 8 | page_index) != _SUM.unpack_from(page, _HEAD.size)[0]:",
+        "    if not payload:",
+        _ROT + "test_superblock_that_rots",
+    ),
+    _bug(
+        "an old copy of a disk is not compared",
+        "store/core.py",
+        "                for index in disks.stale:",
+        "                for index in []:",
+        _ROT + "test_an_old_copy_of_a_disk_is_put_back",
+    ),
+    # bad input
+    _bug(
+        "an unknown key of the configuration is ignored",
+        "config.py",
+        "        target = _find(setting)\n",
+        "        try:\n            target = _find(setting)\n        except ConfigError:\n            continue\n",
+        _BAD + "test_config_file_that_is_wrong",
+    ),
+    _bug(
+        "an unknown variable of the environment is ignored",
+        "config.py",
+        "        target = _find(setting)\n",
+        '        if setting.key == "stripe_sizes":\n            continue\n        target = _find(setting)\n',
+        _BAD + "test_environment_that_is_wrong",
+    ),
+    _bug(
+        "a disk of another store is taken at a start",
+        "io/disks.py",
+        "        if found and identity.store_id != found[0][0].store_id:",
+        "        if not identity.store_id:",
+        _BAD + "test_foreign_disk",
+    ),
+    _bug(
+        "a disk of another store is taken while running",
+        "io/disks.py",
+        "        if identity.store_id != self.store_id or identity.index != index:",
+        "        if identity.index != index:",
+        _BAD + "test_foreign_disk_put_in_while_running_is_not_taken",
+    ),
+    _bug(
+        "a copy of a disk is taken",
+        "io/disks.py",
+        "        if identity.index in members:",
+        "        if identity.index < 0:",
+        _BAD + "test_two_copies_of_a_disk",
+    ),
+    _bug(
+        "a newer format is read",
+        "io/superblock.py",
+        "    if version > FORMAT:",
+        "    if version > 1000:",
+        _BAD + "test_newer_superblock_is_left_untouched",
+    ),
+    _bug(
+        "disks are not locked",
+        "io/folder.py",
+        "        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)",
+        "        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)",
+        _BAD + "test_second_daemon_on_the_same_disks",
+    ),
+    _bug(
+        "ready with too few disks",
+        "store/health.py",
+        "    if disks.missing_count() > disks.m:\n        unhealthy = True",
+        "    if disks.missing_count() > disks.m:\n        unhealthy = False",
+        _BAD + "test_too_many_disks_missing_say_so",
+    ),
+)
