@@ -26,6 +26,8 @@ _JOINED_BYTES_MAX: Final = 256 << 10
 """A body up to this length is sent together with its head: one send, one copy."""
 _HEAD_RECEIVE_BYTES: Final = 64 << 10
 """Read at once while a head is awaited: the head, and a small body with it."""
+_UNWAITED_BYTES_MAX: Final = 1 << 20
+"""So much of a body is read before other tasks have a turn, when the client is always ahead."""
 _LINGER_BYTES_MAX: Final = 4 << 20
 _LINGER_TIMEOUT_S: Final = 2.0
 
@@ -48,6 +50,7 @@ class Connection:
         self._closing = False
         self._busy = False
         self._sent_bytes = 0  # of the body under way
+        self._unwaited_bytes = 0
         self.deadline_s = math.inf
         """When, in trio's time, the client has been waited for too long: whoever watches calls `cut` then."""
 
@@ -124,13 +127,25 @@ class Connection:
             except BlockingIOError:
                 pass
 
-    async def _receive_body(self) -> bytes:
+    async def _receive_body(self, left: int | None) -> bytes:
+        """Bytes of a body that lacks `left` bytes, None: unknown. A handler is mostly slower than the client."""
+        bytes_max = self._limits.receive_bytes if left is None else min(left, self._limits.receive_bytes)
+        if self._unwaited_bytes >= _UNWAITED_BYTES_MAX:
+            self._unwaited_bytes = 0
+            await trio.lowlevel.checkpoint()
+        try:
+            data = self._socket.recv(bytes_max)
+        except BlockingIOError:
+            self._unwaited_bytes = 0
+        else:
+            self._unwaited_bytes += len(data)
+            return data
         with trio.move_on_after(self._limits.body_timeout_s):
-            return await self._receive(self._limits.receive_bytes)
+            return await self._receive(bytes_max)
         raise RequestTimeout("the body stopped arriving")
 
-    async def read_body(self) -> bytes | None:
-        """The next piece of the body, None at its end. For `_Body`."""
+    async def read_body(self, left: int | None) -> bytes | None:
+        """The next piece of a body that lacks `left` bytes, None at its end. For `_Body`."""
         protocol = self._protocol
         try:
             while True:
@@ -142,7 +157,7 @@ class Connection:
                 if protocol.wants_continue:
                     protocol.wants_continue = False
                     await self._send(CONTINUE)
-                protocol.receive(await self._receive_body())
+                protocol.receive(await self._receive_body(left))
         except MalformedMessage as error:
             raise IncompleteBody(str(error)) from error
         except (OSError, _Gone) as error:
@@ -263,7 +278,7 @@ class _Body:
             raise IncompleteBody("the body broke off before")
         self._begun = True
         try:
-            piece = await self._connection.read_body()
+            piece = await self._connection.read_body(self._left)
         except BaseException:
             self.broken = True
             raise

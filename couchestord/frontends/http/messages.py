@@ -28,8 +28,8 @@ class Limits:
     """So much of a body that the handler left unread is read and thrown away to keep the connection."""
     drain_timeout_s: float = 30.0
     """At shutdown, for the requests under way."""
-    receive_bytes: int = 128 << 10
-    """Read from a socket at once."""
+    receive_bytes: int = 256 << 10
+    """Read from a socket at once, of a body."""
 
 
 @dataclass(frozen=True, slots=True)

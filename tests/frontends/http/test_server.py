@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from couchestord.frontends.http import HttpServer, Limits, Request, Response, serve_http
+from couchestord.frontends.http.connection import Connection
 from couchestord.frontends.http.messages import Head
 from couchestord.frontends.http.protocol import END, NEED_DATA, HttpProtocol, MalformedMessage
 
@@ -360,6 +361,45 @@ def test_a_client_that_takes_nothing_is_cut() -> None:
             await closed.wait()
 
     run_with_mock_clock(main)
+
+
+class Flood(socket.socket):
+    """A client that has always sent more: a PUT without end."""
+
+    def recv(self, bytes_max: int, *_: object) -> bytes:
+        head = b"PUT / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % (1 << 40)
+        return head if bytes_max < Limits().receive_bytes else bytes(bytes_max)
+
+
+async def test_a_client_that_is_always_ahead_leaves_turns_to_others() -> None:
+    turns, taken = 0, list[int]()
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await trio.lowlevel.checkpoint()
+
+    async def reading(request: Request) -> Response:
+        before, read = turns, 0
+        async for piece in request.body:
+            read += len(piece)
+            if read >= 64 << 20:
+                break
+        taken.append(turns - before)
+        nursery.cancel_scope.cancel()
+        return Response(200)
+
+    ours, theirs = socket.socketpair()
+    with theirs:
+        theirs.send(b"x")
+        ours.setblocking(False)
+        flood = Flood(fileno=ours.detach())
+        flood.setblocking(False)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(others)
+            await Connection(flood, reading, Limits(), lambda: b"").run()
+    assert taken[0] >= 32
 
 
 async def test_many_slow_clients_do_not_keep_an_honest_one_out() -> None:
