@@ -166,8 +166,10 @@ class SegmentPool:
 
     def unpin(self, segment_ids: Iterable[int]) -> None:
         """Undo `pin`."""
-        self._pins.subtract(segment_ids)
-        self._pins = +self._pins
+        for segment in segment_ids:
+            self._pins[segment] -= 1
+            if not self._pins[segment]:
+                del self._pins[segment]
 
     # -- inside --------------------------------------------------------------------------------------------------------
 

@@ -87,6 +87,28 @@ class StripeStore:
         pieces = await self._pieces(segment, stripe, start, length)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
+    def read_nowait(self, segment: SegmentRow, stripe: int, start: int, length: int) -> memoryview | None:
+        """As `read_run` at once: None unless the range lies in one shard that is trusted, resident in memory and right.
+
+        `start` counts from the beginning of `stripe` and may lie in a later one.
+        """
+        turns, start = divmod(start, segment.stripe_bytes)
+        stripe += turns * full_stripe_pages(segment.k, segment.stripe_bytes)
+        near = _near(segment, start)
+        try:
+            shape = self._header_nowait(segment, stripe, near) if self._trust.is_trusted(segment, near) else None
+            if shape is None or not 0 < length <= shape.length - start:
+                return None
+            index, low = divmod(start, shape.shard_length)
+            if low + length > shape.shard_length or not self._trust.is_trusted(segment, index):
+                return None
+            aligned = low // CHECK_BYTES * CHECK_BYTES
+            end = min(shape.shard_length, -(-(low + length) // CHECK_BYTES) * CHECK_BYTES)
+            found = self._blocks_nowait(segment, stripe, shape, ShardRange(index, aligned, end))
+        except (Corrupt, UnknownFormat):
+            return None  # asked again by who waits, where it is counted
+        return None if found is None else memoryview(found)[low - aligned : low - aligned + length]
+
     async def read_run(
         self, segment: SegmentRow, stripe: int, start: int, length: int
     ) -> AsyncGenerator[memoryview, None]:
@@ -180,7 +202,7 @@ class StripeStore:
         assert start >= 0
         if length <= 0:
             return []
-        near = min(start // shard_length(segment.stripe_bytes, segment.k), segment.k - 1)
+        near = _near(segment, start)
         shape = await self.shape(segment, stripe, near=near)
         if start + length > shape.length:
             raise DataLost(
@@ -208,9 +230,8 @@ class StripeStore:
     ) -> Mapping[ShardRange, Buffer]:
         """The wanted ranges, made good where need be; shards that turned out bad are noted."""
         gathering: Gathering[Buffer] = Gathering(self._nursery)
-        trusted = set(self._trust.trusted(segment))
         for each in wanted:
-            if each.shard in trusted:
+            if self._trust.is_trusted(segment, each.shard):
                 self._ask(segment, stripe, shape, each, gathering)
         deadline = trio.current_time() + self._options.hedge_s
         while gathering.pending and await gathering.wait(deadline - trio.current_time()):
@@ -358,6 +379,11 @@ class StripeStore:
         if self._limiter is None:
             self._limiter = trio.CapacityLimiter(self._options.coding_threads_max)
         return await trio.to_thread.run_sync(work, limiter=self._limiter)
+
+
+def _near(segment: SegmentRow, start: int) -> int:
+    """The shard that offset `start` of a stripe lies in when the stripe is full."""
+    return min(start // shard_length(segment.stripe_bytes, segment.k), segment.k - 1)
 
 
 def _check_agreement(header: StripeHeader, shape: StripeHeader) -> None:

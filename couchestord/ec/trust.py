@@ -65,13 +65,10 @@ class ShardTrust:
         """Note the shard again when it fails again."""
         self._damaged.discard((segment_id, index))
 
-    def trusted(self, segment: SegmentRow) -> list[int]:
-        """Shards that are whole, for all we know, on disks that answer."""
-        return [
-            index
-            for index, disk in enumerate(segment.disks)
-            if not segment.missing >> index & 1 and self._disks.get(disk) is not None and not self.is_late(disk)
-        ]
+    def is_trusted(self, segment: SegmentRow, index: int) -> bool:
+        """Whether a shard is whole, for all we know, on a disk that answers."""
+        disk = segment.disks[index]
+        return not segment.missing >> index & 1 and self._disks.get(disk) is not None and not self.is_late(disk)
 
     def by_trust(self, segment: SegmentRow, first: int = 0) -> list[int]:
         """All shards on disks that are good, the best first; `first` before its equals."""

@@ -22,7 +22,7 @@ class Pins:
 
     def release(self, segments: Iterable[int], records: Iterable[int] = ()) -> None:
         """Undo one `hold` of the same."""
-        self._pool.unpin(list(segments))
+        self._pool.unpin(segments)
         for record in records:
             self._records[record] -= 1
             if self._records[record] <= 0:

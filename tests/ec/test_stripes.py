@@ -31,7 +31,32 @@ async def put(rig: Rig, row: SegmentRow = ROW, length: int = STRIPE_BYTES) -> by
 
 async def check_all(rig: Rig, data: bytes, row: SegmentRow = ROW) -> None:
     for start, length in RANGES:
+        assert rig.stripes.read_nowait(row, 1, start, length) in (None, data[start : start + length])
         assert await rig.stripes.read(row, 1, start, length) == data[start : start + length]
+
+
+async def test_what_one_shard_has_in_memory_is_read_without_a_wait(tmp_path: Path) -> None:
+    async with open_rig(tmp_path) as rig:
+        data = pattern(2 * STRIPE_BYTES)
+        places = await rig.write_stripes(ROW, [data[:STRIPE_BYTES], data[STRIPE_BYTES:]])
+        for sim in rig.sims:
+            sim.resident_ratio = 1.0
+        size = shard_length(STRIPE_BYTES, 4)
+        rng = random.Random(1)
+        for _ in range(200):
+            start, length = rng.randrange(2 * STRIPE_BYTES), rng.choice((1, 4096, 20_000))
+            found = rig.stripes.read_nowait(ROW, places[0], start, length)
+            if start // size == (start + length - 1) // size and start + length <= len(data):
+                assert found is not None
+                assert bytes(found) == data[start : start + length]
+            else:
+                assert found is None
+        assert rig.stripes.read_nowait(ROW._replace(missing=1), 1, 0, 10) is None
+        assert rig.stripes.read_nowait(ROW, 1, 0, 0) is None
+        rig.disks.fail(0, "pulled")
+        assert rig.stripes.read_nowait(ROW, 1, 0, 10) is None
+        rig.sims[1].resident_ratio = 0.0
+        assert rig.stripes.read_nowait(ROW, 1, size, 10) is None
 
 
 async def test_any_range_is_read(tmp_path: Path) -> None:
@@ -45,6 +70,19 @@ async def test_any_range_is_read(tmp_path: Path) -> None:
             assert await rig.stripes.read(ROW, 1, start, length) == data[start : start + length]
         assert rig.stripes.degraded_reads_count == 0
         assert rig.damages == []
+
+
+async def test_a_short_stripe_in_memory_is_read_from_shards_that_are_trusted(tmp_path: Path) -> None:
+    async with open_rig(tmp_path) as rig:
+        data = await put(rig, length=4096)
+        for sim in rig.sims:
+            sim.resident_ratio = 1.0
+        size = shard_length(4096, 4)
+        found = rig.stripes.read_nowait(ROW, 1, 2 * size, size)
+        assert found is not None
+        assert bytes(found) == data[2 * size : 3 * size]
+        assert rig.stripes.read_nowait(ROW._replace(missing=0b100), 1, 2 * size, size) is None
+        assert rig.stripes.read_nowait(ROW, 1, 3 * size, size + 1) is None
 
 
 @pytest.mark.parametrize("length", [1, 64, 1000, 70_000, STRIPE_BYTES - 1])
@@ -163,6 +201,23 @@ DAMAGES: list[Damage] = [
     lose_file, flip_header, flip_payload, zero_header, zero_payload_page, truncate, put_another_epoch,
     put_another_segment, put_a_neighbour,
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+async def test_damage_is_not_read_without_a_wait_but_counted_by_the_read_that_follows(
+    tmp_path: Path, damage: Damage
+) -> None:
+    async with open_rig(tmp_path) as rig:
+        data = await put(rig)
+        await damage(rig, 0)
+        rig.forget_cache()
+        for sim in rig.sims:
+            sim.resident_ratio = 1.0
+        for start in range(0, shard_length(STRIPE_BYTES, 4), 16_384):
+            assert rig.stripes.read_nowait(ROW, 1, start, 100) in (None, data[start : start + 100])
+        assert rig.damages == []
+        await check_all(rig, data)
+        assert rig.damages == [(33, 1)]
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)

@@ -264,6 +264,31 @@ async def test_rot_on_one_replica_is_read_from_another_and_counted() -> None:
     assert after.chain.damage == ()
 
 
+async def test_a_read_without_a_wait_gives_what_is_resident_and_right() -> None:
+    sims = await new_disks(6)
+    log = await start(sims)
+    await fill(log, 1, 3)
+    path, replicas = log.journal.replicas(2)
+    for sim in sims:
+        sim.resident_ratio = 1.0
+    found = log.journal.read_nowait(2, 5, 10)
+    assert found is not None
+    assert bytes(found) == b"x" * 10
+    sims[replicas[0]].resident_ratio = 0.0
+    assert log.journal.read_nowait(2, 5, 10) is None
+    sims[replicas[0]].resident_ratio = 1.0
+    at = (await sims[replicas[0]].read(path, 0, 1 << 20)).index(b"meta 2")
+    sims[replicas[0]].rot(path, at + 100)
+    assert log.journal.read_nowait(2, 5, 10) is None
+    assert log.journal.damaged == set()
+    assert bytes(await log.journal.read(2, 5, 10)) == b"x" * 10
+    assert log.journal.damaged == {(path, replicas[0])}
+    log.disks.fail(replicas[0], "pulled")
+    assert log.journal.read_nowait(2, 5, 10) is None
+    with pytest.raises(DataLost):
+        log.journal.read_nowait(99, 0, 1)
+
+
 async def test_rot_of_different_records_on_all_replicas_is_bridged() -> None:
     sims = await new_disks(7)
     log = await start(sims)

@@ -157,6 +157,31 @@ async def test_record_of_an_open_reader_is_not_trimmed(tmp_path: Path) -> None:
         assert not journal.holds(record)
 
 
+@pytest.mark.parametrize("destaged", [False, True])
+async def test_a_small_object_in_memory_takes_no_call_to_a_disk(tmp_path: Path, destaged: bool) -> None:
+    """And is closed when it was read; damaged bytes are never handed out."""
+    async with new_store(tmp_path) as store:
+        body = body_of(4096)
+        await store.put("box", b"key", body)
+        if destaged:
+            await store.destage()
+        assert await read(store, b"key") == body
+        core = core_of(store)
+        disks = [core.disks.get(index) for index in core.disks.good()]
+
+        async def refuse(*_: object) -> bytes:
+            raise AssertionError("a disk was asked")
+
+        for disk in disks:
+            disk.read = refuse  # type: ignore[method-assign, union-attr]
+        held = [row.id for row in segments(store) if core.pool.is_pinned(row.id)]
+        reader = await store.get("box", b"key", byte_range=ByteRange(10, 909))
+        assert await reader.read() == body[10:910]
+        assert reader._pieces is None
+        assert core.pins.oldest_record() is None
+        assert [row.id for row in segments(store) if core.pool.is_pinned(row.id)] == held
+
+
 async def test_reader_that_is_forgotten_lets_go(tmp_path: Path) -> None:
     async with new_store(tmp_path) as store:
         await store.put("box", b"key", b"body")

@@ -16,6 +16,7 @@ import google_crc32c
 from couchestord.errors import BadDigest, InvalidDigest, InvalidRequest, NotSupported
 
 PREFIX: Final = "x-amz-checksum-"
+_PREFIX_BYTES: Final = PREFIX.encode("ascii")
 DIGEST_BYTES: Final[Mapping[str, int]] = {"crc32": 4, "crc32c": 4, "crc64nvme": 8, "sha1": 20, "sha256": 32}
 """The algorithms, with the length of their value."""
 
@@ -132,8 +133,10 @@ class BodyChecksums:
 def _values(headers: Mapping[bytes, bytes]) -> dict[str, str]:
     found = {}
     for name, value in headers.items():
+        if not name.startswith(_PREFIX_BYTES):
+            continue
         algorithm = name.decode("latin-1").removeprefix(PREFIX)
-        if len(algorithm) == len(name) or algorithm in ("algorithm", "type", "mode"):
+        if algorithm in ("algorithm", "type", "mode"):
             continue
         if algorithm not in DIGEST_BYTES:
             raise InvalidRequest(f"the checksum algorithm {algorithm!r} is not known")

@@ -16,7 +16,8 @@ from enum import Enum, auto
 from typing import Final
 
 from couchestord.errors import IncompleteBody, InvalidRequest, SignatureDoesNotMatch
-from couchestord.frontends.s3.sigv4 import EMPTY_SHA256, SigningScope, sign
+from couchestord.frontends.s3.signing import EMPTY_SHA256
+from couchestord.frontends.s3.sigv4 import SigningScope
 
 _LINE_BYTES_MAX: Final = 1024
 _TRAILERS_MAX: Final = 16
@@ -139,7 +140,7 @@ class ChunkedDecoder:
                 f"AWS4-HMAC-SHA256-PAYLOAD\n{signing.timestamp}\n{signing.scope}\n{self._previous}\n{EMPTY_SHA256}\n"
                 f"{self._hash.hexdigest()}"
             )
-            self._check(sign(signing.key, text), self._signature, "a chunk's signature does not match")
+            self._check(signing.key.sign(text), self._signature, "a chunk's signature does not match")
             self._hash = hashlib.sha256()
         if not self._last_chunk:
             self._state = _State.DATA_END
@@ -179,7 +180,7 @@ class ChunkedDecoder:
                     f"AWS4-HMAC-SHA256-TRAILER\n{signing.timestamp}\n{signing.scope}\n{self._previous}\n"
                     f"{hashlib.sha256(self._canonical_trailers).hexdigest()}"
                 )
-                self._check(sign(signing.key, text), signature.encode(), "the trailer's signature does not match")
+                self._check(signing.key.sign(text), signature.encode(), "the trailer's signature does not match")
         self._state = _State.DONE
 
     def _check(self, expected: str, given: bytes, message: str) -> None:

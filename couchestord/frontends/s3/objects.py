@@ -1,7 +1,5 @@
 """Objects: put, get, head, copy, delete one, delete many."""
 
-from collections.abc import AsyncGenerator
-
 import trio
 
 from couchestord.errors import EntityTooLarge, Error, InvalidArgument, InvalidRange, InvalidRequest
@@ -104,7 +102,7 @@ def copy_result(etag: str, modified_ns: int) -> list[str]:
 
 
 class Pieces:
-    """The pieces of a reader. Closes the reader and what iterates over it, wherever that stopped."""
+    """The pieces of a reader. Closes the reader, wherever it stopped."""
 
     def __init__(self, reader: ObjectReader) -> None:
         self._reader = reader
@@ -125,13 +123,12 @@ class Pieces:
         return await anext(self._rest)
 
     async def aclose(self) -> None:
-        if isinstance(self._rest, AsyncGenerator):
-            await self._rest.aclose()
         await self._reader.aclose()
 
 
 def _version_id(call: Call) -> str | None:
-    return call.target.query.text("versionId") or None
+    query = call.target.query
+    return (query.text("versionId") or None) if query.fields else None
 
 
 def _wants_checksums(call: Call) -> bool:
@@ -167,23 +164,21 @@ async def _open_range(call: Call) -> tuple[ObjectReader, bool]:
 
 async def get_object(call: Call) -> Response:
     reader, ranged = await _open_range(call)
-    pieces = Pieces(reader)
     try:
         headers = fields.object_headers(reader.info, call.target.query, checksums=_wants_checksums(call) and not ranged)
         if ranged:
             last = reader.first + reader.length - 1
             headers.append((b"Content-Range", b"bytes %d-%d/%d" % (reader.first, last, reader.info.size_bytes)))
         status = 206 if ranged else 200
-        if reader.length > call.options.joined_bytes_max:
-            await pieces.open()
-            return Response(status, headers, pieces, reader.length)
-        data = await reader.read()
+        if reader.length <= call.options.joined_bytes_max:
+            return Response(status, headers, await reader.read())
+        pieces = Pieces(reader)
+        await pieces.open()
+        return Response(status, headers, pieces, reader.length)
     except BaseException:
         with trio.CancelScope(shield=True):
-            await pieces.aclose()
+            await reader.aclose()
         raise
-    await pieces.aclose()
-    return Response(status, headers, data)
 
 
 async def head_object(call: Call) -> Response:

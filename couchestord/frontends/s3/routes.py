@@ -79,6 +79,9 @@ class Query:
         return min(int(text), largest)
 
 
+_NO_QUERY: Final = Query(())
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """What a request line names. `path` is decoded; `bucket` is empty for the service, `key` for a bucket."""
@@ -103,7 +106,7 @@ def parse_target(raw: bytes) -> Target:
 def parse_query(raw: bytes) -> Query:
     """Raises InvalidURI."""
     if not raw:
-        return Query(())
+        return _NO_QUERY
     parts = [part for part in raw.split(b"&") if part]
     if len(parts) > _QUERY_FIELDS_MAX:
         raise InvalidURI("too many query fields")
@@ -217,7 +220,8 @@ def route(method: bytes, target: Target, *, copy_source: bool) -> Operation:
 
     Raises NotSupported for what S3 knows and this program does not, MethodNotAllowed for the rest.
     """
-    named = [name for name, _ in target.query.fields if name.decode("latin-1") in SUBRESOURCES]
+    fields = target.query.fields
+    named = [name for name, _ in fields if name.decode("latin-1") in SUBRESOURCES] if fields else []
     if not target.bucket:
         return _plain(_SERVICE, method, named)
     if not target.key:

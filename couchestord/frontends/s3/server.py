@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Final
 
 import trio
@@ -17,7 +16,7 @@ from couchestord.errors import (
     NoSuchKey,
     NotModified,
 )
-from couchestord.frontends.http import Request, Response
+from couchestord.frontends.http import Request, RequestBody, Response
 from couchestord.frontends.s3 import buckets, listing, multipart, objects
 from couchestord.frontends.s3.call import Call, Handler, S3Options
 from couchestord.frontends.s3.errors import message, s3_code
@@ -84,41 +83,46 @@ class S3Server:
 
     async def handler(self, request: Request) -> Response:
         """Answers one request. Raises nothing: what goes wrong becomes an S3 error."""
-        begun = trio.current_time()
         self._request_ids = (self._request_ids + 1) & 0xFFFF_FFFF_FFFF_FFFF
-        request_id = f"{self._request_ids:016X}"
-        counted = _CountedBody(request)
-        answer = _Answer(self, replace(request, body=counted), request_id)
-        response = await answer.make()
-        operation, status = str(answer.operation or _UNROUTED), response.status
-
-        def finished(sent_bytes: int) -> None:
-            self._observe(operation, status, trio.current_time() - begun, counted.received_bytes, sent_bytes)
-
-        headers = [*response.headers, (b"x-amz-request-id", request_id.encode("ascii"))]
-        if answer.operation is Operation.HEAD_BUCKET:
-            headers.append((b"x-amz-bucket-region", self._options.region.encode("ascii")))
-        return replace(response, headers=headers, finished=finished)
+        return await _Answer(self, request, b"%016X" % self._request_ids).make()
 
 
 class _Answer:
     """How one request is answered."""
 
-    def __init__(self, server: S3Server, request: Request, request_id: str) -> None:
+    __slots__ = ("_begun", "_body", "_call", "_operation", "_request", "_request_id", "_server", "_status")
+
+    def __init__(self, server: S3Server, request: Request, request_id: bytes) -> None:
+        self._begun = trio.current_time()
         self._server = server
         self._request = request
         self._request_id = request_id
-        self.operation: Operation | None = None
+        self._body: _CountedBody | None = None
+        if request.content_length != 0:
+            self._body = body = _CountedBody(request.body)
+            self._request = Request(request.method, request.target, request.headers, body, request.content_length)
+        self._operation: Operation | None = None
         self._call: Call | None = None
+        self._status = 0
 
     async def make(self) -> Response:
         try:
-            return await self._dispatch()
+            response = await self._dispatch()
         except Exception as error:
             # Nurseries wrap what a child raised; what is asked here is only what to say.
             while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
                 error = error.exceptions[0]
-            return self._refusal(error)
+            response = self._refusal(error)
+        self._status = response.status
+        headers = [*response.headers, (b"x-amz-request-id", self._request_id)]
+        if self._operation is Operation.HEAD_BUCKET:
+            headers.append((b"x-amz-bucket-region", self._server._options.region.encode("ascii")))
+        return Response(response.status, headers, response.body, response.length_bytes, self._finished)
+
+    def _finished(self, sent_bytes: int) -> None:
+        received_bytes = self._body.received_bytes if self._body is not None else 0
+        duration_s = trio.current_time() - self._begun
+        self._server._observe(self._operation or _UNROUTED, self._status, duration_s, received_bytes, sent_bytes)
 
     async def _dispatch(self) -> Response:
         server, request = self._server, self._request
@@ -128,7 +132,7 @@ class _Answer:
         user = server._store.find_user(authorized.access_key.user)
         if user is None:
             raise AccessDenied("access denied")
-        self.operation = operation = route(request.method, target, copy_source=b"x-amz-copy-source" in headers)
+        self._operation = operation = route(request.method, target, copy_source=b"x-amz-copy-source" in headers)
         if len(target.key) > KEY_LENGTH_BYTES_MAX:
             raise KeyTooLong(f"a key has at most {KEY_LENGTH_BYTES_MAX} bytes")
         call = Call(server._store, server._options, request, headers, target, authorized, user)
@@ -140,7 +144,7 @@ class _Answer:
     def _refusal(self, error: Exception) -> Response:
         code, status = s3_code(error)
         if code == "InternalError":
-            _log.error("%s failed", self.operation or _UNROUTED, exc_info=error)
+            _log.error("%s failed", self._operation or _UNROUTED, exc_info=error)
         headers: list[Header] = []
         if isinstance(error, NotModified):
             return Response(304, objects.not_modified_headers(self._call) if self._call else ())
@@ -156,7 +160,7 @@ class _Answer:
         elif isinstance(error, NoSuchKey) and self._call is not None:
             extra = element("Key", self._call.key.decode("utf-8", "replace"))
         resource = self._request.target.partition(b"?")[0].decode("ascii", "replace")
-        document = error_document(code, message(error), resource, self._request_id, extra)
+        document = error_document(code, message(error), resource, self._request_id.decode("ascii"), extra)
         return Response(status, [*headers, (b"Content-Type", b"application/xml")], document)
 
 
@@ -165,8 +169,8 @@ class _CountedBody:
 
     __slots__ = ("_body", "received_bytes")
 
-    def __init__(self, request: Request) -> None:
-        self._body = request.body
+    def __init__(self, body: RequestBody) -> None:
+        self._body = body
         self.received_bytes = 0
 
     def __aiter__(self) -> "_CountedBody":

@@ -5,16 +5,14 @@ header. The hash of the payload, or how it is signed piece by piece, is part of 
 against it while it arrives, by `body`.
 """
 
-import hashlib
 import hmac
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from enum import Enum
-from typing import Final
-from urllib.parse import quote_from_bytes
+from typing import Final, NamedTuple
 
 from couchestord.errors import (
     AccessDenied,
@@ -28,13 +26,13 @@ from couchestord.errors import (
     SignatureDoesNotMatch,
 )
 from couchestord.frontends.s3.routes import Target
+from couchestord.frontends.s3.signing import ALGORITHM, SigningKey, canonical_request, signing_key, string_to_sign
 from couchestord.model import AccessKey
 
-ALGORITHM: Final = "AWS4-HMAC-SHA256"
-EMPTY_SHA256: Final = hashlib.sha256(b"").hexdigest()
 PRESIGNED_SECONDS_MAX: Final = 7 * 86400
 _SIGNING_KEYS_MAX: Final = 1024
-_PLAIN_PATH = re.compile(rb"[A-Za-z0-9/_.~-]*\Z")
+_STATED_MAX: Final = 1024
+_SIGNATURE_LENGTH: Final = 64
 _HEX_64 = re.compile(rb"[0-9a-f]{64}\Z")
 _TIMESTAMP = re.compile(r"[0-9]{8}T[0-9]{6}Z\Z")
 
@@ -54,7 +52,7 @@ class Payload(Enum):
 class SigningScope:
     """What later signatures of the same request (chunks, trailer) are made with."""
 
-    key: bytes
+    key: SigningKey
     timestamp: str
     scope: str
     seed_signature: str
@@ -71,61 +69,109 @@ class Authorized:
     signing: SigningScope
 
 
-@dataclass(frozen=True, slots=True)
-class _Claim:
-    """What a request says about its own signature."""
+class _Stated(NamedTuple):
+    """What a client says in every request of a day: with whose key it signs, for which scope, over which headers."""
 
     access_key: str
     date: str
     region: str
     service: str
+    scope: str
+    signed_headers: tuple[bytes, ...]
+
+
+class _Claim(NamedTuple):
+    """What a request says about its own signature."""
+
+    stated: _Stated
     timestamp: str
-    signed_headers: tuple[str, ...]
     signature: str
     presigned: bool
     expires_s: int = 0
 
 
 class Verifier:
-    """Checks signatures for one region. Keeps a bounded cache of derived keys."""
+    """Checks signatures for one region. Keeps bounded caches of derived keys and of what known clients state."""
 
     def __init__(self, region: str, find_key: Callable[[str], AccessKey | None], skew_s: int = 15 * 60) -> None:
         self._region = region
         self._find_key = find_key
         self._skew_s = skew_s
-        self._signing_keys: dict[tuple[str, str], bytes] = {}
+        self._signing_keys: dict[tuple[str, str], SigningKey] = {}
+        self._stated: dict[bytes, _Stated] = {}
+        self._time = ("", 0)
 
     def verify(self, method: bytes, target: Target, headers: Mapping[bytes, bytes], now_ns: int) -> Authorized:
         """Who signed the request. `headers` by lower-case name, repeated ones joined by a comma.
 
         Raises a subclass of Denied, or InvalidArgument, InvalidRequest, NotSupported for what is no signature at all.
         """
-        claim = _claim(target, headers)
-        if claim.service != "s3":
-            raise self._malformed(claim, "the credential's service must be s3")
-        if claim.region != self._region:
-            raise self._malformed(claim, f"the region {claim.region!r} is wrong; expecting {self._region!r}")
-        if not claim.timestamp.startswith(claim.date):
-            raise self._malformed(claim, "the credential's date is not the date of the request")
-        access_key = self._find_key(claim.access_key)
+        claim = self._claim(target, headers)
+        stated, timestamp = claim.stated, claim.timestamp
+        if stated.service != "s3":
+            raise _malformed(claim, "the credential's service must be s3")
+        if stated.region != self._region:
+            raise _malformed(claim, f"the region {stated.region!r} is wrong; expecting {self._region!r}")
+        if not timestamp.startswith(stated.date):
+            raise _malformed(claim, "the credential's date is not the date of the request")
+        access_key = self._find_key(stated.access_key)
         if access_key is None:
             raise InvalidAccessKeyId("the access key does not exist")
         self._check_time(claim, now_ns // 1_000_000_000)
         payload_header = _payload_header(claim, headers)
-        scope = f"{claim.date}/{claim.region}/s3/aws4_request"
-        key = self._signing_key(access_key.secret_key, claim.date)
-        canonical = canonical_request(method, target, headers, claim.signed_headers, payload_header)
-        signature = sign(key, string_to_sign(claim.timestamp, scope, canonical))
+        key = self._signing_key(access_key.secret_key, stated.date)
+        canonical = canonical_request(method, target, headers, stated.signed_headers, payload_header)
+        signature = key.sign(string_to_sign(timestamp, stated.scope, canonical))
         if not hmac.compare_digest(signature.encode("ascii"), claim.signature.encode("utf-8")):
             raise SignatureDoesNotMatch("the signature does not match; check the secret key and the signing method")
+        if not claim.presigned:
+            self._remember(headers[b"authorization"], claim)
         payload, sha256 = _payload(payload_header, claim)
-        return Authorized(access_key, payload, sha256, SigningScope(key, claim.timestamp, scope, signature))
+        return Authorized(access_key, payload, sha256, SigningScope(key, timestamp, stated.scope, signature))
 
-    def _malformed(self, claim: _Claim, why: str) -> AuthorizationHeaderMalformed | AuthorizationQueryMalformed:
-        return AuthorizationQueryMalformed(why) if claim.presigned else AuthorizationHeaderMalformed(why)
+    def _claim(self, target: Target, headers: Mapping[bytes, bytes]) -> _Claim:
+        header = headers.get(b"authorization")
+        query = target.query
+        presigned = bool(query.fields) and ("X-Amz-Signature" in query or "X-Amz-Algorithm" in query)
+        if header is not None:
+            if presigned:
+                raise InvalidArgument("only one way of authentication is allowed")
+            stated = self._stated.get(header[:-_SIGNATURE_LENGTH])
+            if stated is not None:
+                signature = header[-_SIGNATURE_LENGTH:].decode("latin-1")
+            else:
+                stated, signature = _read_authorization(header)
+            claim = _Claim(stated, _header_time(headers), signature, presigned=False)
+        elif presigned:
+            claim = _query_claim(target)
+        elif "Signature" in query and "AWSAccessKeyId" in query:
+            raise NotSupported("this server does not support Signature Version 2; use Version 4")
+        else:
+            raise AccessDenied("anonymous requests are not allowed")
+        signed = claim.stated.signed_headers
+        if b"host" not in signed:
+            raise AccessDenied("the host header must be signed")
+        for name in headers:
+            if name.startswith(b"x-amz-") and name not in signed:
+                raise AccessDenied(f"the header {name.decode('latin-1')} is in the request and not signed")
+        return claim
+
+    def _remember(self, header: bytes, claim: _Claim) -> None:
+        """What stands before a signature that was right is known from now on, when nothing but it comes behind."""
+        prefix = header[:-_SIGNATURE_LENGTH]
+        if prefix in self._stated or not header.endswith(b"Signature=" + claim.signature.encode("ascii")):
+            return
+        if len(self._stated) >= _STATED_MAX:
+            del self._stated[next(iter(self._stated))]
+        self._stated[prefix] = claim.stated
 
     def _check_time(self, claim: _Claim, now_s: int) -> None:
-        age_s = now_s - _seconds(claim.timestamp)
+        timestamp, signed_s = self._time
+        if timestamp != claim.timestamp:
+            signed_s = _seconds(claim.timestamp)
+            # requests of the same second come together
+            self._time = (claim.timestamp, signed_s)
+        age_s = now_s - signed_s
         if claim.presigned:
             if age_s < -self._skew_s:
                 raise AccessDenied("the presigned URL is not yet valid")
@@ -134,7 +180,7 @@ class Verifier:
         elif abs(age_s) > self._skew_s:
             raise RequestTimeTooSkewed("the difference between the request's time and the server's is too large")
 
-    def _signing_key(self, secret: str, date: str) -> bytes:
+    def _signing_key(self, secret: str, date: str) -> SigningKey:
         cached = self._signing_keys.get((secret, date))
         if cached is None:
             cached = signing_key(secret, date, self._region)
@@ -144,60 +190,7 @@ class Verifier:
         return cached
 
 
-# -- the arithmetic --------------------------------------------------------------------------------------------------
-
-
-def signing_key(secret: str, date: str, region: str) -> bytes:
-    """The key that one secret gives for one day (YYYYMMDD) and region."""
-    key = ("AWS4" + secret).encode("utf-8")
-    for part in (date, region, "s3", "aws4_request"):
-        key = hmac.digest(key, part.encode("ascii"), "sha256")
-    return key
-
-
-def sign(key: bytes, text: str) -> str:
-    return hmac.digest(key, text.encode("utf-8"), "sha256").hex()
-
-
-def string_to_sign(timestamp: str, scope: str, canonical: bytes) -> str:
-    return f"{ALGORITHM}\n{timestamp}\n{scope}\n{hashlib.sha256(canonical).hexdigest()}"
-
-
-def canonical_request(
-    method: bytes, target: Target, headers: Mapping[bytes, bytes], signed_headers: Sequence[str], payload: bytes
-) -> bytes:
-    """What a request is signed over. Raises SignatureDoesNotMatch when a signed header is not there."""
-    lines = []
-    for name in signed_headers:
-        value = headers.get(name.encode("ascii"))
-        if value is None:
-            raise SignatureDoesNotMatch(f"the signed header {name} is not in the request")
-        if b"  " in value:
-            value = b" ".join(value.split())
-        lines.append(name.encode("ascii") + b":" + value + b"\n")
-    path = target.path
-    if not _PLAIN_PATH.match(path):
-        path = quote_from_bytes(path, safe="/-_.~").encode("ascii")
-    fields = target.query.fields
-    return b"\n".join(
-        (
-            method,
-            path,
-            _canonical_query(fields) if fields else b"",
-            b"".join(lines),
-            ";".join(signed_headers).encode("ascii"),
-            payload,
-        )
-    )
-
-
-def _canonical_query(fields: Sequence[tuple[bytes, bytes]]) -> bytes:
-    pairs = sorted(
-        (quote_from_bytes(name, safe="-_.~"), quote_from_bytes(value, safe="-_.~"))
-        for name, value in fields
-        if name != b"X-Amz-Signature"
-    )
-    return "&".join(f"{name}={value}" for name, value in pairs).encode("ascii")
+# -- what a request claims --------------------------------------------------------------------------------------------
 
 
 def _seconds(timestamp: str) -> int:
@@ -210,32 +203,12 @@ def _seconds(timestamp: str) -> int:
         raise AccessDenied("the date of the request is none") from None
 
 
-# -- what a request claims -------------------------------------------------------------------------------------------
+def _malformed(claim: _Claim, why: str) -> AuthorizationHeaderMalformed | AuthorizationQueryMalformed:
+    return AuthorizationQueryMalformed(why) if claim.presigned else AuthorizationHeaderMalformed(why)
 
 
-def _claim(target: Target, headers: Mapping[bytes, bytes]) -> _Claim:
-    header = headers.get(b"authorization")
-    presigned = "X-Amz-Signature" in target.query or "X-Amz-Algorithm" in target.query
-    if header is not None:
-        if presigned:
-            raise InvalidArgument("only one way of authentication is allowed")
-        claim = _header_claim(header, headers)
-    elif presigned:
-        claim = _query_claim(target)
-    elif "Signature" in target.query and "AWSAccessKeyId" in target.query:
-        raise NotSupported("this server does not support Signature Version 2; use Version 4")
-    else:
-        raise AccessDenied("anonymous requests are not allowed")
-    signed = set(claim.signed_headers)
-    if "host" not in signed:
-        raise AccessDenied("the host header must be signed")
-    for name in headers:
-        if name.startswith(b"x-amz-") and name.decode("latin-1") not in signed:
-            raise AccessDenied(f"the header {name.decode('latin-1')} is in the request and not signed")
-    return claim
-
-
-def _header_claim(header: bytes, headers: Mapping[bytes, bytes]) -> _Claim:
+def _read_authorization(header: bytes) -> tuple[_Stated, str]:
+    """(what the client states, its signature)."""
     text = header.decode("latin-1")
     scheme, _, rest = text.partition(" ")
     if scheme == "AWS":
@@ -254,16 +227,19 @@ def _header_claim(header: bytes, headers: Mapping[bytes, bytes]) -> _Claim:
         credential, signed, signature = fields["Credential"], fields["SignedHeaders"], fields["Signature"]
     except KeyError as error:
         raise AuthorizationHeaderMalformed(f"{error.args[0]} is missing") from None
-    scope = credential.rsplit("/", 4)
-    if len(scope) != 5 or scope[4] != "aws4_request" or not signed.isascii():
+    stated = _stated(credential, signed) if signed.isascii() else None
+    if stated is None:
         raise AuthorizationHeaderMalformed("the credential must be KEY/YYYYMMDD/REGION/SERVICE/aws4_request")
-    return _Claim(
-        scope[0], scope[1], scope[2], scope[3], _header_time(headers), _signed_names(signed), signature, presigned=False
-    )
+    return stated, signature
 
 
-def _signed_names(text: str) -> tuple[str, ...]:
-    return tuple(text.lower().split(";"))
+def _stated(credential: str, signed: str) -> _Stated | None:
+    parts = credential.rsplit("/", 4)
+    if len(parts) != 5 or parts[4] != "aws4_request":
+        return None
+    access_key, date, region, service, _ = parts
+    names = tuple(signed.lower().encode("ascii").split(b";"))
+    return _Stated(access_key, date, region, service, f"{date}/{region}/{service}/aws4_request", names)
 
 
 def _header_time(headers: Mapping[bytes, bytes]) -> str:
@@ -292,15 +268,14 @@ def _query_claim(target: Target) -> _Claim:
     algorithm, credential, timestamp, expires, signed, signature = values
     if algorithm != ALGORITHM:
         raise AuthorizationQueryMalformed(f"X-Amz-Algorithm must be {ALGORITHM}")
-    scope = credential.rsplit("/", 4)
-    if len(scope) != 5 or scope[4] != "aws4_request":
+    stated = _stated(credential, signed)
+    if stated is None:
         raise AuthorizationQueryMalformed("X-Amz-Credential must be KEY/YYYYMMDD/REGION/SERVICE/aws4_request")
     if not _TIMESTAMP.match(timestamp):
         raise AuthorizationQueryMalformed("X-Amz-Date must be YYYYMMDDTHHMMSSZ")
     if not expires.isdigit() or not 1 <= int(expires[:10]) <= PRESIGNED_SECONDS_MAX:
         raise AuthorizationQueryMalformed(f"X-Amz-Expires must be from 1 to {PRESIGNED_SECONDS_MAX} seconds")
-    names = _signed_names(signed)
-    return _Claim(scope[0], scope[1], scope[2], scope[3], timestamp, names, signature, True, int(expires))
+    return _Claim(stated, timestamp, signature, True, int(expires))
 
 
 def _payload_header(claim: _Claim, headers: Mapping[bytes, bytes]) -> bytes:

@@ -11,14 +11,8 @@ from typing import Any
 import pytest
 
 from couchestord.frontends.s3.routes import parse_target
-from couchestord.frontends.s3.sigv4 import (
-    EMPTY_SHA256,
-    SigningScope,
-    canonical_request,
-    sign,
-    signing_key,
-    string_to_sign,
-)
+from couchestord.frontends.s3.signing import EMPTY_SHA256, canonical_request, signing_key, string_to_sign
+from couchestord.frontends.s3.sigv4 import SigningScope
 
 SMALL, BIG = 1000, 300_000
 MODES = [
@@ -43,7 +37,7 @@ def frame(body: bytes, mode: str, signing: SigningScope) -> bytes:
         extension = b""
         if signed:
             text = f"AWS4-HMAC-SHA256-PAYLOAD\n{signing.timestamp}\n{signing.scope}\n{previous}\n{EMPTY_SHA256}\n"
-            previous = sign(signing.key, text + hashlib.sha256(data).hexdigest())
+            previous = signing.key.sign(text + hashlib.sha256(data).hexdigest())
             extension = b";chunk-signature=" + previous.encode()
         out += b"%x%s\r\n" % (len(data), extension) + (data + b"\r\n" if data else b"")
     if mode.endswith("TRAILER"):
@@ -51,7 +45,7 @@ def frame(body: bytes, mode: str, signing: SigningScope) -> bytes:
         out += line + b"\r\n"
         if signed:
             text = f"AWS4-HMAC-SHA256-TRAILER\n{signing.timestamp}\n{signing.scope}\n{previous}\n"
-            trailer = sign(signing.key, text + hashlib.sha256(line + b"\n").hexdigest())
+            trailer = signing.key.sign(text + hashlib.sha256(line + b"\n").hexdigest())
             out += b"x-amz-trailer-signature:" + trailer.encode() + b"\r\n"
     return out + b"\r\n"
 
@@ -90,10 +84,11 @@ class Raw:
             sent["x-amz-trailer"] = "x-amz-checksum-crc32"
         names = sorted(sent)
         raw = {name.encode(): value.encode() for name, value in sent.items()}
-        canonical = canonical_request(method.encode(), parse_target(target.encode()), raw, names, sha256.encode())
+        target_ = parse_target(target.encode())
+        canonical = canonical_request(method.encode(), target_, raw, sorted(raw), sha256.encode())
         scope = f"{timestamp[:8]}/us-east-1/s3/aws4_request"
         derived = signing_key(secret or key.secret_key, timestamp[:8], "us-east-1")
-        signature = sign(derived, string_to_sign(timestamp, scope, canonical))
+        signature = derived.sign(string_to_sign(timestamp, scope, canonical))
         credential = f"AWS4-HMAC-SHA256 Credential={key.access_key}/{scope}"
         sent["authorization"] = f"{credential}, SignedHeaders={';'.join(names)}, Signature={signature}"
         if mode.startswith("STREAMING"):

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from couchestord.errors import Error, IncompleteBody, InvalidRequest, SignatureDoesNotMatch
 from couchestord.frontends.s3.chunked import ChunkedDecoder, Framing
-from couchestord.frontends.s3.sigv4 import EMPTY_SHA256, SigningScope, sign, signing_key
+from couchestord.frontends.s3.signing import EMPTY_SHA256, signing_key
+from couchestord.frontends.s3.sigv4 import SigningScope
 
 # "Signature Calculations: transferring payload in multiple chunks" of the S3 API reference.
 SIGNING = SigningScope(
@@ -45,7 +46,7 @@ def signed(body: bytes, chunk_bytes: int, *, trailer: bool) -> bytes:
         if not data and start < len(body):
             continue
         text = f"AWS4-HMAC-SHA256-PAYLOAD\n{SIGNING.timestamp}\n{SIGNING.scope}\n{previous}\n{EMPTY_SHA256}\n"
-        previous = sign(SIGNING.key, text + hashlib.sha256(data).hexdigest())
+        previous = SIGNING.key.sign(text + hashlib.sha256(data).hexdigest())
         out += b"%x;chunk-signature=%s\r\n" % (len(data), previous.encode())
         out += data + b"\r\n" if data else b""
         if not data:
@@ -53,7 +54,7 @@ def signed(body: bytes, chunk_bytes: int, *, trailer: bool) -> bytes:
     if trailer:
         line = b"x-amz-checksum-crc32:" + base64.b64encode(zlib.crc32(body).to_bytes(4, "big"))
         text = f"AWS4-HMAC-SHA256-TRAILER\n{SIGNING.timestamp}\n{SIGNING.scope}\n{previous}\n"
-        signature = sign(SIGNING.key, text + hashlib.sha256(line + b"\n").hexdigest())
+        signature = SIGNING.key.sign(text + hashlib.sha256(line + b"\n").hexdigest())
         out += line + b"\r\nx-amz-trailer-signature:" + signature.encode() + b"\r\n"
     return out + b"\r\n"
 

@@ -15,7 +15,8 @@ from couchestord.errors import (
     SignatureDoesNotMatch,
 )
 from couchestord.frontends.s3.routes import parse_target
-from couchestord.frontends.s3.sigv4 import EMPTY_SHA256, Authorized, Payload, Verifier
+from couchestord.frontends.s3.signing import EMPTY_SHA256
+from couchestord.frontends.s3.sigv4 import Authorized, Payload, Verifier
 from couchestord.model import AccessKey
 
 # Key pair, time and signatures of "Signature Calculations for the Authorization Header" in the S3 API reference.
@@ -221,3 +222,46 @@ def test_a_key_made_anew_with_another_secret_is_not_served_from_the_cache() -> N
     keys[0] = AccessKey("u", KEY.access_key, "another secret", 0)
     with pytest.raises(SignatureDoesNotMatch):
         verifier.verify(b"GET", parse_target(b"/test.txt"), get_object(), NOON_NS)
+
+
+def test_what_a_known_client_states_is_no_proof() -> None:
+    """A second request under a known credential and list of headers is checked like the first."""
+    keys = {KEY.access_key: KEY}
+    verifier = Verifier("us-east-1", keys.get)
+    target = parse_target(b"/test.txt")
+    right = get_object()
+    known = right[b"authorization"][:-64]
+    for _ in range(2):
+        assert verifier.verify(b"GET", target, right, NOON_NS).access_key is KEY
+    for forged in (b"0" * 64, b"", b"f0e8", b"\xff" * 64, right[b"authorization"][-64:] + b",Signature=" + b"0" * 64):
+        with pytest.raises((SignatureDoesNotMatch, AuthorizationHeaderMalformed)):
+            verifier.verify(b"GET", target, right | {b"authorization": known + forged}, NOON_NS)
+    with pytest.raises(SignatureDoesNotMatch):
+        verifier.verify(b"PUT", target, right, NOON_NS)
+    with pytest.raises(AccessDenied, match="x-amz-copy-source"):
+        verifier.verify(b"GET", target, right | {b"x-amz-copy-source": b"b/k"}, NOON_NS)
+    with pytest.raises(RequestTimeTooSkewed):
+        verifier.verify(b"GET", target, right, NOON_NS + 901 * 1_000_000_000)
+    with pytest.raises(RequestTimeTooSkewed):
+        verifier.verify(b"GET", target, right | {b"x-amz-date": b"20130524T001501Z"}, NOON_NS)
+    keys.clear()
+    with pytest.raises(InvalidAccessKeyId):
+        verifier.verify(b"GET", target, right, NOON_NS)
+
+
+def test_only_what_was_signed_rightly_is_remembered_and_not_without_bound() -> None:
+    verifier = Verifier("us-east-1", lambda _: KEY)
+    target = parse_target(b"/test.txt")
+    for number in range(3):
+        headers = get_object(authorization=authorization(f"host;x-{number}", "0" * 64))
+        with pytest.raises(AccessDenied):
+            verifier.verify(b"GET", target, headers, NOON_NS)
+    assert len(verifier._stated) == 0
+    day, times = 1369353600, {}
+    for number in range(1100):
+        # a client that states something else every time: another spelling of the same list
+        spaces = " " * number
+        header = get_object()[b"authorization"].replace(b",SignedHeaders", b"," + spaces.encode() + b"SignedHeaders")
+        verifier.verify(b"GET", target, get_object(authorization=header), day * 1_000_000_000)
+        times[number] = len(verifier._stated)
+    assert max(times.values()) == 1024
