@@ -257,22 +257,24 @@ class Journal:
 
     def read_nowait(self, sequence: int, start: int, length: int) -> memoryview | None:
         """As `read`, or None when that takes a wait or another replica than the first. Raises DataLost."""
-        file, offset, size = self._locate(sequence)
+        file = self._find(sequence)
+        offset, size = file.place(sequence)
         disk = self._disks.get(file.replicas[0])
-        data = disk.read_nowait(file.path, offset, size) if disk is not None else None
+        if disk is None or (data := disk.read_nowait(file.path, offset, size)) is None:
+            return None
         try:
-            return self._unpack(file, sequence, data)[1][start : start + length] if data is not None else None
+            return file.unpack(self._disks.store_id, sequence, data)[1][start : start + length]
         except Corrupt:
             return None  # asked again by `read`, where it is counted
 
     async def read(self, sequence: int, start: int, length: int) -> memoryview:
         """Bytes of a record's body, verified. Raises DataLost when no replica has them (or the record was trimmed)."""
-        body = (await self.record(sequence))[1]
-        return body[start : start + length]
+        return (await self.record(sequence))[1][start : start + length]
 
     async def record(self, sequence: int) -> tuple[memoryview, memoryview, int]:
         """(meta, body, body sum) of a record, verified. Raises DataLost."""
-        file, offset, size = self._locate(sequence)
+        file = self._find(sequence)
+        offset, size = file.place(sequence)
         for turn, index in enumerate(file.replicas):
             disk = self._disks.get(index)
             if disk is None:
@@ -281,7 +283,7 @@ class Journal:
                 data = disk.read_nowait(file.path, offset, size)
                 if data is None:
                     data = await disk.read(file.path, offset, size)
-                found = self._unpack(file, sequence, data)
+                found = file.unpack(self._disks.store_id, sequence, data)
             except (Corrupt, DiskError) as error:
                 log.warning(
                     "journal replica is damaged", disk=self._disks.name(index), sequence=sequence, reason=str(error)
@@ -292,23 +294,6 @@ class Journal:
                 self.degraded_reads_count += 1
             return found
         raise DataLost(f"no good replica of journal record {sequence} is left on the disks that are here")
-
-    def _locate(self, sequence: int) -> tuple[JournalFile, int, int]:
-        """(file, offset, length) of a record. Raises DataLost."""
-        file = self._find(sequence)
-        number = sequence - file.first
-        offset = file.offsets[number]
-        end = file.offsets[number + 1] if number + 1 < len(file.offsets) else file.end_offset
-        return file, offset, end - offset
-
-    def _unpack(self, file: JournalFile, sequence: int, data: bytes) -> tuple[memoryview, memoryview, int]:
-        """(meta, body, body sum) of the record that `data` must be. Raises Corrupt."""
-        head = rec.unpack_record(self._disks.store_id, data)
-        if head.sequence != sequence or head.epoch != file.epoch or head.length != len(data):
-            raise Corrupt(f"record {head.sequence} stands in the place of {sequence}")
-        meta_end = rec.HEAD_BYTES + head.meta_length
-        view = memoryview(data)
-        return view[rec.HEAD_BYTES : meta_end], view[meta_end:], head.body_sum
 
     async def raw(self, sequence: int) -> bytes:
         """A whole record as it lies in its file, verified. Raises DataLost."""

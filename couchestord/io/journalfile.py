@@ -3,6 +3,7 @@
 from array import array
 from dataclasses import dataclass, field
 
+from couchestord.errors import Corrupt
 from couchestord.io import records as rec
 from couchestord.io.journalindex import index_name
 from couchestord.io.recovery import FOLDER, FoundFile
@@ -49,6 +50,21 @@ class JournalFile:
     @property
     def path(self) -> str:
         return f"{FOLDER}/{rec.file_name(self.epoch, self.first)}"
+
+    def place(self, sequence: int) -> tuple[int, int]:
+        """(offset, length) of a record that it holds."""
+        number = sequence - self.first
+        offset = self.offsets[number]
+        return offset, (self.offsets[number + 1] if number + 1 < len(self.offsets) else self.end_offset) - offset
+
+    def unpack(self, store_id: bytes, sequence: int, data: bytes) -> tuple[memoryview, memoryview, int]:
+        """(meta, body, body sum) of the record that `data`, the bytes of its place, must be. Raises Corrupt."""
+        head = rec.unpack_record(store_id, data)
+        if head.sequence != sequence or head.epoch != self.epoch or head.length != len(data):
+            raise Corrupt(f"record {head.sequence} stands in the place of {sequence}")
+        meta_end = rec.HEAD_BYTES + head.meta_length
+        view = memoryview(data)
+        return view[rec.HEAD_BYTES : meta_end], view[meta_end:], head.body_sum
 
     @property
     def index_path(self) -> str:

@@ -5,15 +5,22 @@ from typing import Any
 
 from couchestord.io import requests as rq
 from couchestord.io.catalog.accounts import AccountReader
+from couchestord.io.catalog.generations import Generations
+from couchestord.io.catalog.read import NAMES_CACHED_MAX
 from couchestord.model import AccessKey, User
 
 
 class Accounts:
     """The part of `ObjectStore` that knows who may sign requests."""
 
-    def __init__(self, submit: Callable[[object], Awaitable[Any]], accounts: AccountReader) -> None:
+    def __init__(
+        self, submit: Callable[[object], Awaitable[Any]], accounts: AccountReader, generations: Generations
+    ) -> None:
+        """`generations` are those that `accounts` sees: users and keys are kept as long as no name changes."""
         self._submit = submit
         self._accounts = accounts
+        self._generations = generations
+        self._kept = (0, 0)
         self._keys: dict[str, AccessKey] = {}
         self._users: dict[str, User] = {}
 
@@ -25,19 +32,15 @@ class Accounts:
     async def delete_user(self, name: str) -> None:
         """Remove a user and its keys. Raises NoSuchUser."""
         await self._submit(rq.RemoveUser(name))
-        self._keys.clear()
-        self._users.clear()
 
     async def create_key(self, user: str, *, access_key: str | None = None, secret_key: str | None = None) -> AccessKey:
         """Make a key for a user; what is not given is random. Raises NoSuchUser, KeyAlreadyExists, InvalidArgument."""
         key: AccessKey = await self._submit(rq.MakeKey(user, access_key, secret_key))
-        self._keys.clear()
         return key
 
     async def delete_key(self, access_key: str) -> None:
         """Raises NoSuchAccessKey."""
         await self._submit(rq.RemoveKey(access_key))
-        self._keys.clear()
 
     async def list_users(self) -> list[User]:
         """All users, oldest first."""
@@ -51,6 +54,7 @@ class Accounts:
 
     def find_key(self, access_key: str) -> AccessKey | None:
         """The key of that id. Synchronous: for checking signatures."""
+        self._drop_outdated()
         found = self._keys.get(access_key)
         if found is None:
             row = self._accounts.key(access_key)
@@ -60,9 +64,17 @@ class Accounts:
 
     def find_user(self, name: str) -> User | None:
         """The user of that name. Synchronous: asked for every request."""
+        self._drop_outdated()
         found = self._users.get(name)
         if found is None:
             row = self._accounts.user(name)
             if row is not None:
                 found = self._users[name] = User(row.name, bool(row.admin), row.created_ns)
         return found
+
+    def _drop_outdated(self) -> None:
+        now = (self._generations.names, self._generations.opened)
+        if self._kept != now or len(self._keys) > NAMES_CACHED_MAX or len(self._users) > NAMES_CACHED_MAX:
+            self._keys.clear()
+            self._users.clear()
+            self._kept = now

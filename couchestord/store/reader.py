@@ -195,7 +195,7 @@ def open_reader(
     segments: dict[int, SegmentRow] = {}
     for run in runs:
         if run.extent is not None and run.extent.segment and run.extent.segment not in segments:
-            segment = reader.segment(run.extent.segment)
+            segment = reader.layout(run.extent.segment)
             if segment is None:
                 raise DataLost(f"segment {run.extent.segment} of {info.key!r} does not exist")
             segments[segment.id] = segment

@@ -61,7 +61,7 @@ class ObjectStore(Accounts):
 
     def __init__(self, core: Core) -> None:
         """Over a running core; use `open`."""
-        super().__init__(core.submit, core.catalog.accounts)
+        super().__init__(core.submit, core.catalog.accounts, core.catalog.generations)
         self._core = core
 
     @classmethod

@@ -1,9 +1,11 @@
+from contextlib import closing
 from pathlib import Path
 
 import pytest
-from small_store import SMALL, HandClock, make_store, new_store
+from small_store import SMALL, HandClock, core_of, make_store, new_store
 
-from couchestord.errors import InvalidArgument, KeyAlreadyExists, NoSuchAccessKey, NoSuchUser
+from couchestord.errors import InvalidArgument, KeyAlreadyExists, NoSuchAccessKey, NoSuchBucket, NoSuchUser
+from couchestord.io.sqlite import open_writer
 from couchestord.model import AccessKey, User
 from couchestord.store.store import ObjectStore
 
@@ -49,6 +51,25 @@ async def test_key_that_is_removed_is_found_no_more(tmp_path: Path) -> None:
         assert await store.list_keys() == []
         again = await store.create_key("bob", access_key=one.access_key)
         assert store.find_key(one.access_key) == again
+
+
+async def test_nothing_is_kept_over_another_catalog(tmp_path: Path) -> None:
+    """One that was made anew may know less than what had been found in the one before."""
+    async with new_store(tmp_path) as store:
+        await store.create_user("ann")
+        key = await store.create_key("ann")
+        assert store.find_key(key.access_key) == key
+        assert store.find_user("ann") is not None
+        assert (await store.head_bucket("box")).name == "box"
+        catalog = core_of(store).catalog
+        with closing(open_writer(catalog.path)) as other:
+            for table in ("account", "access_key", "bucket"):
+                other.execute(f"delete from {table}")
+        catalog.reopen_reader()
+        assert store.find_key(key.access_key) is None
+        assert store.find_user("ann") is None
+        with pytest.raises(NoSuchBucket):
+            await store.head_bucket("box")
 
 
 async def test_refused(tmp_path: Path) -> None:

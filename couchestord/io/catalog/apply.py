@@ -11,12 +11,15 @@ from typing import Any
 
 from couchestord.errors import InternalError
 from couchestord.io import mutations as mu
+from couchestord.io.catalog.generations import Generations
 from couchestord.io.catalog.segments import SegmentRows
 from couchestord.io.sqlite import Connection, Execute, Shut
 
 ENTRY_VERSIONED = 1
 VERSION_MARKER = 2
 _DIGEST = struct.Struct("<Q")
+_OF_NAMES = frozenset((mu.BucketRemoved, mu.BucketVersioned, mu.UserRemoved, mu.KeyRemoved))
+_OF_SEGMENTS = frozenset((mu.SegmentSealed, mu.SegmentDropped, mu.ShardsLost, mu.ShardPlaced))
 
 
 class Applier:
@@ -30,6 +33,7 @@ class Applier:
         self.digest = 0
         self.next_id = 0
         self.tree_generation = 0
+        self.generations = Generations()
         self._segments = SegmentRows(connection)
         self._by_type: dict[type, Callable[[Any], None]] = {
             mu.BucketMade: self._bucket_made,
@@ -74,7 +78,12 @@ class Applier:
             raise InternalError(f"record {sequence} does not follow {self.sequence}")
         self.sequence = sequence
         self.digest = digest
-        self._by_type[type(outcome)](outcome)
+        kind = type(outcome)
+        if kind in _OF_NAMES:
+            self.generations.names += 1
+        elif kind in _OF_SEGMENTS:
+            self.generations.segments += 1
+        self._by_type[kind](outcome)
 
     def save(self) -> None:
         """Write the counters, in the same transaction as the rows."""
@@ -82,6 +91,10 @@ class Applier:
             "update state set sequence=?, digest=?, next_id=?, tree_generation=?",
             (self.sequence, _DIGEST.pack(self.digest), self.next_id, self.tree_generation),
         )
+
+    def _change_tree(self) -> None:
+        self.tree_generation += 1
+        self.generations.tree += 1
 
     def _use_ids(self, first: int, count: int = 1) -> None:
         self.next_id = max(self.next_id, first + count)
@@ -100,7 +113,7 @@ class Applier:
         self._run("delete from finished_upload where bucket=?", (it.name,))
         self._run("delete from bucket where name=?", (it.name,))
         self._run("delete from directory where id=?", (root,))
-        self.tree_generation += 1
+        self._change_tree()
 
     def _bucket_versioned(self, it: mu.BucketVersioned) -> None:
         self._run("update bucket set versioning=? where name=?", (it.versioning, it.name))
@@ -270,7 +283,7 @@ class Applier:
                     return
             self._run("delete from directory where id=?", (directory,))
             self._run("delete from entry where directory=? and name=?", (parent, name))
-            self.tree_generation += 1
+            self._change_tree()
             directory = parent
 
     def _root_of(self, directory: int) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 from couchestord.errors import Corrupt, UnknownFormat
 from couchestord.io.catalog.accounts import AccountReader
 from couchestord.io.catalog.apply import Applier
+from couchestord.io.catalog.generations import Generations
 from couchestord.io.catalog.pages import store_sums, sums_path, sync_folder
 from couchestord.io.catalog.read import CatalogReader
 from couchestord.io.catalog.schema import SCHEMA_VERSION, TABLES, statements
@@ -48,9 +49,11 @@ class Catalog:
         self._writer: Connection | Shut = writer
         self.committed_sequence = self.applier.sequence
         """Sequence of the last record that readers see."""
-        self.writing = CatalogReader(writer)
+        self.generations = Generations()
+        """Of what readers see."""
+        self.writing = CatalogReader(writer, self.applier.generations)
         self.writing_accounts = AccountReader(writer)
-        self.reading = CatalogReader(self._reader)
+        self.reading = CatalogReader(self._reader, self.generations)
         self.accounts = AccountReader(self._reader)
 
     # -- another connection under those who use this one ---------------------------------------------------------------
@@ -116,6 +119,7 @@ class Catalog:
     def _read_through(self, reader: Connection | Shut) -> None:
         self._reader.close()
         self._reader = reader
+        self.generations.opened += 1
         self.reading.connect(reader)
         self.accounts.connect(reader)
 
@@ -167,6 +171,8 @@ class Catalog:
         """Write the counters and commit. Raises Corrupt; the transaction may then be open or gone."""
         with sqlite_errors(f"committing to the catalog {self.path}"):
             self.applier.save()
+            # before it, for a commit that raises may have happened
+            self.generations.follow(self.applier.generations)
             self._writer.execute("commit")
         self.committed_sequence = self.applier.sequence
 
@@ -175,7 +181,8 @@ class Catalog:
         if self._writer.in_transaction:
             self._writer.execute("rollback")
         self.applier.load()
-        self.writing.forget_paths()
+        self.applier.generations.follow(self.generations)
+        self.writing.forget()
 
     @contextmanager
     def snapshot(self) -> Iterator[CatalogReader]:

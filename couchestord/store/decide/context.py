@@ -60,13 +60,13 @@ class Context:
     def find(self, root: int, key: bytes) -> tuple[int | None, bytes]:
         """(id of the key's directory or None, name)."""
         parts, name = split_key(key)
-        return self.reader.directory(root, parts, self.applier.tree_generation), name
+        return self.reader.directory(root, parts), name
 
     def place(self, root: int, key: bytes) -> Place:
         """Where a key goes, with the directories that are missing."""
         parts, name = split_key(key)
         next_id = self.applier.next_id
-        found = self.reader.directory(root, parts, self.applier.tree_generation)
+        found = self.reader.directory(root, parts)
         if found is not None:
             return Place(found, (), name, next_id)
         made: list[MadeDirectory] = []
@@ -86,15 +86,15 @@ class Context:
 
     def version(self, bucket: BucketRow, key: bytes, version_id: str | None) -> tuple[int, bytes, EntryRow]:
         """(directory, name, row) of the live object or of one version. Raises NoSuchKey, NoSuchVersion."""
-        return find_version(self.reader, bucket, key, version_id, self.applier.tree_generation)
+        return find_version(self.reader, bucket, key, version_id)
 
 
 def find_version(
-    reader: CatalogReader, bucket: BucketRow, key: bytes, version_id: str | None, generation: int | None = None
+    reader: CatalogReader, bucket: BucketRow, key: bytes, version_id: str | None
 ) -> tuple[int, bytes, EntryRow]:
     """(directory, name, row) of the live object or of one version of a key. Raises NoSuchKey, NoSuchVersion."""
     parts, name = split_key(key)
-    directory = reader.directory(bucket.root, parts, generation)
+    directory = reader.directory(bucket.root, parts)
     live = reader.entry(directory, name) if directory is not None else None
     if directory is None or (version_id is None and live is None):
         if version_id is not None:

@@ -227,13 +227,13 @@ def test_directories_go_with_their_last_key_and_the_generation_changes(tmp_path:
     rig.bucket()
     rig.put(b"a/b/c")
     rig.put(b"a/x")
-    generation = rig.catalog.reading.tree_generation()
+    generation = rig.catalog.generations.tree
     bucket = rig.catalog.reading.bucket("bucket")
     assert bucket is not None
     deep = rig.catalog.reading.directory(bucket.root, (b"a/", b"b/"))
     assert deep is not None
     rig.delete(b"a/b/c")
-    assert rig.catalog.reading.tree_generation() > generation
+    assert rig.catalog.generations.tree > generation
     assert rig.catalog.reading.directory(bucket.root, (b"a/", b"b/")) is None
     rig.put(b"a/b/c")
     again = rig.catalog.reading.directory(bucket.root, (b"a/", b"b/"))
@@ -242,4 +242,82 @@ def test_directories_go_with_their_last_key_and_the_generation_changes(tmp_path:
     for key in (b"a/b/c", b"a/x"):
         rig.delete(key)
     assert [row[0] for row in dump(rig.path)["directory"]] == [bucket.root]
+    rig.close()
+
+
+def test_what_readers_keep_is_dropped_with_the_commit_that_changes_it(tmp_path: Path) -> None:
+    """Not before it, and not by a transaction that is taken back."""
+    rig = DecideRig(tmp_path)
+    catalog = rig.catalog
+    rig.bucket()
+    before = catalog.reading.bucket("bucket")
+    assert before is not None
+    assert before.versioning == ""
+    assert catalog.reading.bucket("another") is None
+
+    def apply(*outcomes: mu.AnyOutcome) -> None:
+        catalog.begin()
+        for outcome in outcomes:
+            catalog.applier.apply(outcome, catalog.applier.sequence + 1, 0)
+
+    apply(mu.BucketVersioned("bucket", "Enabled"), mu.BucketMade("another", 90, "ann", 1))
+    assert catalog.reading.bucket("bucket") == before
+    assert catalog.writing.bucket("bucket") == before._replace(versioning="Enabled")
+    assert catalog.writing.bucket("another") is not None
+    catalog.rollback()
+    for reader in (catalog.reading, catalog.writing):
+        assert reader.bucket("bucket") == before
+        assert reader.bucket("another") is None
+    apply(mu.BucketVersioned("bucket", "Suspended"))
+    assert catalog.reading.bucket("bucket") == before
+    catalog.commit()
+    for reader in (catalog.reading, catalog.writing):
+        assert reader.bucket("bucket") == before._replace(versioning="Suspended")
+    apply(mu.BucketRemoved("bucket"))
+    assert catalog.writing.bucket("bucket") is None
+    catalog.commit()
+    assert catalog.reading.bucket("bucket") is None
+    rig.close()
+
+
+def test_a_directory_of_a_transaction_that_was_taken_back_is_not_found(tmp_path: Path) -> None:
+    rig = DecideRig(tmp_path)
+    catalog = rig.catalog
+    rig.bucket()
+    bucket = catalog.reading.bucket("bucket")
+    assert bucket is not None
+    catalog.begin()
+    made = mu.MadeDirectory(90, bucket.root, b"a/")
+    put = mu.ObjectPut(90, b"x", 91, 0, md5(b""), 1, b"", made=(made,), extents=())
+    catalog.applier.apply(put, catalog.applier.sequence + 1, 0)
+    assert catalog.writing.directory(bucket.root, (b"a/",)) == 90
+    assert catalog.reading.directory(bucket.root, (b"a/",)) is None
+    catalog.rollback()
+    assert catalog.writing.directory(bucket.root, (b"a/",)) is None
+    rig.close()
+
+
+def test_the_layout_of_a_segment_is_kept_until_its_shards_change(tmp_path: Path) -> None:
+    rig = DecideRig(tmp_path)
+    catalog = rig.catalog
+
+    def commit(outcome: mu.AnyOutcome) -> None:
+        catalog.begin()
+        catalog.applier.apply(outcome, catalog.applier.sequence + 1, 0)
+        catalog.commit()
+
+    assert catalog.reading.layout(90) is None
+    commit(mu.SegmentMade(90, 1, 4, 2, 1 << 20, (0, 1, 2, 3, 4, -1)))
+    for outcome, expected in (
+        (mu.ShardsLost(90, 3), {"missing": 0b100011}),
+        (mu.ShardPlaced(90, 0, 7), {"missing": 0b100010, "disks": (7, 1, 2, 3, 4, -1)}),
+        (mu.SegmentSealed(90, 5, 2), {"state": 1, "stripes_end": 5}),
+    ):
+        assert catalog.reading.layout(90) == catalog.reading.segment(90)
+        commit(outcome)
+        found = catalog.reading.layout(90)
+        assert found is not None
+        assert found._asdict().items() >= expected.items()
+    commit(mu.SegmentDropped(90))
+    assert catalog.reading.layout(90) is None
     rig.close()
