@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 KEY_LENGTH_BYTES_MAX = 1024
 BUCKET_NAME_LENGTH_MIN = 3
@@ -12,8 +13,21 @@ PART_BYTES_MIN = 5 << 20
 OBJECT_BYTES_MAX = 5 << 40
 LIST_KEYS_MAX = 1000
 
-Body = bytes | AsyncIterable[bytes]
-"""A body: bytes, or an async iterable of bytes-like pieces that is consumed once."""
+
+@runtime_checkable
+class FillingBody(Protocol):
+    """A body that can be read into the memory where it is wanted, instead of piece by piece: that saves a copy."""
+
+    async def read_into(self, buffer: memoryview) -> int:
+        """Write the next bytes over the start of `buffer`, which is not empty: how many, 0 at the end.
+
+        Called by one task at a time. A call that was cancelled may have lost bytes: give the body up then.
+        """
+        ...
+
+
+Body = bytes | AsyncIterable[bytes] | FillingBody
+"""A body: bytes, or what is consumed once: an async iterable of bytes-like pieces, or a FillingBody."""
 
 
 @dataclass(frozen=True, slots=True)

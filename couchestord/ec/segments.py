@@ -242,6 +242,8 @@ class StripeWriter:
         self._parity: list[list[bytearray]] = []
         self._last_end = 0
         self._last_full = False
+        self.buffers_are_free = True
+        """False: a disk that hangs may still read what was handed to the last append. Never write to that again."""
         self.runs: list[Extent] = []
         """What was appended so far: stripes that follow each other in one segment are one extent, of at most 16 MiB."""
         self.segments: dict[int, SegmentRow] = {}
@@ -278,6 +280,7 @@ class StripeWriter:
         limit = self._pool.options.stripe_bytes
         if not datas or not all(0 < len(data) <= limit for data in datas):
             raise InvalidArgument(f"stripes of {[len(data) for data in datas]} bytes")
+        self.buffers_are_free = True
         while True:
             segment = await self._current()
             encoded = await self._encode(segment, datas)
@@ -285,7 +288,7 @@ class StripeWriter:
             if await segment.write(encoded):
                 break
             # the shards' buffers may still be read by a thread that hangs: they are dropped
-            self._parity = []
+            self._parity, self.buffers_are_free = [], False
             await self._leave(segment)
         places = []
         for data, each in zip(datas, encoded, strict=True):

@@ -6,6 +6,7 @@ none is written twice.
 """
 
 import hashlib
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
@@ -16,12 +17,14 @@ from couchestord.ec.segments import SegmentPool, StripeWriter
 from couchestord.errors import EntityTooLarge, Error, IncompleteBody
 from couchestord.io.checksum import xxh3_64
 from couchestord.io.mutations import Extent
-from couchestord.model import Body
+from couchestord.model import Body, FillingBody
 from couchestord.store.options import INLINE_BYTES_MAX
 
 HASH_IN_THREAD_BYTES_MIN = 64 << 10
 BATCH_STRIPES = 4
 """Stripes written in one call per disk: fewer calls, at the price of so much memory a stream."""
+BATCHES_KEPT_MAX = 8
+"""Buffers of a batch that are kept while no stream uses them."""
 SLOW_CLIENT_S = 1.0
 """A stream that brings no stripe for so long gives its segment to others until it goes on."""
 
@@ -43,6 +46,7 @@ class Intake:
     def __init__(self, pool: SegmentPool, size_bytes_max: int) -> None:
         self._pool = pool
         self._size_bytes_max = size_bytes_max
+        self._batches = _Batches(pool.options.stripe_bytes * BATCH_STRIPES)
 
     @asynccontextmanager
     async def take(self, body: Body, size: int | None) -> AsyncIterator[Taken]:
@@ -58,21 +62,95 @@ class Intake:
             _check_size(len(body), size)
             yield _inline(body)
             return
-        buffer = bytearray()
-        async with aclosing(_limited(body, limit, size)) as pieces:
-            async for piece in pieces:
-                buffer += piece
-                if len(buffer) > INLINE_BYTES_MAX:
-                    break
-            else:
-                _check_size(len(buffer), size)
-                yield _inline(bytes(buffer))
-                return
+        async with aclosing(_Source(body, limit, size)) as source:
+            if size is None or size <= INLINE_BYTES_MAX:
+                begun = await source.look(INLINE_BYTES_MAX + 1)
+                if len(begun) <= INLINE_BYTES_MAX:
+                    yield _inline(begun)
+                    return
             async with self._pool.writer() as writer:
-                taken = await _Stream(writer, self._pool.options.stripe_bytes).take(buffer, pieces)
-                _check_size(taken.size, size)
+                taken = await _Stream(writer, self._pool.options.stripe_bytes, self._batches).take(source)
                 writer.release()
                 yield taken
+
+
+class _Source:
+    """A body, read into the buffers of whoever wants it, and held to its length."""
+
+    def __init__(self, body: Body, limit: int, size: int | None) -> None:
+        self._filling: FillingBody | None = None
+        self._pieces: AsyncIterator[bytes] | None = None
+        self._ready: deque[memoryview] = deque()
+        if isinstance(body, FillingBody):
+            self._filling = body
+        else:
+            self._pieces = aiter(_one(body) if isinstance(body, bytes) else body)
+        self._limit = limit
+        self._size = size
+        self._came = 0
+
+    async def read_into(self, buffer: memoryview) -> int:
+        """See `FillingBody`."""
+        while not self._ready:
+            if self._filling is not None:
+                return self._account(await self._filling.read_into(buffer))
+            assert self._pieces is not None
+            try:
+                piece = memoryview(await anext(self._pieces)).cast("B")
+            except StopAsyncIteration:
+                return self._account(0)
+            if piece:
+                self._account(len(piece))
+                self._ready.append(piece)
+        piece = self._ready.popleft()
+        count = min(len(buffer), len(piece))
+        buffer[:count] = piece[:count]
+        if count < len(piece):
+            self._ready.appendleft(piece[count:])
+        return count
+
+    def _account(self, count: int) -> int:
+        """Bytes that came; 0: the end."""
+        self._came += count
+        if self._came > self._limit:
+            raise _too_long(self._limit, self._size)
+        if not count:
+            _check_size(self._came, self._size)
+        return count
+
+    async def look(self, length: int) -> bytes:
+        """The first `length` bytes, or all when there are fewer; they are read again after it."""
+        buffer = memoryview(bytearray(length))
+        filled = 0
+        while filled < length and (count := await self.read_into(buffer[filled:])):
+            filled += count
+        begun = bytes(buffer[:filled])
+        if begun:
+            self._ready.appendleft(memoryview(begun))
+        return begun
+
+    async def aclose(self) -> None:
+        """Of a body that is left in the middle nothing may stay suspended."""
+        if isinstance(self._pieces, AsyncGenerator):
+            await self._pieces.aclose()
+
+
+class _Batches:
+    """Buffers of a batch each, for one stream at a time. Fresh memory costs more than the coding of what comes into
+    it, so some are kept.
+    """
+
+    def __init__(self, size_bytes: int) -> None:
+        self._size_bytes = size_bytes
+        self._idle: list[bytearray] = []
+
+    def take(self) -> bytearray:
+        return self._idle.pop() if self._idle else bytearray(self._size_bytes)
+
+    def give_back(self, batch: bytearray) -> None:
+        """Only what nobody reads any more: no task, no thread of a disk."""
+        if len(self._idle) < BATCHES_KEPT_MAX:
+            self._idle.append(batch)
 
 
 class _Stream:
@@ -82,24 +160,23 @@ class _Stream:
     that may be open.
     """
 
-    def __init__(self, writer: StripeWriter, stripe_bytes: int) -> None:
+    def __init__(self, writer: StripeWriter, stripe_bytes: int, batches: _Batches) -> None:
         self._writer = writer
         self._stripe_bytes = stripe_bytes
+        self._batches = batches
         self._md5 = hashlib.md5(usedforsecurity=False)
         self._size = 0
-        self._buffer = bytearray()
         self._lock = trio.Lock()
         self._laid_at: float | None = None
 
-    async def take(self, buffer: bytearray, pieces: AsyncIterator[bytes | memoryview]) -> Taken:
-        """The bytes that came already, and the rest; durable on return."""
-        self._buffer = buffer
+    async def take(self, source: _Source) -> Taken:
+        """All of a body; durable on return."""
         failure: Exception | None = None
         taken: Taken | None = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch)
             try:
-                taken = await self._consume(pieces)
+                taken = await self._consume(source)
             except Exception as error:
                 # raised outside of the nursery, which would wrap it
                 failure = error
@@ -109,43 +186,39 @@ class _Stream:
         assert taken is not None
         return taken
 
-    async def _consume(self, pieces: AsyncIterator[bytes | memoryview]) -> Taken:
-        batch_bytes = self._stripe_bytes * BATCH_STRIPES
-        async for piece in pieces:
-            self._buffer += piece
-            if len(self._buffer) >= batch_bytes:
-                await self._lay_full_stripes()
-        await self._lay_full_stripes()
-        end = b""
-        if len(self._buffer) > INLINE_BYTES_MAX:
-            await self._lay(self._buffer)
-        else:
-            end = bytes(self._buffer)
-            self._size += len(end)
-            self._md5.update(end)
+    async def _consume(self, source: _Source) -> Taken:
+        batch, filled = self._batches.take(), 0
+        while count := await source.read_into(memoryview(batch)[filled:]):
+            filled += count
+            if filled == len(batch):
+                batch = await self._lay(batch, filled)
+                filled = 0
+        end_bytes = filled % self._stripe_bytes
+        if end_bytes > INLINE_BYTES_MAX:
+            end_bytes = 0
+        end = bytes(memoryview(batch)[filled - end_bytes : filled])
+        if filled > end_bytes:
+            batch = await self._lay(batch, filled - end_bytes)
+        self._batches.give_back(batch)
+        self._size += len(end)
+        self._md5.update(end)
         async with self._lock:
             await self._writer.sync()
         runs = tuple(self._writer.runs)
         return Taken(self._size, self._md5.digest(), (*runs, Extent(len(end))) if end else runs, end, xxh3_64(end))
 
-    async def _lay_full_stripes(self) -> None:
-        whole, batch_bytes = self._buffer, self._stripe_bytes * BATCH_STRIPES
-        full_bytes = len(whole) - len(whole) % self._stripe_bytes
-        if full_bytes:
-            # a new buffer for what is left: a disk that hangs may read the old one for ever
-            self._buffer = whole[full_bytes:]
-            for at in range(0, full_bytes, batch_bytes):
-                await self._lay(memoryview(whole)[at : min(at + batch_bytes, full_bytes)])
+    async def _lay(self, batch: bytearray, length: int) -> bytearray:
+        """Write what lies at the start of a batch, in stripes that are full but for the last, and hash it beside.
 
-    async def _lay(self, data: bytearray | memoryview) -> None:
-        """Write some stripes, all but the last full, and hash them beside."""
-        self._size += len(data)
-        view, size = memoryview(data), self._stripe_bytes
-        stripes = [view[at : at + size] for at in range(0, len(view), size)]
+        Returns the batch to go on with: another one when a disk that hangs may read this one for ever.
+        """
+        self._size += length
+        view, size = memoryview(batch)[:length], self._stripe_bytes
+        stripes = [view[at : at + size] for at in range(0, length, size)]
         failure: Exception | None = None
         async with self._lock:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_hash, self._md5, data)
+                nursery.start_soon(_hash, self._md5, view)
                 try:
                     await self._writer.append_many(stripes)
                 except Exception as error:
@@ -153,6 +226,7 @@ class _Stream:
             self._laid_at = trio.current_time()
         if failure is not None:
             raise failure
+        return batch if self._writer.buffers_are_free else self._batches.take()
 
     async def _watch(self) -> None:
         """Give the segment back when nothing came for a while."""
@@ -168,42 +242,20 @@ class _Stream:
                     self._laid_at = None
 
 
-async def _limited(body: Body, limit: int, size: int | None) -> AsyncGenerator[bytes | memoryview, None]:
-    total = 0
-    async with aclosing(_pieces(body)) as pieces:
-        async for piece in pieces:
-            total += len(piece)
-            if total > limit:
-                raise _too_long(limit, size)
-            yield piece
-
-
 def _inline(body: bytes) -> Taken:
     md5 = hashlib.md5(body, usedforsecurity=False).digest()
     return Taken(len(body), md5, (Extent(len(body)),) if body else (), body, xxh3_64(body))
 
 
-async def _hash(md5: "hashlib._Hash", data: bytearray | memoryview) -> None:
+async def _hash(md5: "hashlib._Hash", data: memoryview) -> None:
     if len(data) < HASH_IN_THREAD_BYTES_MIN:
         md5.update(data)
     else:
         await trio.to_thread.run_sync(md5.update, data)
 
 
-async def _pieces(body: Body) -> AsyncGenerator[bytes | memoryview, None]:
-    if isinstance(body, bytes):
-        view = memoryview(body)
-        for at in range(0, len(view), 1 << 20):
-            yield view[at : at + (1 << 20)]
-        return
-    iterator = aiter(body)
-    try:
-        async for piece in iterator:
-            yield piece
-    finally:
-        # of a body that is left in the middle nothing may stay suspended
-        if isinstance(iterator, AsyncGenerator):
-            await iterator.aclose()
+async def _one(piece: bytes) -> AsyncGenerator[bytes, None]:
+    yield piece
 
 
 def _check_size(found: int, size: int | None) -> None:

@@ -405,8 +405,11 @@ async def test_buffers_that_a_hung_thread_may_still_read_are_never_written_again
             row = next(iter(writer.segments.values()))
             for index in (4, 5):  # parity
                 rig.sims[row.disks[index]].write_at = hang  # type: ignore[method-assign,assignment]
+            free = []
             for seed in range(3, 8):
                 await writer.append(pattern(STRIPE_BYTES, seed))
+                free.append(writer.buffers_are_free)
+        assert free == [False, True, True, True, True]
         assert len(held) == 4
         assert all(bytes(buffer) == before for buffer, before in held)
 

@@ -1,5 +1,6 @@
+import errno
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,8 @@ from small_store import (
 )
 
 from couchestord.errors import BadDigest, EntityTooLarge, IncompleteBody, MetadataTooLarge, ShuttingDown
+from couchestord.io.directory import DirectoryDisk
+from couchestord.io.disk import Buffer
 from couchestord.model import OBJECT_BYTES_MAX, Attributes
 from couchestord.store.options import INLINE_BYTES_MAX
 from couchestord.store.store import ObjectStore
@@ -55,6 +58,69 @@ async def test_bodies_of_every_size_as_bytes_and_as_streams(tmp_path: Path) -> N
     async with ObjectStore.open(tmp_path, SMALL) as store:
         for size in SIZES:
             assert await read(store, f"{size}/pieces".encode()) == body_of(size), size
+
+
+class Filling:
+    """A body that is read into the memory where it is wanted, so many bytes at a time; then an error is raised."""
+
+    def __init__(self, body: bytes, piece_bytes: int, error: Exception | None = None) -> None:
+        self._left = body
+        self._piece_bytes = piece_bytes
+        self._error = error
+
+    async def read_into(self, buffer: memoryview) -> int:
+        assert len(buffer)
+        count = min(len(buffer), self._piece_bytes, len(self._left))
+        buffer[:count], self._left = self._left[:count], self._left[count:]
+        if not count and self._error is not None:
+            raise self._error
+        return count
+
+
+@pytest.mark.parametrize("announced", [True, False])
+async def test_bodies_that_fill_buffers(tmp_path: Path, announced: bool) -> None:
+    async with new_store(tmp_path) as store:
+        for size in SIZES:
+            body = body_of(size)
+            for piece_bytes in (10_000, max(1, size)):
+                await store.put("box", b"key", Filling(body, piece_bytes), size=size if announced else None)
+                assert await read(store, b"key") == body, (size, piece_bytes)
+                short, long = Filling(body[:-1], piece_bytes), Filling(body + b"x", piece_bytes)
+                for lying in (short, long) if size else (long,):
+                    with pytest.raises(IncompleteBody):
+                        await store.put("box", b"key", lying, size=size)
+                with pytest.raises(BadDigest):
+                    await store.put("box", b"key", Filling(body, piece_bytes, BadDigest("sum")))
+                assert (await store.head("box", b"key")).etag == md5_of(body)
+
+
+async def test_batches_are_used_again_but_never_one_that_a_hung_disk_may_still_read(tmp_path: Path) -> None:
+    async with new_store(tmp_path) as store:
+        core, body = core_of(store), body_of(3 * SEGMENT_BYTES)
+        held: list[tuple[memoryview, bytes]] = []
+
+        def hang(path: str, offset: int, buffers: Sequence[Buffer], sync: bool) -> None:
+            held.extend((memoryview(buffer), bytes(buffer)) for buffer in buffers)
+            raise OSError(errno.EIO, "hung")
+
+        class HangsLater(Filling):
+            async def read_into(self, buffer: memoryview) -> int:
+                if len(self._left) == 2 * SEGMENT_BYTES:
+                    disk = core.disks.get(0)
+                    assert isinstance(disk, DirectoryDisk)
+                    disk._folder.write = hang  # type: ignore[method-assign]
+                return await super().read_into(buffer)
+
+        await store.put("box", b"first", Filling(body, 10_000), size=len(body))
+        [kept] = core.intake._batches._idle
+        await store.put("box", b"second", HangsLater(body, STRIPE_BYTES), size=len(body))
+        assert held
+        assert not any(batch is kept for batch in core.intake._batches._idle)
+        await store.put("box", b"third", Filling(bytes(len(body)), 10_000), size=len(body))
+        assert all(buffer == before for buffer, before in held)
+        assert len(core.intake._batches._idle) == 1
+        for key in (b"first", b"second"):
+            assert await read(store, key) == body
 
 
 async def test_stripes_larger_than_what_is_inline(tmp_path: Path) -> None:

@@ -163,6 +163,32 @@ class Connection:
         except (OSError, _Gone) as error:
             raise IncompleteBody("the client went away") from error
 
+    async def read_body_into(self, buffer: memoryview) -> int:
+        """Reads from the socket into `buffer`; only while the protocol has `direct_bytes`. For `_Body`."""
+        protocol = self._protocol
+        try:
+            if protocol.wants_continue:
+                protocol.wants_continue = False
+                await self._send(CONTINUE)
+            count = await self._receive_into(buffer[: protocol.direct_bytes])
+            protocol.receive_direct(count)
+            return count
+        except MalformedMessage as error:
+            raise IncompleteBody(str(error)) from error
+        except (OSError, _Gone) as error:
+            raise IncompleteBody("the client went away") from error
+
+    async def _receive_into(self, buffer: memoryview) -> int:
+        """What is there already, without a turn of the loop; else what comes first."""
+        with suppress(BlockingIOError):
+            return self._socket.recv_into(buffer)
+        with trio.move_on_after(self._limits.body_timeout_s):
+            while True:
+                await trio.lowlevel.wait_readable(self._socket)
+                with suppress(BlockingIOError):
+                    return self._socket.recv_into(buffer)
+        raise RequestTimeout("the body stopped arriving")
+
     # -- writing -----------------------------------------------------------------------------------------------------
 
     async def _respond(self, head: Head, response: Response, body: "_Body") -> bool:
@@ -288,6 +314,19 @@ class _Body:
         if self._left is not None:
             self._left -= len(piece)
         return piece
+
+    async def read_into(self, buffer: memoryview) -> int | None:
+        if self.broken or not self._connection._protocol.direct_bytes:
+            return None
+        self._begun = True
+        try:
+            count = await self._connection.read_body_into(buffer)
+        except BaseException:
+            self.broken = True
+            raise
+        if self._left is not None:
+            self._left -= count
+        return count
 
     def can_be_skipped(self, bytes_max: int) -> bool:
         """What is unread may be thrown away to keep the connection."""

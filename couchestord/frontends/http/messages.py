@@ -54,6 +54,10 @@ class RequestBody(Protocol):
 
     async def __anext__(self) -> bytes: ...
 
+    async def read_into(self, buffer: memoryview) -> int | None:
+        """The next bytes, written over the start of `buffer`: how many. None: what is next comes by iteration only."""
+        ...
+
 
 class ResponseBody(Protocol):
     """A body that is sent piece by piece. `aclose` is called once, whether the body was read or not."""

@@ -147,6 +147,20 @@ class HttpProtocol:
 
     # -- bodies ------------------------------------------------------------------------------------------------------
 
+    @property
+    def direct_bytes(self) -> int:
+        """So many bytes of the body may go from the socket to their reader unseen: 0 at its end, while some that came
+        with the head wait here, and when chunks must be undone.
+        """
+        return 0 if self._buffer or self._chunked is not None else self._left_bytes
+
+    def receive_direct(self, count: int) -> None:
+        """Accounts for bytes of the body that went to their reader unseen; 0: the client closed its side."""
+        assert 0 <= count <= self.direct_bytes
+        self._left_bytes -= count
+        if not count:
+            raise MalformedMessage(400, "the body ends early")
+
     def next_body(self) -> bytes | Signal:
         """The next piece of the body, NEED_DATA, or END. Raises MalformedMessage."""
         if self._chunked is not None:

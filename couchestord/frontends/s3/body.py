@@ -68,14 +68,32 @@ class VerifiedBody:
             except StopAsyncIteration:
                 self._finish()
                 raise
-            self.received_bytes += len(piece)
-            if self._sha256 is not None:
-                self._sha256.update(piece)
+            self._count(piece)
             pieces = [piece] if self._decoder is None else self._decoder.feed(piece)
             for decoded in pieces:
                 self.checksums.update(decoded)
             self._ready.extend(pieces)
         return self._ready.popleft()
+
+    async def read_into(self, buffer: memoryview) -> int:
+        """The next bytes, written over the start of `buffer`: how many, 0 at the end. Raises as iteration does."""
+        if self._decoder is None and not self._ready:
+            count = await self._source.read_into(buffer)
+            if count is not None:
+                self._count(buffer[:count])
+                self.checksums.update(buffer[:count])
+                return count
+        piece = await anext(self, b"")
+        count = min(len(piece), len(buffer))
+        buffer[:count] = piece[:count]
+        if count < len(piece):
+            self._ready.appendleft(piece[count:])
+        return count
+
+    def _count(self, received: bytes | memoryview) -> None:
+        self.received_bytes += len(received)
+        if self._sha256 is not None:
+            self._sha256.update(received)
 
     def _finish(self) -> None:
         self._ended = True

@@ -22,7 +22,7 @@ DIGEST_BYTES: Final[Mapping[str, int]] = {"crc32": 4, "crc32c": 4, "crc64nvme": 
 
 
 class Checksum(Protocol):
-    def update(self, data: bytes, /) -> None: ...
+    def update(self, data: bytes | memoryview, /) -> None: ...
 
     def digest(self) -> bytes: ...
 
@@ -30,20 +30,26 @@ class Checksum(Protocol):
 class _Crc:
     """A CRC made by a function (data, value so far) -> value."""
 
-    def __init__(self, extend: Callable[[bytes, int], int], length_bytes: int) -> None:
+    def __init__(self, extend: Callable[[bytes | memoryview, int], int], length_bytes: int) -> None:
         self._extend = extend
         self._length_bytes = length_bytes
         self._value = 0
 
-    def update(self, data: bytes, /) -> None:
+    def update(self, data: bytes | memoryview, /) -> None:
         self._value = self._extend(data, self._value)
 
     def digest(self) -> bytes:
         return self._value.to_bytes(self._length_bytes, "big")
 
 
-def _extend_crc32c(data: bytes, value: int) -> int:
-    return int(google_crc32c.extend(value, data))
+def _extend_crc32c(data: bytes | memoryview, value: int) -> int:
+    return int(google_crc32c.extend(value, bytes(data)))
+
+
+def _extend_crc64nvme() -> Callable[[bytes | memoryview, int], int]:
+    """Raises ImportError."""
+    extend: Callable[[bytes, int], int] = import_module("awscrt.checksums").crc64nvme
+    return lambda data, value: extend(bytes(data), value)
 
 
 def new_checksum(algorithm: str) -> Checksum:
@@ -55,7 +61,7 @@ def new_checksum(algorithm: str) -> Checksum:
             return _Crc(_extend_crc32c, 4)
         case "crc64nvme":
             try:
-                return _Crc(import_module("awscrt.checksums").crc64nvme, 8)
+                return _Crc(_extend_crc64nvme(), 8)
             except ImportError:
                 raise NotSupported("CRC64NVME needs the package awscrt on the server") from None
         case "sha1":
@@ -111,7 +117,7 @@ class BodyChecksums:
         self._expected[algorithm] = expected
         self._running[algorithm] = new_checksum(algorithm)
 
-    def update(self, data: bytes) -> None:
+    def update(self, data: bytes | memoryview) -> None:
         for checksum in self._running.values():
             checksum.update(data)
 

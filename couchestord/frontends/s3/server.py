@@ -181,6 +181,11 @@ class _CountedBody:
         self.received_bytes += len(piece)
         return piece
 
+    async def read_into(self, buffer: memoryview) -> int | None:
+        count = await self._body.read_into(buffer)
+        self.received_bytes += count or 0
+        return count
+
 
 def join_headers(request: Request) -> dict[bytes, bytes]:
     """Headers by name, repeated ones joined by a comma, as they are signed. Raises InvalidRequest."""

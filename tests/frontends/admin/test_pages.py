@@ -16,6 +16,9 @@ class NoBody:
     async def __anext__(self) -> bytes:
         raise StopAsyncIteration
 
+    async def read_into(self, buffer: memoryview) -> int | None:
+        return None
+
 
 def request(target: bytes, method: bytes = b"GET") -> Request:
     return Request(method, target, (), NoBody(), 0)

@@ -1,6 +1,7 @@
 """The HTTP shell over real loopback sockets: framing, limits, deadlines, drain."""
 
 import itertools
+import random
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -23,6 +24,21 @@ GET = b"GET /x HTTP/1.1\r\nHost: h\r\n\r\n"
 async def echo(request: Request) -> Response:
     body = b"".join([piece async for piece in request.body])
     return Response(200, [(b"X-Target", request.target)], body)
+
+
+async def read_directly(request: Request, buffer_bytes: int = 1000) -> bytes:
+    """The body by `read_into`, and by iteration where that is needed."""
+    body, buffer = b"", bytearray(buffer_bytes)
+    while True:
+        count = await request.body.read_into(memoryview(buffer))
+        piece = bytes(buffer[:count]) if count is not None else await anext(request.body, b"")
+        if not piece:
+            return body
+        body += piece
+
+
+async def echo_directly(request: Request) -> Response:
+    return Response(200, (), await read_directly(request))
 
 
 @asynccontextmanager
@@ -70,6 +86,28 @@ async def test_keep_alive_pipelining_and_bodies() -> None:
     order = [answer.index(part) for part in (b"hello", b"abcde", b"/x")]
     assert order == sorted(order)
     assert answer.endswith(b"hello")
+
+
+async def test_a_body_read_into_memory_ends_where_it_ends() -> None:
+    """What lies behind it is the next request, however much room there is, and whatever came with the head."""
+    chunked = b"POST /c HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n"
+    for size in (1, 999, 1000, 1001, 300_000):
+        body = random.Random(size).randbytes(size)
+        post = b"POST /p HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % size + body
+        apart = b"POST /q HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\nExpect: 100-continue\r\n\r\n" % size
+        async with serving(echo_directly) as (_, port), await connect(port) as stream:
+            await stream.send_all(apart)
+            assert (await read_until(stream, b"\r\n\r\n")).startswith(b"HTTP/1.1 100 ")
+            answers = list[bytes]()
+
+            async def receive(stream: trio.SocketStream = stream, answers: list[bytes] = answers) -> None:
+                answers.extend((await read_all(stream)).split(b"HTTP/1.1 200 OK\r\n"))
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(receive)
+                await stream.send_all(body + post + chunked + post)
+                await stream.send_eof()
+        assert [answer.partition(b"\r\n\r\n")[2] for answer in answers] == [b"", body, body, b"abcde", body]
 
 
 async def test_head_and_body_leave_in_one_segment() -> None:
@@ -318,14 +356,14 @@ def test_a_slow_handler_is_not_taken_for_a_slow_client() -> None:
     run_with_mock_clock(main)
 
 
-def test_a_stalled_body_is_a_timeout_for_the_handler_and_closes() -> None:
+@pytest.mark.parametrize("read", [echo, echo_directly])
+def test_a_stalled_body_is_a_timeout_for_the_handler_and_closes(read: Handler) -> None:
     async def main() -> None:
         raised = list[str]()
 
         async def reading(request: Request) -> Response:
             try:
-                async for _ in request.body:
-                    pass
+                await read(request)
             except Exception as error:
                 raised.append(type(error).__name__)
                 return Response(400)
