@@ -1,8 +1,9 @@
 """Bodies on their way out: verified pieces of one whole version."""
 
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from couchestord.ec.stripes import StripeStore
 from couchestord.errors import DataLost, InvalidRange
@@ -14,8 +15,7 @@ from couchestord.store.pins import Pins
 ZEROES = bytes(1 << 20)
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(NamedTuple):
     """`length` bytes from `offset` on of an extent; without an extent, zeroes."""
 
     extent: ExtentRow | None
@@ -41,36 +41,39 @@ def resolve_range(byte_range: ByteRange | None, size: int) -> tuple[int, int]:
     return byte_range.first, last - byte_range.first + 1
 
 
-def plan(reader: CatalogReader, row: EntryRow, first: int, length: int) -> Iterator[Run]:
+def plan(reader: CatalogReader, row: EntryRow, first: int, length: int) -> list[Run]:
     """The runs that make up a range of an object, in order."""
     end = first + length
     if not length:
-        return
+        return []
     if row.content is not None:
-        yield from _content_runs(reader, row.content, first, end)
-        return
+        return _content_runs(reader, row.content, first, end)
+    runs: list[Run] = []
     at = first
     for piece in reader.pieces(row.inode):
         low, high = max(first, piece.start), min(end, piece.start + piece.length)
         if low >= high:
             continue
         if low > at:
-            yield Run(None, 0, low - at)
+            runs.append(Run(None, 0, low - at))
         if piece.content is None:
-            yield Run(None, 0, high - low)
+            runs.append(Run(None, 0, high - low))
         else:
             shift = piece.content_start - piece.start
-            yield from _content_runs(reader, piece.content, low + shift, high + shift)
+            runs += _content_runs(reader, piece.content, low + shift, high + shift)
         at = high
     if at < end:
-        yield Run(None, 0, end - at)
+        runs.append(Run(None, 0, end - at))
+    return runs
 
 
-def _content_runs(reader: CatalogReader, content: int, first: int, end: int) -> Iterator[Run]:
+def _content_runs(reader: CatalogReader, content: int, first: int, end: int) -> list[Run]:
+    runs = []
     for extent in reader.extents(content, first, end):
         low, high = max(first, extent.start), min(end, extent.start + extent.length)
         if low < high:
-            yield Run(extent, low - extent.start, high - low)
+            runs.append(Run(extent, low - extent.start, high - low))
+    return runs
 
 
 class ObjectReader:
@@ -189,8 +192,8 @@ def open_reader(
     DataLost.
     """
     first, length = resolve_range(byte_range, row.size)
-    runs = list(plan(reader, row, first, length))
-    if sum(run.length for run in runs) != length:
+    runs = plan(reader, row, first, length)
+    if sum([run.length for run in runs]) != length:
         raise DataLost(f"the extents of {info.key!r} do not cover the object")
     segments: dict[int, SegmentRow] = {}
     for run in runs:

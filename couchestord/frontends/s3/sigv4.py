@@ -8,7 +8,6 @@ against it while it arrives, by `body`.
 import hmac
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from enum import Enum
@@ -48,8 +47,10 @@ class Payload(Enum):
     UNSIGNED_CHUNKS_TRAILER = "STREAMING-UNSIGNED-PAYLOAD-TRAILER"
 
 
-@dataclass(frozen=True, slots=True)
-class SigningScope:
+_MODES: Final = {mode.value.encode("ascii"): mode for mode in Payload if mode is not Payload.HASHED}
+
+
+class SigningScope(NamedTuple):
     """What later signatures of the same request (chunks, trailer) are made with."""
 
     key: SigningKey
@@ -58,8 +59,7 @@ class SigningScope:
     seed_signature: str
 
 
-@dataclass(frozen=True, slots=True)
-class Authorized:
+class Authorized(NamedTuple):
     """A request whose signature is right."""
 
     access_key: AccessKey
@@ -88,6 +88,8 @@ class _Claim(NamedTuple):
     signature: str
     presigned: bool
     expires_s: int = 0
+    unknown: bytes = b""
+    """The Authorization header, unless what it states is known."""
 
 
 class Verifier:
@@ -124,8 +126,8 @@ class Verifier:
         signature = key.sign(string_to_sign(timestamp, stated.scope, canonical))
         if not hmac.compare_digest(signature.encode("ascii"), claim.signature.encode("utf-8")):
             raise SignatureDoesNotMatch("the signature does not match; check the secret key and the signing method")
-        if not claim.presigned:
-            self._remember(headers[b"authorization"], claim)
+        if claim.unknown:
+            self._remember(claim)
         payload, sha256 = _payload(payload_header, claim)
         return Authorized(access_key, payload, sha256, SigningScope(key, timestamp, stated.scope, signature))
 
@@ -139,9 +141,10 @@ class Verifier:
             stated = self._stated.get(header[:-_SIGNATURE_LENGTH])
             if stated is not None:
                 signature = header[-_SIGNATURE_LENGTH:].decode("latin-1")
+                claim = _Claim(stated, _header_time(headers), signature, False)
             else:
                 stated, signature = _read_authorization(header)
-            claim = _Claim(stated, _header_time(headers), signature, presigned=False)
+                claim = _Claim(stated, _header_time(headers), signature, False, unknown=header)
         elif presigned:
             claim = _query_claim(target)
         elif "Signature" in query and "AWSAccessKeyId" in query:
@@ -156,14 +159,12 @@ class Verifier:
                 raise AccessDenied(f"the header {name.decode('latin-1')} is in the request and not signed")
         return claim
 
-    def _remember(self, header: bytes, claim: _Claim) -> None:
-        """What stands before a signature that was right is known from now on, when nothing but it comes behind."""
-        prefix = header[:-_SIGNATURE_LENGTH]
-        if prefix in self._stated or not header.endswith(b"Signature=" + claim.signature.encode("ascii")):
-            return
-        if len(self._stated) >= _STATED_MAX:
-            del self._stated[next(iter(self._stated))]
-        self._stated[prefix] = claim.stated
+    def _remember(self, claim: _Claim) -> None:
+        """What stands before a signature that was right is known from now on, when nothing comes behind it."""
+        if claim.unknown.endswith(b"Signature=" + claim.signature.encode("ascii")):
+            if len(self._stated) >= _STATED_MAX:
+                del self._stated[next(iter(self._stated))]
+            self._stated[claim.unknown[:-_SIGNATURE_LENGTH]] = claim.stated
 
     def _check_time(self, claim: _Claim, now_s: int) -> None:
         timestamp, signed_s = self._time
@@ -291,15 +292,12 @@ def _payload(header: bytes, claim: _Claim) -> tuple[Payload, str]:
     """An unknown mode is refused: taking it for a known one would leave the body unchecked."""
     if _HEX_64.match(header):
         return Payload.HASHED, header.decode("ascii")
-    text = header.decode("latin-1")
-    try:
-        payload = Payload(text)
-    except ValueError:
-        payload = Payload.HASHED
-    if payload is not Payload.HASHED:
+    payload = _MODES.get(header)
+    if payload is not None:
         if claim.presigned and payload in (Payload.SIGNED_CHUNKS, Payload.SIGNED_CHUNKS_TRAILER):
             raise InvalidArgument("a presigned URL cannot carry signed chunks")
         return payload, ""
+    text = header.decode("latin-1")
     if text.startswith("STREAMING-"):
         raise NotSupported(f"this server does not support x-amz-content-sha256: {text}")
     raise InvalidArgument("x-amz-content-sha256 must be a SHA-256 in hex, UNSIGNED-PAYLOAD or a known STREAMING value")
