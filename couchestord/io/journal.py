@@ -154,18 +154,19 @@ class Journal:
         chosen = self._choose(first)
         file = JournalFile(epoch, first, chosen, void_from)
         header = rec.pack_file_header(rec.FileHeader(self._disks.store_id, epoch, first, tuple(chosen), void_from))
+        zeroes = self._options.zeroes_at(0)
 
         async def make(disk: Disk) -> None:
             await disk.write_at(file.path, 0, [header])
-            if self._options.preallocate_bytes:
-                await disk.preallocate(file.path, rec.FILE_HEADER_BYTES, self._options.preallocate_bytes)
+            if zeroes:
+                await disk.preallocate(file.path, rec.FILE_HEADER_BYTES, zeroes)
             else:
                 await disk.sync(file.path)
             await disk.sync_dir(FOLDER)
 
         if not await self._on_all(chosen, make):
             return None
-        file.zeroed_to += self._options.preallocate_bytes
+        file.zeroed_to += zeroes
         return file
 
     def _choose(self, seed: int) -> list[int]:
@@ -194,9 +195,9 @@ class Journal:
         return b"".join(parts), offsets
 
     async def _write_group(self, file: JournalFile, packed: bytes) -> bool:
-        step = self._options.preallocate_bytes
         offset = file.end_offset
         end = offset + len(packed)
+        step = self._options.zeroes_at(end)
         zeroes_at = max(end, file.zeroed_to)
         # a group that went past the zeroes begins new ones behind itself
         ahead = step > 0 and zeroes_at - end < step // 2 and zeroes_at < self._options.file_bytes

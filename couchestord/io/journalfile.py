@@ -20,6 +20,10 @@ class JournalOptions:
     replication_factor: int = 3
     """Replicas of a file; at least m+1."""
 
+    def zeroes_at(self, end: int) -> int:
+        """How much to write ahead of a file that ends there: as much as it holds, so that a short one stays small."""
+        return min(self.preallocate_bytes, max(self.preallocate_bytes >> 4, 1 << end.bit_length() >> 1))
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:

@@ -22,8 +22,9 @@ from couchestord.store.writer import Writer
 log = logs.get(__name__)
 WAL_BYTES_MIN = 8 << 20
 """A checkpoint waits for that much of the WAL, or for the interval."""
-IDLE_LOG_BYTES_MIN = 16 << 20
-"""With no body left in the journal, a snapshot is worth taking to free that much of it."""
+IDLE_LOG_BYTES_MIN = 2 << 20
+"""With no body left in the journal, a snapshot is worth taking to free that much of it, and a quarter of the
+catalog."""
 
 
 class Checkpointer:
@@ -139,12 +140,12 @@ class Snapshotter:
             # the log has a gap, and what it said is known to nobody but the catalog
             return True
         behind = self._journal.bytes_after(self.sequence)
-        half = self._catalog.path.stat().st_size // 2
+        catalog_bytes = self._catalog.path.stat().st_size
         # a journal that is half full comes first: without a snapshot nothing ever frees it
-        if behind > min(max(self._bytes_min, half), self._journal.size_bytes_max // 2):
+        if behind > min(max(self._bytes_min, catalog_bytes // 2), self._journal.size_bytes_max // 2):
             return True
         nothing_left = not self._catalog.reading.extents_in_journal(0, 1)
-        return nothing_left and behind > max(IDLE_LOG_BYTES_MIN, half)
+        return nothing_left and behind > max(IDLE_LOG_BYTES_MIN, catalog_bytes // 4)
 
     async def work(self) -> Progress:
         """Take a snapshot when one is due; trim."""

@@ -345,6 +345,23 @@ async def test_a_copy_of_another_stores_journal_file_counts_for_nothing() -> Non
 # -- space -------------------------------------------------------------------------------------------------------------
 
 
+async def test_zeroes_are_written_ahead_as_the_file_grows() -> None:
+    """A file that holds little takes little."""
+    sims = await new_disks(31)
+    options = JournalOptions(size_bytes=1 << 20, file_bytes=256 << 10, preallocate_bytes=64 << 10)
+    log = await start(sims, options)
+    sizes = []
+    for sequence in range(1, 100):
+        await log.journal.append(sequence, [entry(b"meta", b"x" * 1900)])
+        path, replicas = log.journal.replicas(sequence)
+        [file] = log.journal.files()
+        size = (await sims[replicas[0]].list("journal"))[path.removeprefix("journal/")]
+        sizes.append((file.end_offset, size))
+    assert sizes[0][1] <= 16 << 10
+    assert all(end < size <= max(3 * end, end + (8 << 10)) for end, size in sizes)
+    assert max(size - end for end, size in sizes) > 48 << 10
+
+
 @pytest.mark.parametrize("options", OPTIONS)
 async def test_rolls_to_new_files_and_trims_all_but_the_last(options: JournalOptions) -> None:
     sims = await new_disks(11)
