@@ -10,7 +10,7 @@ from couchestord.ec.segments import SegmentPool
 from couchestord.ec.stripes import StripeStore
 from couchestord.errors import Corrupt, DataLost, Error
 from couchestord.io.catalog.catalog import Catalog
-from couchestord.io.catalog.pages import checkpoint_with_sums
+from couchestord.io.catalog.pages import NOTHING, checkpoint_ahead, checkpoint_with_sums
 from couchestord.io.catalog.read import SegmentRow
 from couchestord.io.disks import Disks
 from couchestord.io.journal import Journal
@@ -22,6 +22,8 @@ from couchestord.store.writer import Writer
 log = logs.get(__name__)
 WAL_BYTES_MIN = 8 << 20
 """A checkpoint waits for that much of the WAL, or for the interval."""
+WAL_BYTES_AHEAD_MIN = 1 << 20
+"""A checkpoint of less is done in one go."""
 IDLE_LOG_BYTES_MIN = 2 << 20
 """With no body left in the journal, a snapshot is worth taking to free that much of it, and a quarter of the
 catalog."""
@@ -31,7 +33,7 @@ class Checkpointer:
     """Moves the catalog's WAL into its main file, off the loop, and keeps the sums of its pages."""
 
     name = "checkpoint"
-    interval_s = 1.0
+    interval_s = 0.25
 
     def __init__(self, catalog: Catalog, quiet: Callable[[], AbstractAsyncContextManager[None]]) -> None:
         """`quiet` keeps the writer from beginning a group."""
@@ -55,10 +57,15 @@ class Checkpointer:
     async def _checkpoint(self) -> bool:
         if self._catalog.committed_sequence == self.sequence:
             return True
+        path = self._catalog.path
+        ahead = NOTHING
+        if self._catalog.wal_bytes() >= WAL_BYTES_AHEAD_MIN:
+            # most of it while the writer goes on; it waits for the rest only
+            ahead = await trio.to_thread.run_sync(checkpoint_ahead, path)
         # between two groups: a writer that never rests would else never let the WAL begin anew
         async with self._quiet():
             sequence = self._catalog.committed_sequence
-            complete = await trio.to_thread.run_sync(checkpoint_with_sums, self._catalog.path)
+            complete = await trio.to_thread.run_sync(checkpoint_with_sums, path, ahead)
         if not complete:
             return False
         self.sequence = sequence

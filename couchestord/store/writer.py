@@ -42,6 +42,8 @@ GROUP_MUTATIONS_MAX = 256
 GROUP_BYTES_MAX = 4 << 20
 CATALOG_ROOM_BYTES_MIN = 8 << 20
 """More than the largest group adds to the catalog's WAL. With less, writes are refused until there is room again."""
+WAL_BYTES_MAX = 256 << 20
+"""With a longer WAL of the catalog writers of new data are refused; checkpoints empty it."""
 SLOW_FROM = 0.9
 """How full the journal is when writers of new data begin to be slowed."""
 SLOW_S_MAX = 0.2
@@ -290,6 +292,10 @@ class Writer:
             raise JournalFull("the journal is full: destage has not caught up. Try again.")
         if not is_growing:
             return
+        if self._catalog.wal_bytes() > WAL_BYTES_MAX:
+            raise Unavailable(
+                "the catalog's WAL is full: checkpoints have not caught up, or a reader is in their way. Try again."
+            )
         needed = replicas_needed(self._disks.m, self._disks.missing_count())
         if len(self._disks.roomy()) < needed <= len(self._disks.good()):
             raise NoSpace("the disks are full: delete something, or add room")

@@ -1,3 +1,5 @@
+import contextlib
+import random
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,11 +21,12 @@ from small_store import (
     read,
 )
 
-from couchestord.errors import Corrupt
+from couchestord.errors import Corrupt, Unavailable
 from couchestord.io.catalog import pages
-from couchestord.io.catalog.catalog import FILE_SUFFIXES, dump
-from couchestord.io.catalog.pages import PAGE_BYTES, sums_path, verify_pages
-from couchestord.store import maintenance
+from couchestord.io.catalog.catalog import FILE_SUFFIXES, Catalog, dump
+from couchestord.io.catalog.pages import PAGE_BYTES, checkpoint_ahead, checkpoint_with_sums, sums_path, verify_pages
+from couchestord.io.sqlite import checkpoint, open_writer
+from couchestord.store import maintenance, writer
 from couchestord.store.store import ObjectStore
 
 
@@ -86,7 +89,7 @@ async def test_no_checkpoint_while_the_file_is_frozen(tmp_path: Path) -> None:
 
 
 async def test_checkpoint_that_fails_leaves_the_next_one_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(_: Path) -> tuple[int, int]:
+    def fail(*_: object) -> tuple[int, int]:
         raise Corrupt("as the test wants it")
 
     async with new_store(tmp_path) as store:
@@ -266,3 +269,122 @@ async def test_sums_that_could_not_be_stored_are_all_taken_anew(
         assert await checkpointer.checkpoint()
         assert sums_path(catalog_of(tmp_path)).exists()
         verify_pages(catalog_of(tmp_path))
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_sums_hold_whatever_is_written_beside_a_checkpoint_ahead(tmp_path: Path, seed: int) -> None:
+    """Cut off at each step, and with the WAL begun anew in between."""
+    rng = random.Random(seed)
+    async with new_store(tmp_path) as store:
+        path = catalog_of(tmp_path)
+
+        async def write(count: int) -> None:
+            for _ in range(count):
+                await store.put("box", b"%d" % rng.randrange(300), body_of(rng.randrange(30)))
+
+        for turn in range(6):
+            await write(rng.randrange(1, 60))
+            with contextlib.ExitStack() as stack:
+                if turn % 3 == 2:
+                    # a reader of what was there: what is written from now on cannot be moved
+                    reader = stack.enter_context(core_of(store).catalog.snapshot())
+                    reader.bucket("box")
+                    await write(5)
+                ahead = checkpoint_ahead(path)
+                assert ahead.frames > 0
+                verify_pages(path)
+            await write(rng.choice((0, 1, 20)))
+            verify_pages(path)
+            if turn % 2:
+                assert checkpoint_with_sums(path, ahead)
+                assert not pages._pages_in_wal(Path(f"{path}-wal"))
+                verify_pages(path)
+        kept = dump(path)
+    assert dump(catalog_of(tmp_path)) == kept
+
+
+async def test_wal_that_began_anew_is_summed_from_its_first_frame(tmp_path: Path) -> None:
+    async with new_store(tmp_path) as store:
+        path = catalog_of(tmp_path)
+        await put_all(store, {b"%d" % number: b"" for number in range(40)})
+        ahead = checkpoint_ahead(path)
+        await put_all(store, {b"%d" % number: b"more" for number in range(40)})
+        assert pages._salt(Path(f"{path}-wal")) != ahead.salt
+        assert checkpoint_with_sums(path, ahead)
+        verify_pages(path)
+
+
+async def test_checkpoint_leaves_little_to_the_part_that_writers_wait_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(maintenance, "WAL_BYTES_AHEAD_MIN", 4096)
+    left: list[int] = []
+    real = checkpoint_with_sums
+
+    def watched(path: Path, ahead: pages.Moved) -> bool:
+        left.append(len(pages._pages_in_wal(Path(f"{path}-wal"), ahead.frames)))
+        return real(path, ahead)
+
+    monkeypatch.setattr(maintenance, "checkpoint_with_sums", watched)
+    async with new_store(tmp_path) as store:
+        await put_all(store, {b"%d" % number: b"" for number in range(100)})
+        assert await core_of(store).jobs.checkpointer.checkpoint()
+        assert left
+        assert not any(left)
+        verify_pages(catalog_of(tmp_path))
+
+
+async def test_sums_that_could_not_be_stored_ahead_are_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(28, "as the test wants it")
+
+    async with new_store(tmp_path) as store:
+        path = catalog_of(tmp_path)
+        await put_all(store, {b"%03d" % number: b"x" for number in range(50)})
+        with monkeypatch.context() as patch:
+            patch.setattr(pages, "_store", fail)
+            with pytest.raises(OSError, match="as the test wants it"):
+                checkpoint_ahead(path)
+        assert not sums_path(path).exists()
+        await put_all(store, {b"%03d" % number: b"y" for number in range(3)})
+        assert checkpoint_with_sums(path)
+        verify_pages(path)
+        assert sums_path(path).exists()
+
+
+async def test_new_data_waits_while_the_wal_is_full_and_deletes_do_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with new_store(tmp_path) as store:
+        with core_of(store).catalog.snapshot() as reader:
+            reader.bucket("box")
+            await store.put("box", b"key", b"body")
+            monkeypatch.setattr(writer, "WAL_BYTES_MAX", core_of(store).catalog.wal_bytes() - 1)
+            await core_of(store).jobs.checkpointer.checkpoint()
+            with pytest.raises(Unavailable, match="WAL is full"):
+                await store.put("box", b"other", b"body")
+            await store.delete("box", b"key")
+        assert await core_of(store).jobs.checkpointer.checkpoint()
+        await store.put("box", b"other", b"body")
+
+
+def test_wal_does_not_begin_anew_before_what_was_moved_ahead_is_summed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "catalog.sqlite"
+    Catalog.create(path, b"0123456789abcdef")
+    with contextlib.closing(open_writer(path)) as connection:
+        connection.execute("create table filler (number integer primary key, text blob)")
+        connection.executemany("insert into filler values (?, ?)", ((number, b"x" * 900) for number in range(100)))
+
+        def checkpoint_and_write(path: Path) -> tuple[int, int]:
+            found = checkpoint(path)
+            connection.execute("update filler set text='y' where number=50")
+            return found
+
+        monkeypatch.setattr(pages, "checkpoint", checkpoint_and_write)
+        ahead = checkpoint_ahead(path)
+        monkeypatch.undo()
+        verify_pages(path)
+        assert checkpoint_with_sums(path, ahead)
+        verify_pages(path)

@@ -8,11 +8,13 @@ it wrote that page.
 import os
 import struct
 from array import array
+from contextlib import closing
 from pathlib import Path
+from typing import Final, NamedTuple
 
 from couchestord.errors import Corrupt
 from couchestord.io.checksum import xxh3_64
-from couchestord.io.sqlite import checkpoint, truncate_wal
+from couchestord.io.sqlite import checkpoint, open_reader, sqlite_errors, truncate_wal
 
 PAGE_BYTES = 4096
 _HEADER = struct.Struct("<4sHHQQ")
@@ -46,24 +48,59 @@ def store_sums(path: Path) -> None:
     _store(path, page_sums(path))
 
 
-def checkpoint_with_sums(path: Path) -> bool:
+class Moved(NamedTuple):
+    """How much of a WAL was moved and summed ahead of the checkpoint that empties it."""
+
+    salt: bytes
+    frames: int
+
+
+NOTHING: Final = Moved(b"", 0)
+
+
+def checkpoint_ahead(path: Path) -> Moved:
+    """Move what the WAL holds now into the main file and sum it, while others write, so that little is left to
+    `checkpoint_with_sums`. Blocks.
+
+    The WAL cannot begin anew meanwhile, since a reader is in it: it goes on holding every page that was moved.
+    """
+    with closing(open_reader(path)) as holding, sqlite_errors(f"checkpointing the catalog {path}"):
+        holding.execute("begin")
+        holding.execute("select sequence from state").fetchone()
+        # a reader of an empty WAL is not in it, and keeps everything from being moved
+        _, frames = checkpoint(path)
+        if frames <= 0:
+            return NOTHING
+        wal = Path(f"{path}-wal")
+        _sum_moved(path, _pages_in_wal(wal, 0, frames))
+        return Moved(_salt(wal), frames)
+
+
+def checkpoint_with_sums(path: Path, ahead: Moved = NOTHING) -> bool:
     """Move the whole WAL into the main file, sum the pages it held anew, and let the WAL begin anew, empty.
 
-    Blocks, for a time that grows with the WAL and not with the catalog. Nobody may write meanwhile. False when a reader
-    was in the way; then the sums are as they were, and the WAL still holds every page that differs from them.
+    Blocks, for a time that grows with the WAL, less what was moved `ahead`, and not with the catalog. Nobody may write
+    meanwhile. False when a reader was in the way; then the sums are as they were, and the WAL still holds every page
+    that differs from them.
     """
-    pages = _pages_in_wal(Path(f"{path}-wal"))
+    wal = Path(f"{path}-wal")
+    # the WAL may have begun anew since
+    pages = _pages_in_wal(wal, ahead.frames if _salt(wal) == ahead.salt else 0)
     frames, moved = checkpoint(path)
     if frames != moved:
         return False
+    _sum_moved(path, pages)
+    truncate_wal(path)
+    return True
+
+
+def _sum_moved(path: Path, pages: set[int]) -> None:
     try:
         _advance(path, pages)
     except OSError:
         # SQLite may reuse the WAL from here on, and nobody would sum these pages again: the next time all are summed
         sums_path(path).unlink(missing_ok=True)
         raise
-    truncate_wal(path)
-    return True
 
 
 def _advance(path: Path, pages: set[int]) -> None:
@@ -136,8 +173,17 @@ def _load(path: Path) -> "array[int]":
     return sums
 
 
-def _pages_in_wal(path: Path) -> set[int]:
-    """Pages (from 0) that the WAL holds frames of, under its present salt."""
+def _salt(wal: Path) -> bytes:
+    """What tells a WAL from the one before it; empty when there is none."""
+    try:
+        with wal.open("rb") as file:
+            return file.read(_WAL_HEADER_BYTES)[16:24]
+    except FileNotFoundError:
+        return b""
+
+
+def _pages_in_wal(path: Path, first: int = 0, end: int | None = None) -> set[int]:
+    """Pages (from 0) that the WAL holds frames of, under its present salt: of frame `first` to before frame `end`."""
     pages: set[int] = set()
     try:
         file = path.open("rb")
@@ -148,9 +194,12 @@ def _pages_in_wal(path: Path) -> set[int]:
         if len(header) < _WAL_HEADER_BYTES:
             return pages
         page_bytes, salt = _WAL_HEADER.unpack_from(header)[2], header[16:24]
-        while len(frame := file.read(_FRAME_HEADER_BYTES)) == _FRAME_HEADER_BYTES:
+        file.seek(first * (_FRAME_HEADER_BYTES + page_bytes), os.SEEK_CUR)
+        number = first
+        while number != end and len(frame := file.read(_FRAME_HEADER_BYTES)) == _FRAME_HEADER_BYTES:
             if frame[8:16] != salt:
                 break
             pages.add(_FRAME.unpack_from(frame)[0] - 1)
             file.seek(page_bytes, os.SEEK_CUR)
+            number += 1
     return pages
