@@ -41,6 +41,7 @@ class Snapshot:
     shards_missing: int | None = None
     jobs: Mapping[str, int] = field(default_factory=dict)
     degraded_reads: int | None = None
+    redundancy: Mapping[str, int] = field(default_factory=dict)
 
 
 class Metrics:
@@ -111,6 +112,10 @@ class _Gauges(Collector):
         yield health
         yield _family("disks", "Disks of the store, by state.", "state", state.disks)
         yield _family("segments", "Segments, by state.", "state", state.segments)
+        text = (
+            "Segments (of stripes) by what is left: whole, degraded (all can be read), lost (too few shards are here)."
+        )
+        yield _family("segments_redundancy", text, "state", state.redundancy)
         text = "Room on each disk; folders on one file system share it."
         yield _family("disk_free_bytes", text, "disk", state.disks_free_bytes)
         yield _family("job_running", "Background jobs: 1 while it has work.", "job", state.jobs)

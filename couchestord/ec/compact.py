@@ -13,18 +13,21 @@ from couchestord.ec.shards import FOLDER, PAGE_BYTES, parse_shard_name, shard_pa
 from couchestord.ec.throttle import Throttle
 from couchestord.errors import DiskError, NoSpace, NoSuchFile, Unavailable
 from couchestord.io.catalog.read import CatalogReader, ExtentRow, SegmentRow
-from couchestord.io.catalog.segments import STATE_SEALED
 from couchestord.io.disks import Disks
 from couchestord.io.requests import DropSegment
 from couchestord.service import Progress
 
 log = logs.get(__name__)
+CANDIDATES_MAX = 64
+"""Thin segments that are looked at in one step."""
 
 
 @dataclass(frozen=True, slots=True)
 class CompactOptions:
     live_ratio_min: float = 0.5
     """A sealed segment with less of its room in use is emptied."""
+    gain_ratio_max: float = 0.75
+    """... when what is left takes at most so much of its room in another one."""
     batch_bytes: int = 8 << 20
     batch_extents: int = 1024
     drops_per_step_max: int = 16
@@ -57,6 +60,8 @@ class Compactor:
         self._options = options
         self._mover = Mover(pool, submit)
         self._stuck: dict[int, set[int]] = {}
+        self._passed_over: dict[int, int] = {}
+        """Live bytes of thin segments when they were found not worth emptying."""
         self.dropped_segments_count = 0
         self.moved_extents_count = 0
 
@@ -82,13 +87,15 @@ class Compactor:
     # -- dead ----------------------------------------------------------------------------------------------------------
 
     async def _drop_dead(self) -> int:
-        dead = [row for row in self._sealed() if row.live_bytes == 0][: self._options.drops_per_step_max]
+        # a stream may have written there and not have said so yet
+        limit = self._options.drops_per_step_max + self._pool.pinned_count
+        dead = [row for row in self._catalog.segments_dead(limit) if not self._pool.is_pinned(row.id)]
         dropped = 0
-        for row in dead:
-            # a stream may have written there and not have said so yet
+        for row in dead[: self._options.drops_per_step_max]:
             if not self._pool.is_pinned(row.id) and await self._submit(DropSegment(row.id)):
                 dropped += 1
                 self._stuck.pop(row.id, None)
+                self._passed_over.pop(row.id, None)
                 await self._unlink(row)
         self.dropped_segments_count += dropped
         return dropped
@@ -135,19 +142,31 @@ class Compactor:
 
     # -- dying ---------------------------------------------------------------------------------------------------------
 
-    def _sealed(self) -> list[SegmentRow]:
-        return [row for row in self._catalog.segments() if row.state == STATE_SEALED]
-
     async def _find_dying(self) -> SegmentRow | None:
-        found: list[tuple[float, SegmentRow]] = []
-        for row in self._sealed():
-            if not row.live_bytes:
+        """The emptiest segment that is worth the work. One that is not is not looked at again until it changes."""
+        limit = CANDIDATES_MAX + len(self._passed_over)
+        for row in self._catalog.segments_thin(int(self._options.live_ratio_min * PAGE_BYTES), limit):
+            if self._passed_over.get(row.id) == row.live_bytes:
                 continue
-            room = (await self._pages(row) - 1) * PAGE_BYTES * row.k
-            ratio = row.live_bytes / max(1, room)
-            if ratio < self._options.live_ratio_min:
-                found.append((ratio, row))
-        return next((row for _, row in sorted(found) if self._extents(row)), None)
+            if await self._is_worth_it(row) and self._extents(row):
+                return row
+            self._passed_over[row.id] = row.live_bytes
+        return None
+
+    async def _is_worth_it(self, row: SegmentRow) -> bool:
+        """Little of its room is in use, and what is left takes clearly less elsewhere, so that compaction ends: where
+        stripes or extents are small, headers and the ends of pages are most of the room however they are packed.
+        """
+        pages = await self._pages(row)
+        if row.live_bytes >= self._options.live_ratio_min * max(0, pages - 1) * PAGE_BYTES * row.k:
+            return False
+        options, live_bytes = self._options, row.live_bytes
+        batches = (
+            1 + self._catalog.extents_count(row.id) // options.batch_extents + 2 * live_bytes // options.batch_bytes
+        )
+        # two stripes in a row hold more than one stripe's bytes; each has a page of header and one that is not full
+        stripes = batches + 2 * live_bytes // row.stripe_bytes
+        return live_bytes / (PAGE_BYTES * row.k) + 2 * stripes <= options.gain_ratio_max * pages
 
     async def _pages(self, row: SegmentRow) -> int:
         """Pages of each shard file, its header's included."""

@@ -13,7 +13,7 @@ from couchestord.ec.shards import FOLDER, PAGE_BYTES, shard_path
 from couchestord.ec.stripes import StripeStore
 from couchestord.ec.throttle import Throttle
 from couchestord.errors import Corrupt, DataLost, DiskError, DiskFailed, NoSpace, NoSuchFile, Unavailable, UnknownFormat
-from couchestord.io.catalog.read import CatalogReader, SegmentRow
+from couchestord.io.catalog.read import CatalogReader, PlacementRow, SegmentRow
 from couchestord.io.catalog.segments import STATE_SEALED
 from couchestord.io.disks import Disks
 from couchestord.io.requests import LoseShards, PlaceShard, SaveJob
@@ -22,6 +22,8 @@ from couchestord.service import Progress
 log = logs.get(__name__)
 
 JOB = "rebuild"
+CANDIDATES_MAX = 64
+"""Segments of one placement that are looked at in one step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,45 +144,49 @@ class Rebuilder:
                 await self._submit(LoseShards(id_, missing))
             self._damages.pop(id_, None)
 
-    def _lost(self, row: SegmentRow) -> int:
+    def _lost(self, place: SegmentRow | PlacementRow) -> int:
         """Bits of the shards that a read cannot count on now."""
-        away = sum(1 << index for index, disk in enumerate(row.disks) if self._disks.get(disk) is None)
-        return row.missing | away
+        away = sum(1 << index for index, disk in enumerate(place.disks) if self._disks.get(disk) is None)
+        return place.missing | away
 
-    def _endangered(self) -> list[SegmentRow]:
-        """Segments with lost shards, those with the least left first."""
-        rows = self._catalog.segments() if self._away_since else self._catalog.segments_missing()
-        found = [row for row in rows if self._lost(row)]
-        return sorted(found, key=lambda row: (row.k + row.m - self._lost(row).bit_count(), row.id))
+    def _endangered(self) -> list[PlacementRow]:
+        """Where segments with lost shards lie, those with the least left first."""
+        found = [place for place in self._catalog.placements() if self._lost(place)]
+        return sorted(found, key=lambda place: len(place.disks) - self._lost(place).bit_count())
 
     async def _choose(self) -> ShardRebuild | None:
-        free_bytes: dict[int, int] | None = None
         now = trio.current_time()
         self._not_before = {which: until for which, until in self._not_before.items() if until > now}
-        for row in self._endangered():
-            for index in self._due(row):
-                if free_bytes is None:
-                    free_bytes = await self._room()
-                target = self._target(row, index, free_bytes)
-                disk = self._disks.get(target)
-                if disk is None:
-                    continue
-                if row.state == STATE_SEALED:
-                    return ShardRebuild(self._stripes, self._catalog, row, index, target, disk)
-                if self._retire is not None:
-                    await self._retire(row.id)
-                break
+        places = self._endangered()
+        free_bytes = await self._room() if places else {}
+        for place in places:
+            due = {
+                index: target for index in self._due(place) if (target := self._target(place, index, free_bytes)) >= 0
+            }
+            if not due:
+                continue
+            # those that were put off, and open ones that wait for their streams, are passed over
+            for row in self._catalog.segments_placed(place, CANDIDATES_MAX + len(self._not_before)):
+                for index, target in due.items():
+                    disk = self._disks.get(target)
+                    if disk is None or (row.id, index) in self._not_before:
+                        continue
+                    if row.state == STATE_SEALED:
+                        return ShardRebuild(self._stripes, self._catalog, row, index, target, disk)
+                    if self._retire is not None:
+                        await self._retire(row.id)
+                    break
         return None
 
-    def _due(self, row: SegmentRow) -> Iterator[int]:
+    def _due(self, place: PlacementRow) -> Iterator[int]:
         now = trio.current_time()
-        for index, disk in enumerate(row.disks):
-            if not self._lost(row) >> index & 1 or (row.id, index) in self._not_before:
+        for index, disk in enumerate(place.disks):
+            if not self._lost(place) >> index & 1:
                 continue
             if disk < 0 or now - self._away_since.get(disk, -1e18) >= self._options.grace_s:
                 yield index
 
-    def _target(self, row: SegmentRow, index: int, free_bytes: dict[int, int]) -> int:
+    def _target(self, row: PlacementRow, index: int, free_bytes: dict[int, int]) -> int:
         """The disk to rebuild a shard on, -1 when there is none."""
         own = row.disks[index]
         if own in free_bytes:

@@ -91,6 +91,11 @@ class SegmentPool:
         """True while a writer may still reference new stripes of a segment: it must not be dropped."""
         return self._pins[segment_id] > 0
 
+    @property
+    def pinned_count(self) -> int:
+        """Segments that are pinned."""
+        return len(self._pins)
+
     async def retire(self, segment_id: int) -> None:
         """Seal a segment, unless a writer has it now: shards it lacks are rebuilt only then, and nobody may come to
         fill it. Raises what the store's writer raises.

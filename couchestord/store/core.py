@@ -92,7 +92,7 @@ async def run_core(disks: Disks, catalog_path: Path, options: StoreOptions, cloc
                 if options.services:
                     # what no job may change, none need look at, but for disks that go
                     for service in [core.jobs.monitor] if core.started.read_only else core.jobs.services():
-                        nursery.start_soon(run_service, service)
+                        nursery.start_soon(run_service, service, core.jobs.running)
                 yield core
             finally:
                 with trio.move_on_after(DRAIN_S, shield=True):
@@ -171,8 +171,10 @@ async def _stop(core: Core) -> None:
         await core.jobs.checkpointer.checkpoint()
 
 
-async def run_service(service: Service) -> None:
-    """Step a service for ever. An error is logged, and the step is tried again after the interval."""
+async def run_service(service: Service, running: set[str]) -> None:
+    """Step a service for ever; its name is in `running` while it has work. An error is logged, and the step is tried
+    again after the interval.
+    """
     while True:
         try:
             progress = await service.work()
@@ -184,6 +186,7 @@ async def run_service(service: Service) -> None:
         except Exception:
             log.exception("background job failed; it is tried again", job=service.name)
             progress = Progress.IDLE
+        (running.add if progress in (Progress.BUSY, Progress.THROTTLED) else running.discard)(service.name)
         if progress is Progress.DONE:
             return
         if progress is Progress.BUSY:

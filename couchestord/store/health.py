@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from couchestord.ec.shards import shard_path
 from couchestord.errors import DiskError
-from couchestord.io.catalog.read import EntryRow, SegmentRow
+from couchestord.io.catalog.read import EntryRow, PlacementRow, SegmentRow
 from couchestord.io.disks import Disks
 from couchestord.model import ObjectInfo
 from couchestord.store.reader import plan
@@ -46,17 +46,41 @@ def health(core: "Core") -> Health:
     if full:
         unhealthy = unhealthy or len(disks.roomy()) < disks.k
         reasons.append(f"disks {', '.join(map(str, full))} are full")
-    damaged = len(core.catalog.reading.segments_missing())
+    places = core.catalog.reading.placements()
+    damaged = sum(place.segments_count for place in places if place.missing)
     if damaged:
         reasons.append(f"{damaged} segments lack shards and are being rebuilt")
+    lost = redundancy(disks, places)["lost"]
+    if lost:
+        reasons.append(f"{lost} segments have fewer shards left than their data can be read from: bring disks back")
     return Health("unhealthy" if unhealthy else "degraded" if reasons else "healthy", tuple(reasons))
+
+
+def redundancy(disks: Disks, places: list[PlacementRow]) -> dict[str, int]:
+    """Segments by what is left of them: all shards (whole), enough to read (degraded), too few (lost)."""
+    found = {"whole": 0, "degraded": 0, "lost": 0}
+    for place in places:
+        missing = _missing_count(disks, place)
+        state = "lost" if missing > disks.m else "degraded" if missing else "whole"
+        found[state] += place.segments_count
+    return found
+
+
+def _missing_count(disks: Disks, place: PlacementRow, without: int = -1) -> int:
+    """Shards that cannot be read now, or were disk `without` gone."""
+    return sum(
+        1
+        for shard, disk in enumerate(place.disks)
+        if disk == without or place.missing >> shard & 1 or disks.get(disk) is None
+    )
 
 
 async def status(core: "Core") -> dict[str, Any]:
     """Everything an operator asks, ready for JSON."""
     disks, journal = core.disks, core.journal
     state = health(core)
-    segments = core.catalog.reading.segments()
+    places = core.catalog.reading.placements()
+    count, open_count, live_bytes = core.catalog.reading.segment_totals()
     return {
         "store": disks.store_id.hex(),
         "health": {"state": state.state, "reasons": list(state.reasons)},
@@ -64,7 +88,7 @@ async def status(core: "Core") -> dict[str, Any]:
         "redundancy": {"k": disks.k, "m": disks.m, "stripe_bytes": core.options.stripe_bytes},
         "epoch": disks.epoch,
         "sequence": core.catalog.committed_sequence,
-        "disks": [await _disk_status(core, index, segments) for index in range(disks.count)],
+        "disks": [await _disk_status(core, index, places) for index in range(disks.count)],
         "journal": {
             "bytes": journal.size_bytes,
             "bytes_max": journal.size_bytes_max,
@@ -79,10 +103,11 @@ async def status(core: "Core") -> dict[str, Any]:
             "snapshot_sequence": core.jobs.snapshotter.sequence,
         },
         "segments": {
-            "count": len(segments),
-            "open": sum(1 for row in segments if not row.state),
-            "missing_shards": sum(row.missing.bit_count() for row in segments),
-            "live_bytes": sum(row.live_bytes for row in segments),
+            "count": count,
+            "open": open_count,
+            "missing_shards": sum(place.missing.bit_count() * place.segments_count for place in places),
+            "live_bytes": live_bytes,
+            **redundancy(disks, places),
         },
         "degraded_reads": core.stripes.degraded_reads_count,
         "writes": {
@@ -94,7 +119,7 @@ async def status(core: "Core") -> dict[str, Any]:
     }
 
 
-async def _disk_status(core: "Core", index: int, segments: list[SegmentRow]) -> dict[str, Any]:
+async def _disk_status(core: "Core", index: int, places: list[PlacementRow]) -> dict[str, Any]:
     disks = core.disks
     disk = disks.get(index)
     found: dict[str, Any] = {"index": index, "name": disks.name(index), "state": "good" if disk else "missing"}
@@ -107,24 +132,20 @@ async def _disk_status(core: "Core", index: int, segments: list[SegmentRow]) -> 
         except DiskError as error:
             found |= {"state": "failing", "reason": str(error)}
     found["full"] = disks.is_full(index)
-    found["shards"] = sum(1 for row in segments if index in row.disks)
-    found["if_lost"] = _cost_of_loss(disks, index, segments)
+    found["shards"] = sum(place.segments_count for place in places if index in place.disks)
+    found["if_lost"] = _cost_of_loss(disks, index, places)
     return found
 
 
-def _cost_of_loss(disks: Disks, index: int, segments: list[SegmentRow]) -> str:
+def _cost_of_loss(disks: Disks, index: int, places: list[PlacementRow]) -> str:
     """What would be gone if this disk went now, on top of what is missing already."""
     lost = short = 0
-    for row in segments:
-        missing = sum(
-            1
-            for shard, disk in enumerate(row.disks)
-            if disk == index or row.missing >> shard & 1 or disks.get(disk) is None
-        )
-        if index in row.disks and missing > row.m:
-            lost += 1
+    for place in places:
+        missing = _missing_count(disks, place, index)
+        if index in place.disks and missing > disks.m:
+            lost += place.segments_count
         elif missing:
-            short += 1
+            short += place.segments_count
     if lost:
         return f"data of {lost} segments would be lost"
     return f"nothing would be lost; {short} segments would lack shards" if short else "nothing would be lost"

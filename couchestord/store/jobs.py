@@ -1,7 +1,7 @@
 """The background jobs of a store, wired."""
 
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,8 @@ class Jobs:
     housekeeper: Housekeeper
     monitor: Monitor
     repairer: Repairer
+    running: set[str] = field(default_factory=set)
+    """Names of the services whose last step found work."""
 
     def services(self) -> Iterator[Service]:
         """Each of them, to be run."""
@@ -51,6 +53,11 @@ class Jobs:
 
     def status(self) -> dict[str, Any]:
         """Progress of each job, ready for JSON."""
+        progress = self._progress()
+        names = [service.name for service in self.services()]
+        return {name: {"running": name in self.running, **progress.get(name, {})} for name in names}
+
+    def _progress(self) -> dict[str, dict[str, Any]]:
         return {
             "destage": {
                 "moved_extents": self.destager.moved_extents_count,

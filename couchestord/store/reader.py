@@ -118,8 +118,17 @@ class ObjectReader:
                 async with aclosing(self._read_run(run)) as pieces:
                     async for piece in pieces:
                         yield piece
+        except DataLost as error:
+            raise DataLost(f"{self.info.bucket}/{self.info.key!r}: {self._where(run)}: {error}") from error
         finally:
             self._let_go()
+
+    def _where(self, run: Run) -> str:
+        """Where the bytes of a run should lie."""
+        if run.extent is None or not run.extent.segment:
+            return f"journal record {run.extent.stripe if run.extent else 0}"
+        row = self._segments[run.extent.segment]
+        return f"segment {row.id} ({row.k}+{row.m} shards on disks {row.disks}), from stripe {run.extent.stripe} on"
 
     async def _read_run(self, run: Run) -> AsyncGenerator[bytes | memoryview, None]:
         extent = run.extent

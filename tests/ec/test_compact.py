@@ -1,6 +1,7 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 from stripe_rig import STRIPE_BYTES, Rig, open_rig, pattern
 
 from couchestord.ec.compact import CompactOptions, Compactor
@@ -120,7 +121,7 @@ async def test_one_that_is_half_full_stays(tmp_path: Path) -> None:
 
 async def test_long_extents_move_too_with_shards_missing(tmp_path: Path) -> None:
     async with open_rig(tmp_path) as rig:
-        bench = Bench(rig, live_ratio_min=0.9)
+        bench = Bench(rig, live_ratio_min=0.9, gain_ratio_max=1.0)
         kept = await bench.put(b"kept", 3 * STRIPE_BYTES, 5)
         await bench.put(b"gone", STRIPE_BYTES)
         await bench.seal()
@@ -218,3 +219,60 @@ async def test_the_sweep_removes_what_the_catalog_forgot_and_nothing_else(tmp_pa
         assert left == strays | {shard_path(known, index), shard_path(known, 9)}
         assert await rig.extent_bytes(kept) == pattern(4 * STRIPE_BYTES)
         assert await bench.compactor.sweep(lambda: rig.catalog.applier.next_id) == 0
+
+
+@pytest.mark.parametrize("stripe_bytes", [4 * 512, 4 * 4096, 4 * 4097, 4 * 5000, 4 * 8192, 4 * 16384])
+@pytest.mark.parametrize("fill", [0.01, 0.3, 0.51, 1.0, 1.1, 2.5])
+async def test_compaction_ends_whatever_the_stripes_and_extents_are(
+    tmp_path: Path, stripe_bytes: int, fill: float
+) -> None:
+    """Headers and the ends of pages may be most of the room: moving what is left gains nothing then."""
+    async with open_rig(tmp_path) as rig:
+        bench = Bench(rig, batch_extents=8, batch_bytes=4 * stripe_bytes)
+        options = SegmentOptions(stripe_bytes=stripe_bytes, segment_bytes=4 * stripe_bytes)
+        bench.pool = SegmentPool(rig.stripes, rig.disks, rig.submit, options)
+        bench.compactor = Compactor(
+            rig.catalog.reading, rig.disks, bench.pool, rig.submit, bench.throttle, bench.compactor._options
+        )
+        length = max(1, int(fill * stripe_bytes))
+        for number in range(24):
+            data = pattern(length, number)
+            async with bench.pool.writer() as writer:
+                for at in range(0, length, stripe_bytes):
+                    await writer.append(data[at : at + stripe_bytes])
+                await writer.sync()
+                rig.put(b"%d" % number, writer.runs)
+        for number in range(0, 24, 4):
+            rig.delete(b"%d" % number)
+        for _ in range(4):
+            await bench.seal()
+            await bench.run()
+        await bench.seal()
+        # all but one little segment, which may always be joined with others in the one that is open
+        assert await bench.run() <= 2
+
+
+async def test_a_segment_that_was_passed_over_is_looked_at_when_it_changed(tmp_path: Path) -> None:
+    async with open_rig(tmp_path) as rig:
+        bench = Bench(rig, gain_ratio_max=0.1)
+        await dying(bench)
+        assert await bench.run() == 0
+        rig.delete(b"0")
+        rig.delete(b"1")
+        bench.compactor._options = CompactOptions()
+        assert await bench.run() > 0
+
+
+async def test_pinned_dead_segments_do_not_hide_others(tmp_path: Path) -> None:
+    async with open_rig(tmp_path) as rig:
+        bench = Bench(rig, drops_per_step_max=1)
+        for number in range(3):
+            await bench.put(b"%d" % number)
+            await bench.seal()
+        rows = rig.catalog.reading.segments()
+        for row in rows[:2]:
+            bench.pool.pin(row.id)
+        for number in range(3):
+            rig.delete(b"%d" % number)
+        await bench.run()
+        assert [row.id for row in rig.catalog.reading.segments()] == [row.id for row in rows[:2]]

@@ -192,9 +192,12 @@ class Stub:
 
     def __init__(self, *steps: Progress | Exception) -> None:
         self.left = list(steps)
+        self.running: set[str] = set()
+        self.seen: list[bool] = []
 
     async def work(self) -> Progress:
         await trio.lowlevel.checkpoint()
+        self.seen.append(self.name in self.running)
         step = self.left.pop(0)
         if isinstance(step, Exception):
             raise step
@@ -203,8 +206,10 @@ class Stub:
 
 async def test_service_is_run_until_it_is_done(caplog: pytest.LogCaptureFixture) -> None:
     stub = Stub(Progress.BUSY, Progress.IDLE, Progress.THROTTLED, ValueError("a defect"), Progress.BUSY, Progress.DONE)
-    await run_service(stub)
+    await run_service(stub, stub.running)
     assert stub.left == []
+    assert stub.seen == [False, True, False, True, False, True]
+    assert stub.running == set()
     assert "it is tried again" in caplog.text
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from small_store import SMALL, STRIPE_BYTES, body_of, core_of, finish, make_store, new_store, put_all, segments
 
-from couchestord.errors import DiskFull, NoSuchBucket, NoSuchKey, WritesStopped
+from couchestord.errors import DiskFailed, DiskFull, NoSuchBucket, NoSuchKey, WritesStopped
 from couchestord.store.store import ObjectStore
 
 BODIES = {b"small": b"few bytes", b"long": body_of(6 * STRIPE_BYTES), b"mixed": body_of(3 * STRIPE_BYTES + 9)}
@@ -25,7 +25,8 @@ async def test_status_of_a_new_store(tmp_path: Path) -> None:
             assert (disk["state"], disk["full"], disk["shards"], disk["if_lost"]) == ("good", False, 0, NOTHING)
             assert 0 < disk["free_bytes"] < disk["total_bytes"]
             assert disk["name"] == str(tmp_path / f"disk-{disk['index']}")
-        assert status["segments"] == {"count": 0, "open": 0, "missing_shards": 0, "live_bytes": 0}
+        counts = dict.fromkeys(("count", "open", "missing_shards", "live_bytes", "whole", "degraded", "lost"), 0)
+        assert status["segments"] == counts
 
 
 async def test_status_of_a_filled_store(tmp_path: Path) -> None:
@@ -155,3 +156,20 @@ async def test_describe_says_where_everything_lies(tmp_path: Path) -> None:
         core_of(store).disks.fail(2, "as the test wants it")
         after = (await store.describe("box", b"long"))["extents"][0]["shards"]
         assert [shard["whole"] for shard in after].count(False) == 1
+
+
+async def test_segments_are_counted_by_what_is_left_of_them(tmp_path: Path) -> None:
+    await make_store(tmp_path)
+    async with ObjectStore.open(tmp_path, SMALL) as store:
+        await put_all(store, BODIES)
+        await store.destage()
+        count = len(segments(store))
+        core = core_of(store)
+        for gone, state in enumerate(("whole", "degraded", "degraded", "lost")):
+            if gone:
+                core.disks.fail(gone, DiskFailed("a test"))
+            found = (await store.status())["segments"]
+            assert {name: found[name] for name in ("whole", "degraded", "lost")} == {
+                name: count * (name == state) for name in ("whole", "degraded", "lost")
+            }
+        assert any("fewer shards left" in reason for reason in store.health().reasons)

@@ -75,8 +75,7 @@ def test_documented_metrics_are_those_there_are() -> None:
     snapshot = Snapshot("1", "zfec", "healthy", {"good": 1}, {"a": 1}, 1, 1, {"open": 1}, 1, {}, 1)
     types = re.findall(r"(?m)^# TYPE (couchestord_\w+)", metrics.render(snapshot).decode())
     documented = set(METRIC.findall((ROOT / "docs" / "operations.md").read_text(encoding="utf-8")))
-    # there is no job that sets job_running yet
-    assert set(types) - {"couchestord_job_running"} == documented
+    assert set(types) == documented
 
 
 def test_every_operation_of_s3_is_documented() -> None:

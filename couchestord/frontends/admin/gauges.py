@@ -22,6 +22,7 @@ def snapshot_of(version: str, health: str, status: Mapping[str, Any]) -> Snapsho
         journal_bytes_max=journal["bytes_max"],
         segments={"open": segments["open"], "sealed": segments["count"] - segments["open"]},
         shards_missing=segments["missing_shards"],
-        jobs={},
+        redundancy={state: segments[state] for state in ("whole", "degraded", "lost")},
+        jobs={name: int(job["running"]) for name, job in status["jobs"].items()},
         degraded_reads=status["degraded_reads"] + journal["degraded_reads"],
     )

@@ -15,7 +15,7 @@ from typing import Final
 
 import trio
 
-from couchestord.errors import IncompleteBody, RequestTimeout
+from couchestord.errors import DataLost, IncompleteBody, RequestTimeout
 from couchestord.frontends.http.messages import Handler, Head, Limits, Request, Response, ResponseBody
 from couchestord.frontends.http.protocol import END, NEED_DATA, HttpProtocol, MalformedMessage
 from couchestord.frontends.http.responses import BODILESS, CONTINUE, bare_response, response_head
@@ -243,7 +243,10 @@ class Connection:
             raise
         except Exception as error:
             # The head is out and says 200: only a cut tells the client that the body is not whole.
-            _log.exception("a body broke off; the connection is cut")
+            if isinstance(error, DataLost):
+                _log.error("a body broke off, data is lost; the connection is cut: %s", error)  # no defect to trace
+            else:
+                _log.exception("a body broke off; the connection is cut")
             raise _Gone from error
         if self._sent_bytes != length:
             raise ValueError("a body is shorter than announced")

@@ -87,6 +87,11 @@ def s3_code(error: BaseException) -> tuple[str, int]:
 
 def message(error: BaseException) -> str:
     """What the client may read: nothing about the inside of the store."""
+    if isinstance(error, errors.DataLost):
+        return (
+            "The object cannot be read: more of its shards or copies are missing or damaged than can be made good. "
+            "Have the missing disks brought back, then try again; the server's log says which."
+        )
     if s3_code(error)[1] in (500, 503):
         return {
             "InternalError": "We encountered an internal error. Please try again.",

@@ -10,6 +10,7 @@ from couchestord.clock import Clock
 from couchestord.errors import (
     AccessDenied,
     AuthorizationHeaderMalformed,
+    DataLost,
     InvalidRange,
     InvalidRequest,
     KeyTooLong,
@@ -143,7 +144,9 @@ class _Answer:
 
     def _refusal(self, error: Exception) -> Response:
         code, status = s3_code(error)
-        if code == "InternalError":
+        if isinstance(error, DataLost):
+            _log.error("%s failed, data is lost: %s", self._operation or _UNROUTED, error)  # no defect to trace
+        elif code == "InternalError":
             _log.error("%s failed", self._operation or _UNROUTED, exc_info=error)
         headers: list[Header] = []
         if isinstance(error, NotModified):

@@ -6,7 +6,7 @@ from collections.abc import Generator
 from typing import NamedTuple
 
 from couchestord.io.catalog.generations import Generations
-from couchestord.io.catalog.segments import unpack_disks
+from couchestord.io.catalog.segments import pack_disks, unpack_disks
 from couchestord.io.keys import split_key
 from couchestord.io.sqlite import Connection, Cursor, Execute, Shut
 
@@ -73,6 +73,12 @@ class SegmentRow(NamedTuple):
     missing: int
     live_bytes: int
     stripes_end: int
+
+
+class PlacementRow(NamedTuple):
+    disks: tuple[int, ...]
+    missing: int
+    segments_count: int
 
 
 _ENTRY = "inode, content, size, etag, modified_ns, flags, attributes"
@@ -299,6 +305,46 @@ class CatalogReader:
 
     def segments(self) -> list[SegmentRow]:
         return [_segment(row) for row in self._run("select * from segment order by id")]
+
+    def segments_dead(self, limit: int) -> list[SegmentRow]:
+        """Sealed segments without live bytes."""
+        rows = self._run("select * from segment where state = 1 and live_bytes = 0 limit ?", (limit,))
+        return [_segment(row) for row in rows]
+
+    def segments_thin(self, bytes_per_page: int, limit: int) -> list[SegmentRow]:
+        """Sealed segments with some live bytes, fewer than so many to a page of their data shards, the emptiest first.
+        Those of unknown length (`stripes_end` -1) come before all others.
+        """
+        rows = self._run(
+            "select * from segment where state = 1 and live_bytes > 0 and live_bytes / (stripes_end * k) < ? "
+            "order by live_bytes / (stripes_end * k) limit ?",
+            (bytes_per_page, limit),
+        )
+        return [_segment(row) for row in rows]
+
+    def extents_count(self, segment: int) -> int:
+        """How many extents lie in a segment."""
+        count: int = self._run("select count(*) from extent where segment=?", (segment,)).fetchone()[0]
+        return count
+
+    def segment_totals(self) -> tuple[int, int, int]:
+        """(segments, open ones, live bytes in all of them)."""
+        row = self._run("select count(*), coalesce(sum(state = 0), 0), coalesce(sum(live_bytes), 0) from segment")
+        count, open_count, live_bytes = row.fetchone()
+        return count, open_count, live_bytes
+
+    def placements(self) -> list[PlacementRow]:
+        """Which disks and missing shards there are among the segments, and how many have them."""
+        rows = self._run("select disks, missing, count(*) from segment group by disks, missing")
+        return [PlacementRow(unpack_disks(disks), missing, count) for disks, missing, count in rows]
+
+    def segments_placed(self, place: PlacementRow, limit: int) -> list[SegmentRow]:
+        """Segments on these disks that lack these shards, the oldest first."""
+        rows = self._run(
+            "select * from segment where disks=? and missing=? order by id limit ?",
+            (pack_disks(place.disks), place.missing, limit),
+        )
+        return [_segment(row) for row in rows]
 
     def segments_missing(self) -> list[SegmentRow]:
         """Segments with a shard that is not whole, the most endangered first."""

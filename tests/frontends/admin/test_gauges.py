@@ -9,7 +9,8 @@ STATUS = {
         {"name": "disk-2", "state": "missing"},
     ],
     "journal": {"bytes": 5, "bytes_max": 50, "degraded_reads": 1},
-    "segments": {"count": 7, "open": 2, "missing_shards": 3},
+    "segments": {"count": 7, "open": 2, "missing_shards": 3, "whole": 4, "degraded": 2, "lost": 1},
+    "jobs": {"rebuild": {"running": True, "rebuilt_shards": 4}, "destage": {"running": False}},
     "degraded_reads": 4,
 }
 
@@ -21,6 +22,11 @@ def test_gauges_are_read_from_a_status() -> None:
     assert found.segments == {"open": 2, "sealed": 5}
     assert (found.journal_bytes, found.journal_bytes_max) == (5, 50)
     assert (found.shards_missing, found.degraded_reads) == (3, 5)
+    assert found.redundancy == {"whole": 4, "degraded": 2, "lost": 1}
+    assert found.jobs == {"rebuild": 1, "destage": 0}
+    page = Metrics().render(found).decode()
+    assert 'couchestord_segments_redundancy{state="lost"} 1.0' in page
+    assert 'couchestord_job_running{job="rebuild"} 1.0' in page
     assert (found.version, found.engine, found.health) == ("1.0", "isal", "degraded")
 
 

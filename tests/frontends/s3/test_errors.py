@@ -1,9 +1,13 @@
 """Every error of the tree has an answer."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
 from couchestord import errors
 from couchestord.frontends.s3.errors import TABLE, message, s3_code
+from couchestord.frontends.s3.server import _Answer
 
 
 def leaves(cls: type[errors.Error]) -> list[type[errors.Error]]:
@@ -28,6 +32,21 @@ def test_subclasses_follow_their_base_and_strangers_are_internal() -> None:
 @pytest.mark.parametrize("error", [ValueError("secret"), errors.DataLost("secret"), errors.TooFewDisks("secret")])
 def test_the_inside_of_the_store_is_not_told(error: Exception) -> None:
     assert "secret" not in message(error)
+
+
+async def test_lost_data_is_one_line_in_the_log_and_says_what_to_do(caplog: pytest.LogCaptureFixture) -> None:
+    server: Any = SimpleNamespace()
+    request: Any = SimpleNamespace(method=b"GET", target=b"/box/k", content_length=0)
+    response = _Answer(server, request, b"ID")._refusal(
+        errors.DataLost("box/b'k': segment 7: 3 of 4+2 shards are left")
+    )
+    assert response.status == 500
+    assert isinstance(response.body, bytes)
+    assert b"<Code>InternalError</Code>" in response.body
+    assert b"missing disks" in response.body
+    (line,) = caplog.records
+    assert line.exc_info is None
+    assert "segment 7: 3 of 4+2 shards are left" in line.getMessage()
 
 
 def test_statuses_that_clients_act_on() -> None:
