@@ -46,7 +46,7 @@ class ShardFile:
         page = await self._disk.read(self._path, stripe * PAGE_BYTES, PAGE_BYTES)
         return unpack_stripe_header(page, self._identity, stripe, self._index)
 
-    def blocks_nowait(self, stripe: int, header: StripeHeader, low: int, high: int) -> bytes | None:
+    def blocks_nowait(self, stripe: int, header: StripeHeader, low: int, high: int) -> bytes | bytearray | None:
         """As `blocks`, or None when the bytes are not resident in memory."""
         payload = self._disk.read_nowait(self._path, (stripe + 1) * PAGE_BYTES + low, high - low)
         if payload is not None:

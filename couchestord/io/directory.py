@@ -140,7 +140,7 @@ class DirectoryDisk:
         check_range(offset, length)
         return await self._call("read", path, self._folder.read, path, offset, length)
 
-    def read_nowait(self, path: str, offset: int, length: int) -> bytes | None:
+    def read_nowait(self, path: str, offset: int, length: int) -> bytes | bytearray | None:
         """As the protocol says. None too while the file is not open, for opening may wait; `read` leaves it open."""
         if self._suspicion is not None or self._threads.failure is not None:
             return None

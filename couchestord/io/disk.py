@@ -48,8 +48,11 @@ class Disk(Protocol):
         """
         ...
 
-    def read_nowait(self, path: str, offset: int, length: int) -> bytes | None:
-        """As `read` without waiting: None when the bytes are not resident in memory, or on any error."""
+    def read_nowait(self, path: str, offset: int, length: int) -> bytes | bytearray | None:
+        """As `read` without waiting: None when the bytes are not resident in memory, or on any error.
+
+        A bytearray is the caller's alone.
+        """
         ...
 
     async def preallocate(self, path: str, offset: int, length: int) -> None:

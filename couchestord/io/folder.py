@@ -190,7 +190,7 @@ class LockedFolder:
         finally:
             self.descriptors.release(descriptor)
 
-    def read_nowait(self, path: str, offset: int, length: int) -> bytes | None:
+    def read_nowait(self, path: str, offset: int, length: int) -> bytes | bytearray | None:
         """The bytes when the file is open and they are in the page cache, else None. Never waits: fit for the loop."""
         if offset < 0:
             return None  # preadv2 takes -1 for the descriptor's own position
@@ -201,7 +201,7 @@ class LockedFolder:
             buffer = bytearray(length)
             if os.preadv(descriptor.number, (buffer,), offset, os.RWF_NOWAIT) != length:
                 return None
-            return bytes(buffer)
+            return buffer
         except (OSError, ValueError):
             return None
         finally:

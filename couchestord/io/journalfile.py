@@ -61,7 +61,7 @@ class JournalFile:
         offset = self.offsets[number]
         return offset, (self.offsets[number + 1] if number + 1 < len(self.offsets) else self.end_offset) - offset
 
-    def unpack(self, store_id: bytes, sequence: int, data: bytes) -> tuple[memoryview, memoryview, int]:
+    def unpack(self, store_id: bytes, sequence: int, data: bytes | bytearray) -> tuple[memoryview, memoryview, int]:
         """(meta, body, body sum) of the record that `data`, the bytes of its place, must be. Raises Corrupt."""
         head = rec.unpack_record(store_id, data)
         if head.sequence != sequence or head.epoch != self.epoch or head.length != len(data):

@@ -121,7 +121,7 @@ def pack_record(
 
 
 def unpack_record(
-    store_id: bytes, buffer: bytes | memoryview, offset: int = 0, *, verify_body: bool = True
+    store_id: bytes, buffer: bytes | bytearray | memoryview, offset: int = 0, *, verify_body: bool = True
 ) -> RecordHead:
     """The head of the record at `offset`. Raises Corrupt when it is not whole and right in `buffer`, UnknownFormat
     for a newer one.
