@@ -2,6 +2,10 @@
 
 import random
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -28,6 +32,14 @@ SILENT = ("unlink-EIO",)
 """A name that stays is found again at the next start; no word is said about it."""
 TOLD = ("EIO", "ENOSPC", "EROFS", "disk I/O error", "No space left", "Read-only file system")
 """How a call that failed is told in the log, the last ones by SQLite."""
+SOME = (
+    ("sync-EIO", 3),
+    ("write-ENOSPC", 2),
+    ("write-EIO", 1),
+    ("sync_dir-EIO", 1),
+    ("write-nothing", 2),
+    ("write-killed", 3),
+)
 STEPS = 80
 
 
@@ -71,7 +83,9 @@ def fail_the_nth(node: Node, expected: Expected, folder: Path, fault: str, count
     return happened
 
 
-def fail_calls(folder: Path, fault: str, counts: list[int]) -> None:
+@contextmanager
+def store(folder: Path) -> Iterator[tuple[Node, Expected]]:
+    """One that holds something, stopped."""
     if shutil.which("strace") is None:
         pytest.skip("needs strace")
     expected = Expected()
@@ -79,30 +93,18 @@ def fail_calls(folder: Path, fault: str, counts: list[int]) -> None:
         node.start().s3().create_bucket(Bucket=BUCKET)
         fill(expected, node.s3(), "before", (0, 5000, 100_000, 700_000))
         node.stop()
-        happened = False
-        for count in counts:
-            happened = fail_the_nth(node, expected, folder, fault, count) or happened
-            if not happened:
-                break
-        assert happened, f"no call was made to fail: {fault}"
+        yield node, expected
 
 
-@pytest.mark.parametrize(
-    ("fault", "count"),
-    [
-        ("sync-EIO", 3),
-        ("write-ENOSPC", 2),
-        ("write-EIO", 1),
-        ("sync_dir-EIO", 1),
-        ("write-nothing", 2),
-        ("write-killed", 3),
-    ],
-)
-def test_the_nth_call_fails(tmp_path: Path, fault: str, count: int) -> None:
-    fail_calls(tmp_path, fault, [count])
+def test_the_nth_call_fails(tmp_path: Path) -> None:
+    with store(tmp_path) as (node, expected):
+        for fault, count in SOME:
+            assert fail_the_nth(node, expected, tmp_path, fault, count), f"no call was made to fail: {fault}"
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("fault", FAULTS)
 def test_every_nth_call_fails(tmp_path: Path, fault: str) -> None:
-    fail_calls(tmp_path, fault, list(range(1, 40)))
+    with store(tmp_path) as (node, expected):
+        failed = takewhile(partial(fail_the_nth, node, expected, tmp_path, fault), range(1, 40))
+        assert sum(1 for _ in failed), f"no call was made to fail: {fault}"
