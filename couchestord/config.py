@@ -148,6 +148,7 @@ class StoreConfig:
     """A disk that does not answer a call for so long is given up."""
     monitor_interval_s: float = _setting(1.0, _at_least(0.01, parse_duration), key="monitor_interval")
     rebuild_grace_s: float = _setting(10.0, _at_least(0.0, parse_duration), key="rebuild_grace")
+    uploads_kept_s: float = _setting(7 * 86_400.0, _at_least(0.0, parse_duration), key="uploads_kept")
     """How long a disk may be away before its shards are made anew elsewhere."""
     background_bytes_per_s: int = _setting(64 << 20, _at_least(4096, parse_size), key="background_rate")
     """Bytes that background jobs move per second."""

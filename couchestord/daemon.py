@@ -74,6 +74,7 @@ def store_options(config: Config, disks: Sequence[Path] = ()) -> StoreOptions:
         disk_deadline_s=store.disk_deadline_s,
         monitor_interval_s=store.monitor_interval_s,
         rebuild_grace_s=store.rebuild_grace_s,
+        uploads_kept_s=store.uploads_kept_s,
         background_bytes_per_s=store.background_bytes_per_s,
         snapshot_bytes_min=store.snapshot_bytes_min,
     )

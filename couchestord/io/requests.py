@@ -113,9 +113,12 @@ class CompleteUpload:
 
 @dataclass(frozen=True, slots=True)
 class AbortUpload:
+    """`idle_before_ns`: only when no part came since then."""
+
     bucket: str
     key: bytes
     upload: str
+    idle_before_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

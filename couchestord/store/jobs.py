@@ -69,6 +69,7 @@ class Jobs:
             },
             "rebuild": {"rebuilt_shards": self.rebuilder.rebuilt_shards_count},
             "rejournal": {"copied_files": self.rejournaler.copied_count},
+            "housekeeping": {"aborted_uploads": self.housekeeper.aborted_uploads_count},
             "repair": {"repaired": self.repairer.repaired_count, "trouble": self.repairer.trouble},
             "snapshot": {"taken": self.snapshotter.taken_count, "sequence": self.snapshotter.sequence},
         }
@@ -133,7 +134,9 @@ def build_jobs(
         ),
         compactor=compactor,
         rebuilder=rebuilder,
-        housekeeper=Housekeeper(catalog, clock, submit, pool, compactor, options.upload_results_kept_s),
+        housekeeper=Housekeeper(
+            catalog, clock, submit, pool, compactor, options.upload_results_kept_s, options.uploads_kept_s
+        ),
         monitor=Monitor(disks, options.monitor_interval_s, options.disk_deadline_s, options.reserve_bytes, returned),
         repairer=Repairer(
             catalog, journal, writer, checkpointer, restore, Reserve(catalog.path, options.catalog_reserve_bytes)

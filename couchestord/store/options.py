@@ -37,6 +37,8 @@ class StoreOptions:
     rebuild_grace_s: float = 10.0
     background_bytes_per_s: int = 64 << 20
     upload_results_kept_s: float = 86_400.0
+    uploads_kept_s: float = 7 * 86_400.0
+    """Uploads without a new part for so long are aborted; 0: never."""
     snapshot_bytes_min: int = 64 << 20
     """A snapshot is written when the log since the last one outgrows this and half the catalog."""
     catalog_reserve_bytes: int = 16 << 20

@@ -18,6 +18,7 @@ from small_store import (
 
 from couchestord.ec.shards import shard_path
 from couchestord.errors import NoSuchUpload
+from couchestord.io import requests as rq
 from couchestord.store.store import ObjectStore
 
 
@@ -41,6 +42,33 @@ async def test_results_of_uploads_are_kept_a_day(tmp_path: Path) -> None:
         await housekeeper.work()
         assert core_of(store).catalog.committed_sequence == sequence + 1
         assert (await store.head("box", b"key")).etag == info.etag
+
+
+async def test_uploads_that_were_left_are_aborted(tmp_path: Path) -> None:
+    clock = HandClock()
+    day = 86_400 * 10**9
+    await make_store(tmp_path)
+    async with ObjectStore.open(tmp_path, replace(SMALL, uploads_kept_s=7 * 86_400.0), clock=clock) as store:
+        housekeeper = core_of(store).jobs.housekeeper
+        left = [(await store.create_upload("box", b"left %d" % number)).upload_id for number in range(70)]
+        await store.put_part("box", b"left 0", left[0], 1, b"body")
+        used = (await store.create_upload("box", b"used")).upload_id
+        clock.ns += 4 * day
+        await store.put_part("box", b"used", used, 1, b"body")
+        young = (await store.create_upload("box", b"young")).upload_id
+        await finish(housekeeper)
+        assert len((await store.list_uploads("box"))[0]) == 72
+        clock.ns += 4 * day
+        await finish(housekeeper)
+        assert {found.upload_id for found in (await store.list_uploads("box"))[0]} == {used, young}
+        assert housekeeper.aborted_uploads_count == 70
+        with pytest.raises(NoSuchUpload):
+            await store.put_part("box", b"left 0", left[0], 2, b"body")
+        # one that gets a part between the look and the abort stays
+        before_ns = clock.ns
+        await store.put_part("box", b"used", used, 2, b"body")
+        await core_of(store).submit(rq.AbortUpload("box", b"used", used, before_ns))
+        assert len((await store.list_parts("box", b"used", used))[0]) == 2
 
 
 async def test_files_of_segments_that_are_gone_go_at_the_first_step(tmp_path: Path) -> None:

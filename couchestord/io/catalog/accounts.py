@@ -85,6 +85,16 @@ class AccountReader:
         row = self._run("select bucket, object_key, result from finished_upload where id=?", (upload,)).fetchone()
         return FinishedRow(*row) if row else None
 
+    def uploads_idle_since(self, before_ns: int, limit: int) -> list[UploadRow]:
+        """Open uploads, the oldest first, that were begun and got their newest part before that time."""
+        rows = self._run(
+            # an id begins with the time
+            "select id, bucket, object_key, created_ns, attributes from upload where id<? and not exists "
+            "(select 1 from part where upload=upload.id and modified_ns>=?) order by id limit ?",
+            (f"{before_ns:016x}", before_ns, limit),
+        )
+        return [UploadRow(*row) for row in rows]
+
     def finished_before(self, finished_ns: int) -> bool:
         return (
             self._run("select 1 from finished_upload where finished_ns<? limit 1", (finished_ns,)).fetchone()

@@ -145,6 +145,11 @@ class UploadDecisions:
 
     def abort(self, request: rq.AbortUpload) -> Decision:
         self._upload(request.bucket, request.key, request.upload)
+        before_ns = request.idle_before_ns
+        if before_ns is not None and any(
+            part.modified_ns >= before_ns for part in self._it.accounts.parts(request.upload)
+        ):
+            return Decision(None)
         return Decision(mu.UploadAborted(request.upload))
 
     def forget(self, request: rq.ForgetResults) -> Decision:
