@@ -113,10 +113,11 @@ class Compactor:
                 log.warning("shard file was not removed", disk=disk.name, segment=row.id, reason=str(error))
 
     async def sweep(self, next_id: Callable[[], int], only: int | None = None) -> int:
-        """Remove files of segments that the catalog once knew and no longer does, and rebuilds cut short.
+        """Remove files of segments that the catalog once knew and no longer does, of shards that were rebuilt on
+        another disk, and rebuilds cut short.
 
         For a start and for the return of disk `only`, before rebuilding begins on it. Returns how many files went.
-        A file whose segment the catalog knows, or cannot have known, is not touched.
+        The only whole copy of a shard, and a file whose segment the catalog cannot have known, is not touched.
         """
         count = 0
         for number in self._disks.good() if only is None else [only]:
@@ -127,18 +128,23 @@ class Compactor:
                 names = await disk.list(FOLDER)
                 for name in sorted(names):
                     # asked after the list: a segment is committed before its first file is made
-                    if self._is_stale(name, next_id()):
+                    if self._is_stale(name, next_id(), number):
                         await disk.unlink(f"{FOLDER}/{name}")
                         count += 1
             except DiskError as error:
                 log.warning("disk was not swept", disk=disk.name, reason=str(error))
         return count
 
-    def _is_stale(self, name: str, next_id: int) -> bool:
+    def _is_stale(self, name: str, next_id: int, number: int) -> bool:
         parsed = parse_shard_name(name.removesuffix(NEW_SUFFIX))
         if parsed is None or parsed[0] >= next_id:
             return False
-        return name.endswith(NEW_SUFFIX) or self._catalog.segment(parsed[0]) is None
+        row, index = self._catalog.segment(parsed[0]), parsed[1]
+        if name.endswith(NEW_SUFFIX) or row is None:
+            return True
+        # the shard was made anew on another disk, which has it: this copy is read by nobody
+        home = row.disks[index] if index < len(row.disks) else number
+        return home != number and not row.missing >> index & 1 and self._disks.get(home) is not None
 
     # -- dying ---------------------------------------------------------------------------------------------------------
 

@@ -16,8 +16,8 @@ UPLOADS_PER_STEP_MAX = 64
 
 
 class Housekeeper:
-    """A service: forgets old results of uploads, aborts uploads that nobody goes on with, seals segments that nobody appends to again; at its first step removes
-    files of segments that are gone.
+    """A service: forgets old results of uploads, aborts uploads that nobody goes on with, seals segments that nobody
+    appends to again; at its first step removes files that are of no use.
     """
 
     name = "housekeeping"

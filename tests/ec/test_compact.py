@@ -276,3 +276,24 @@ async def test_pinned_dead_segments_do_not_hide_others(tmp_path: Path) -> None:
             rig.delete(b"%d" % number)
         await bench.run()
         assert [row.id for row in rig.catalog.reading.segments()] == [row.id for row in rows[:2]]
+
+
+async def test_a_copy_of_a_shard_that_was_rebuilt_elsewhere_is_swept(tmp_path: Path) -> None:
+    """While the other one is whole and its disk is here; a disk that returns is swept at once."""
+    async with open_rig(tmp_path, disks_count=7) as rig:
+        bench = Bench(rig)
+        await bench.put(b"k")
+        await bench.seal()
+        (row,) = rig.catalog.reading.segments()
+        old = row.disks[0]
+        (spare,) = set(range(7)) - set(row.disks)
+        data = await rig.sims[old].read(shard_path(row.id, 0), 0, 1 << 20)
+        await rig.sims[spare].write_at(shard_path(row.id, 0), 0, [data], sync=True)
+        await rig.submit(rq.PlaceShard(row.id, 0, spare))
+        await rig.submit(rq.LoseShards(row.id, 1))
+        assert await bench.compactor.sweep(lambda: 1 << 40, old) == 0, "the other copy is not whole"
+        await rig.submit(rq.PlaceShard(row.id, 0, spare))
+        assert await bench.compactor.sweep(lambda: 1 << 40, old) == 1
+        assert await rig.sims[old].list("segments") == {}
+        assert await bench.compactor.sweep(lambda: 1 << 40) == 0
+        assert len(await bench.files()) == 6
