@@ -71,6 +71,7 @@ class Rebuilder:
         self._away_since: dict[int, float] = {}
         self._not_before: dict[tuple[int, int], float] = {}
         self._current: ShardRebuild | None = None
+        self._turn = trio.Lock()
         self._saved = b""
         self.rebuilt_shards_count = 0
 
@@ -84,7 +85,11 @@ class Rebuilder:
             self._damages[segment_id] = self._damages.get(segment_id, 0) | missing
 
     async def work(self) -> Progress:
-        """Rebuild a few stripes."""
+        """Rebuild a few stripes. Calls take turns: two at once would write the same file."""
+        async with self._turn:
+            return await self._work()
+
+    async def _work(self) -> Progress:
         self._watch_disks()
         try:
             await self._record_damages()
@@ -219,6 +224,11 @@ class Rebuilder:
                 await self._refuse_newer(current.row, current.index)
             # never by trusting what is there, however whole it reads: after a failed sync the page cache is no witness
             done = await current.step(self._options.stripes_per_step)
+        except NoSuchFile:
+            # swept away beneath it, as one that a run before left: no fault of the disk
+            self._put_off(current)
+            await self._abandon(current)
+            return
         except DiskError as error:
             self._disks.fail(current.target, error)
             self._put_off(current)

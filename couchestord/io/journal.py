@@ -371,7 +371,14 @@ class Journal:
             gone.append(self._files.pop(0))
             self._firsts.pop(0)
         void, self._void = self._void, []
-        for file in (*gone, *void):
+        # one that is void must not come back after the one that made it void is gone
+        await self._unlink(void)
+        await self._unlink(gone)
+        return len(gone)
+
+    async def _unlink(self, files: Sequence[JournalFile]) -> None:
+        touched: set[int] = set()
+        for file in files:
             for index in self._disks.good():
                 disk = self._disks.get(index)
                 if disk is None:
@@ -379,9 +386,16 @@ class Journal:
                 for path in (file.index_path, file.path):
                     try:
                         await disk.unlink(path)
+                        touched.add(index)
                     except DiskError:
                         continue  # a name that stays is found again at the next start
-        return len(gone)
+        for index in touched:
+            disk = self._disks.get(index)
+            try:
+                if disk is not None:
+                    await disk.sync_dir(FOLDER)
+            except DiskError as error:
+                self._disks.fail(index, error)
 
 
 def _leaves(group: BaseExceptionGroup[DiskError]) -> Iterator[DiskError]:

@@ -1,7 +1,11 @@
 """Restores the copies of journal files whose disk failed or whose bytes rotted."""
 
+from contextlib import suppress
+
+import trio
+
 from couchestord import logs
-from couchestord.errors import DataLost, DiskError
+from couchestord.errors import DataLost, DiskError, NoSuchFile
 from couchestord.io import records as rec
 from couchestord.io.disks import Disks
 from couchestord.io.journal import Journal
@@ -11,6 +15,7 @@ from couchestord.service import Progress
 
 log = logs.get(__name__)
 COPY_BYTES = 1 << 20
+NEW_SUFFIX = ".new"
 
 
 class Rejournaler:
@@ -23,17 +28,47 @@ class Rejournaler:
         self._disks = disks
         self._journal = journal
         self._hopeless: set[str] = set()
+        self._turn = trio.Lock()
+        self._swept = False
         self.copied_count = 0
 
     async def work(self) -> Progress:
+        """Copy a file. Calls take turns: two at once would write the same copy."""
+        async with self._turn:
+            if not self._swept:
+                self._swept = True
+                for index in self._disks.good():
+                    await self._sweep(index)
+            return await self._work()
+
+    async def sweep(self, index: int) -> None:
+        """Remove copies that were cut short from a disk that was away."""
+        async with self._turn:
+            await self._sweep(index)
+
+    async def _sweep(self, index: int) -> None:
+        disk = self._disks.get(index)
+        if disk is None:
+            return
+        try:
+            for name in await disk.list(FOLDER):
+                if name.endswith(NEW_SUFFIX) and rec.parse_file_name(name.removesuffix(NEW_SUFFIX)):
+                    await disk.unlink(f"{FOLDER}/{name}")
+        except DiskError as error:
+            log.warning("copies of journal files that were cut short stay", disk=disk.name, reason=str(error))
+
+    async def _work(self) -> Progress:
         short = self._journal.short_file()
         if short is None or short.path in self._hopeless:
             return Progress.IDLE
         disk = self._disks.get(short.target)
         if disk is None:
             return Progress.IDLE
-        temporary = f"{short.path}.new"
+        temporary = short.path + NEW_SUFFIX
         try:
+            # a copy that was cut short, or whose sync failed, is never written again
+            with suppress(NoSuchFile):
+                await disk.unlink(temporary)
             await self._copy(short, temporary)
             await disk.sync(temporary)
             await disk.rename(temporary, short.path)

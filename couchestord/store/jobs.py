@@ -102,9 +102,12 @@ def build_jobs(
         pool.retire,
     )
 
+    rejournaler = Rejournaler(disks, journal)
+
     async def returned(index: int) -> None:
         await compactor.sweep(lambda: catalog.applier.next_id, index)
         await pool.seal_unfit()
+        await rejournaler.sweep(index)
         await journal.check_returned(index)
         await rebuilder.check_returned(index)
 
@@ -122,7 +125,7 @@ def build_jobs(
             options.snapshot_bytes_min,
             clock.random_bytes,
         ),
-        rejournaler=Rejournaler(disks, journal),
+        rejournaler=rejournaler,
         indexer=Indexer(disks, journal),
         destager=Destager(
             catalog.reading,

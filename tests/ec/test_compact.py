@@ -79,6 +79,24 @@ async def test_what_a_stream_wrote_and_did_not_commit_yet_is_not_dropped(tmp_pat
         assert await rig.extent_bytes(ids) == b"".join(pattern(STRIPE_BYTES, seed) for seed in range(4))
 
 
+async def test_dead_segments_that_are_pinned_keep_none_waiting(tmp_path: Path) -> None:
+    async with open_rig(tmp_path) as rig:
+        bench = Bench(rig, drops_per_step_max=1)
+        for name in (b"a", b"b"):
+            await bench.put(name)
+        await bench.seal()
+        first = rig.catalog.reading.segments()[0].id
+        assert len(rig.catalog.reading.segments()) == 2
+        for name in (b"a", b"b"):
+            rig.delete(name)
+        bench.pool.pin(first)
+        await bench.run()
+        assert [row.id for row in rig.catalog.reading.segments()] == [first]
+        bench.pool.unpin([first])
+        await bench.run()
+        assert not rig.catalog.reading.segments()
+
+
 async def test_an_open_segment_is_left_alone(tmp_path: Path) -> None:
     async with open_rig(tmp_path) as rig:
         bench = Bench(rig)

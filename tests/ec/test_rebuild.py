@@ -147,6 +147,37 @@ async def test_what_reads_report_is_rebuilt(tmp_path: Path) -> None:
         await bench.check_file(id_, 2)
 
 
+async def test_a_copy_that_is_swept_away_beneath_it_is_begun_anew(tmp_path: Path) -> None:
+    """The sweep of a start runs beside the first rebuilds."""
+    async with open_rig(tmp_path) as rig:
+        bench = Bench(rig)
+        id_ = await bench.put()
+        bench.rebuilder.report(id_, 1)
+        for _ in range(3):
+            assert await bench.rebuilder.work() is Progress.BUSY
+        sim = sim_of(rig, id_, 0)
+        await sim.unlink(shard_path(id_, 0) + ".new")
+        await bench.run()
+        assert not rig.disks.failures
+        await trio.sleep(120)
+        await bench.run()
+        await bench.check_file(id_, 0)
+
+
+async def test_two_steps_at_once_take_turns(tmp_path: Path) -> None:
+    async with open_rig(tmp_path) as rig:
+        bench = Bench(rig)
+        id_ = await bench.put()
+        bench.rebuilder.report(id_, 1)
+        for _ in range(10):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(bench.rebuilder.work)
+                nursery.start_soon(bench.rebuilder.work)
+        assert not rig.disks.failures
+        assert bench.rebuilder.rebuilt_shards_count == 1
+        await bench.check_file(id_, 0)
+
+
 async def test_a_reported_shard_is_written_anew_however_whole_it_reads(tmp_path: Path) -> None:
     """After a failed sync the page cache shows bytes that the medium never got."""
     async with open_rig(tmp_path) as rig:

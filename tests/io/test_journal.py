@@ -387,6 +387,18 @@ async def test_rolls_to_new_files_and_trims_all_but_the_last(options: JournalOpt
     assert (await after.contents())[30] == held[30]
 
 
+async def test_what_is_trimmed_stays_away() -> None:
+    sims = await new_disks(12)
+    log = await start(sims)
+    for sequence in range(1, 20):
+        log.journal.roll()
+        await fill(log, sequence, 1)
+    assert await log.journal.trim(15) > 9
+    left = [set(await sim.list("journal")) for sim in sims]
+    for _ in range(20):
+        assert [set(await sim.list("journal")) for sim in restarted(sims)] == left
+
+
 async def test_full_disks_refuse_and_the_next_group_is_under_a_new_epoch() -> None:
     sims = await new_disks(13)
     log = await start(sims, NO_PREALLOCATION)

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+import trio
 from small_store import SMALL, body_of, catalog_of, core_of, finish, flip, journal_files, make_store, put_all, read
 
 from couchestord.errors import DiskFailed
@@ -98,6 +99,55 @@ async def test_with_a_disk_missing_the_rest_still_survives(tmp_path: Path) -> No
     second = next(file for file in journal_files(tmp_path) if BODIES[b"1"] in file.read_bytes()).parent.parent.name
     catalog_of(tmp_path).unlink()
     await check_all(tmp_path, second)
+
+
+async def test_copies_that_were_cut_short_are_removed_by_a_start_and_when_their_disk_returns(tmp_path: Path) -> None:
+    await filled(tmp_path)
+    name = victim(tmp_path).name
+    lefts = [tmp_path / f"disk-{index}" / "journal" / f"{name}.new" for index in (1, 4)]
+    others = tmp_path / "disk-1" / "journal" / "notes.new"
+    for file in (*lefts, others):
+        file.write_bytes(b"half of it")
+    (tmp_path / "disk-4").rename(tmp_path / "away")
+    async with ObjectStore.open(tmp_path, SMALL) as store:
+        core = core_of(store)
+        await core.jobs.rejournaler.work()
+        assert not lefts[0].exists()
+        (tmp_path / "away").rename(tmp_path / "disk-4")
+        assert lefts[1].exists()
+        await core.jobs.monitor.work()
+        assert not lefts[1].exists()
+        assert others.exists()
+
+
+async def test_a_copy_is_never_written_onto_one_that_was_cut_short(tmp_path: Path) -> None:
+    await filled(tmp_path)
+    victim(tmp_path).unlink()
+    async with ObjectStore.open(tmp_path, SMALL) as store:
+        core = core_of(store)
+        short = core.journal.short_file()
+        assert short is not None
+        await core.jobs.rejournaler.sweep(short.target)
+        core.jobs.rejournaler._swept = True
+        left = tmp_path / f"disk-{short.target}" / f"{short.path}.new"
+        left.parent.mkdir(exist_ok=True)
+        left.write_bytes(b"?" * (2 << 20))
+        await core.jobs.rejournaler.work()
+        made = tmp_path / f"disk-{short.target}" / short.path
+        assert b"???" not in made.read_bytes()
+        assert not left.exists()
+
+
+async def test_two_steps_at_once_take_turns(tmp_path: Path) -> None:
+    await filled(tmp_path)
+    victim(tmp_path).unlink()
+    async with ObjectStore.open(tmp_path, SMALL) as store:
+        core = core_of(store)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(core.jobs.rejournaler.work)
+            nursery.start_soon(core.jobs.rejournaler.work)
+        assert not core.disks.failures
+        assert core.jobs.rejournaler.copied_count == 1
 
 
 async def test_copy_that_was_cut_off_is_no_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
