@@ -16,7 +16,7 @@ from couchestord.errors import Corrupt, DataLost, DiskError, InternalError, NoSp
 from couchestord.io import records as rec
 from couchestord.io.disk import Disk
 from couchestord.io.disks import Disks, replicas_needed
-from couchestord.io.journalfile import Entry, JournalFile, JournalOptions, ShortFile, cut, taken
+from couchestord.io.journalfile import Entry, JournalFile, JournalOptions, ShortFile, cut, taken, unlink_files
 from couchestord.io.recovery import FOLDER, Chain
 
 log = logs.get(__name__)
@@ -372,30 +372,9 @@ class Journal:
             self._firsts.pop(0)
         void, self._void = self._void, []
         # one that is void must not come back after the one that made it void is gone
-        await self._unlink(void)
-        await self._unlink(gone)
+        await unlink_files(self._disks, void)
+        await unlink_files(self._disks, gone)
         return len(gone)
-
-    async def _unlink(self, files: Sequence[JournalFile]) -> None:
-        touched: set[int] = set()
-        for file in files:
-            for index in self._disks.good():
-                disk = self._disks.get(index)
-                if disk is None:
-                    continue
-                for path in (file.index_path, file.path):
-                    try:
-                        await disk.unlink(path)
-                        touched.add(index)
-                    except DiskError:
-                        continue  # a name that stays is found again at the next start
-        for index in touched:
-            disk = self._disks.get(index)
-            try:
-                if disk is not None:
-                    await disk.sync_dir(FOLDER)
-            except DiskError as error:
-                self._disks.fail(index, error)
 
 
 def _leaves(group: BaseExceptionGroup[DiskError]) -> Iterator[DiskError]:

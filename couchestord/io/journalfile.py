@@ -1,10 +1,12 @@
 """What the journal knows of its files."""
 
 from array import array
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from couchestord.errors import Corrupt
+from couchestord.errors import Corrupt, DiskError
 from couchestord.io import records as rec
+from couchestord.io.disks import Disks
 from couchestord.io.journalindex import index_name
 from couchestord.io.recovery import FOLDER, FoundFile
 
@@ -109,3 +111,26 @@ def cut(file: JournalFile, end: int) -> None:
         del file.offsets[keep:]
         del file.groups[keep:]
         file.indexed = {disk: done for disk, done in file.indexed.items() if done[0] <= keep}
+
+
+async def unlink_files(disks: Disks, files: Iterable[JournalFile]) -> None:
+    """Remove files and their indexes from every good disk, so that no power cut brings them back."""
+    touched: set[int] = set()
+    for file in files:
+        for index in disks.good():
+            disk = disks.get(index)
+            if disk is None:
+                continue
+            for path in (file.index_path, file.path):
+                try:
+                    await disk.unlink(path)
+                    touched.add(index)
+                except DiskError:
+                    continue  # a name that stays is found again at the next start
+    for index in touched:
+        disk = disks.get(index)
+        try:
+            if disk is not None:
+                await disk.sync_dir(FOLDER)
+        except DiskError as error:
+            disks.fail(index, error)
