@@ -107,7 +107,7 @@ async def bench(folder: Path, runs: int) -> None:
 
     async def write(sync: bool, at_once: int, keep: bool = False) -> None:
         nonlocal runs_of_last
-        pool = SegmentPool(stripes, disks, segments.submit, SegmentOptions())
+        pool = SegmentPool(stripes, disks, segments.submit, SegmentOptions(), lambda _: disks.default_policy)
         async with pool.writer() as writer:
             for at in range(0, SIZE_BYTES, at_once * MIB):
                 starts = range(at, at + at_once * MIB, MIB)

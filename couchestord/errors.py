@@ -35,6 +35,9 @@ class NoSuchUser(NotFound): ...
 class NoSuchAccessKey(NotFound): ...
 
 
+class NoSuchPolicy(NotFound): ...
+
+
 # -- what a caller asked for contradicts what is there --------------------------------------------------------------
 
 
@@ -53,6 +56,13 @@ class BucketNotEmpty(Conflict): ...
 
 class KeyAlreadyExists(Conflict):
     """An access key of that id exists."""
+
+
+class PolicyAlreadyExists(Conflict): ...
+
+
+class PolicyChanged(Conflict):
+    """The policy was changed meanwhile."""
 
 
 class PreconditionFailed(Conflict):

@@ -82,6 +82,38 @@ class ObjectInfo:
     parts_count: int | None = None
 
 
+DEFAULT_POLICY = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How data is coded and where it lies: k data and m parity shards, on disks of one class.
+
+    Id 0 is the default policy, which every store has. A policy that changes applies to new segments only.
+    """
+
+    id: int = 0
+    name: str = DEFAULT_POLICY
+    k: int = 4
+    m: int = 2
+    stripe_bytes: int = 1 << 20
+    """Data bytes of a full stripe."""
+    min_healthy_shards: int = 0
+    """Fewest shards that a segment may be written with; 0: k."""
+    disk_class: str = ""
+    """Class of the disks that its segments lie on; empty: any."""
+    created_ns: int = 0
+
+    @property
+    def shards_count(self) -> int:
+        return self.k + self.m
+
+    @property
+    def shards_min(self) -> int:
+        """Fewest shards that a segment may be written with."""
+        return self.min_healthy_shards or self.k
+
+
 @dataclass(frozen=True, slots=True)
 class BucketInfo:
     name: str
@@ -89,6 +121,8 @@ class BucketInfo:
     owner: str
     versioning: str = ""
     """"", "Enabled" or "Suspended"."""
+    policy: str = DEFAULT_POLICY
+    """Name of the policy that new objects are kept under."""
 
 
 @dataclass(frozen=True, slots=True)

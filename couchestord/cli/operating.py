@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import trio
 
 from couchestord.cli import text
 from couchestord.cli.options import Commands, add_command, add_store_options, load_config, quiet_logs
-from couchestord.config import Config
+from couchestord.config import Config, parse_size
 from couchestord.daemon import open_store
 from couchestord.errors import InvalidArgument
 from couchestord.frontends.admin.client import NoDaemon, ask
@@ -18,9 +19,10 @@ from couchestord.frontends.admin.commands import execute
 
 
 def register(commands: Commands) -> None:
-    """Adds key, user, bucket, status and info."""
+    """Adds key, user, bucket, policy, status and info."""
     _register_key(commands)
     _register_bucket(commands)
+    _register_policy(commands)
     user = _group(commands, "user", "who may sign requests", "  couchestord user add ann --no-admin\n")
     add = _leaf(user, "add", "make a user without a key", "  couchestord user add ann\n")
     add.add_argument("user", metavar="USER")
@@ -69,16 +71,50 @@ def _register_key(commands: Commands) -> None:
 
 def _register_bucket(commands: Commands) -> None:
     examples = "  couchestord bucket list\n  couchestord bucket create photos --owner ann\n"
-    bucket = _group(commands, "bucket", "buckets: list, create, remove", examples)
+    bucket = _group(commands, "bucket", "buckets: list, create, set, remove", examples)
     listing = _leaf(bucket, "list", "the buckets, by name", "  couchestord bucket list --json\n")
     listing.set_defaults(run=lambda o: _run(o, "bucket list", {}, text.buckets))
     create = _leaf(bucket, "create", "make a bucket", "  couchestord bucket create photos --owner ann\n")
     create.add_argument("bucket", metavar="BUCKET")
     create.add_argument("--owner", metavar="USER", help="the user that owns it (default: nobody, administrators only)")
+    create.add_argument("--policy", metavar="POLICY", help="how its objects are coded (default: default)")
     create.set_defaults(run=_bucket_create)
+    set_ = _leaf(
+        bucket, "set", "keep new objects under another policy", "  couchestord bucket set photos --policy cold\n"
+    )
+    set_.add_argument("bucket", metavar="BUCKET")
+    set_.add_argument("--policy", metavar="POLICY", required=True, help="for what is written from now on")
+    set_.set_defaults(run=lambda o: _run(o, "bucket set", {"bucket": o.bucket, "policy": o.policy}, text.tree))
     remove = _leaf(bucket, "remove", "remove an empty bucket", "  couchestord bucket remove photos\n")
     remove.add_argument("bucket", metavar="BUCKET")
     remove.set_defaults(run=lambda o: _run(o, "bucket remove", {"bucket": o.bucket}, text.removed))
+
+
+def _register_policy(commands: Commands) -> None:
+    examples = "  couchestord policy add safe --k 4 --m 4\n  couchestord bucket create archive --policy safe\n"
+    policy = _group(commands, "policy", "how data is coded and where it lies: list, show, add, set", examples)
+    listing = _leaf(policy, "list", "the policies, the default first", "  couchestord policy list --json\n")
+    listing.set_defaults(run=lambda o: _run(o, "policy list", {}, text.tree))
+    show = _leaf(policy, "show", "one policy; the default shows the journal too", "  couchestord policy show default\n")
+    show.add_argument("policy", metavar="POLICY")
+    show.set_defaults(run=lambda o: _run(o, "policy show", {"policy": o.policy}, text.tree))
+    about = "New data only: what is written stays as it is.\n"
+    for name, help_, example in (
+        (
+            "add",
+            "make a policy; what is not given is as in the default one",
+            "  couchestord policy add wide --k 8 --m 3\n",
+        ),
+        ("set", "change a policy", f"  couchestord policy set default --min-healthy-shards 6\n\n{about}"),
+    ):
+        leaf = _leaf(policy, name, help_, example)
+        leaf.add_argument("policy", metavar="POLICY")
+        leaf.add_argument("--k", metavar="N", type=int, help="data shards of a stripe")
+        leaf.add_argument("--m", metavar="N", type=int, help="parity shards: so many may be lost")
+        leaf.add_argument("--stripe-size", metavar="SIZE", help="data bytes of a full stripe")
+        leaf.add_argument("--min-healthy-shards", metavar="N", type=int, help="fewest shards to write with; 0: k")
+        leaf.add_argument("--disk-class", metavar="CLASS", help="disks that its segments lie on; any: all")
+        leaf.set_defaults(run=partial(_policy_put, f"policy {name}"))
 
 
 def _group(commands: Commands, name: str, help_: str, examples: str) -> Commands:
@@ -122,7 +158,19 @@ def _read_secret(name: str) -> str:
 
 def _bucket_create(options: argparse.Namespace) -> None:
     arguments = {"bucket": options.bucket} | ({"owner": options.owner} if options.owner else {})
+    arguments |= {"policy": options.policy} if options.policy else {}
     _run(options, "bucket create", arguments, text.bucket_created)
+
+
+def _policy_put(command: str, options: argparse.Namespace) -> None:
+    arguments = {"policy": options.policy, "k": options.k, "m": options.m, "disk_class": options.disk_class}
+    arguments["min_healthy_shards"] = options.min_healthy_shards
+    if options.stripe_size is not None:
+        try:
+            arguments["stripe_bytes"] = parse_size(options.stripe_size)
+        except ValueError as error:
+            raise InvalidArgument(f"--stripe-size {options.stripe_size!r} {error}") from None
+    _run(options, command, {name: value for name, value in arguments.items() if value is not None}, text.tree)
 
 
 def _info(options: argparse.Namespace) -> None:

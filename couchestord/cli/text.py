@@ -36,7 +36,7 @@ def user(result: dict[str, Any]) -> str:
 def buckets(result: list[dict[str, Any]]) -> str:
     if not result:
         return "no buckets; make one with: couchestord bucket create BUCKET"
-    return table(["BUCKET", "OWNER"], [[row["bucket"], row["owner"]] for row in result])
+    return table(["BUCKET", "OWNER", "POLICY"], [[row["bucket"], row["owner"], row["policy"]] for row in result])
 
 
 def bucket_created(result: dict[str, Any]) -> str:

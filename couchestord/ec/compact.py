@@ -213,7 +213,7 @@ class Compactor:
                 async for piece in pieces:
                     yield piece
 
-        moved = await self._mover.move(self._extents(row), read)
+        moved = await self._mover.move(self._extents(row), read, policy=row.policy)
         self._throttle.spend(2 * moved.written_bytes)
         self.moved_extents_count += moved.moved_count
         if moved.unreadable:

@@ -1,6 +1,6 @@
 """From the journal to stripes: the bytes of small objects, packed many to a stripe."""
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import trio
@@ -80,23 +80,35 @@ class Destager:
         if not self._begin():
             return Progress.IDLE
         batch, cut_by_bytes, more = self._next()
-        if not batch:
-            return self._end()
         leave_short = cut_by_bytes or not self._short
         if more and not cut_by_bytes:
             leave_short = False  # so many tiny ones: they are a stripe's worth of work
-        try:
-            moved = await self._mover.move(batch, self._read, leave_short=leave_short)
-        except (NoSpace, Unavailable) as error:
-            log.warning("destage was put off", reason=str(error))
-            return self._end()
-        self.moved_extents_count += moved.moved_count
-        self.unreadable_extents_count += len(moved.unreadable)
-        self._skipped.update(extent.id for extent in moved.unreadable)
-        progressed = moved.left_count < len(batch)
+        progressed = await self._move_all(batch, leave_short)
+        if cut_by_bytes and not progressed:
+            # no policy had its share of the batch fill a stripe: short ones it is, or nothing would ever move
+            left = {policy: extents for policy, extents in batch.items() if extents[0].id not in self._skipped}
+            progressed = await self._move_all(left, False)
         if not progressed or len(self._skipped) > self._options.unreadable_max:
             return self._end()
         return Progress.BUSY
+
+    async def _move_all(self, batch: Mapping[int, Sequence[ExtentRow]], leave_short: bool) -> bool:
+        """Move what of each policy is in the batch. True when something was moved, or will not be tried again; what
+        one policy has no disks for does not keep the others in the journal.
+        """
+        progressed = False
+        for policy, extents in batch.items():
+            try:
+                moved = await self._mover.move(extents, self._read, policy=policy, leave_short=leave_short)
+            except (NoSpace, Unavailable) as error:
+                log.warning("destage was put off", policy=policy, reason=str(error))
+                self._skipped.update(extent.id for extent in extents)
+                continue
+            self.moved_extents_count += moved.moved_count
+            self.unreadable_extents_count += len(moved.unreadable)
+            self._skipped.update(extent.id for extent in moved.unreadable)
+            progressed |= moved.left_count < len(extents)
+        return progressed
 
     def _begin(self) -> bool:
         now = trio.current_time()
@@ -117,18 +129,20 @@ class Destager:
         self._skipped.clear()
         return Progress.IDLE
 
-    def _next(self) -> tuple[list[ExtentRow], bool, bool]:
-        """Extents of one step; whether there are more in this answer; whether there may be more in the journal."""
+    def _next(self) -> tuple[dict[int, list[ExtentRow]], bool, bool]:
+        """Extents of one step by policy; whether there are more in this answer; whether there may be more in the
+        journal.
+        """
         limit = self._options.batch_extents + len(self._skipped)
-        rows = self._catalog.extents_in_journal(0, limit)
-        batch: list[ExtentRow] = []
+        rows = self._catalog.extents_to_destage(limit)
+        batch: dict[int, list[ExtentRow]] = {}
         size_bytes = 0
-        for row in rows:
+        for policy, row in rows:
             if row.id in self._skipped:
                 continue
             if batch and size_bytes + row.length > self._options.batch_bytes:
                 return batch, True, True
-            batch.append(row)
+            batch.setdefault(policy, []).append(row)
             size_bytes += row.length
         return batch, False, len(rows) == limit
 

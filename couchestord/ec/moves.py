@@ -56,30 +56,33 @@ class Mover:
     def __init__(self, pool: SegmentPool, submit: Submit) -> None:
         self._pool = pool
         self._submit = submit
-        self._stripe_bytes = pool.options.stripe_bytes
 
-    async def move(self, extents: Sequence[ExtentRow], read: Read, *, leave_short: bool = False) -> Moved:
-        """Move extents, in that order. With `leave_short` those that would end in a short stripe stay.
+    async def move(
+        self, extents: Sequence[ExtentRow], read: Read, *, policy: int = 0, leave_short: bool = False
+    ) -> Moved:
+        """Move extents, all of contents under `policy`, in that order. With `leave_short` those that would end in a
+        short stripe stay.
 
         An extent that cannot be read is skipped. Raises NoSpace, TooFewDisks, and what the store's writer raises; then
         nothing is lost, and some may have moved.
         """
-        async with self._pool.writer() as writer:
+        async with self._pool.writer(policy) as writer:
             batch = _Batch(writer)
+            stripe_bytes = writer.policy.stripe_bytes
             for extent in extents:
-                if extent.length > self._stripe_bytes:
+                if extent.length > stripe_bytes:
                     await self._write_long(batch, extent, read)
                     continue
                 data = await _fetch(extent, read)
                 if data is None:
                     batch.unreadable.append(extent)
                     continue
-                if len(batch.packed) + len(data) > self._stripe_bytes:
+                if len(batch.packed) + len(data) > stripe_bytes:
                     await self._write_packed(batch)
                 batch.waiting.append((extent, len(batch.packed)))
                 batch.packed += data
             left_count = len(batch.waiting)
-            if batch.waiting and (not leave_short or len(batch.packed) == self._stripe_bytes):
+            if batch.waiting and (not leave_short or len(batch.packed) == stripe_bytes):
                 await self._write_packed(batch)
                 left_count = 0
             await writer.sync()
@@ -104,7 +107,7 @@ class Mover:
                 _log_unreadable(extent, error)
                 batch.unreadable.append(extent)
                 return
-            step = full_stripe_pages(batch.writer.segments[places[0].segment].k, self._stripe_bytes)
+            step = full_stripe_pages(batch.writer.policy.k, batch.writer.policy.stripe_bytes)
             if all(place == (places[0].segment, places[0].stripe + at * step) for at, place in enumerate(places)):
                 batch.stripes.update(places)
                 batch.written.append((extent, places[0], 0))
@@ -113,12 +116,13 @@ class Mover:
     async def _write_stripes(self, batch: _Batch, extent: ExtentRow, read: Read) -> list[Place]:
         places: list[Place] = []
         packed = bytearray()
+        stripe_bytes = batch.writer.policy.stripe_bytes
         async with aclosing(read(extent)) as pieces:
             async for piece in pieces:
                 packed += piece
-                while len(packed) >= self._stripe_bytes:
-                    places.append(await batch.writer.append(bytes(memoryview(packed)[: self._stripe_bytes])))
-                    packed = packed[self._stripe_bytes :]
+                while len(packed) >= stripe_bytes:
+                    places.append(await batch.writer.append(bytes(memoryview(packed)[:stripe_bytes])))
+                    packed = packed[stripe_bytes:]
         if packed:
             places.append(await batch.writer.append(packed))
         batch.written_bytes += extent.length
@@ -130,7 +134,7 @@ class Mover:
         for place in sorted(batch.stripes):
             row = batch.writer.segments[place.segment]
             good_count = await self._pool.stripes.count_headers(row, place.stripe)
-            if good_count < self._pool.min_healthy:
+            if good_count < batch.writer.policy.shards_min:
                 log.error("stripe was not written well", segment=row.id, stripe=place.stripe, shards=good_count)
                 bad.add(place)
         bad_segments = {place.segment for place in bad}

@@ -15,8 +15,9 @@ from couchestord.ec.throttle import Throttle
 from couchestord.errors import Corrupt, DataLost, DiskError, DiskFailed, NoSpace, NoSuchFile, Unavailable, UnknownFormat
 from couchestord.io.catalog.read import CatalogReader, PlacementRow, SegmentRow
 from couchestord.io.catalog.segments import STATE_SEALED
-from couchestord.io.disks import Disks
+from couchestord.io.disks import Disks, shards_per_disk
 from couchestord.io.requests import LoseShards, PlaceShard, SaveJob
+from couchestord.model import Policy
 from couchestord.service import Progress
 
 log = logs.get(__name__)
@@ -41,10 +42,10 @@ class RebuildOptions:
 class Rebuilder:
     """One shard at a time, that of the most endangered segment first, a few stripes a step.
 
-    A shard goes back to its own disk when that is good, else to a good disk that holds no shard of the segment. An open
-    segment is sealed first, unless a stream is writing to it: then it waits. What is to be done follows from the
-    catalog and the disks alone, so after a restart it is simply found again; the job that is saved only says how far
-    things are.
+    A shard goes back to its own disk when that is good, else to a good disk of its policy's class that holds no shard
+    of the segment, or fewer of them than an even spread puts there. An open segment is sealed first, unless a stream is
+    writing to it: then it waits. What is to be done follows from the catalog and the disks alone, so after a restart it
+    is simply found again; the job that is saved only says how far things are.
     """
 
     name = JOB
@@ -58,8 +59,9 @@ class Rebuilder:
         throttle: Throttle,
         options: RebuildOptions = RebuildOptions(),
         retire: Callable[[int], Awaitable[None]] | None = None,
+        policies: Callable[[int], Policy] = lambda _: Policy(),
     ) -> None:
-        """`retire` seals an open segment that nobody writes to: `SegmentPool.retire`."""
+        """`retire` seals an open segment that nobody writes to: `SegmentPool.retire`. `policies`: as there."""
         self._catalog = catalog
         self._disks = disks
         self._stripes = stripes
@@ -67,6 +69,7 @@ class Rebuilder:
         self._throttle = throttle
         self._options = options
         self._retire = retire
+        self._policies = policies
         self._damages: dict[int, int] = {}
         self._away_since: dict[int, float] = {}
         self._not_before: dict[tuple[int, int], float] = {}
@@ -157,7 +160,7 @@ class Rebuilder:
     def _endangered(self) -> list[PlacementRow]:
         """Where segments with lost shards lie, those with the least left first."""
         found = [place for place in self._catalog.placements() if self._lost(place)]
-        return sorted(found, key=lambda place: len(place.disks) - self._lost(place).bit_count())
+        return sorted(found, key=lambda place: place.m - self._lost(place).bit_count())
 
     async def _choose(self) -> ShardRebuild | None:
         now = trio.current_time()
@@ -196,8 +199,10 @@ class Rebuilder:
         own = row.disks[index]
         if own in free_bytes:
             return own
-        others = [disk for disk in free_bytes if disk not in row.disks]
-        return max(others, key=lambda disk: (free_bytes[disk], -disk), default=-1)
+        members = self._disks.of_class(self._policies(row.policy).disk_class)
+        per_disk_max = shards_per_disk(len(row.disks), len(members))
+        others = [disk for disk in members.intersection(free_bytes) if row.disks.count(disk) < per_disk_max]
+        return max(others, key=lambda disk: (-row.disks.count(disk), free_bytes[disk], -disk), default=-1)
 
     async def _room(self) -> dict[int, int]:
         """Free bytes over the reserve, of disks that have any."""

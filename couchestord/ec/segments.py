@@ -20,15 +20,16 @@ from couchestord import logs
 from couchestord.ec.codec import Buffer
 from couchestord.ec.opensegment import OpenSegment
 from couchestord.ec.placement import choose_disks
-from couchestord.ec.shards import PAGE_BYTES, EncodedStripe, check_stripe_bytes, shard_length
+from couchestord.ec.shards import PAGE_BYTES, EncodedStripe, shard_length
 from couchestord.ec.stripes import StripeStore
 from couchestord.errors import DiskError, InvalidArgument, NoSpace, Unavailable
 from couchestord.io.catalog.read import SegmentRow
 from couchestord.io.catalog.segments import STATE_OPEN
 from couchestord.io.disk import Disk
-from couchestord.io.disks import Disks
+from couchestord.io.disks import Disks, shards_per_disk
 from couchestord.io.mutations import Extent
 from couchestord.io.requests import MakeSegment, SealSegment
+from couchestord.model import Policy
 
 log = logs.get(__name__)
 
@@ -40,14 +41,11 @@ Submit = Callable[[Any], Awaitable[Any]]
 class SegmentOptions:
     """Sizes in bytes, of data, not of shards."""
 
-    stripe_bytes: int = 1 << 20
     segment_bytes: int = 256 << 20
     """A segment that holds so much is sealed."""
     extent_bytes_max: int = 16 << 20
     open_max: int = 8
-    """Segments open at a time, and with that streams that write at a time."""
-    min_healthy_shards: int = 0
-    """Fewest shards that a segment may be written with; 0: k."""
+    """Segments written to at a time, and with that streams that write at a time."""
     reserve_bytes: int = 0
     """Room that is left on each disk."""
 
@@ -60,15 +58,20 @@ class Place(NamedTuple):
 
 
 class SegmentPool:
-    """The open segments of a store. Belongs to the store's task context."""
+    """The open segments of a store, each of one policy. Belongs to the store's task context."""
 
-    def __init__(self, stripes: StripeStore, disks: Disks, submit: Submit, options: SegmentOptions) -> None:
-        check_stripe_bytes(disks.k, options.stripe_bytes)
+    def __init__(
+        self,
+        stripes: StripeStore,
+        disks: Disks,
+        submit: Submit,
+        options: SegmentOptions,
+        policies: Callable[[int], Policy],
+    ) -> None:
+        """`policies` answers the policy of an id, as it is now."""
         self.options = options
-        self.min_healthy = max(disks.k, options.min_healthy_shards)
-        if self.min_healthy > disks.k + disks.m:
-            raise InvalidArgument(f"min_healthy_shards is {self.min_healthy}, there are {disks.k + disks.m} shards")
         self.stripes = stripes
+        self._policies = policies
         self._disks = disks
         self._submit = submit
         self._turns = trio.Semaphore(options.open_max, max_value=options.open_max)
@@ -77,15 +80,16 @@ class SegmentPool:
         self._pins: Counter[int] = Counter()
         self._turn = disks.epoch
 
-    def writer(self, *, alone: bool = False) -> "StripeWriter":
-        """A stream's writer, an async context manager. Waits for its turn at the first append.
+    def writer(self, policy: int = 0, *, alone: bool = False) -> "StripeWriter":
+        """A stream's writer under a policy as it is now, an async context manager. Waits for its turn at the first
+        append.
 
         `alone`: in segments of its own, sealed behind it, for what goes all at once.
 
         Keep the context open until the mutation that references its stripes has been committed (`release` gives the
         segment to others before that): until then no background job may drop what is not referenced yet.
         """
-        return StripeWriter(self, alone)
+        return StripeWriter(self, self._policies(policy), alone)
 
     def is_pinned(self, segment_id: int) -> bool:
         """True while a writer may still reference new stripes of a segment: it must not be dropped."""
@@ -106,11 +110,12 @@ class SegmentPool:
         await self._seal_rest()
 
     async def seal_unfit(self) -> None:
-        """Seal the segments that wait open and would not be appended to again: full, or on fewer disks than could be.
+        """Seal the segments that wait open and would not be appended to again: full, on fewer disks than could be, or
+        of a policy that has changed.
 
         Only a sealed segment is rebuilt or dropped, and without this an idle store would never seal it.
         """
-        for segment in [segment for segment in self._idle if not self._is_fit(segment)]:
+        for segment in [each for each in self._idle if not self._is_fit(each, self._policies(each.row.policy))]:
             self._idle.remove(segment)
             self.give_up(segment)
         await self._seal_rest()
@@ -124,7 +129,7 @@ class SegmentPool:
 
     # -- for writers ---------------------------------------------------------------------------------------------------
 
-    async def take(self, *, new: bool = False) -> OpenSegment:
+    async def take(self, policy: Policy, *, new: bool = False) -> OpenSegment:
         """A segment to append to, with `new` one just made; for the caller alone until `give_back` or `give_up`.
 
         Raises NoSpace, TooFewDisks, and what the store's writer raises.
@@ -132,13 +137,15 @@ class SegmentPool:
         await self._turns.acquire()
         try:
             await self._seal_rest()
-            while self._idle and not new:
-                segment = self._idle.pop()
-                if self._is_fit(segment):
+            for segment in [] if new else [each for each in self._idle if each.row.policy == policy.id]:
+                if segment not in self._idle:
+                    continue  # somebody took it while another was being sealed
+                self._idle.remove(segment)
+                if self._is_fit(segment, policy):
                     return segment
                 self.give_up(segment)
                 await self._seal_rest()
-            return OpenSegment(await self._make(), self._disks)
+            return OpenSegment(await self._make(policy), self._disks)
         except BaseException:
             self._turns.release()
             raise
@@ -149,6 +156,8 @@ class SegmentPool:
             self.give_up(segment)
         else:
             self._idle.append(segment)
+        if len(self._idle) > self.options.open_max:  # of several policies
+            self.give_up(self._idle.pop(0))
         self._turns.release()
 
     def give_up(self, segment: OpenSegment) -> None:
@@ -178,34 +187,40 @@ class SegmentPool:
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
-    def _is_fit(self, segment: OpenSegment) -> bool:
-        """May it be appended to, and could a new one not lie on more disks?"""
+    def _is_fit(self, segment: OpenSegment, policy: Policy) -> bool:
+        """May it be appended to, and would a new one not be another, or have more shards?"""
+        row = segment.row
         if segment.broken or segment.data_bytes >= self.options.segment_bytes:
             return False
-        roomy = set(self._disks.roomy())
-        used = [segment.row.disks[index] for index in segment.whole()]
-        wanted = min(len(roomy), segment.row.k + segment.row.m)
+        if (row.k, row.m, row.stripe_bytes) != (policy.k, policy.m, policy.stripe_bytes):
+            return False
+        members = self._disks.of_class(policy.disk_class)
+        roomy = members.intersection(self._disks.roomy())
+        used = [row.disks[index] for index in segment.whole()]
+        wanted = min(len(roomy) * shards_per_disk(policy.shards_count, len(members)), policy.shards_count)
         return len(used) >= wanted and roomy.issuperset(used)
 
-    async def _make(self) -> SegmentRow:
-        free_bytes = await self._room()
+    async def _make(self, policy: Policy) -> SegmentRow:
+        members = self._disks.of_class(policy.disk_class)
+        per_disk_max = shards_per_disk(policy.shards_count, len(members))
+        free_bytes = await self._room(policy, members, per_disk_max)
         self._turn += 1
         disks = choose_disks(
             free_bytes,
-            shards_count=self._disks.k + self._disks.m,
-            least_count=self.min_healthy,
-            good_count=len(self._disks.good()),
+            shards_count=policy.shards_count,
+            per_disk_max=per_disk_max,
+            least_count=policy.shards_min,
+            good_count=len(members.intersection(self._disks.good())),
             turn=self._turn,
         )
-        request = MakeSegment(self._disks.k, self._disks.m, self.options.stripe_bytes, disks)
-        row: SegmentRow = await self._submit(request)
+        row: SegmentRow = await self._submit(MakeSegment(policy.k, policy.m, policy.stripe_bytes, disks, policy.id))
         return row
 
-    async def _room(self) -> dict[int, int]:
+    async def _room(self, policy: Policy, members: set[int], per_disk_max: int) -> dict[int, int]:
         """Free bytes over the reserve, of the disks that may take new data."""
         free_bytes: dict[int, int] = {}
-        least = 2 * PAGE_BYTES + shard_length(self.options.stripe_bytes, self._disks.k)
-        again = max(least, self.options.segment_bytes // self._disks.k)
+        least = (2 * PAGE_BYTES + shard_length(policy.stripe_bytes, policy.k)) * per_disk_max
+        again = max(least, self.options.segment_bytes // policy.k * per_disk_max)
 
         async def ask(index: int, disk: Disk) -> None:
             try:
@@ -219,7 +234,7 @@ class SegmentPool:
                 free_bytes[index] = free
 
         async with trio.open_nursery() as nursery:
-            for index in self._disks.good():
+            for index in members.intersection(self._disks.good()):
                 disk = self._disks.get(index)
                 if disk is not None:
                     nursery.start_soon(ask, index, disk)
@@ -239,7 +254,8 @@ class SegmentPool:
 class StripeWriter:
     """Writes one stream's stripes. One task at a time."""
 
-    def __init__(self, pool: SegmentPool, alone: bool = False) -> None:
+    def __init__(self, pool: SegmentPool, policy: Policy, alone: bool) -> None:
+        self.policy = policy
         self._pool = pool
         self._alone = alone
         self._segment: OpenSegment | None = None
@@ -282,7 +298,7 @@ class StripeWriter:
 
     async def append_many(self, datas: Sequence[Buffer]) -> list[Place]:
         """As `append`, several stripes in one write per disk: cheaper by what a call to a disk costs."""
-        limit = self._pool.options.stripe_bytes
+        limit = self.policy.stripe_bytes
         if not datas or not all(0 < len(data) <= limit for data in datas):
             raise InvalidArgument(f"stripes of {[len(data) for data in datas]} bytes")
         self.buffers_are_free = True
@@ -332,7 +348,7 @@ class StripeWriter:
         segment = self._segment
         if segment is None:
             return
-        await segment.sync(self._pool.min_healthy)
+        await segment.sync(self.policy.shards_min)
         if segment.broken:
             self._segment = None
             await self._pool.seal(segment)
@@ -342,7 +358,7 @@ class StripeWriter:
         if segment is not None and segment.data_bytes >= self._pool.options.segment_bytes:
             await self._leave(segment)
         if self._segment is None:
-            self._segment = segment = await self._pool.take(new=self._alone)
+            self._segment = segment = await self._pool.take(self.policy, new=self._alone)
             self._pool.pin(segment.row.id)
             self._pinned.append(segment.row.id)
             self.segments[segment.row.id] = segment.row
@@ -352,7 +368,7 @@ class StripeWriter:
     async def _leave(self, segment: OpenSegment) -> None:
         """Done with a segment: what this stream has in it is made durable, then it is sealed."""
         if self.runs and self.runs[-1].segment == segment.row.id:
-            await segment.sync(self._pool.min_healthy)
+            await segment.sync(self.policy.shards_min)
         self._segment = None
         await self._pool.seal(segment)
 

@@ -24,8 +24,10 @@ from couchestord.errors import (
 from couchestord.io import superblock as sb
 from couchestord.io.disk import Disk
 from couchestord.io.records import FOLDER, parse_file_name
+from couchestord.model import Policy
 
 log = logs.get(__name__)
+CLASS_DEFAULT = "default"
 TORN = (
     "{} holds a journal file of epoch {}, which the others know nothing of: this store was torn, a part of it was "
     "started alone, and both have gone on. What one of them wrote must be given up: start with the disks of the other"
@@ -35,12 +37,23 @@ TORN = (
 class Disks:
     """All members of a store by index. Belongs to the store's task context."""
 
-    def __init__(self, identity: sb.Identity, slot: sb.Slot, members: Mapping[int, Disk]) -> None:
+    def __init__(
+        self, identity: sb.Identity, slot: sb.Slot, members: Mapping[int, Disk], classes: Mapping[int, str]
+    ) -> None:
         self.store_id = identity.store_id
         self.count = identity.disks_count
-        self.k = identity.k
-        self.m = identity.m
+        self.shards_per_disk = identity.shards_per_disk
+        self.default_policy = Policy(
+            k=identity.k,
+            m=identity.m,
+            stripe_bytes=identity.stripe_bytes,
+            min_healthy_shards=identity.min_healthy_shards,
+            created_ns=identity.created_ns,
+        )
+        """The default policy as the store was made with it; what it is now says the catalog."""
         self.slot = slot
+        self.classes = dict(classes)
+        """Class of each disk that was here at some time."""
         self.failures: dict[int, str] = {index: "missing" for index in range(self.count) if index not in members}
         self._members = dict(members)
         self.stale: list[int] = []
@@ -54,6 +67,16 @@ class Disks:
     @property
     def epoch(self) -> int:
         return self.slot.epoch
+
+    @property
+    def m(self) -> int:
+        """Disks that may be lost while every record of the journal stays: as many as any policy makes good."""
+        default = self.default_policy
+        return disks_to_spare(default.k, default.m, self.count) if self.slot.m is None else self.slot.m
+
+    def of_class(self, disk_class: str) -> set[int]:
+        """Indexes of the disks of a class, missing ones too; empty: of any. A disk that was never here has no class."""
+        return {index for index in range(self.count) if not disk_class or self.classes.get(index) == disk_class}
 
     def good(self) -> list[int]:
         """Indexes of the disks that may be written, in order."""
@@ -158,6 +181,7 @@ class Disks:
             await _write_slot(disk, self.slot)
             await self._write_slots(self.slot)
             self._members[index] = disk
+            self.classes[index] = identity.disk_class
             self.failures.pop(index, None)
             self._full.discard(index)
         log.info("disk is back", disk=disk.name, index=index)
@@ -172,17 +196,27 @@ class Disks:
     async def take_epoch(self) -> int:
         """A new epoch, synced into the superblock of every good disk. Raises TooFewDisks when too few took it."""
         async with self._slots:
-            return (await self._store_slot(epoch=self.slot.epoch + 1, snapshot=self.slot.snapshot)).epoch
+            return (await self._store_slot(self.slot.epoch + 1, self.slot.snapshot, self.slot.m)).epoch
 
     async def set_snapshot(self, root: sb.SnapshotRoot | None) -> None:
         """Name the newest snapshot in the superblock of every good disk. Raises TooFewDisks."""
         async with self._slots:
-            await self._store_slot(epoch=self.slot.epoch, snapshot=root)
+            await self._store_slot(self.slot.epoch, root, self.slot.m)
 
-    async def _store_slot(self, *, epoch: int, snapshot: sb.SnapshotRoot | None) -> sb.Slot:
+    async def set_m(self, m: int, *, lower: bool = False) -> bool:
+        """Records must outlive the loss of `m` disks from now on; fewer than before only with `lower`.
+
+        False when nothing changed. Raises TooFewDisks.
+        """
+        async with self._slots:
+            if m == self.m or (m < self.m and not lower):
+                return False
+            await self._store_slot(self.slot.epoch, self.slot.snapshot, m)
+            return True
+
+    async def _store_slot(self, epoch: int, snapshot: sb.SnapshotRoot | None, m: int | None) -> sb.Slot:
         self.check_writable()
-        epochs = self._told(self.good(), epoch)
-        slot = sb.Slot(generation=self.slot.generation + 1, epoch=epoch, snapshot=snapshot, epochs=epochs)
+        slot = sb.Slot(self.slot.generation + 1, epoch, snapshot, self._told(self.good(), epoch), m)
         # the number is used up even when this fails: another try must not write other bytes under the same generation
         self.slot = slot
         written = await self._write_slots(slot)
@@ -216,6 +250,19 @@ class Disks:
         return written
 
 
+def shards_per_disk(shards_count: int, disks_count: int) -> int:
+    """Shards of one segment on the disk that holds the most, when they are spread evenly over all disks there are.
+
+    New segments keep to it while disks are missing or full, so that what is missing finds its place when they are back.
+    """
+    return -(-shards_count // max(1, disks_count))
+
+
+def disks_to_spare(k: int, m: int, disks_count: int) -> int:
+    """Disks, of those that segments of k+m shards are spread over, whose loss is made good."""
+    return m // shards_per_disk(k + m, disks_count)
+
+
 def replicas_needed(m: int, missing: int) -> int:
     """Copies of a record that keep it through the loss of `m` disks, those already missing counted among them."""
     return m + 1 if missing > m else max(1, m + 1 - missing)
@@ -237,9 +284,22 @@ async def _write_slot(disk: Disk, slot: sb.Slot) -> None:
 
 
 async def create_store(
-    disks: Sequence[Disk], *, store_id: bytes, disk_ids: Sequence[bytes], k: int, m: int, created_ns: int
+    disks: Sequence[Disk],
+    *,
+    store_id: bytes,
+    disk_ids: Sequence[bytes],
+    k: int,
+    m: int,
+    created_ns: int,
+    stripe_bytes: int = 1 << 20,
+    min_healthy_shards: int = 0,
+    shards_per_disk: int = 1,
+    classes: Sequence[str] = (),
 ) -> None:
-    """Write the superblocks of a new store. Raises StoreExists when a disk has one already: it is left untouched."""
+    """Write the superblocks of a new store. Raises StoreExists when a disk has one already: it is left untouched.
+
+    `classes` has the class of each disk; empty: they are alike.
+    """
     for disk in disks:
         try:
             await read_superblock(disk)
@@ -249,7 +309,19 @@ async def create_store(
             raise StoreExists(f"{disk.name} holds a damaged superblock ({error}); not touching it") from error
         raise StoreExists(f"{disk.name} belongs to a store already")
     for index, disk in enumerate(disks):
-        identity = sb.Identity(store_id, disk_ids[index], index, len(disks), k, m, "default", created_ns)
+        identity = sb.Identity(
+            store_id,
+            disk_ids[index],
+            index,
+            len(disks),
+            k,
+            m,
+            classes[index] if classes else CLASS_DEFAULT,
+            created_ns,
+            stripe_bytes=stripe_bytes,
+            min_healthy_shards=min_healthy_shards,
+            shards_per_disk=shards_per_disk,
+        )
         # both slots: whichever is written next, torn or not, the other one stays
         pages = [sb.pack_identity(identity), *(sb.pack_slot(sb.Slot(generation, 0))[1] for generation in (0, 1))]
         # under another name first: a superblock is there whole or not at all
@@ -287,6 +359,6 @@ async def load_disks(candidates: Sequence[Disk]) -> Disks:
     slots = [slot for _, slot in found]
     # generations grow with every change, epochs only where enough disks took part
     newest = max(slots, key=lambda slot: (slot.epoch, slot.generation, slots.count(slot)))
-    disks = Disks(found[0][0], newest, members)
+    disks = Disks(found[0][0], newest, members, {identity.index: identity.disk_class for identity, _ in found})
     disks.stale = [identity.index for identity, slot in found if slot.epoch < newest.epoch]
     return disks

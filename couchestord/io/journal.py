@@ -58,6 +58,11 @@ class Journal:
     def size_bytes_max(self) -> int:
         return self._options.size_bytes
 
+    @property
+    def replicas_wanted(self) -> int:
+        """Replicas of a new file when all disks are good: each on a disk of its own, so never more than disks."""
+        return min(self._disks.count, max(self._options.replication_factor, self._disks.m + 1))
+
     def bytes_after(self, sequence: int) -> int:
         """Bytes of the records after a sequence, counted by files: what replaying from there would read."""
         return sum(file.end_offset for file in self._files if file.end > sequence + 1)
@@ -177,7 +182,7 @@ class Journal:
             roomy = self._disks.spare()
         if len(roomy) < needed:
             raise NoSpace("the disks are full: delete something, or add room")
-        wanted = min(len(roomy), max(self._options.replication_factor, self._disks.m + 1))
+        wanted = min(len(roomy), self.replicas_wanted)
         turn = (seed // 64 + self._disks.epoch) % len(roomy)
         return sorted((roomy[turn:] + roomy[:turn])[:wanted])
 

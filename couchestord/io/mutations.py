@@ -48,6 +48,7 @@ class BucketMade(Outcome, frozen=True, tag=1):
     root: int
     owner: str
     created_ns: int
+    policy: int = 0
 
 
 class BucketRemoved(Outcome, frozen=True, tag=2):
@@ -57,6 +58,13 @@ class BucketRemoved(Outcome, frozen=True, tag=2):
 class BucketVersioned(Outcome, frozen=True, tag=3):
     name: str
     versioning: str
+
+
+class BucketPolicySet(Outcome, frozen=True, tag=4):
+    """New contents of the bucket are kept under another policy."""
+
+    name: str
+    policy: int
 
 
 class ObjectPut(Outcome, frozen=True, tag=10):
@@ -85,6 +93,8 @@ class ObjectPut(Outcome, frozen=True, tag=10):
     upload: str = ""
     """The upload that this completes."""
     result: bytes = b""
+    policy: int = 0
+    """That of the new content; pieces keep theirs."""
 
 
 class ObjectDeleted(Outcome, frozen=True, tag=11):
@@ -132,6 +142,8 @@ class PartPut(Outcome, frozen=True, tag=21):
     checksums: bytes
     extents: tuple[Extent, ...] = ()
     pieces: tuple[Piece, ...] = ()
+    policy: int = 0
+    """That of the new content."""
 
 
 class UploadAborted(Outcome, frozen=True, tag=22):
@@ -177,6 +189,19 @@ class JobPut(Outcome, frozen=True, tag=41):
     state: bytes
 
 
+class PolicyPut(Outcome, frozen=True, tag=42):
+    """A policy is new, or another from now on."""
+
+    id: int
+    name: str
+    k: int
+    m: int
+    stripe_bytes: int
+    min_healthy_shards: int
+    disk_class: str
+    created_ns: int
+
+
 class SegmentMade(Outcome, frozen=True, tag=50):
     """A segment is open. `disks[i]` is the index of the disk with shard i, -1 for none."""
 
@@ -186,6 +211,7 @@ class SegmentMade(Outcome, frozen=True, tag=50):
     m: int
     stripe_bytes: int
     disks: tuple[int, ...]
+    policy: int = 0
 
 
 class SegmentSealed(Outcome, frozen=True, tag=51):
@@ -234,6 +260,7 @@ AnyOutcome = (
     BucketMade
     | BucketRemoved
     | BucketVersioned
+    | BucketPolicySet
     | ObjectPut
     | ObjectDeleted
     | VersionDeleted
@@ -247,6 +274,7 @@ AnyOutcome = (
     | KeyRemoved
     | SettingPut
     | JobPut
+    | PolicyPut
     | SegmentMade
     | SegmentSealed
     | SegmentDropped

@@ -8,13 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from couchestord.io.mutations import Extent
-from couchestord.model import Attributes, Conditions
+from couchestord.model import DEFAULT_POLICY, Attributes, Conditions, Policy
 
 
 @dataclass(frozen=True, slots=True)
 class MakeBucket:
     name: str
     owner: str
+    policy: str = DEFAULT_POLICY
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +30,14 @@ class SetVersioning:
 
 
 @dataclass(frozen=True, slots=True)
+class SetBucketPolicy:
+    name: str
+    policy: str
+
+
+@dataclass(frozen=True, slots=True)
 class PutObject:
-    """`extents` with segment 0 lie in `body`, which rides in the record."""
+    """`extents` with segment 0 lie in `body`, which rides in the record. `policy`: the id of the one they lie under."""
 
     bucket: str
     key: bytes
@@ -41,6 +48,7 @@ class PutObject:
     extents: tuple[Extent, ...]
     body: bytes = b""
     body_sum: int = 0
+    policy: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +92,7 @@ class PutPart:
     extents: tuple[Extent, ...]
     body: bytes = b""
     body_sum: int = 0
+    policy: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +165,17 @@ class PutSetting:
 
 
 @dataclass(frozen=True, slots=True)
+class PutPolicy:
+    """A policy that replaces `old`, or with None a new one, whose id and time are then chosen. Answers the policy.
+
+    That the disks can hold it is for the caller to see to.
+    """
+
+    policy: Policy
+    old: Policy | None
+
+
+@dataclass(frozen=True, slots=True)
 class SaveJob:
     """Progress of a background job; empty: forget it."""
 
@@ -171,6 +191,7 @@ class MakeSegment:
     m: int
     stripe_bytes: int
     disks: tuple[int, ...]
+    policy: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,10 @@ class Identity(msgspec.Struct, frozen=True, array_like=True):
     created_ns: int
     min_reader: int = FORMAT
     min_writer: int = FORMAT
+    stripe_bytes: int = 1 << 20
+    min_healthy_shards: int = 0
+    shards_per_disk: int = 1
+    """Most shards of one segment that a disk may hold."""
 
 
 class SnapshotRoot(msgspec.Struct, frozen=True, array_like=True):
@@ -62,6 +66,10 @@ class Slot(msgspec.Struct, frozen=True, array_like=True):
     epochs: tuple[int, ...] = ()
     """The newest epoch that each disk of the store was told of, by index. A journal file of a newer one on it was
     written by a part of the store that was started alone."""
+    m: int | None = None
+    """The most lost disks that any policy makes good, and the journal must outlive. None: as many as k, m and the
+    number of disks in the identity tell.
+    """
 
 
 _T = TypeVar("_T", Identity, Slot)

@@ -139,7 +139,7 @@ async def _build(nursery: trio.Nursery, disks: Disks, catalog_path: Path, option
     writer = Writer(catalog, journal, disks, Decider(catalog, clock, lambda: disks.epoch))
     if started.read_only:
         writer.stop(TooFewDisks(started.read_only))
-    pool = SegmentPool(stripes, disks, writer.submit, options.segments())
+    pool = SegmentPool(stripes, disks, writer.submit, options.segments(), catalog.accounts.policy)
     pins = Pins(pool)
     pins.hold(protected_segments(catalog.accounts.jobs().get(SNAPSHOT_JOB)))
     intake = Intake(pool, OBJECT_BYTES_MAX)

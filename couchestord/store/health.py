@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 from couchestord.ec.shards import shard_path
 from couchestord.errors import DiskError
 from couchestord.io.catalog.read import EntryRow, PlacementRow, SegmentRow
-from couchestord.io.disks import Disks
-from couchestord.model import ObjectInfo
+from couchestord.io.disks import Disks, disks_to_spare, shards_per_disk
+from couchestord.model import ObjectInfo, Policy
 from couchestord.store.reader import plan
 
 if TYPE_CHECKING:
@@ -35,17 +35,22 @@ def health(core: "Core") -> Health:
         reasons.append(f"catalog: {core.jobs.repairer.trouble}")
     if core.catalog.shut_because:
         return Health("unhealthy", (core.catalog.shut_because, *reasons))
-    if disks.missing_count() > disks.m:
+    policies = _used_policies(core)
+    spare = min(disks.m, disks_to_spare(policies[0].k, policies[0].m, disks.count))
+    if disks.missing_count() > spare:
         unhealthy = True
-        reasons.append(f"{disks.missing_count()} of {disks.count} disks are missing, more than {disks.m}")
+        reasons.append(f"{disks.missing_count()} of {disks.count} disks are missing, more than {spare}")
         if len(disks.good()) < disks.writers_needed:
             reasons.append(f"writes are refused: {disks.writers_needed} good disks are needed")
     for index, why in sorted(disks.failures.items()):
         reasons.append(f"disk {index} is not used: {why}")
     full = [index for index in disks.good() if disks.is_full(index)]
     if full:
-        unhealthy = unhealthy or len(disks.roomy()) < disks.k
         reasons.append(f"disks {', '.join(map(str, full))} are full")
+    for policy in policies:
+        why = _shortage(disks, policy)
+        unhealthy = unhealthy or (policy.id == 0 and _places(disks, policy) < policy.shards_min)
+        reasons += [why] if why else []
     places = core.catalog.reading.placements()
     damaged = sum(place.segments_count for place in places if place.missing)
     if damaged:
@@ -61,7 +66,7 @@ def redundancy(disks: Disks, places: list[PlacementRow]) -> dict[str, int]:
     found = {"whole": 0, "degraded": 0, "lost": 0}
     for place in places:
         missing = _missing_count(disks, place)
-        state = "lost" if missing > disks.m else "degraded" if missing else "whole"
+        state = "lost" if missing > place.m else "degraded" if missing else "whole"
         found[state] += place.segments_count
     return found
 
@@ -75,23 +80,53 @@ def _missing_count(disks: Disks, place: PlacementRow, without: int = -1) -> int:
     )
 
 
+def _used_policies(core: "Core") -> list[Policy]:
+    """The default policy, and those that buckets name."""
+    named = {row.policy for row in core.catalog.reading.buckets()}
+    return [policy for policy in core.catalog.accounts.policies() if not policy.id or policy.id in named]
+
+
+def _places(disks: Disks, policy: Policy) -> int:
+    """Shards of a new segment that would have a disk now."""
+    members = disks.of_class(policy.disk_class)
+    per_disk_max = shards_per_disk(policy.shards_count, len(members))
+    return min(policy.shards_count, per_disk_max * len(members.intersection(disks.roomy())))
+
+
+def _shortage(disks: Disks, policy: Policy) -> str:
+    """What missing and full disks keep from new segments of a policy; empty when nothing."""
+    places = _places(disks, policy)
+    if places == policy.shards_count:
+        return ""
+    there = f"room for {places} of {policy.shards_count} shards of a segment of policy {policy.name}"
+    if places < policy.shards_min:
+        return (
+            f"there is {there}, {policy.shards_min} are needed: large objects are refused, small ones stay in the log"
+        )
+    return f"there is {there}: the others are made when disks are back or have room"
+
+
 async def status(core: "Core") -> dict[str, Any]:
     """Everything an operator asks, ready for JSON."""
     disks, journal = core.disks, core.journal
     state = health(core)
     places = core.catalog.reading.placements()
     count, open_count, live_bytes = core.catalog.reading.segment_totals()
+    default = core.catalog.accounts.policy(0)
     return {
         "store": disks.store_id.hex(),
         "health": {"state": state.state, "reasons": list(state.reasons)},
         "engine": {"name": core.engine.name, "note": core.engine.note},
-        "redundancy": {"k": disks.k, "m": disks.m, "stripe_bytes": core.options.stripe_bytes},
+        "redundancy": {"k": default.k, "m": default.m, "stripe_bytes": default.stripe_bytes},
+        "policies": [policy_status(disks, policy) for policy in core.catalog.accounts.policies()],
         "epoch": disks.epoch,
         "sequence": core.catalog.committed_sequence,
         "disks": [await _disk_status(core, index, places) for index in range(disks.count)],
         "journal": {
             "bytes": journal.size_bytes,
             "bytes_max": journal.size_bytes_max,
+            "replicas": journal.replicas_wanted,
+            "survives_disks": disks.m,
             "first_sequence": journal.first_sequence,
             "syncs": journal.syncs_count,
             "degraded_reads": journal.degraded_reads_count,
@@ -119,6 +154,21 @@ async def status(core: "Core") -> dict[str, Any]:
     }
 
 
+def policy_status(disks: Disks, policy: Policy) -> dict[str, Any]:
+    """A policy, with what it means on these disks, ready for JSON."""
+    members = len(disks.of_class(policy.disk_class))
+    return {
+        "name": policy.name,
+        "k": policy.k,
+        "m": policy.m,
+        "stripe_bytes": policy.stripe_bytes,
+        "min_healthy_shards": policy.shards_min,
+        "disk_class": policy.disk_class,
+        "shards_per_disk": shards_per_disk(policy.shards_count, members),
+        "survives_disks": disks_to_spare(policy.k, policy.m, members),
+    }
+
+
 async def _disk_status(core: "Core", index: int, places: list[PlacementRow]) -> dict[str, Any]:
     disks = core.disks
     disk = disks.get(index)
@@ -142,7 +192,7 @@ def _cost_of_loss(disks: Disks, index: int, places: list[PlacementRow]) -> str:
     lost = short = 0
     for place in places:
         missing = _missing_count(disks, place, index)
-        if index in place.disks and missing > disks.m:
+        if index in place.disks and missing > place.m:
             lost += place.segments_count
         elif missing:
             short += place.segments_count

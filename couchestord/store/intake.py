@@ -38,6 +38,7 @@ class Taken:
     extents: tuple[Extent, ...]
     inline: bytes = b""
     inline_sum: int = 0
+    policy: int = 0
 
 
 class Intake:
@@ -46,11 +47,11 @@ class Intake:
     def __init__(self, pool: SegmentPool, size_bytes_max: int) -> None:
         self._pool = pool
         self._size_bytes_max = size_bytes_max
-        self._batches = _Batches(pool.options.stripe_bytes * BATCH_STRIPES)
+        self._batches = _Batches()
 
     @asynccontextmanager
-    async def take(self, body: Body, size: int | None) -> AsyncIterator[Taken]:
-        """Consume a body; its space is held until the context ends, so commit inside.
+    async def take(self, body: Body, size: int | None, policy: int = 0) -> AsyncIterator[Taken]:
+        """Consume a body, to be kept under a policy; its space is held until the context ends, so commit inside.
 
         Raises IncompleteBody when it is not `size` bytes long, EntityTooLarge, NoSpace, TooFewDisks, and whatever the
         body's iterator raises; then nothing remains but garbage that compaction removes.
@@ -60,16 +61,16 @@ class Intake:
             raise EntityTooLarge(f"{size} bytes, at most {self._size_bytes_max} are allowed")
         if isinstance(body, bytes) and len(body) <= INLINE_BYTES_MAX:
             _check_size(len(body), size)
-            yield _inline(body)
+            yield _inline(body, policy)
             return
         async with aclosing(_Source(body, limit, size)) as source:
             if size is None or size <= INLINE_BYTES_MAX:
                 begun = await source.look(INLINE_BYTES_MAX + 1)
                 if len(begun) <= INLINE_BYTES_MAX:
-                    yield _inline(begun)
+                    yield _inline(begun, policy)
                     return
-            async with self._pool.writer() as writer:
-                taken = await _Stream(writer, self._pool.options.stripe_bytes, self._batches).take(source)
+            async with self._pool.writer(policy) as writer:
+                taken = await _Stream(writer, self._batches).take(source)
                 writer.release()
                 yield taken
 
@@ -140,12 +141,13 @@ class _Batches:
     it, so some are kept.
     """
 
-    def __init__(self, size_bytes: int) -> None:
-        self._size_bytes = size_bytes
+    def __init__(self) -> None:
         self._idle: list[bytearray] = []
 
-    def take(self) -> bytearray:
-        return self._idle.pop() if self._idle else bytearray(self._size_bytes)
+    def take(self, size_bytes: int) -> bytearray:
+        # a policy's stripes may be longer than another's: what does not fit makes place for what does
+        found = self._idle.pop() if self._idle else None
+        return found if found is not None and len(found) == size_bytes else bytearray(size_bytes)
 
     def give_back(self, batch: bytearray) -> None:
         """Only what nobody reads any more: no task, no thread of a disk."""
@@ -160,9 +162,9 @@ class _Stream:
     that may be open.
     """
 
-    def __init__(self, writer: StripeWriter, stripe_bytes: int, batches: _Batches) -> None:
+    def __init__(self, writer: StripeWriter, batches: _Batches) -> None:
         self._writer = writer
-        self._stripe_bytes = stripe_bytes
+        self._stripe_bytes = writer.policy.stripe_bytes
         self._batches = batches
         self._md5 = hashlib.md5(usedforsecurity=False)
         self._size = 0
@@ -187,7 +189,7 @@ class _Stream:
         return taken
 
     async def _consume(self, source: _Source) -> Taken:
-        batch, filled = self._batches.take(), 0
+        batch, filled = self._batches.take(self._stripe_bytes * BATCH_STRIPES), 0
         while count := await source.read_into(memoryview(batch)[filled:]):
             filled += count
             if filled == len(batch):
@@ -205,7 +207,8 @@ class _Stream:
         async with self._lock:
             await self._writer.sync()
         runs = tuple(self._writer.runs)
-        return Taken(self._size, self._md5.digest(), (*runs, Extent(len(end))) if end else runs, end, xxh3_64(end))
+        extents = (*runs, Extent(len(end))) if end else runs
+        return Taken(self._size, self._md5.digest(), extents, end, xxh3_64(end), self._writer.policy.id)
 
     async def _lay(self, batch: bytearray, length: int) -> bytearray:
         """Write what lies at the start of a batch, in stripes that are full but for the last, and hash it beside.
@@ -226,7 +229,7 @@ class _Stream:
             self._laid_at = trio.current_time()
         if failure is not None:
             raise failure
-        return batch if self._writer.buffers_are_free else self._batches.take()
+        return batch if self._writer.buffers_are_free else self._batches.take(len(batch))
 
     async def _watch(self) -> None:
         """Give the segment back when nothing came for a while."""
@@ -242,9 +245,9 @@ class _Stream:
                     self._laid_at = None
 
 
-def _inline(body: bytes) -> Taken:
+def _inline(body: bytes, policy: int) -> Taken:
     md5 = hashlib.md5(body, usedforsecurity=False).digest()
-    return Taken(len(body), md5, (Extent(len(body)),) if body else (), body, xxh3_64(body))
+    return Taken(len(body), md5, (Extent(len(body)),) if body else (), body, xxh3_64(body), policy)
 
 
 async def _hash(md5: "hashlib._Hash", data: memoryview) -> None:

@@ -90,6 +90,7 @@ def build_jobs(
     """Make the services; nothing runs yet. `restore` is the repairer's."""
     submit = writer.submit
     throttle = Throttle(options.background_bytes_per_s, lambda: writer.waiting_count > 0)
+    reserve = Reserve(catalog.path, options.catalog_reserve_bytes)
     checkpointer = Checkpointer(catalog, writer.quiet)
     compactor = Compactor(catalog.reading, disks, pool, submit, throttle)
     rebuilder = Rebuilder(
@@ -100,6 +101,7 @@ def build_jobs(
         throttle,
         RebuildOptions(grace_s=options.rebuild_grace_s, interval_s=1.0, reserve_bytes=options.reserve_bytes),
         pool.retire,
+        catalog.accounts.policy,
     )
 
     rejournaler = Rejournaler(disks, journal)
@@ -141,7 +143,5 @@ def build_jobs(
             catalog, clock, submit, pool, compactor, options.upload_results_kept_s, options.uploads_kept_s
         ),
         monitor=Monitor(disks, options.monitor_interval_s, options.disk_deadline_s, options.reserve_bytes, returned),
-        repairer=Repairer(
-            catalog, journal, writer, checkpointer, restore, Reserve(catalog.path, options.catalog_reserve_bytes)
-        ),
+        repairer=Repairer(catalog, journal, writer, checkpointer, restore, reserve, disks.default_policy),
     )

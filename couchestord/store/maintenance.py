@@ -12,8 +12,9 @@ from couchestord.errors import Corrupt, DataLost, Error
 from couchestord.io.catalog.catalog import Catalog
 from couchestord.io.catalog.pages import NOTHING, checkpoint_ahead, checkpoint_with_sums
 from couchestord.io.catalog.read import SegmentRow
-from couchestord.io.disks import Disks
+from couchestord.io.disks import Disks, disks_to_spare
 from couchestord.io.journal import Journal
+from couchestord.model import Policy
 from couchestord.service import Progress
 from couchestord.store import snapshot as sn
 from couchestord.store.pins import Pins
@@ -143,6 +144,8 @@ class Snapshotter:
         return root.sequence if root else 0
 
     def is_due(self) -> bool:
+        if self._is_weak():
+            return True
         if not self._journal.is_unbroken(self.sequence + 1, self._catalog.committed_sequence):
             # the log has a gap, and what it said is known to nobody but the catalog
             return True
@@ -153,6 +156,20 @@ class Snapshotter:
             return True
         nothing_left = not self._catalog.reading.extents_in_journal(0, 1)
         return nothing_left and behind > max(IDLE_LOG_BYTES_MIN, catalog_bytes // 4)
+
+    def _strongest(self) -> int:
+        """Id of the policy that makes most lost disks good: the catalog of all must not go before the data of one."""
+        return max(self._catalog.accounts.policies(), key=lambda policy: (self._spare(policy), -policy.id)).id
+
+    def _spare(self, policy: Policy) -> int:
+        return disks_to_spare(policy.k, policy.m, len(self._disks.of_class(policy.disk_class)))
+
+    def _is_weak(self) -> bool:
+        """The newest snapshot would be lost with fewer disks than the strongest policy makes good."""
+        spare = self._spare(self._catalog.accounts.policy(self._strongest()))
+        held = sn.protected_segments(self._catalog.accounts.jobs().get(sn.JOB))
+        rows = [row for id_ in held if (row := self._catalog.reading.segment(id_)) is not None]
+        return any(disks_to_spare(row.k, row.m, self._disks.count) < spare for row in rows)
 
     async def work(self) -> Progress:
         """Take a snapshot when one is due; trim."""
@@ -169,9 +186,12 @@ class Snapshotter:
         if frozen is None:
             return False
         try:
-            earlier = None if self._whole else await self._earlier()
+            # what lies in segments of a weaker policy is written anew
+            earlier = None if self._whole or self._is_weak() else await self._earlier()
             seed = int.from_bytes(self._random_bytes(8), "little")
-            root, segments = await sn.write_snapshot(self._catalog.path, frozen.sequence, self._pool, earlier, seed)
+            root, segments = await sn.write_snapshot(
+                self._catalog.path, frozen.sequence, self._pool, self._strongest(), earlier, seed
+            )
         except Error as error:
             log.error("snapshot failed", reason=str(error))
             return False

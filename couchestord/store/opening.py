@@ -8,6 +8,7 @@ import trio
 
 from couchestord import logs
 from couchestord.clock import Clock
+from couchestord.ec.placement import check_policy
 from couchestord.errors import DiskError, DiskLocked, NotAStore
 from couchestord.io.directory import DirectoryDisk
 from couchestord.io.disk import Disk
@@ -30,11 +31,13 @@ def disk_folders(path: Path, options: StoreOptions) -> list[Path]:
 
 
 async def create_directories(path: Path, options: StoreOptions, clock: Clock) -> None:
-    """Make the folders and the superblocks of a new store. Raises StoreExists, DiskLocked, DiskError."""
+    """Make the folders and the superblocks of a new store. Raises InvalidArgument, StoreExists, DiskError."""
+    folders = disk_folders(path, options)
+    check_policy(options.policy(), len(folders), options.shards_per_disk)
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     disks: list[Disk] = []
     try:
-        for folder in disk_folders(path, options):
+        for folder in folders:
             disks.append(await DirectoryDisk.open(folder, deadline_s=options.disk_deadline_s, create=True))
         await create_store(
             disks,
@@ -43,6 +46,9 @@ async def create_directories(path: Path, options: StoreOptions, clock: Clock) ->
             k=options.k,
             m=options.m,
             created_ns=clock.now_ns(),
+            stripe_bytes=options.stripe_bytes,
+            min_healthy_shards=options.min_healthy_shards,
+            shards_per_disk=options.shards_per_disk,
         )
     finally:
         for disk in disks:

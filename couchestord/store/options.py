@@ -5,8 +5,8 @@ from pathlib import Path
 
 from couchestord.ec.choice import Preference
 from couchestord.ec.segments import SegmentOptions
-from couchestord.errors import InvalidArgument
 from couchestord.io.journalfile import JournalOptions
+from couchestord.model import Policy
 
 INLINE_BYTES_MAX = 128 << 10
 """Bodies up to this ride in the journal record; longer ones are written to stripes while they arrive."""
@@ -15,7 +15,11 @@ JOURNAL_BYTES_MIN = 4 << 20
 
 @dataclass(frozen=True, slots=True)
 class StoreOptions:
-    """Options of a store; sizes in bytes, times in seconds. k, m and disks_count count when a store is made."""
+    """Options of a store; sizes in bytes, times in seconds.
+
+    k, m, stripe_bytes, min_healthy_shards, shards_per_disk and disks_count count when a store is made: they are its
+    default policy.
+    """
 
     k: int = 4
     m: int = 2
@@ -26,6 +30,8 @@ class StoreOptions:
     segment_bytes: int = 256 << 20
     min_healthy_shards: int = 0
     """Shards that a stripe needs at least when it is written; 0: k."""
+    shards_per_disk: int = 1
+    """Most shards of one segment on a disk: more than 1 lets a store have fewer than k+m disks."""
     engine: Preference = "auto"
     reserve_bytes: int = 256 << 20
     """Room on each disk that is kept for deletes, compaction and the catalog; at most 4 % of the disk."""
@@ -46,11 +52,9 @@ class StoreOptions:
     services: bool = True
     """Run background jobs. Tests step them by hand."""
 
-    def __post_init__(self) -> None:
-        if self.k < 1 or self.m < 0 or self.disks_count < self.k + self.m:
-            raise InvalidArgument(
-                f"{self.k}+{self.m} needs at least {self.k + self.m} disks, there are {self.disks_count}"
-            )
+    def policy(self) -> Policy:
+        """The default policy of a store that is made with these options."""
+        return Policy(k=self.k, m=self.m, stripe_bytes=self.stripe_bytes, min_healthy_shards=self.min_healthy_shards)
 
     def clipped(self, disk_bytes: int) -> "StoreOptions":
         """These options on disks the smallest of which has that size: a small disk gets a small journal and reserve."""
@@ -67,8 +71,6 @@ class StoreOptions:
     def segments(self) -> SegmentOptions:
         """The part that the segment pool wants."""
         return SegmentOptions(
-            stripe_bytes=self.stripe_bytes,
             segment_bytes=self.segment_bytes,
-            min_healthy_shards=self.min_healthy_shards,
             reserve_bytes=self.reserve_bytes,
         )

@@ -16,6 +16,7 @@ from couchestord.io.catalog.pages import checkpoint_with_sums, verify_pages
 from couchestord.io.catalog.reserve import Reserve
 from couchestord.io.journal import Journal
 from couchestord.io.sqlite import is_full, may_pass, sqlite_errors
+from couchestord.model import Policy
 from couchestord.service import Progress
 from couchestord.store.maintenance import Checkpointer
 from couchestord.store.replay import follows_log, replay
@@ -43,8 +44,12 @@ class Repairer:
         checkpointer: Checkpointer,
         restore: Callable[[Path], Awaitable[bool]],
         reserve: Reserve,
+        default: Policy,
     ) -> None:
-        """`restore` writes the newest snapshot to a path; False when there is none that can be read."""
+        """`restore` writes the newest snapshot to a path; False when there is none that can be read. `default`: the
+        policy that the store began with.
+        """
+        self._default = default
         self._catalog = catalog
         self._journal = journal
         self._writer = writer
@@ -129,7 +134,7 @@ class Repairer:
         try:
             remove(path)
             if not await self._restore(path):
-                Catalog.create(path, catalog.applier.store_id)
+                Catalog.create(path, catalog.applier.store_id, self._default)
             made = Catalog(path)
             try:
                 await self._replay_onto(made)

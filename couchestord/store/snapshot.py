@@ -69,20 +69,20 @@ _TABLE = msgspec.msgpack.Decoder(Table)
 
 
 async def write_snapshot(
-    path: Path, sequence: int, pool: SegmentPool, earlier: Earlier | None, seed: int
+    path: Path, sequence: int, pool: SegmentPool, policy: int, earlier: Earlier | None, seed: int
 ) -> tuple[SnapshotRoot, set[int]]:
     """Write the main file of the catalog at `path`, which nobody may change meanwhile, to stripes; synced on return.
 
     Pieces that are as they were in the `earlier` snapshot are named where they lie; without one, `seed` is that of the
     sums. Answers the root to be put into the superblocks and the segments that hold the snapshot.
     """
-    piece_bytes = min(PIECE_BYTES, pool.options.stripe_bytes)
     if earlier is not None:
         seed = earlier.table.seed
-    unchanged = await _unchanged(path, piece_bytes, earlier) if earlier else {}
     pieces: list[PieceOf] = []
     # in segments of its own: when later snapshots need no more of them, their room is free at once
-    async with pool.writer(alone=True) as writer:
+    async with pool.writer(policy, alone=True) as writer:
+        piece_bytes = min(PIECE_BYTES, writer.policy.stripe_bytes)
+        unchanged = await _unchanged(path, piece_bytes, earlier) if earlier else {}
         file = await trio.open_file(path, "rb")
         async with file:
             size = 0

@@ -15,7 +15,7 @@ from couchestord import logs
 from couchestord.errors import Corrupt, DataLost, Error, InternalError, JournalDamaged, TooFewDisks, UnknownFormat
 from couchestord.io.catalog.catalog import Catalog, discard
 from couchestord.io.catalog.pages import checkpoint_with_sums
-from couchestord.io.disks import Disks
+from couchestord.io.disks import Disks, disks_to_spare
 from couchestord.io.journal import Journal
 from couchestord.io.journalfile import Entry, JournalOptions
 from couchestord.io.recovery import Chain, chain, check_torn, scan
@@ -91,6 +91,8 @@ async def _start(
             _check_reach(disks, catalog, log_chain)
             replayed = await replay(catalog, journal)
         if not read_only:
+            spare = [disks_to_spare(k, m, disks.count) for k, m in catalog.reading.geometries()]
+            await disks.set_m(max(spare), lower=True)
             await _renew_tail(disks, catalog, journal, log_chain)
         await _keep_what_only_the_catalog_knows(disks, catalog, journal)
     except BaseException:
@@ -146,7 +148,7 @@ async def _make_anew(disks: Disks, path: Path, restore: Restore, reason: str) ->
         log.error("catalog discarded", path=str(path), reason=reason)
         discard(path)
     if not await restore(path):
-        Catalog.create(path, disks.store_id)
+        Catalog.create(path, disks.store_id, disks.default_policy)
     return Catalog(path)
 
 

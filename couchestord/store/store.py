@@ -10,6 +10,7 @@ from couchestord.errors import MethodNotAllowed, NoSuchBucket, NoSuchUpload
 from couchestord.io import requests as rq
 from couchestord.io.catalog.read import BucketRow, EntryRow
 from couchestord.model import (
+    DEFAULT_POLICY,
     LIST_KEYS_MAX,
     Attributes,
     Body,
@@ -31,6 +32,7 @@ from couchestord.store.health import Health, describe_object, health, status
 from couchestord.store.listing import list_page
 from couchestord.store.opening import create_directories, open_directories
 from couchestord.store.options import StoreOptions
+from couchestord.store.policies import Policies
 from couchestord.store.reader import ObjectReader, open_reader
 from couchestord.store.values import bucket_info, is_marker, object_info, pack_etag
 
@@ -63,6 +65,7 @@ class ObjectStore(Accounts):
         """Over a running core; use `open`."""
         super().__init__(core.submit, core.catalog.accounts, core.catalog.generations)
         self._core = core
+        self.policies = Policies(core)
 
     @classmethod
     @asynccontextmanager
@@ -85,9 +88,12 @@ class ObjectStore(Accounts):
 
     # -- buckets ---------------------------------------------------------------------------------------------------
 
-    async def create_bucket(self, bucket: str, *, owner: str = "") -> BucketInfo:
-        """Raises InvalidBucketName, BucketAlreadyOwnedByYou, BucketAlreadyExists."""
-        made: BucketInfo = await self._core.submit(rq.MakeBucket(bucket, owner))
+    async def create_bucket(self, bucket: str, *, owner: str = "", policy: str = DEFAULT_POLICY) -> BucketInfo:
+        """A bucket whose objects are kept under a policy.
+
+        Raises InvalidBucketName, BucketAlreadyOwnedByYou, BucketAlreadyExists, NoSuchPolicy.
+        """
+        made: BucketInfo = await self._core.submit(rq.MakeBucket(bucket, owner, policy))
         return made
 
     async def delete_bucket(self, bucket: str) -> None:
@@ -96,11 +102,13 @@ class ObjectStore(Accounts):
 
     async def head_bucket(self, bucket: str) -> BucketInfo:
         """Raises NoSuchBucket."""
-        return bucket_info(self._bucket(bucket))
+        row = self._bucket(bucket)
+        return bucket_info(row, self._core.catalog.accounts.policy(row.policy).name)
 
     async def list_buckets(self) -> list[BucketInfo]:
         """All buckets, by name."""
-        return [bucket_info(row) for row in self._core.catalog.reading.buckets()]
+        names = {policy.id: policy.name for policy in self._core.catalog.accounts.policies()}
+        return [bucket_info(row, names[row.policy]) for row in self._core.catalog.reading.buckets()]
 
     async def set_versioning(self, bucket: str, state: str) -> None:
         """`state` is "Enabled" or "Suspended". Raises NoSuchBucket, InvalidArgument."""
@@ -132,8 +140,8 @@ class ObjectStore(Accounts):
         to store instead of `attributes`. Raises NoSuchBucket, PreconditionFailed, IncompleteBody, EntityTooLarge,
         NoSpace, Unavailable, ...
         """
-        self._bucket(bucket)
-        async with self._core.intake.take(body, size) as taken:
+        row = self._bucket(bucket)
+        async with self._core.intake.take(body, size, row.policy) as taken:
             info: ObjectInfo = await self._core.submit(
                 rq.PutObject(
                     bucket,
@@ -145,6 +153,7 @@ class ObjectStore(Accounts):
                     taken.extents,
                     taken.inline,
                     taken.inline_sum,
+                    taken.policy,
                 )
             )
         return info
@@ -225,7 +234,9 @@ class ObjectStore(Accounts):
         conditions: Conditions = _NO_CONDITIONS,
         source_conditions: Conditions = _NO_CONDITIONS,
     ) -> ObjectInfo:
-        """Copy by reference, in constant time. `attributes` None: the source's. Raises as `get` and `put` do."""
+        """Copy by reference, in constant time; the bytes stay under the policy they were written under.
+
+        `attributes` None: the source's. Raises as `get` and `put` do."""
         info: ObjectInfo = await self._core.submit(
             rq.CopyObject(
                 bucket,
@@ -260,8 +271,8 @@ class ObjectStore(Accounts):
     ) -> PartInfo:
         """Store part `number` (1 to 10,000), durable on return. `finish` answers its checksums. Raises NoSuchUpload."""
         check_part_number(number)
-        self._upload(bucket, key, upload_id)
-        async with self._core.intake.take(body, size) as taken:
+        row = self._upload(bucket, key, upload_id)
+        async with self._core.intake.take(body, size, row.policy) as taken:
             info: PartInfo = await self._core.submit(
                 rq.PutPart(
                     bucket,
@@ -274,6 +285,7 @@ class ObjectStore(Accounts):
                     taken.extents,
                     taken.inline,
                     taken.inline_sum,
+                    taken.policy,
                 )
             )
         return info
@@ -352,11 +364,12 @@ class ObjectStore(Accounts):
         found = [UploadInfo(row.id, row.bucket, row.key, row.created_ns) for row in rows if row.key.startswith(prefix)]
         return found[:max_uploads], len(found) > max_uploads
 
-    def _upload(self, bucket: str, key: bytes, upload_id: str) -> None:
-        self._bucket(bucket)
+    def _upload(self, bucket: str, key: bytes, upload_id: str) -> BucketRow:
+        bucket_row = self._bucket(bucket)
         row = self._core.catalog.accounts.upload(upload_id)
         if row is None or (row.bucket, row.key) != (bucket, key):
             raise NoSuchUpload(f"there is no upload {upload_id!r} of that key; it was completed, aborted, or never was")
+        return bucket_row
 
     # -- operation -------------------------------------------------------------------------------------------------
 

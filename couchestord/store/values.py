@@ -106,5 +106,5 @@ def object_info(bucket: BucketRow, key: bytes, row: EntryRow) -> ObjectInfo:
     )
 
 
-def bucket_info(row: BucketRow) -> BucketInfo:
-    return BucketInfo(row.name, row.created_ns, row.owner, row.versioning)
+def bucket_info(row: BucketRow, policy: str) -> BucketInfo:
+    return BucketInfo(row.name, row.created_ns, row.owner, row.versioning, policy)

@@ -65,6 +65,24 @@ def test_buckets(data: Path, capsys: Capture) -> None:
     assert entry.run(["bucket", "create", "photos", "--owner", "nobody", "--data", str(data)]) == 3
 
 
+def test_policies(data: Path, capsys: Capture) -> None:
+    added = ask(capsys, data, "policy", "add", "safe", "--k", "2", "--m", "4", "--stripe-size", "512 KiB")
+    assert (added["name"], added["k"], added["m"], added["stripe_bytes"]) == ("safe", 2, 4, 512 << 10)
+    assert (added["survives_disks"], added["min_healthy_shards"]) == (4, 2)
+    assert ask(capsys, data, "bucket", "create", "photos", "--policy", "safe")["policy"] == "safe"
+    assert ask(capsys, data, "policy", "set", "safe", "--min-healthy-shards", "5")["min_healthy_shards"] == 5
+    assert [row["name"] for row in ask(capsys, data, "policy", "list")] == ["default", "safe"]
+    shown = ask(capsys, data, "policy", "show", "default")
+    assert (shown["k"], shown["journal_replicas"], shown["destage_threshold_percent"]) == (4, 5, 80)
+    assert "journal_replicas" not in ask(capsys, data, "policy", "show", "safe")
+    assert ask(capsys, data, "bucket", "set", "photos", "--policy", "default")["policy"] == "default"
+    assert entry.run(["bucket", "set", "photos", "--policy", "none", "--data", str(data)]) == 3
+    assert entry.run(["policy", "show", "none", "--data", str(data)]) == 3
+    capsys.readouterr()
+    assert entry.run(["policy", "add", "wide", "--k", "8", "--m", "3", "--data", str(data)]) == 1
+    assert "8+3 needs 11 disks, there are 6" in capsys.readouterr().err
+
+
 def test_status_is_text_or_json(data: Path, capsys: Capture) -> None:
     assert ask(capsys, data, "status")["health"]["state"] == "healthy"
     assert entry.run(["status", "--data", str(data)]) == 0

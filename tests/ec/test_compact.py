@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -5,7 +6,6 @@ import pytest
 from stripe_rig import STRIPE_BYTES, Rig, open_rig, pattern
 
 from couchestord.ec.compact import CompactOptions, Compactor
-from couchestord.ec.segments import SegmentOptions, SegmentPool
 from couchestord.ec.shards import shard_path
 from couchestord.ec.throttle import Throttle
 from couchestord.errors import DiskFull, JournalFull
@@ -19,8 +19,7 @@ class Bench:
     def __init__(self, rig: Rig, **options: Any) -> None:
         self.rig = rig
         self.busy = False
-        segments = SegmentOptions(stripe_bytes=STRIPE_BYTES, segment_bytes=4 * STRIPE_BYTES)
-        self.pool = SegmentPool(rig.stripes, rig.disks, rig.submit, segments)
+        self.pool = rig.make_pool(segment_bytes=4 * STRIPE_BYTES)
         self.throttle = Throttle(1 << 40, lambda: self.busy)
         self.compactor = Compactor(
             rig.catalog.reading, rig.disks, self.pool, rig.submit, self.throttle, CompactOptions(**options)
@@ -247,8 +246,8 @@ async def test_compaction_ends_whatever_the_stripes_and_extents_are(
     """Headers and the ends of pages may be most of the room: moving what is left gains nothing then."""
     async with open_rig(tmp_path) as rig:
         bench = Bench(rig, batch_extents=8, batch_bytes=4 * stripe_bytes)
-        options = SegmentOptions(stripe_bytes=stripe_bytes, segment_bytes=4 * stripe_bytes)
-        bench.pool = SegmentPool(rig.stripes, rig.disks, rig.submit, options)
+        rig.policies[0] = replace(rig.policies[0], stripe_bytes=stripe_bytes)
+        bench.pool = rig.make_pool(segment_bytes=4 * stripe_bytes)
         bench.compactor = Compactor(
             rig.catalog.reading, rig.disks, bench.pool, rig.submit, bench.throttle, bench.compactor._options
         )

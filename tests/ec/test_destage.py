@@ -6,7 +6,6 @@ import trio.testing
 from stripe_rig import STRIPE_BYTES, Rig, open_rig, pattern
 
 from couchestord.ec.destage import DestageOptions, Destager
-from couchestord.ec.segments import SegmentOptions, SegmentPool
 from couchestord.ec.shards import shard_path
 from couchestord.errors import DataLost, DiskFailed, JournalFull
 from couchestord.io import requests as rq
@@ -21,8 +20,7 @@ class Bench:
     def __init__(self, rig: Rig, **options: Any) -> None:
         self.fill_percent = 0.0
         self.rig = rig
-        segments = SegmentOptions(stripe_bytes=STRIPE_BYTES, segment_bytes=8 * STRIPE_BYTES)
-        self.pool = SegmentPool(rig.stripes, rig.disks, rig.submit, segments)
+        self.pool = rig.make_pool(segment_bytes=8 * STRIPE_BYTES)
         settings = {"batch_bytes": 4 * STRIPE_BYTES, **options}
         self.destager = Destager(
             rig.catalog.reading, self.pool, rig.submit, rig.read_journal, lambda: self.fill_percent,

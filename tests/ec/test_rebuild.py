@@ -10,7 +10,6 @@ from simdisk import SimDisk
 from stripe_rig import STRIPE_BYTES, Rig, open_rig, pattern, reseal
 
 from couchestord.ec.rebuild import Rebuilder, RebuildOptions
-from couchestord.ec.segments import SegmentOptions, SegmentPool
 from couchestord.ec.shards import PAGE_BYTES, shard_path
 from couchestord.ec.throttle import Throttle
 from couchestord.errors import DataLost, DiskFailed, DiskFull, JournalFull
@@ -46,8 +45,7 @@ class Bench:
     async def put(self, seed: int = 0, *, end_known: bool = True, extent_bytes_max: int = 16 << 20) -> int:
         """Returns the segment's id."""
         data = pattern(LENGTH, seed)
-        options = SegmentOptions(stripe_bytes=STRIPE_BYTES, extent_bytes_max=extent_bytes_max)
-        pool = SegmentPool(self.rig.stripes, self.rig.disks, self.rig.submit, options)
+        pool = self.rig.make_pool(extent_bytes_max=extent_bytes_max)
         async with pool.writer() as writer:
             for at in range(0, LENGTH, STRIPE_BYTES):
                 await writer.append(data[at : at + STRIPE_BYTES])
@@ -482,7 +480,7 @@ async def test_a_writer_that_refuses_puts_it_off(tmp_path: Path) -> None:
 async def test_an_open_segment_is_sealed_so_that_it_can_be_rebuilt(tmp_path: Path) -> None:
     async with open_rig(tmp_path) as rig:
         bench = Bench(rig)
-        pool = SegmentPool(rig.stripes, rig.disks, rig.submit, SegmentOptions(stripe_bytes=STRIPE_BYTES))
+        pool = rig.make_pool()
         bench.rebuilder = Rebuilder(
             rig.catalog.reading, rig.disks, rig.stripes, rig.submit, bench.throttle, RebuildOptions(), pool.retire
         )

@@ -24,7 +24,9 @@ BODIES = {b"%d" % number: body_of(size, number) for number, size in enumerate((0
 async def new_disks(seed: int = 0) -> list[SimDisk]:
     sims = [SimDisk(f"sim-{index}", random.Random(f"{seed} {index}"), deadline_s=0.2) for index in range(6)]
     ids = [bytes([index] * 16) for index in range(6)]
-    await create_store(sims, store_id=b"store of a test!", disk_ids=ids, k=4, m=2, created_ns=1)
+    await create_store(
+        sims, store_id=b"store of a test!", disk_ids=ids, k=4, m=2, created_ns=1, stripe_bytes=SMALL.stripe_bytes
+    )
     return sims
 
 

@@ -26,6 +26,7 @@ from couchestord.io.catalog import pages
 from couchestord.io.catalog.catalog import FILE_SUFFIXES, Catalog, dump
 from couchestord.io.catalog.pages import PAGE_BYTES, checkpoint_ahead, checkpoint_with_sums, sums_path, verify_pages
 from couchestord.io.sqlite import checkpoint, open_writer
+from couchestord.model import Policy
 from couchestord.store import maintenance, writer
 from couchestord.store.store import ObjectStore
 
@@ -372,7 +373,7 @@ def test_wal_does_not_begin_anew_before_what_was_moved_ahead_is_summed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "catalog.sqlite"
-    Catalog.create(path, b"0123456789abcdef")
+    Catalog.create(path, b"0123456789abcdef", Policy())
     with contextlib.closing(open_writer(path)) as connection:
         connection.execute("create table filler (number integer primary key, text blob)")
         connection.executemany("insert into filler values (?, ?)", ((number, b"x" * 900) for number in range(100)))

@@ -23,7 +23,7 @@ from couchestord.io.disks import Disks, load_disks, read_superblock
 from couchestord.io.indexing import Indexer
 from couchestord.io.recovery import chain, check_torn, scan
 from couchestord.io.sqlite import checkpoint, open_writer
-from couchestord.model import Conditions
+from couchestord.model import Conditions, Policy
 from couchestord.service import Progress
 from couchestord.store.decide import Decider
 from couchestord.store.start import Started, start
@@ -108,7 +108,7 @@ def noise(path: Path, older: Path) -> None:
 
 
 def anothers(path: Path, _older: Path) -> None:
-    Catalog.create(path, b"another store...")
+    Catalog.create(path, b"another store...", Policy())
 
 
 def ahead(path: Path, _older: Path) -> None:

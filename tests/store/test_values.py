@@ -60,4 +60,5 @@ def test_infos() -> None:
     assert (info.bucket, info.key, info.size_bytes, info.modified_ns) == ("bucket", b"key", 3, 9)
     assert (info.etag, info.parts_count, info.version_id) == ("0" * 32 + "-2", 2, "00000000000000ff")
     assert (info.attributes.headers, info.delete_marker) == ({"a": "b"}, False)
-    assert values.bucket_info(bucket).versioning == "Enabled"
+    assert values.bucket_info(bucket, "cold").versioning == "Enabled"
+    assert values.bucket_info(bucket, "cold").policy == "cold"

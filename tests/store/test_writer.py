@@ -32,7 +32,7 @@ from couchestord.io import mutations as mu
 from couchestord.io import requests as rq
 from couchestord.io.catalog.catalog import Catalog
 from couchestord.io.records import META_BYTES_MAX
-from couchestord.model import Attributes, Conditions
+from couchestord.model import Attributes, Conditions, Policy
 from couchestord.store.decide import Decider
 from couchestord.store.writer import Writer
 
@@ -66,7 +66,7 @@ async def open_rig(folder: Path) -> AsyncIterator[tuple[Rig, trio.Nursery]]:
     sims = await new_disks(1)
     log = await start_log(sims)
     path = folder / "catalog.sqlite"
-    Catalog.create(path, STORE_ID)
+    Catalog.create(path, STORE_ID, Policy())
     catalog = Catalog(path)
     writer = Writer(catalog, log.journal, log.disks, Decider(catalog, StepClock(), lambda: log.disks.epoch))
     rig = Rig(sims, catalog, writer, log.journal)

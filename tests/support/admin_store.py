@@ -60,10 +60,10 @@ class AdminStore:
     def find_key(self, access_key: str) -> AccessKey | None:
         return self.keys.get(access_key)
 
-    async def create_bucket(self, bucket: str, *, owner: str = "") -> BucketInfo:
+    async def create_bucket(self, bucket: str, *, owner: str = "", policy: str = "default") -> BucketInfo:
         if bucket in self.buckets:
             raise BucketAlreadyOwnedByYou(f"the bucket {bucket} exists")
-        self.buckets[bucket] = BucketInfo(bucket, 5, owner)
+        self.buckets[bucket] = BucketInfo(bucket, 5, owner, policy=policy)
         return self.buckets[bucket]
 
     async def delete_bucket(self, bucket: str) -> None:

@@ -88,7 +88,7 @@ def _check_contents(tables: dict[str, list[Any]]) -> None:
     assert refs == {id_: row[1] for id_, row in contents.items()}, "references are miscounted"
     extents = {row[0]: row for row in tables["extent"]}
     seen = set()
-    for id_, _, count, length in contents.values():
+    for id_, _, count, length, _ in contents.values():
         at = 0
         for extent in range(id_, id_ + count):
             assert extents[extent][1] == at, f"extent {extent} of content {id_} begins elsewhere"
@@ -117,6 +117,9 @@ def _check_segments(tables: dict[str, list[Any]]) -> None:
             live[row[3]] += row[2]
     segments = {row[0]: row for row in tables["segment"]}
     assert set(live) <= set(segments), "an extent in a segment that does not exist"
+    policies = {row[0] for row in tables["policy"]}
+    for table in ("bucket", "content", "segment"):
+        assert {row[-1] for row in tables[table]} <= policies, f"a {table} under a policy that does not exist"
     for id_, row in segments.items():
         assert row[8] == live[id_], f"segment {id_} counts {row[8]} live bytes, its extents have {live[id_]}"
         disks = unpack_disks(row[6])

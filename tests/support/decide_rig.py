@@ -11,7 +11,7 @@ from couchestord.io import requests as rq
 from couchestord.io.catalog.catalog import Catalog
 from couchestord.io.checksum import xxh3_64
 from couchestord.io.records import record_digest
-from couchestord.model import Attributes, Conditions
+from couchestord.model import Attributes, Conditions, Policy
 from couchestord.store.decide import Decider
 
 STORE_ID = b"store of a test!"
@@ -58,7 +58,7 @@ def put_request(
 class DecideRig:
     def __init__(self, folder: Path, seed: int = 0) -> None:
         self.path = folder / "catalog.sqlite"
-        Catalog.create(self.path, STORE_ID)
+        Catalog.create(self.path, STORE_ID, Policy())
         self.catalog = Catalog(self.path)
         self.clock = StepClock(seed)
         self.decider = Decider(self.catalog, self.clock, lambda: 7)
@@ -84,7 +84,7 @@ class DecideRig:
 
     def replay(self, path: Path) -> Path:
         """The log on an empty catalog at `path`, which is left closed."""
-        Catalog.create(path, STORE_ID)
+        Catalog.create(path, STORE_ID, Policy())
         other = Catalog(path)
         other.begin()
         for sequence, (meta, total) in enumerate(self.log, start=1):

@@ -7,6 +7,7 @@ counts until everything was made good. So whatever was acknowledged must be ther
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from couchestord.errors import (
     NoSuchUpload,
     PreconditionFailed,
 )
-from couchestord.model import ByteRange, Conditions
+from couchestord.model import ByteRange, Conditions, Policy
 from couchestord.service import Progress, Service
 from couchestord.store.core import Core
 from couchestord.store.store import ObjectStore
@@ -60,6 +61,10 @@ class ModelRun:
         self.rng = random.Random(seed)
         k, m, disks_count = self.rng.choice(GEOMETRIES)
         options = small_options(k, m, disks_count, preallocate_bytes=self.rng.choice((0, 4096)))
+        spare = disks_count - k - m
+        geometries = [Policy(k=k - 1, m=m + 1), Policy(k=1, m=m), *([Policy(k=k + 1, m=m)] if spare else [])]
+        self.second = self.rng.choice(geometries)
+        """No policy makes fewer lost disks good than the default one."""
         self.machine = SimMachine(folder, options, self.rng)
         self.model = Model()
         self.shadow = Shadow(self.machine)
@@ -113,8 +118,11 @@ class ModelRun:
         self.note("the run ended")
 
     async def prepare(self) -> None:
+        second = replace(self.second, name="second", stripe_bytes=self.second.k * (8 << 10))
+        self.note(f"second policy {second.k}+{second.m}")
+        await self.store.policies.add(second)
         for name in ("plain", "other", "versioned"):
-            await self.store.create_bucket(name)
+            await self.store.create_bucket(name, policy="second" if name == "other" else "default")
             self.model.simple["bucket", name] = [""]
         await self.store.set_versioning("versioned", "Enabled")
         self.model.simple["bucket", "versioned"] = ["Enabled"]
@@ -214,8 +222,18 @@ class ModelRun:
 
     async def operate(self) -> None:
         choice: Callable[[], Awaitable[None]] = self.rng.choices(
-            (self.put, self.get, self.delete, self.copy, self.race, self.upload, self.account, self.bucket),
-            (8, 4, 3, 2, self.races_weight, 3, 1, 1),
+            (
+                self.put,
+                self.get,
+                self.delete,
+                self.copy,
+                self.race,
+                self.upload,
+                self.account,
+                self.bucket,
+                self.policy,
+            ),
+            (8, 4, 3, 2, self.races_weight, 3, 1, 1, 1),
         )[0]
         await choice()
 
@@ -248,6 +266,17 @@ class ModelRun:
         except Error as error:
             if not self.machine.is_cut and not isinstance(error, JournalFull):
                 raise ModelBroken(f"{name} failed: {type(error).__name__}: {error}") from error
+
+    async def policy(self) -> None:
+        """A bucket gets another policy, or a policy another form: new data only. Whether it happened, nobody minds."""
+        name = self.rng.choice(("default", "second"))
+        with suppress(Error):
+            if self.rng.random() < 0.5:
+                await self.store.policies.assign(self.rng.choice(("plain", "other")), name)
+            else:
+                stripe_bytes = self.store.policies.find(name).k * self.rng.choice((8 << 10, 10 << 10))
+                await self.store.policies.change(name, stripe_bytes=stripe_bytes)
+            self.note(f"policy {name}")
 
     # -- faults ----------------------------------------------------------------------------------------------------
 

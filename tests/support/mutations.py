@@ -15,6 +15,7 @@ from couchestord.io.disk import Buffer
 from couchestord.io.disks import Disks
 from couchestord.io.journal import Journal
 from couchestord.io.recovery import Chain, FoundFile, chain
+from couchestord.model import Policy
 from couchestord.store.maintenance import Snapshotter
 from couchestord.store.writer import Writer
 
@@ -72,7 +73,7 @@ def reuse_a_sequence(patch: Patch) -> None:
 
     async def take_epoch(disks: Disks) -> int:
         async with disks._slots:
-            return (await disks._store_slot(epoch=max(1, disks.slot.epoch), snapshot=disks.slot.snapshot)).epoch
+            return (await disks._store_slot(max(1, disks.slot.epoch), disks.slot.snapshot, disks.slot.m)).epoch
 
     patch.setattr(Disks, "take_epoch", take_epoch)
 
@@ -101,13 +102,13 @@ def reopen_a_segment(patch: Patch) -> None:
     async def leave_open(*_: Any) -> int:
         return 0
 
-    async def take(pool: SegmentPool) -> OpenSegment:
+    async def take(pool: SegmentPool, policy: Policy, *, new: bool = False) -> OpenSegment:
         for row in reopened["core"].reading.segments():
-            if row.state == STATE_OPEN and row.id not in used:
+            if row.state == STATE_OPEN and row.id not in used and row.policy == policy.id and not new:
                 used.add(row.id)
                 await pool._turns.acquire()
                 return OpenSegment(row, pool._disks)
-        segment = await original(pool)
+        segment = await original(pool, policy, new=new)
         used.add(segment.row.id)
         return segment
 

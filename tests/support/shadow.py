@@ -78,7 +78,7 @@ class Shadow:
             raise ModelBroken(f"committed records {end} to {self.end - 1} are lost")
         await self._catch_up(core.journal, end)
         if self._catalog is None:
-            Catalog.create(self._path, core.disks.store_id)
+            Catalog.create(self._path, core.disks.store_id, core.disks.default_policy)
             self._catalog = Catalog(self._path)
         applier = self._catalog.applier
         self._catalog.begin()

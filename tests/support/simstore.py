@@ -124,6 +124,7 @@ class SimMachine:
             k=self.options.k,
             m=self.options.m,
             created_ns=self.clock.now_ns(),
+            stripe_bytes=self.options.stripe_bytes,
         )
         self._next_life({})
 

@@ -4,6 +4,7 @@ import random
 import struct
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import trio
 from simdisk import SimDisk
 
 from couchestord.ec.codec import ZfecEngine
+from couchestord.ec.segments import SegmentOptions, SegmentPool
 from couchestord.ec.shards import PAGE_BYTES, SegmentHeader, pack_segment_header, shard_path
 from couchestord.ec.stripes import StripeOptions, StripeStore
 from couchestord.errors import DataLost
@@ -62,6 +64,7 @@ class Rig:
         self.damages: list[tuple[int, int]] = []
         self.requests: list[object] = []
         self.journal: dict[int, bytes] = {}
+        self.policies = {0: replace(disks.default_policy, stripe_bytes=STRIPE_BYTES)}
         self.refuse: Exception | None = None
         self.stripes = self.make_stripes()
 
@@ -75,6 +78,10 @@ class Rig:
             options=options,
             on_damage=lambda segment, mask: self.damages.append((segment, mask)),
         )
+
+    def make_pool(self, **options: Any) -> SegmentPool:
+        """A pool whose streams are written under `self.policies`."""
+        return SegmentPool(self.stripes, self.disks, self.submit, SegmentOptions(**options), self.policies.__getitem__)
 
     def forget_cache(self) -> None:
         """As after a restart: no header is cached."""
@@ -128,9 +135,9 @@ class Rig:
     def _decide(self, request: Any) -> tuple[mu.AnyOutcome | None, Any]:
         reading = self.catalog.reading
         match request:
-            case rq.MakeSegment(k, m, stripe_bytes, disks):
+            case rq.MakeSegment(k, m, stripe_bytes, disks, policy):
                 id_ = self.catalog.applier.next_id
-                return mu.SegmentMade(id_, self.disks.epoch, k, m, stripe_bytes, disks), id_
+                return mu.SegmentMade(id_, self.disks.epoch, k, m, stripe_bytes, disks, policy), id_
             case rq.SealSegment(id_, end, missing):
                 return mu.SegmentSealed(id_, end, missing), None
             case rq.LoseShards(id_, missing):
@@ -162,17 +169,17 @@ class Rig:
         self.catalog.commit()
         return sequence
 
-    def put(self, name: bytes, extents: Sequence[mu.Extent]) -> int:
+    def put(self, name: bytes, extents: Sequence[mu.Extent], policy: int = 0) -> int:
         """An object of these extents; returns the id of its first one."""
         id_ = self.catalog.applier.next_id
         size = sum(extent.length for extent in extents)
-        self.apply(mu.ObjectPut(1, name, id_, size, b"etag", 1, b"", extents=tuple(extents)))
+        self.apply(mu.ObjectPut(1, name, id_, size, b"etag", 1, b"", extents=tuple(extents), policy=policy))
         self.catalog.applier.next_id = max(self.catalog.applier.next_id, id_ + max(1, len(extents)))
         return id_
 
-    def put_small(self, name: bytes, body: bytes) -> int:
+    def put_small(self, name: bytes, body: bytes, policy: int = 0) -> int:
         """An object whose bytes lie in the journal; returns the id of its extent."""
-        id_ = self.put(name, [mu.Extent(len(body))])
+        id_ = self.put(name, [mu.Extent(len(body))], policy)
         self.journal[self.catalog.applier.sequence] = body
         return id_
 
@@ -207,7 +214,7 @@ async def open_rig(
     rng = random.Random(seed)
     sims = [SimDisk(f"sim-{index}", rng) for index in range(disks_count or k + m)]
     disks = await make_disks(sims, k, m)
-    Catalog.create(folder / "catalog.sqlite", STORE_ID)
+    Catalog.create(folder / "catalog.sqlite", STORE_ID, disks.default_policy)
     catalog = Catalog(folder / "catalog.sqlite")
     try:
         async with trio.open_nursery() as nursery:

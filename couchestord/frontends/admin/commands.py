@@ -1,12 +1,14 @@
 """What an operator can do to a store: one function per command, the same whether a daemon runs or not."""
 
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from couchestord.errors import InvalidArgument, KeyAlreadyExists, NoSuchUser
-from couchestord.model import AccessKey, BucketInfo
+from couchestord.model import DEFAULT_POLICY, AccessKey, BucketInfo
 from couchestord.store import ObjectStore
 
+ANY_CLASS: Final = "any"
 Command = Callable[[ObjectStore, "Arguments"], Awaitable[Any]]
 
 
@@ -28,6 +30,12 @@ class Arguments:
         found = self._given.pop(name, None)
         if found is not None and (not isinstance(found, str) or not found):
             raise InvalidArgument(f"the argument {name} is not a text")
+        return found
+
+    def optional_number(self, name: str) -> int | None:
+        found = self._given.pop(name, None)
+        if found is not None and (not isinstance(found, int) or isinstance(found, bool)):
+            raise InvalidArgument(f"the argument {name} is not a whole number")
         return found
 
     def flag(self, name: str, default: bool = False) -> bool:
@@ -106,12 +114,20 @@ async def _bucket_list(store: ObjectStore, arguments: Arguments) -> list[dict[st
     return [_bucket_row(bucket) for bucket in await store.list_buckets()]
 
 
+async def _bucket_set(store: ObjectStore, arguments: Arguments) -> dict[str, Any]:
+    bucket, policy = arguments.text("bucket"), arguments.text("policy")
+    arguments.end()
+    await store.policies.assign(bucket, policy)
+    return _bucket_row(await store.head_bucket(bucket))
+
+
 async def _bucket_create(store: ObjectStore, arguments: Arguments) -> dict[str, Any]:
     bucket, owner = arguments.text("bucket"), arguments.optional_text("owner")
+    policy = arguments.optional_text("policy") or DEFAULT_POLICY
     arguments.end()
     if owner is not None and owner not in {user.name for user in await store.list_users()}:
         raise NoSuchUser(f"there is no user {owner}")
-    return _bucket_row(await store.create_bucket(bucket, owner=owner or ""))
+    return _bucket_row(await store.create_bucket(bucket, owner=owner or "", policy=policy))
 
 
 async def _bucket_remove(store: ObjectStore, arguments: Arguments) -> dict[str, Any]:
@@ -127,7 +143,43 @@ def _key_row(key: AccessKey, *, show_secrets: bool) -> dict[str, str]:
 
 
 def _bucket_row(bucket: BucketInfo) -> dict[str, Any]:
-    return {"bucket": bucket.name, "owner": bucket.owner, "created_ns": bucket.created_ns}
+    return {"bucket": bucket.name, "owner": bucket.owner, "policy": bucket.policy, "created_ns": bucket.created_ns}
+
+
+async def _policy_list(store: ObjectStore, arguments: Arguments) -> list[dict[str, Any]]:
+    """The default first, then as they were made."""
+    arguments.end()
+    return [store.policies.describe(policy) for policy in store.policies.list()]
+
+
+async def _policy_show(store: ObjectStore, arguments: Arguments) -> dict[str, Any]:
+    name = arguments.text("policy")
+    arguments.end()
+    return store.policies.describe(store.policies.find(name)) | store.policies.log_settings(name)
+
+
+async def _policy_add(store: ObjectStore, arguments: Arguments) -> dict[str, Any]:
+    """What is not given is as in the default policy."""
+    name, fields = arguments.text("policy"), _policy_fields(arguments)
+    policy = replace(store.policies.find(DEFAULT_POLICY), name=name, **fields)
+    return store.policies.describe(await store.policies.add(policy))
+
+
+async def _policy_set(store: ObjectStore, arguments: Arguments) -> dict[str, Any]:
+    name, fields = arguments.text("policy"), _policy_fields(arguments)
+    return store.policies.describe(await store.policies.change(name, **fields))
+
+
+def _policy_fields(arguments: Arguments) -> dict[str, Any]:
+    """What is given of a policy. A new k or m asks for as many healthy shards as the new k, unless told otherwise."""
+    names = ("k", "m", "stripe_bytes", "min_healthy_shards")
+    fields: dict[str, Any] = {name: arguments.optional_number(name) for name in names}
+    fields["disk_class"] = arguments.optional_text("disk_class")
+    arguments.end()
+    fields = {name: value for name, value in fields.items() if value is not None}
+    if fields.get("disk_class") == ANY_CLASS:
+        fields["disk_class"] = ""
+    return {"min_healthy_shards": 0} | fields if fields.keys() & {"k", "m"} else fields
 
 
 COMMANDS: Final[Mapping[str, Command]] = {
@@ -139,5 +191,10 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "user add": _user_add,
     "bucket list": _bucket_list,
     "bucket create": _bucket_create,
+    "bucket set": _bucket_set,
     "bucket remove": _bucket_remove,
+    "policy list": _policy_list,
+    "policy show": _policy_show,
+    "policy add": _policy_add,
+    "policy set": _policy_set,
 }

@@ -1,8 +1,9 @@
-"""Questions about uploads, users, settings and jobs."""
+"""Questions about uploads, users, policies, settings and jobs."""
 
 from typing import NamedTuple
 
 from couchestord.io.sqlite import Connection, Execute, Shut
+from couchestord.model import Policy
 
 
 class UploadRow(NamedTuple):
@@ -39,6 +40,9 @@ class KeyRow(NamedTuple):
     user: str
     secret: str
     created_ns: int
+
+
+_POLICY = "id, name, k, m, stripe_bytes, min_healthy_shards, disk_class, created_ns"
 
 
 class AccountReader:
@@ -117,6 +121,18 @@ class AccountReader:
     def key(self, id_: str) -> KeyRow | None:
         row = self._run("select id, account, secret, created_ns from access_key where id=?", (id_,)).fetchone()
         return KeyRow(*row) if row else None
+
+    def policies(self) -> list[Policy]:
+        """The default first, then as they were made."""
+        return [Policy(*row) for row in self._run(f"select {_POLICY} from policy order by id")]
+
+    def policy(self, id_: int) -> Policy:
+        """The policy of that id, which something names: it must be there."""
+        return Policy(*self._run(f"select {_POLICY} from policy where id=?", (id_,)).fetchone())
+
+    def policy_named(self, name: str) -> Policy | None:
+        row = self._run(f"select {_POLICY} from policy where name=?", (name,)).fetchone()
+        return Policy(*row) if row else None
 
     def setting(self, name: str) -> bytes | None:
         row = self._run("select value from setting where name=?", (name,)).fetchone()

@@ -18,7 +18,7 @@ from couchestord.io.sqlite import Connection, Execute, Shut
 ENTRY_VERSIONED = 1
 VERSION_MARKER = 2
 _DIGEST = struct.Struct("<Q")
-_OF_NAMES = frozenset((mu.BucketRemoved, mu.BucketVersioned, mu.UserRemoved, mu.KeyRemoved))
+_OF_NAMES = frozenset((mu.BucketRemoved, mu.BucketVersioned, mu.BucketPolicySet, mu.UserRemoved, mu.KeyRemoved))
 _OF_SEGMENTS = frozenset((mu.SegmentSealed, mu.SegmentDropped, mu.ShardsLost, mu.ShardPlaced))
 
 
@@ -39,6 +39,7 @@ class Applier:
             mu.BucketMade: self._bucket_made,
             mu.BucketRemoved: self._bucket_removed,
             mu.BucketVersioned: self._bucket_versioned,
+            mu.BucketPolicySet: self._bucket_policy_set,
             mu.ObjectPut: self._object_put,
             mu.ObjectDeleted: self._object_deleted,
             mu.VersionDeleted: self._version_deleted,
@@ -52,6 +53,7 @@ class Applier:
             mu.KeyRemoved: self._key_removed,
             mu.SettingPut: self._setting_put,
             mu.JobPut: self._job_put,
+            mu.PolicyPut: self._policy_put,
             mu.SegmentMade: self._segment_made,
             mu.SegmentSealed: self._segments.sealed,
             mu.SegmentDropped: self._segments.dropped,
@@ -103,7 +105,9 @@ class Applier:
 
     def _bucket_made(self, it: mu.BucketMade) -> None:
         self._run("insert into directory values (?, 0, x'', null, 1)", (it.root,))
-        self._run("insert into bucket values (?, ?, ?, ?, '')", (it.name, it.root, it.owner, it.created_ns))
+        self._run(
+            "insert into bucket values (?, ?, ?, ?, '', ?)", (it.name, it.root, it.owner, it.created_ns, it.policy)
+        )
         self._use_ids(it.root)
 
     def _bucket_removed(self, it: mu.BucketRemoved) -> None:
@@ -117,6 +121,15 @@ class Applier:
 
     def _bucket_versioned(self, it: mu.BucketVersioned) -> None:
         self._run("update bucket set versioning=? where name=?", (it.versioning, it.name))
+
+    def _bucket_policy_set(self, it: mu.BucketPolicySet) -> None:
+        self._run("update bucket set policy=? where name=?", (it.policy, it.name))
+
+    def _policy_put(self, it: mu.PolicyPut) -> None:
+        self._run(
+            "insert or replace into policy values (?, ?, ?, ?, ?, ?, ?, ?)",
+            (it.id, it.name, it.k, it.m, it.stripe_bytes, it.min_healthy_shards, it.disk_class, it.created_ns),
+        )
 
     def _user_made(self, it: mu.UserMade) -> None:
         self._run("insert into account values (?, ?, ?)", (it.name, int(it.admin), it.created_ns))
@@ -147,7 +160,7 @@ class Applier:
         content: int | None = None
         if it.extents is not None:
             content = it.id
-            self._insert_content(it.id, it.extents, it.size)
+            self._insert_content(it.id, it.extents, it.size, it.policy)
         else:
             content = self._insert_pieces(it.id, it.pieces, it.size)
         if it.upload:
@@ -304,7 +317,7 @@ class Applier:
 
     # -- contents and pieces -----------------------------------------------------------------------------------------
 
-    def _insert_content(self, id_: int, extents: Iterable[mu.Extent], length: int) -> None:
+    def _insert_content(self, id_: int, extents: Iterable[mu.Extent], length: int, policy: int) -> None:
         rows = []
         start = 0
         for number, extent in enumerate(extents):
@@ -313,7 +326,7 @@ class Applier:
             start += extent.length
         if start != length:
             raise InternalError(f"the extents of content {id_} hold {start} of {length} bytes")
-        self._run("insert into content values (?, 1, ?, ?)", (id_, len(rows), length))
+        self._run("insert into content values (?, 1, ?, ?, ?)", (id_, len(rows), length, policy))
         self._segments.insert_extents(rows)
         self._use_ids(id_, max(1, len(rows)))
 
@@ -345,7 +358,7 @@ class Applier:
             for piece in pieces:
                 self._run("update content set refs=refs+1 where id=?", (piece.content,))
         else:
-            self._insert_content(it.id, it.extents, it.size)
+            self._insert_content(it.id, it.extents, it.size, it.policy)
             pieces = (mu.Piece(0, it.id, 0, it.size),)
         old = self._run("select pieces from part where upload=? and number=?", (it.upload, it.number)).fetchone()
         self._run(

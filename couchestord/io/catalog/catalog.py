@@ -3,6 +3,7 @@
 import struct
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import astuple
 from pathlib import Path
 
 from couchestord.errors import Corrupt, UnknownFormat
@@ -13,6 +14,7 @@ from couchestord.io.catalog.pages import store_sums, sums_path, sync_folder
 from couchestord.io.catalog.read import CatalogReader
 from couchestord.io.catalog.schema import SCHEMA_VERSION, TABLES, statements
 from couchestord.io.sqlite import Connection, Shut, open_main_file, open_reader, open_writer, sqlite_errors
+from couchestord.model import Policy
 
 FIRST_ID = 16
 """Ids below are reserved: 0 is no id, segment 0 the journal."""
@@ -128,15 +130,15 @@ class Catalog:
             version = self._reader.execute("select schema_version from state").fetchone()
         if version is None:
             raise Corrupt(f"the catalog {self.path} has no state")
-        if version[0] > SCHEMA_VERSION:
+        if version[0] != SCHEMA_VERSION:
+            use = "a newer couchestord" if version[0] > SCHEMA_VERSION else "the one that wrote it: it is not converted"
             raise UnknownFormat(
-                f"the catalog {self.path} has schema {version[0]}; this program knows "
-                f"{SCHEMA_VERSION}. Use a newer couchestord."
+                f"the catalog {self.path} has schema {version[0]}; this program knows {SCHEMA_VERSION}. Use {use}."
             )
 
     @staticmethod
-    def create(path: Path, store_id: bytes) -> None:
-        """Make an empty catalog at `path`, replacing whatever lies there."""
+    def create(path: Path, store_id: bytes, default: Policy) -> None:
+        """Make an empty catalog at `path`, replacing whatever lies there, with the policy the store began with."""
         remove(path)
         connection = open_writer(path)
         try:
@@ -147,6 +149,7 @@ class Catalog:
                 "insert into state values (?, ?, 0, ?, ?, 0)",
                 (store_id, SCHEMA_VERSION, struct.pack("<Q", 0), FIRST_ID),
             )
+            connection.execute("insert into policy values (?, ?, ?, ?, ?, ?, ?, ?)", astuple(default))
             connection.execute("commit")
         finally:
             connection.close()

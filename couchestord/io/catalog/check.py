@@ -30,6 +30,10 @@ _MUST_BE_EMPTY: dict[str, str] = {
     "coalesce(sum(length),0) from extent x where x.id>=c.id and x.id<c.id+c.extents)",
     "extents in segments that do not exist": "select id from extent x where segment<>0 and not exists "
     "(select 1 from segment s where s.id=x.segment)",
+    "extents that lie under another policy than their content": "select x.id from extent x join segment s "
+    "on s.id=x.segment where s.policy<>(select policy from content c where c.id<=x.id order by c.id desc limit 1)",
+    "policies that do not exist": "select policy from (select policy from bucket union select policy from content "
+    "union select policy from segment) where policy not in (select id from policy)",
     "segments whose live bytes are miscounted": "select id from segment s where live_bytes<>(select "
     "coalesce(sum(length),0) from extent x where x.segment=s.id)",
     "parts of uploads that do not exist": "select upload, number from part p where not exists "

@@ -21,6 +21,7 @@ class BucketRow(NamedTuple):
     owner: str
     created_ns: int
     versioning: str
+    policy: int = 0
 
 
 class EntryRow(NamedTuple):
@@ -73,17 +74,20 @@ class SegmentRow(NamedTuple):
     missing: int
     live_bytes: int
     stripes_end: int
+    policy: int = 0
 
 
 class PlacementRow(NamedTuple):
     disks: tuple[int, ...]
     missing: int
+    m: int
+    policy: int
     segments_count: int
 
 
 _ENTRY = "inode, content, size, etag, modified_ns, flags, attributes"
 _EXTENT = "id, start, length, segment, stripe, stripe_start"
-_BUCKET = "name, root, owner, created_ns, versioning"
+_BUCKET = "name, root, owner, created_ns, versioning, policy"
 
 
 class CatalogReader:
@@ -277,6 +281,16 @@ class CatalogReader:
         )
         return [ExtentRow(*row) for row in rows]
 
+    def extents_to_destage(self, limit: int) -> list[tuple[int, ExtentRow]]:
+        """Extents whose bytes still lie in the journal, oldest first, each behind the policy of its content."""
+        # the ids of a content's extents begin with its own: the content that comes last before an extent is its
+        rows = self._run(
+            "select (select policy from content where content.id<=extent.id order by content.id desc limit 1), "
+            f"{_EXTENT} from extent where segment=0 order by stripe limit ?",
+            (limit,),
+        )
+        return [(policy, ExtentRow(*row)) for policy, *row in rows]
+
     def extents_in_segment(self, segment: int, after_stripe: int, limit: int) -> list[ExtentRow]:
         """Extents that begin in stripes of a segment after that one, in order of stripes."""
         rows = self._run(
@@ -335,16 +349,20 @@ class CatalogReader:
 
     def placements(self) -> list[PlacementRow]:
         """Which disks and missing shards there are among the segments, and how many have them."""
-        rows = self._run("select disks, missing, count(*) from segment group by disks, missing")
-        return [PlacementRow(unpack_disks(disks), missing, count) for disks, missing, count in rows]
+        rows = self._run("select disks, missing, m, policy, count(*) from segment group by disks, missing, m, policy")
+        return [PlacementRow(unpack_disks(disks), *row) for disks, *row in rows]
 
     def segments_placed(self, place: PlacementRow, limit: int) -> list[SegmentRow]:
         """Segments on these disks that lack these shards, the oldest first."""
         rows = self._run(
-            "select * from segment where disks=? and missing=? order by id limit ?",
-            (pack_disks(place.disks), place.missing, limit),
+            "select * from segment where disks=? and missing=? and m=? and policy=? order by id limit ?",
+            (pack_disks(place.disks), place.missing, place.m, place.policy, limit),
         )
         return [_segment(row) for row in rows]
+
+    def geometries(self) -> list[tuple[int, int]]:
+        """k and m of every policy, and of the segments that were written under older forms of one."""
+        return list(self._run("select k, m from policy union select k, m from segment"))
 
     def segments_missing(self) -> list[SegmentRow]:
         """Segments with a shard that is not whole, the most endangered first."""

@@ -4,7 +4,7 @@ Ids (directories, inodes, contents, extents, markers, segments, cookies) come fr
 again. The object that a plain PUT makes has one number for its inode, its cookie, its content and its first extent.
 """
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 TABLES: dict[str, str] = {
     # one row: what the catalog is, and up to where the log has been applied
@@ -13,7 +13,12 @@ TABLES: dict[str, str] = {
         next_id integer not null, tree_generation integer not null""",
     "bucket": "name text not null primary key, root integer not null, owner text not null, created_ns "
     "integer not null, "
-    "versioning text not null",
+    "versioning text not null, policy integer not null",
+    # how data is coded and placed; 0 is the default. A segment has the geometry that its policy had when it was made
+    "policy": """
+        id integer not null primary key, name text not null unique, k integer not null, m integer not null,
+        stripe_bytes integer not null, min_healthy_shards integer not null, disk_class text not null,
+        created_ns integer not null""",
     # root directories have parent 0; kept: made or touched through a mount, stays when it is empty
     "directory": "id integer not null primary key, parent integer not null, name blob not null, inode integer, "
     "kept integer not null",
@@ -44,9 +49,9 @@ TABLES: dict[str, str] = {
     "piece": """
         inode integer not null, start integer not null, content integer, content_start integer not null,
         length integer not null, primary key (inode, start)""",
-    # refs: pieces and parts that name it. Its extents have the ids id to id + extents - 1
+    # refs: pieces and parts that name it. Its extents have the ids id to id + extents - 1; policy: what they lie under
     "content": "id integer not null primary key, refs integer not null, extents integer not null, length "
-    "integer not null",
+    "integer not null, policy integer not null",
     # segment 0: in the body of the journal record of sequence `stripe`. stored_length, codec, crypt_key null: as is
     "extent": """
         id integer not null primary key, start integer not null, length integer not null, segment integer not null,
@@ -56,7 +61,7 @@ TABLES: dict[str, str] = {
     "segment": """
         id integer not null primary key, epoch integer not null, state integer not null, k integer not null,
         m integer not null, stripe_bytes integer not null, disks blob not null, missing integer not null,
-        live_bytes integer not null, stripes_end integer not null""",
+        live_bytes integer not null, stripes_end integer not null, policy integer not null""",
     "upload": "id text not null primary key, bucket text not null, object_key blob not null, created_ns "
     "integer not null, "
     "attributes blob",
@@ -80,7 +85,7 @@ INDEXES: dict[str, str] = {
     "extent_place": "extent (segment, stripe)",
     "upload_key": "upload (bucket, object_key, id)",
     "segment_missing": "segment (missing) where missing <> 0",
-    "segment_place": "segment (disks, missing)",
+    "segment_place": "segment (disks, missing, m, policy)",
     "segment_dead": "segment (id) where state = 1 and live_bytes = 0",
     "segment_thin": "segment (live_bytes / (stripes_end * k)) where state = 1 and live_bytes > 0",
 }

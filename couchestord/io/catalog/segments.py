@@ -35,8 +35,8 @@ class SegmentRows:
     def made(self, it: mu.SegmentMade) -> None:
         missing = sum(1 << index for index, disk in enumerate(it.disks) if disk < 0)
         self._run(
-            "insert into segment values (?, ?, ?, ?, ?, ?, ?, ?, 0, -1)",
-            (it.id, it.epoch, STATE_OPEN, it.k, it.m, it.stripe_bytes, pack_disks(it.disks), missing),
+            "insert into segment values (?, ?, ?, ?, ?, ?, ?, ?, 0, -1, ?)",
+            (it.id, it.epoch, STATE_OPEN, it.k, it.m, it.stripe_bytes, pack_disks(it.disks), missing, it.policy),
         )
 
     def sealed(self, it: mu.SegmentSealed) -> None:

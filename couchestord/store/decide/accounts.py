@@ -1,6 +1,7 @@
-"""Decisions about buckets, users, keys, settings."""
+"""Decisions about buckets, policies, users, keys, settings."""
 
 import base64
+from dataclasses import astuple, replace
 
 from couchestord.errors import (
     BucketAlreadyExists,
@@ -9,13 +10,16 @@ from couchestord.errors import (
     InvalidArgument,
     KeyAlreadyExists,
     NoSuchAccessKey,
+    NoSuchPolicy,
     NoSuchUser,
+    PolicyAlreadyExists,
+    PolicyChanged,
 )
 from couchestord.io import mutations as mu
 from couchestord.io import requests as rq
 from couchestord.io.catalog.read import BucketRow
 from couchestord.io.keys import check_bucket_name
-from couchestord.model import AccessKey, User
+from couchestord.model import AccessKey, Policy, User
 from couchestord.store.decide.context import Context, Decision
 from couchestord.store.values import bucket_info
 
@@ -37,8 +41,11 @@ class AccountDecisions:
                 raise BucketAlreadyOwnedByYou(f"bucket {request.name!r} exists and is yours")
             raise BucketAlreadyExists(f"bucket {request.name!r} exists and belongs to somebody else")
         root, now_ns = self._it.applier.next_id, self._it.clock.now_ns()
-        outcome = mu.BucketMade(request.name, root, request.owner, now_ns)
-        return Decision(outcome, bucket_info(BucketRow(request.name, root, request.owner, now_ns, "")))
+        policy = self._policy(request.policy)
+        outcome = mu.BucketMade(request.name, root, request.owner, now_ns, policy.id)
+        return Decision(
+            outcome, bucket_info(BucketRow(request.name, root, request.owner, now_ns, "", policy.id), policy.name)
+        )
 
     def remove_bucket(self, request: rq.RemoveBucket) -> Decision:
         bucket = self._it.bucket(request.name)
@@ -53,6 +60,27 @@ class AccountDecisions:
         if bucket.versioning == request.versioning:
             return Decision(None)
         return Decision(mu.BucketVersioned(request.name, request.versioning))
+
+    def set_bucket_policy(self, request: rq.SetBucketPolicy) -> Decision:
+        bucket, policy = self._it.bucket(request.name), self._policy(request.policy)
+        return Decision(None if bucket.policy == policy.id else mu.BucketPolicySet(request.name, policy.id))
+
+    def _policy(self, name: str) -> Policy:
+        found = self._it.accounts.policy_named(name)
+        if found is None:
+            raise NoSuchPolicy(f"there is no policy {name!r}")
+        return found
+
+    def put_policy(self, request: rq.PutPolicy) -> Decision:
+        policy, there = request.policy, self._it.accounts.policy_named(request.policy.name)
+        if request.old is None and there is not None:
+            raise PolicyAlreadyExists(f"there is a policy {policy.name!r} already")
+        if request.old is None:
+            made = [known.id for known in self._it.accounts.policies()]
+            policy = replace(policy, id=max(made) + 1, created_ns=self._it.clock.now_ns())
+        elif there != request.old or (policy.id, policy.created_ns) != (there.id, there.created_ns):
+            raise PolicyChanged(f"policy {policy.name!r} has changed meanwhile: look at it again")
+        return Decision(None if policy == there else mu.PolicyPut(*astuple(policy)), policy)
 
     def make_user(self, request: rq.MakeUser) -> Decision:
         if not request.name or len(request.name) > NAME_LENGTH_MAX or not request.name.isprintable():

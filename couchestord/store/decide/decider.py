@@ -37,6 +37,8 @@ class Decider:
             rq.CompleteUpload: uploads.complete,
             rq.AbortUpload: uploads.abort,
             rq.ForgetResults: uploads.forget,
+            rq.SetBucketPolicy: accounts.set_bucket_policy,
+            rq.PutPolicy: accounts.put_policy,
             rq.MakeUser: accounts.make_user,
             rq.RemoveUser: accounts.remove_user,
             rq.MakeKey: accounts.make_key,

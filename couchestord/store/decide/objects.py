@@ -34,6 +34,7 @@ class ObjectDecisions:
             etag=request.etag,
             attributes=request.attributes,
             extents=request.extents,
+            policy=request.policy,
         )
         return Decision(outcome, answer, request.body, request.body_sum)
 
@@ -48,6 +49,7 @@ class ObjectDecisions:
         attributes: Attributes,
         extents: tuple[mu.Extent, ...] | None = None,
         pieces: tuple[mu.Piece, ...] = (),
+        policy: int = 0,
     ) -> tuple[mu.ObjectPut, object]:
         """The entry names a new object: the one way for PUT, copy and complete. Answers (outcome, ObjectInfo)."""
         check_key(key)
@@ -74,6 +76,7 @@ class ObjectDecisions:
             keep_current=keep,
             versioned=versioned,
             drop_null=bucket.versioning == "Suspended",
+            policy=policy,
         )
         row = EntryRow(place.next_id, None, size, etag, now_ns, ENTRY_VERSIONED if versioned else 0, encoded)
         return outcome, object_info(bucket, key, row)

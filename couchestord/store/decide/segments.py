@@ -17,9 +17,10 @@ class SegmentDecisions:
         id_, epoch = self._it.applier.next_id, self._it.epoch()
         missing = sum(1 << index for index, disk in enumerate(request.disks) if disk < 0)
         row = SegmentRow(
-            id_, epoch, STATE_OPEN, request.k, request.m, request.stripe_bytes, request.disks, missing, 0, -1
-        )
-        outcome = mu.SegmentMade(id_, epoch, request.k, request.m, request.stripe_bytes, request.disks)
+            id_, epoch, STATE_OPEN, request.k, request.m, request.stripe_bytes, request.disks, missing, 0, -1,
+            request.policy,
+        )  # fmt: skip
+        outcome = mu.SegmentMade(id_, epoch, request.k, request.m, request.stripe_bytes, request.disks, request.policy)
         return Decision(outcome, row)
 
     def seal(self, request: rq.SealSegment) -> Decision:

@@ -66,6 +66,7 @@ class UploadDecisions:
             now_ns,
             encode_mapping(request.checksums),
             request.extents,
+            policy=request.policy,
         )
         answer = PartInfo(request.number, request.size, etag_text(request.etag), now_ns, request.checksums)
         return Decision(outcome, answer, request.body, request.body_sum)

@@ -62,7 +62,9 @@ async def test_key_remove(store: AdminStore) -> None:
 async def test_buckets(store: AdminStore) -> None:
     await run(store, "user add", user="ann")
     await run(store, "bucket create", bucket="photos", owner="ann")
-    assert await run(store, "bucket list") == [{"bucket": "photos", "owner": "ann", "created_ns": 5}]
+    assert await run(store, "bucket list") == [
+        {"bucket": "photos", "owner": "ann", "policy": "default", "created_ns": 5}
+    ]
     with pytest.raises(BucketAlreadyOwnedByYou):
         await run(store, "bucket create", bucket="photos")
     with pytest.raises(NoSuchUser):
@@ -88,7 +90,7 @@ async def test_unknown_argument_does_nothing(store: AdminStore, command: str) ->
     store.keys["AK"] = await store.create_key((await store.create_user("u")).name)
     before = (dict(store.users), dict(store.keys), dict(store.buckets))
     with pytest.raises(InvalidArgument, match="froce"):
-        await run(store, command, user="ann", access_key="AK", bucket="photos", key="k", froce=True)
+        await run(store, command, user="ann", access_key="AK", bucket="photos", key="k", policy="p", froce=True)
     assert (store.users, store.keys, store.buckets) == before
 
 

@@ -6,6 +6,7 @@ Seen to fail with: `_release_inode` that forgets pieces; `_drop_null` left out; 
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from couchestord.errors import Error, InternalError
 from couchestord.io import mutations as mu
 from couchestord.io import requests as rq
 from couchestord.io.catalog.catalog import dump
-from couchestord.model import PART_BYTES_MIN, Attributes
+from couchestord.model import PART_BYTES_MIN, Attributes, Policy
 
 KEYS = [b"a", b"a/", b"a/b", b"a//b", b"a/b/c", b"b/c", b"b/d/e/f", "ü/ß".encode(), b"/", b"z" * 300]
 BUCKETS = ["bucket-a", "bucket-b"]
@@ -41,7 +42,7 @@ class Course:
             (self.put, 30), (self.delete, 15), (self.delete_version, 12), (self.copy, 12), (self.versioning, 4),
             (self.make_upload, 5), (self.put_part, 12), (self.copy_part, 6), (self.complete, 8), (self.abort, 2),
             (self.make_segment, 4), (self.move, 10), (self.seal_or_drop, 5), (self.bucket, 2), (self.small, 4),
-            (self.shards, 3),
+            (self.shards, 3), (self.policy, 3),
         ]  # fmt: skip
         act = self.rng.choices([it[0] for it in weights], [it[1] for it in weights])[0]
         try:
@@ -64,7 +65,8 @@ class Course:
     def put(self) -> None:
         bucket, key = self.place()
         attributes = Attributes(metadata={"n": str(self.rng.randrange(9))} if self.rng.random() < 0.5 else {})
-        info = self.rig.do(put_request(bucket, key, attributes=attributes, extents=self.extents()))
+        request = put_request(bucket, key, attributes=attributes, extents=self.extents())
+        info = self.rig.do(replace(request, policy=self.rng.choice(self.policies()).id))
         self.remember(bucket, key, info.version_id)
 
     def remember(self, bucket: str, key: bytes, version_id: str | None) -> None:
@@ -121,9 +123,23 @@ class Course:
         bucket, key, upload, _ = self.rng.choice(self.uploads or [("none", b"k", "u", {})])
         self.rig.do(rq.AbortUpload(bucket, key, upload))
 
+    def policies(self) -> list[Policy]:
+        return self.rig.catalog.accounts.policies()
+
+    def policy(self) -> None:
+        """A new one, or another form of one; a bucket gets one, or one that does not exist."""
+        old = self.rng.choice([None, *self.policies()])
+        name = old.name if old else self.rng.choice(("cold", "hot", "default"))
+        geometry = Policy(0, name, self.rng.randint(1, 8), self.rng.randint(0, 3), 1 << 16, 0, "ssd")
+        new = replace(geometry, id=old.id, created_ns=old.created_ns) if old else geometry
+        self.rig.do(rq.PutPolicy(new, old))
+        self.rig.do(rq.SetBucketPolicy(self.rng.choice(BUCKETS), self.rng.choice(("cold", "hot", "none"))))
+
     def make_segment(self) -> None:
-        disks = tuple(self.rng.choice((index, index, -1)) for index in range(6))
-        self.segments.append(self.rig.do(rq.MakeSegment(4, 2, 1 << 20, disks)).id)
+        policy = self.rng.choice(self.policies())
+        disks = tuple(self.rng.choice((index, index, -1)) for index in range(policy.shards_count))
+        request = rq.MakeSegment(policy.k, policy.m, policy.stripe_bytes, disks, policy.id)
+        self.segments.append(self.rig.do(request).id)
 
     def move(self) -> None:
         rows = [row for row in dump(self.rig.path)["extent"] if self.rng.random() < 0.3]
@@ -147,13 +163,15 @@ class Course:
     def shards(self) -> None:
         if self.segments:
             self.rig.do(rq.LoseShards(self.rng.choice(self.segments), self.rng.randrange(64)))
-            self.rig.do(rq.PlaceShard(self.rng.choice(self.segments), self.rng.randrange(6), self.rng.randrange(9)))
+            row = self.rig.catalog.writing.segment(self.rng.choice(self.segments))
+            if row is not None:
+                self.rig.do(rq.PlaceShard(row.id, self.rng.randrange(row.k + row.m), self.rng.randrange(9)))
 
     def bucket(self) -> None:
         name = self.rng.choice([*BUCKETS, "bucket-c"])
         if self.rng.random() < 0.5:
             self.rig.do(rq.RemoveBucket(name))
-        self.rig.do(rq.MakeBucket(name, "owner"))
+        self.rig.do(rq.MakeBucket(name, "owner", self.rng.choice(("default", "cold"))))
 
     def small(self) -> None:
         user = self.rng.choice(("ann", "bob"))

@@ -23,6 +23,8 @@ FAULTS = {
     "update piece set inode=9999": "pieces of inodes that do not exist",
     "update extent set length=length+1 where segment=0": "contents whose extents do not cover them",
     "update extent set segment=9999 where segment<>0": "extents in segments that do not exist",
+    "update content set policy=7": "policies that do not exist",
+    "update segment set policy=7": "extents that lie under another policy than their content",
     "update segment set live_bytes=live_bytes-1": "segments whose live bytes are miscounted",
     "update part set upload='none'": "parts of uploads that do not exist",
     "update state set next_id=17": "ids at or above the next id",

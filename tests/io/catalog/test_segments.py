@@ -8,6 +8,7 @@ from couchestord.io.catalog.catalog import Catalog
 from couchestord.io.catalog.read import CatalogReader, PlacementRow
 from couchestord.io.catalog.segments import STATE_SEALED, pack_disks
 from couchestord.io.sqlite import Connection, open_writer
+from couchestord.model import Policy
 
 STORE_ID = b"store of a test!"
 COUNT = 2000
@@ -28,7 +29,7 @@ class Spy:
 
 def filled(path: Path) -> Connection:
     rng = random.Random(3)
-    Catalog.create(path, STORE_ID)
+    Catalog.create(path, STORE_ID, Policy())
     connection = open_writer(path)
     connection.execute("begin")
     for id_ in range(16, 16 + COUNT):
@@ -37,7 +38,7 @@ def filled(path: Path) -> Connection:
         missing = rng.choice((0, 0, 0, 0, 0, 0, 0, 1, 6))
         live = rng.choice((0, rng.randrange(1, 4000), 16 * 4096 * 50))
         connection.execute(
-            "insert into segment values (?, 1, ?, 4, 2, 65536, ?, ?, ?, ?)",
+            "insert into segment values (?, 1, ?, 4, 2, 65536, ?, ?, ?, ?, 0)",
             (id_, rng.choice((0, 1, 1, 1)), disks, missing, live, rng.choice((-1, 60, 65))),
         )
     connection.execute("commit")
@@ -78,7 +79,7 @@ def test_each_question_of_a_job_has_its_index(tmp_path: Path) -> None:
     reader.segments_dead(16)
     reader.segments_thin(2048, 64)
     reader.placements()
-    reader.segments_placed(PlacementRow((0, 1, 2, 3, 4, 5), 1, 1), 64)
+    reader.segments_placed(PlacementRow((0, 1, 2, 3, 4, 5), 1, 2, 0, 1), 64)
     reader.segments_missing()
     reader.extents_count(16)
     indexes = ["segment_dead", "segment_thin", "segment_place", "segment_place", "segment_missing", "extent_place"]

@@ -1,0 +1,163 @@
+"""Policies: what a bucket asks for is what its data gets, through destage, compaction and restarts."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from small_store import SMALL, STRIPE_BYTES, body_of, core_of, faults_of, finish, make_store, new_store, read, segments
+
+from couchestord.errors import InvalidArgument, NoSuchPolicy, PolicyAlreadyExists, PolicyChanged
+from couchestord.io import requests as rq
+from couchestord.io.catalog.catalog import dump
+from couchestord.model import Policy
+from couchestord.store.store import ObjectStore
+
+SAFE = Policy(name="safe", k=2, m=4, stripe_bytes=STRIPE_BYTES)
+
+
+async def with_safe_bucket(store: ObjectStore) -> Policy:
+    safe = await store.policies.add(SAFE)
+    await store.create_bucket("vault", policy="safe")
+    return safe
+
+
+def geometries(store: ObjectStore) -> set[tuple[int, int, int]]:
+    """(policy, k, m) of the segments that hold live data."""
+    return {(row.policy, row.k, row.m) for row in segments(store) if row.live_bytes}
+
+
+async def test_data_lies_under_the_policy_of_its_bucket(tmp_path: Path) -> None:
+    async with new_store(tmp_path) as store:
+        safe = await with_safe_bucket(store)
+        for bucket in ("box", "vault"):
+            await store.put(bucket, b"long", body_of(5 * STRIPE_BYTES))
+        assert geometries(store) == {(0, 4, 2), (safe.id, 2, 4)}
+        for number in range(20):
+            await store.put("vault" if number % 2 else "box", b"%d" % number, body_of(3000, number))
+        upload = (await store.create_upload("vault", b"parts")).upload_id
+        await store.put_part("vault", b"parts", upload, 1, b"a small part")
+        await store.destage()
+        assert not core_of(store).catalog.reading.extents_in_journal(0, 1)
+        assert geometries(store) == {(0, 4, 2), (safe.id, 2, 4)}
+        assert (await store.head_bucket("vault")).policy == "safe"
+        for number in range(20):
+            assert await read(store, b"%d" % number, "vault" if number % 2 else "box") == body_of(3000, number)
+    assert faults_of(tmp_path) == []  # no extent lies under another policy than its content
+
+
+async def test_compaction_and_copies_stay_under_the_policy(tmp_path: Path) -> None:
+    async with new_store(tmp_path, segment_bytes=8 * STRIPE_BYTES) as store:
+        safe = await with_safe_bucket(store)
+        for number in range(12):
+            await store.put("vault", b"%d" % number, body_of(3 * STRIPE_BYTES, number))
+        await store.copy("box", b"copy", "vault", b"11")
+        for number in range(12):
+            await store.delete("vault", b"%d" % number)
+        await core_of(store).pool.aclose()
+        await finish(core_of(store).jobs.compactor)
+        assert core_of(store).jobs.compactor.moved_extents_count
+        assert geometries(store) == {(safe.id, 2, 4)}
+        assert await read(store, b"copy") == body_of(3 * STRIPE_BYTES, 11)
+    assert faults_of(tmp_path) == []
+
+
+async def test_a_changed_policy_is_for_new_data(tmp_path: Path) -> None:
+    async with new_store(tmp_path) as store:
+        await store.put("box", b"old", body_of(5 * STRIPE_BYTES))
+        await store.policies.change("default", k=3, m=3)
+        await store.put("box", b"new", body_of(5 * STRIPE_BYTES))
+        assert geometries(store) == {(0, 4, 2), (0, 3, 3)}
+        await store.policies.add(SAFE)
+        await store.policies.assign("box", "safe")
+        await store.put("box", b"newer", body_of(5 * STRIPE_BYTES))
+        assert {row[1:] for row in geometries(store)} == {(4, 2), (3, 3), (2, 4)}
+        for key in (b"old", b"new", b"newer"):
+            assert await read(store, key) == body_of(5 * STRIPE_BYTES)
+
+
+async def test_the_log_and_the_snapshot_outlive_what_the_strongest_policy_makes_good(tmp_path: Path) -> None:
+    async with new_store(tmp_path) as store:
+        core = core_of(store)
+        await store.put("box", b"before", b"1")
+        await core.jobs.snapshotter.take()
+        assert len(core.journal.replicas(core.catalog.committed_sequence)[1]) == 3
+        await store.policies.add(SAFE)
+        # the record of the policy itself already lies on five disks
+        assert len(core.journal.replicas(core.catalog.committed_sequence)[1]) == 5
+        await finish(core.jobs.rejournaler)
+        first = core.journal.first_sequence
+        assert first is not None
+        assert len(core.journal.replicas(first)[1]) == 5
+        assert core.jobs.snapshotter.is_due()
+        await core.jobs.snapshotter.work()
+        root = core.disks.slot.snapshot
+        assert root is not None
+        row = core.catalog.reading.segment(root.segment)
+        assert row is not None
+        assert (row.k, row.m) == (2, 4)
+        assert not core.jobs.snapshotter.is_due()
+    for name in ("disk-0", "disk-1", "disk-3", "disk-5"):
+        (tmp_path / name).rename(tmp_path / f"away-{name}")
+    (tmp_path / "catalog.sqlite").unlink()
+    async with ObjectStore.open(tmp_path, SMALL) as store:
+        assert core_of(store).disks.m == 4
+        assert store.policies.find("safe").m == 4
+        assert await read(store, b"before") == b"1"
+
+
+async def test_a_start_takes_back_replicas_that_nothing_asks_for(tmp_path: Path) -> None:
+    async with new_store(tmp_path) as store:
+        await store.policies.add(SAFE)
+        await store.policies.change("safe", m=1)
+        assert core_of(store).disks.m == 4
+    async with ObjectStore.open(tmp_path, SMALL) as store:
+        assert core_of(store).disks.m == 2
+
+
+async def test_policies_survive_without_the_catalog(tmp_path: Path) -> None:
+    async with new_store(tmp_path) as store:
+        await with_safe_bucket(store)
+        await store.policies.change("default", min_healthy_shards=6)
+        before = dump(core_of(store).catalog.path)
+    (tmp_path / "catalog.sqlite").unlink()
+    async with ObjectStore.open(tmp_path, SMALL) as store:
+        after = dump(core_of(store).catalog.path)
+        assert after == {**before, "state": after["state"], "segment": after["segment"]}
+        assert [policy.name for policy in store.policies.list()] == ["default", "safe"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"k": 5}, r"5\+4 needs 9 disks, there are 6"),
+        ({"k": 0}, "cannot be coded"),
+        ({"m": -1}, "cannot be coded"),
+        ({"stripe_bytes": 4096}, "too short"),
+        ({"stripe_bytes": 1 << 30}, "over the limit"),
+        ({"min_healthy_shards": 1}, r"from k = 2 to k\+m = 6"),
+        ({"disk_class": "ssd"}, "disks of class 'ssd', there are 0"),
+        ({"name": "No Name"}, "a policy's name"),
+    ],
+)
+async def test_what_cannot_be_is_refused(tmp_path: Path, changes: dict[str, object], why: str) -> None:
+    async with new_store(tmp_path) as store:
+        with pytest.raises(InvalidArgument, match=why):
+            await store.policies.add(replace(SAFE, **changes))  # type: ignore[arg-type]
+        assert len(store.policies.list()) == 1
+        assert core_of(store).disks.m == 2
+
+
+async def test_names_and_changes_are_compared(tmp_path: Path) -> None:
+    await make_store(tmp_path)
+    async with ObjectStore.open(tmp_path, SMALL) as store:
+        safe = await store.policies.add(SAFE)
+        with pytest.raises(PolicyAlreadyExists):
+            await store.policies.add(SAFE)
+        await store.policies.change("safe", m=3)
+        with pytest.raises(PolicyChanged):
+            await core_of(store).submit(rq.PutPolicy(replace(safe, m=2), safe))
+        for ask in (store.policies.change("none", m=1), store.policies.assign("box", "none")):
+            with pytest.raises(NoSuchPolicy):
+                await ask
+        with pytest.raises(NoSuchPolicy):
+            await store.create_bucket("other", policy="none")
