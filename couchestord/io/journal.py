@@ -71,6 +71,10 @@ class Journal:
         """The files that count, in order of sequence."""
         return self._files
 
+    def holders(self) -> list[list[int]]:
+        """For each file the good disks that hold it whole, as far as is known."""
+        return [[index for index in file.replicas if self._is_whole(file, index)] for file in self._files]
+
     def is_closed(self, file: JournalFile) -> bool:
         """True when the file grows no more."""
         return file is not self._active

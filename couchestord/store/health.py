@@ -183,11 +183,11 @@ async def _disk_status(core: "Core", index: int, places: list[PlacementRow]) -> 
             found |= {"state": "failing", "reason": str(error)}
     found["full"] = disks.is_full(index)
     found["shards"] = sum(place.segments_count for place in places if index in place.disks)
-    found["if_lost"] = _cost_of_loss(disks, index, places)
+    found["if_lost"] = _cost_of_loss(disks, index, places, core.journal.holders())
     return found
 
 
-def _cost_of_loss(disks: Disks, index: int, places: list[PlacementRow]) -> str:
+def _cost_of_loss(disks: Disks, index: int, places: list[PlacementRow], holders: list[list[int]]) -> str:
     """What would be gone if this disk went now, on top of what is missing already."""
     lost = short = 0
     for place in places:
@@ -196,8 +196,10 @@ def _cost_of_loss(disks: Disks, index: int, places: list[PlacementRow]) -> str:
             lost += place.segments_count
         elif missing:
             short += place.segments_count
-    if lost:
-        return f"data of {lost} segments would be lost"
+    records = holders.count([index])
+    if lost or records:
+        parts = [f"data of {lost} segments"] * bool(lost) + [f"records of {records} journal files"] * bool(records)
+        return f"{' and '.join(parts)} would be lost"
     return f"nothing would be lost; {short} segments would lack shards" if short else "nothing would be lost"
 
 

@@ -51,6 +51,17 @@ async def test_status_of_a_filled_store(tmp_path: Path) -> None:
         ] * 6
 
 
+async def test_loss_table_names_the_last_copy_of_journal_files(tmp_path: Path) -> None:
+    async with new_store(tmp_path) as store:
+        core = core_of(store)
+        [*_, file] = core.journal.files()
+        for index in file.replicas[1:]:
+            core.journal.damaged.add((file.path, index))
+        costs = [disk["if_lost"] for disk in (await store.status())["disks"]]
+        assert costs[file.replicas[0]] == "records of 1 journal files would be lost"
+        assert [cost for cost in costs if cost != NOTHING] == [costs[file.replicas[0]]]
+
+
 async def test_loss_table_with_disks_missing(tmp_path: Path) -> None:
     async with new_store(tmp_path) as store:
         await put_all(store, BODIES)
