@@ -141,6 +141,8 @@ class StoreConfig:
     engine: Literal["auto", "zfec", "isal"] = _setting("auto", _choice("auto", "zfec", "isal"))
     min_healthy_shards: int = _setting(0, _integer(0, 192))
     """Fewest disks that a new segment may be written on. 0: k."""
+    shards_per_disk: int = _setting(1, _integer(1, 192))
+    """Most shards of one segment on a disk, for a store that is made with fewer than k+m disks."""
     segment_bytes: int = _setting(256 << 20, _at_least(1 << 20, parse_size), key="segment_size")
     reserve_bytes: int = _setting(16 << 20, _at_least(0, parse_size), key="reserve")
     """Room on each disk that is kept for deletes, compaction and the catalog."""

@@ -29,6 +29,7 @@ from couchestord.frontends.admin.pages import HealthPages, MetricsPage, Readines
 from couchestord.frontends.admin.server import serve_admin
 from couchestord.frontends.http import serve_http
 from couchestord.frontends.s3.server import S3Options, S3Server
+from couchestord.io.disks import shards_per_disk
 from couchestord.io.journalfile import JournalOptions
 from couchestord.metrics import Metrics, Snapshot
 from couchestord.store import ObjectStore, StoreOptions
@@ -61,6 +62,7 @@ def store_options(config: Config, disks: Sequence[Path] = ()) -> StoreOptions:
         stripe_bytes=store.stripe_size_bytes,
         segment_bytes=store.segment_bytes,
         min_healthy_shards=store.min_healthy_shards,
+        shards_per_disk=store.shards_per_disk,
         engine=store.engine,
         reserve_bytes=store.reserve_bytes,
         journal=JournalOptions(
@@ -86,10 +88,16 @@ async def create_store(config: Config, disks_count: int) -> tuple[Path, ...]:
     Raises StoreExists, TooFewDisks, and NotAStore when the data folder has held a store whose disks are all away:
     making a new one in their place would hide it.
     """
-    data, k, m = config.store.data, config.store.k, config.store.m
+    store = config.store
+    data, k, m = store.data, store.k, store.m
     disks = config.store.disks or tuple(data / f"disk-{index}" for index in range(disks_count))
-    if len(disks) < k + m:
-        raise TooFewDisks(f"{len(disks)} disks are too few: k = {k} data and m = {m} parity shards need {k + m}")
+    if len(disks) * store.shards_per_disk < k + m:
+        several = shards_per_disk(k + m, len(disks))
+        raise TooFewDisks(
+            f"{len(disks)} disks are too few: k = {k} data and m = {m} parity shards need {k + m}. To put several shards "
+            f"on one disk, whose loss is then the loss of all of them, set store.shards_per_disk to {several} "
+            f"(COUCHESTORD_STORE__SHARDS_PER_DISK={several})"
+        )
     left = sorted(path.name for path in data.glob("catalog*"))
     if left and not any(any(disk.iterdir()) for disk in disks if disk.is_dir()):
         raise NotAStore(

@@ -161,3 +161,28 @@ async def test_names_and_changes_are_compared(tmp_path: Path) -> None:
                 await ask
         with pytest.raises(NoSuchPolicy):
             await store.create_bucket("other", policy="none")
+
+
+@pytest.mark.parametrize(("disks_count", "per_disk", "survives"), [(3, 2, 1), (1, 6, 0), (5, 2, 1)])
+async def test_several_shards_on_a_disk(tmp_path: Path, disks_count: int, per_disk: int, survives: int) -> None:
+    with pytest.raises(InvalidArgument, match="needs 6 disks"):
+        await ObjectStore.create(tmp_path, replace(SMALL, disks_count=disks_count))
+    options = replace(SMALL, disks_count=disks_count, shards_per_disk=per_disk)
+    async with new_store(tmp_path, disks_count=disks_count, shards_per_disk=per_disk) as store:
+        await store.put("box", b"small", b"in the log")
+        await store.put("box", b"long", body_of(5 * STRIPE_BYTES))
+        (row,) = segments(store)
+        assert max(map(row.disks.count, row.disks)) <= per_disk
+        assert row.missing == 0
+        replicas = core_of(store).journal.replicas(core_of(store).catalog.committed_sequence)[1]
+        assert len(replicas) == len(set(replicas)) == min(3, disks_count)
+        status = await store.status()
+        assert status["policies"][0]["survives_disks"] == status["journal"]["survives_disks"] == survives
+        assert (
+            "would be lost" in status["disks"][0]["if_lost"] and "nothing" not in status["disks"][0]["if_lost"]
+        ) == (survives == 0)
+    for index in range(survives):
+        (tmp_path / f"disk-{index}").rename(tmp_path / f"away-{index}")
+    async with ObjectStore.open(tmp_path, options) as store:
+        assert await read(store, b"small") == b"in the log"
+        assert await read(store, b"long") == body_of(5 * STRIPE_BYTES)
