@@ -94,8 +94,8 @@ async def create_store(config: Config, disks_count: int) -> tuple[Path, ...]:
     if len(disks) * store.shards_per_disk < k + m:
         several = shards_per_disk(k + m, len(disks))
         raise TooFewDisks(
-            f"{len(disks)} disks are too few: k = {k} data and m = {m} parity shards need {k + m}. To put several shards "
-            f"on one disk, whose loss is then the loss of all of them, set store.shards_per_disk to {several} "
+            f"{len(disks)} disks are too few: k = {k} data and m = {m} parity shards need {k + m}. To put several "
+            f"shards on one disk, whose loss is then the loss of all of them, set store.shards_per_disk to {several} "
             f"(COUCHESTORD_STORE__SHARDS_PER_DISK={several})"
         )
     left = sorted(path.name for path in data.glob("catalog*"))

@@ -198,7 +198,7 @@ class SegmentPool:
         roomy = members.intersection(self._disks.roomy())
         used = [row.disks[index] for index in segment.whole()]
         wanted = min(len(roomy) * shards_per_disk(policy.shards_count, len(members)), policy.shards_count)
-        return len(used) >= wanted and roomy.issuperset(used)
+        return len(used) >= max(wanted, policy.shards_min) and roomy.issuperset(used)
 
     async def _make(self, policy: Policy) -> SegmentRow:
         members = self._disks.of_class(policy.disk_class)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from small_store import SMALL, STRIPE_BYTES, body_of, core_of, faults_of, finish, make_store, new_store, read, segments
 
-from couchestord.errors import InvalidArgument, NoSuchPolicy, PolicyAlreadyExists, PolicyChanged
+from couchestord.errors import InvalidArgument, NoSpace, NoSuchPolicy, PolicyAlreadyExists, PolicyChanged
 from couchestord.io import requests as rq
 from couchestord.io.catalog.catalog import dump
 from couchestord.model import Policy
@@ -186,3 +186,22 @@ async def test_several_shards_on_a_disk(tmp_path: Path, disks_count: int, per_di
     async with ObjectStore.open(tmp_path, options) as store:
         assert await read(store, b"small") == b"in the log"
         assert await read(store, b"long") == body_of(5 * STRIPE_BYTES)
+
+
+async def test_a_full_disk_costs_new_segments_a_shard_until_it_has_room(tmp_path: Path) -> None:
+    async with new_store(tmp_path) as store:
+        core = core_of(store)
+        core.disks.set_tight(5, True)
+        await store.put("box", b"long", body_of(5 * STRIPE_BYTES))
+        (row,) = segments(store)
+        assert (row.disks.count(-1), row.missing.bit_count()) == (1, 1)
+        assert any("room for 5 of 6 shards" in reason for reason in store.health().reasons)
+        await store.policies.change("default", min_healthy_shards=6)
+        with pytest.raises(NoSpace):
+            await store.put("box", b"more", body_of(5 * STRIPE_BYTES))
+        assert store.health().state == "unhealthy"
+        core.disks.set_tight(5, False)
+        await core.pool.seal_unfit()
+        await finish(core.jobs.rebuilder)
+        assert [each.missing for each in segments(store)] == [0] * len(segments(store))
+        assert store.health().state == "healthy"
