@@ -8,7 +8,7 @@ def test_table_aligns_and_has_no_trailing_blanks() -> None:
 
 
 def test_name_cannot_write_over_the_terminal() -> None:
-    shown = text.buckets([{"bucket": "a\x1b[2J\nb", "owner": "ann"}])
+    shown = text.buckets([{"bucket": "a\x1b[2J\nb", "owner": "ann", "policy": "de\x1bfault"}])
     assert "\x1b" not in shown
     assert len(shown.splitlines()) == 2
 

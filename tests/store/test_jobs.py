@@ -45,7 +45,7 @@ async def test_status_counts_what_was_done(tmp_path: Path) -> None:
         await store.destage()
         status = core.jobs.status()
         assert status["destage"]["moved_extents"] == 20
-        assert status["snapshot"] == {"taken": 1, "sequence": core.jobs.snapshotter.sequence}
+        assert status["snapshot"] == {"running": False, "taken": 1, "sequence": core.jobs.snapshotter.sequence}
         [path] = [path for path in shard_files(tmp_path) if path.parent.parent.name == "disk-1"][:1]
         path.unlink()
         await core.pool.aclose()
