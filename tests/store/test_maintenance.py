@@ -25,6 +25,7 @@ from couchestord.errors import Corrupt, Unavailable
 from couchestord.io.catalog import pages
 from couchestord.io.catalog.catalog import FILE_SUFFIXES, Catalog, dump
 from couchestord.io.catalog.pages import PAGE_BYTES, checkpoint_ahead, checkpoint_with_sums, sums_path, verify_pages
+from couchestord.io.catalog.wal import committed_pages, frame_pages, salt_of
 from couchestord.io.sqlite import checkpoint, open_writer
 from couchestord.model import Policy
 from couchestord.store import maintenance, writer
@@ -260,13 +261,13 @@ async def test_sums_that_could_not_be_stored_are_all_taken_anew(
         checkpointer = core_of(store).jobs.checkpointer
         await put_all(store, {b"%03d" % number: b"x" for number in range(200)})
         wal = Path(f"{catalog_of(tmp_path)}-wal")
-        first = pages._pages_in_wal(wal)
+        first = committed_pages(wal)
         with monkeypatch.context() as patch:
             patch.setattr(pages, "_store", fail)
             with pytest.raises(OSError, match="as the test wants it"):
                 await checkpointer.checkpoint()
         await store.put("box", b"two", b"2")
-        assert first - pages._pages_in_wal(wal)
+        assert first - committed_pages(wal)
         assert await checkpointer.checkpoint()
         assert sums_path(catalog_of(tmp_path)).exists()
         verify_pages(catalog_of(tmp_path))
@@ -298,7 +299,7 @@ async def test_sums_hold_whatever_is_written_beside_a_checkpoint_ahead(tmp_path:
             verify_pages(path)
             if turn % 2:
                 assert checkpoint_with_sums(path, ahead)
-                assert not pages._pages_in_wal(Path(f"{path}-wal"))
+                assert not committed_pages(Path(f"{path}-wal"))
                 verify_pages(path)
         kept = dump(path)
     assert dump(catalog_of(tmp_path)) == kept
@@ -310,7 +311,7 @@ async def test_wal_that_began_anew_is_summed_from_its_first_frame(tmp_path: Path
         await put_all(store, {b"%d" % number: b"" for number in range(40)})
         ahead = checkpoint_ahead(path)
         await put_all(store, {b"%d" % number: b"more" for number in range(40)})
-        assert pages._salt(Path(f"{path}-wal")) != ahead.salt
+        assert salt_of(Path(f"{path}-wal")) != ahead.salt
         assert checkpoint_with_sums(path, ahead)
         verify_pages(path)
 
@@ -323,7 +324,7 @@ async def test_checkpoint_leaves_little_to_the_part_that_writers_wait_for(
     real = checkpoint_with_sums
 
     def watched(path: Path, ahead: pages.Moved) -> bool:
-        left.append(len(pages._pages_in_wal(Path(f"{path}-wal"), ahead.frames)))
+        left.append(len(frame_pages(Path(f"{path}-wal"), ahead.frames)))
         return real(path, ahead)
 
     monkeypatch.setattr(maintenance, "checkpoint_with_sums", watched)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from couchestord.errors import Corrupt
+from couchestord.io.catalog.wal import committed_pages, frame_pages, salt_of
 from couchestord.io.checksum import xxh3_64
 from couchestord.io.sqlite import checkpoint, open_reader, sqlite_errors, truncate_wal
 
@@ -21,10 +22,6 @@ _HEADER = struct.Struct("<4sHHQQ")
 _MAGIC = b"CSUM"
 _VERSION = 1
 _READ_BYTES = 4 << 20
-_WAL_HEADER = struct.Struct(">IIIIII")
-_WAL_HEADER_BYTES = 32
-_FRAME = struct.Struct(">IIII")
-_FRAME_HEADER_BYTES = 24
 
 
 def sums_path(path: Path) -> Path:
@@ -72,8 +69,8 @@ def checkpoint_ahead(path: Path) -> Moved:
         if frames <= 0:
             return NOTHING
         wal = Path(f"{path}-wal")
-        _sum_moved(path, _pages_in_wal(wal, 0, frames))
-        return Moved(_salt(wal), frames)
+        _sum_moved(path, set(frame_pages(wal)[:frames]))
+        return Moved(salt_of(wal), frames)
 
 
 def checkpoint_with_sums(path: Path, ahead: Moved = NOTHING) -> bool:
@@ -85,11 +82,13 @@ def checkpoint_with_sums(path: Path, ahead: Moved = NOTHING) -> bool:
     """
     wal = Path(f"{path}-wal")
     # the WAL may have begun anew since
-    pages = _pages_in_wal(wal, ahead.frames if _salt(wal) == ahead.salt else 0)
+    first = ahead.frames if salt_of(wal) == ahead.salt else 0
+    pages = frame_pages(wal, first)
     frames, moved = checkpoint(path)
     if frames != moved:
         return False
-    _sum_moved(path, pages)
+    # what lies behind them was never committed, and not moved
+    _sum_moved(path, set(pages[: max(0, frames - first)]))
     truncate_wal(path)
     return True
 
@@ -154,7 +153,7 @@ def verify_pages(path: Path) -> None:
     if len(found) < len(expected):
         raise Corrupt(f"{len(expected) - len(found)} of its {len(expected)} pages are missing")
     differing = {number for number, total in enumerate(expected) if found[number] != total}
-    lost = differing - _pages_in_wal(Path(f"{path}-wal")) if differing else differing
+    lost = differing - committed_pages(Path(f"{path}-wal")) if differing else differing
     if lost:
         raise Corrupt(f"{len(lost)} of its {len(expected)} pages fail their checksum, the first is page {min(lost)}")
 
@@ -171,35 +170,3 @@ def _load(path: Path) -> "array[int]":
     sums = array("Q")
     sums.frombytes(payload)
     return sums
-
-
-def _salt(wal: Path) -> bytes:
-    """What tells a WAL from the one before it; empty when there is none."""
-    try:
-        with wal.open("rb") as file:
-            return file.read(_WAL_HEADER_BYTES)[16:24]
-    except FileNotFoundError:
-        return b""
-
-
-def _pages_in_wal(path: Path, first: int = 0, end: int | None = None) -> set[int]:
-    """Pages (from 0) that the WAL holds frames of, under its present salt: of frame `first` to before frame `end`."""
-    pages: set[int] = set()
-    try:
-        file = path.open("rb")
-    except FileNotFoundError:
-        return pages
-    with file:
-        header = file.read(_WAL_HEADER_BYTES)
-        if len(header) < _WAL_HEADER_BYTES:
-            return pages
-        page_bytes, salt = _WAL_HEADER.unpack_from(header)[2], header[16:24]
-        file.seek(first * (_FRAME_HEADER_BYTES + page_bytes), os.SEEK_CUR)
-        number = first
-        while number != end and len(frame := file.read(_FRAME_HEADER_BYTES)) == _FRAME_HEADER_BYTES:
-            if frame[8:16] != salt:
-                break
-            pages.add(_FRAME.unpack_from(frame)[0] - 1)
-            file.seek(page_bytes, os.SEEK_CUR)
-            number += 1
-    return pages
