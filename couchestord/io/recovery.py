@@ -1,6 +1,6 @@
 """Which records of the journal count: the longest valid run over the union of all replicas.
 
-Pure, but for `scan`, which reads. Three rules:
+Pure, but for `scan`, which reads. The rules:
 
 - A replica is believed record by record; where it fails, any other replica of the same file goes on.
 - Records of an older epoch at or past `void_from` of a newer epoch's file are void: that group failed, or its disk
@@ -116,14 +116,15 @@ async def scan(disks: Disks, *, indexed: bool = True) -> list[FoundFile]:
                 holders.setdefault(parsed, {})[index] = size
             elif indexed and (of := parse_index_name(name)):
                 indexes.setdefault(of, {})[index] = size
-    found = []
-    ordered = sorted(holders, key=lambda key: (key[1], key[0]))
-    for epoch, first in ordered:
-        others = frozenset(other for key, other in ordered if (key, other) != (epoch, first))
-        found.append(
-            await _scan_file(disks, epoch, first, holders[epoch, first], indexes.get((epoch, first), {}), others)
+    found: list[FoundFile] = []
+    # the last first: where one that counts begins, those before it may end
+    for epoch, first in sorted(holders, key=lambda key: (key[1], key[0]), reverse=True):
+        begun = frozenset(
+            after.first for after in found if after.epoch >= epoch and after.counts and not after.is_headless
         )
-    return found
+        beside = indexes.get((epoch, first), {})
+        found.append(await _scan_file(disks, epoch, first, holders[epoch, first], beside, begun))
+    return found[::-1]
 
 
 async def _scan_file(
@@ -132,12 +133,13 @@ async def _scan_file(
     first: int,
     replicas: dict[int, int],
     indexes: dict[int, int],
-    others: frozenset[int],
+    begun: frozenset[int],
 ) -> FoundFile:
     """Follow the file on one replica; where it ends too early or fails, look at the others from there on.
 
-    A copy of a file that was followed to where another begins (`others`: their first sequences) is only looked at in
-    its header: it is verified when it is read.
+    A copy of a file that was followed to where another goes on is only looked at in its header: it is verified when it
+    is read. `begun` has the first sequences of those that do: neither a repeat that was cut off nor one that this file
+    made void.
     """
     file = FoundFile(epoch, first, [], first)
     seen: list[_Part] = []
@@ -154,7 +156,7 @@ async def _scan_file(
                 await _take_index(disks.store_id, disk, file, size, index, indexes[index])
             at = file.end_offset
             # an index may end where another file begins, and records follow that nobody has looked at
-            is_whole = len(seen) > 0 and len(file.offsets) > 0 and file.end in others
+            is_whole = len(seen) > 0 and len(file.offsets) > 0 and file.end in begun
             part = _Part(at, b"" if is_whole else await disk.read(file.path, at, max(0, size - at)))
         except Corrupt:
             rotten.append(index)
@@ -176,7 +178,7 @@ async def _scan_file(
         for part in seen:
             _follow(disks.store_id, file, part)
         progress = len(file.offsets) > before
-    if file.end not in others:
+    if file.end not in begun:
         file.proven = max((_proven_behind(disks.store_id, file, part) for part in seen), default=0)
         file.has_rest = any(_holds_anything(part.data, file.end_offset - part.base) for part in seen)
     return file

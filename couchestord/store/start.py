@@ -1,8 +1,8 @@
 """The start of a store: from disks and perhaps a catalog to a log and a catalog that agree.
 
 The log is the truth. A catalog that is missing, damaged, foreign or ahead of the log is discarded, with a line that
-says so, and made again from the newest snapshot and the log. Nothing is served before the tail of the log, which may
-lie on one disk only, lies on enough disks under a new epoch.
+says so, and made again from the newest snapshot and the log. Nothing is served, nor applied to the catalog, before the
+tail of the log, which may lie on one disk only, lies on enough disks under a new epoch.
 """
 
 from collections.abc import Awaitable, Callable
@@ -79,6 +79,8 @@ async def _start(
         if not read_only:
             await disks.take_epoch()
             journal.epoch_taken()
+            # first: a catalog must never hold what the loss of a disk can undo
+            await _renew_tail(disks, catalog, journal, log_chain)
         try:
             replayed = await replay(catalog, journal)
         except Exception as error:
@@ -93,7 +95,6 @@ async def _start(
         if not read_only:
             spare = [disks_to_spare(k, m, disks.count) for k, m in catalog.reading.geometries()]
             await disks.set_m(max(spare), lower=True)
-            await _renew_tail(disks, catalog, journal, log_chain)
         await _keep_what_only_the_catalog_knows(disks, catalog, journal)
     except BaseException:
         catalog.close()

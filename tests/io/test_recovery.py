@@ -1,6 +1,7 @@
 """Which records count, on files made up by hand. What crashes leave is in test_journal.py.
 
-Seen to fail with: epochs ignored; a repeat that was cut off voiding what it repeats.
+Seen to fail with: epochs ignored; a repeat that was cut off voiding what it repeats; other copies not asked where a
+file begins that does not count.
 """
 
 from array import array
@@ -246,3 +247,40 @@ def test_rest_behind_the_end_is_told() -> None:
     first = found(2, 10, 10)
     first.has_rest = True
     assert chain([whole, first]).ends_in_rest, "its first group was torn"
+
+
+async def test_rot_where_a_cut_off_repeat_begins_hides_nothing() -> None:
+    """The copy that is read first ends there, as if the repeat had taken its place; the others go on."""
+    sims = await new_disks(12)
+    log = await start_log(sims, NO_PREALLOCATION)
+    entries = [entry(b"acknowledged %d" % number) for number in range(4)]
+    await log.journal.append(1, [entry(b"before")])
+    await log.journal.append(2, entries)
+    held = await log.contents()
+    path, replicas = log.journal.replicas(2)
+    data = await sims[replicas[0]].read(path, 0, 1 << 20)
+    head = rec.pack_file_header(rec.FileHeader(STORE_ID, 9, 2, (0, 1, 2), 6))
+    record = rec.pack_record(STORE_ID, 9, 2, 2, entries[0].meta, 0, xxh3_64(b""))
+    await sims[5].write_at(f"journal/{rec.file_name(9, 2)}", 0, [head + record], sync=True)
+    sims[replicas[0]].rot(path, data.index(b"acknowledged 0"))
+    found = await open_log(sims, NO_PREALLOCATION)
+    assert found.chain.end == 6
+    assert await found.contents() == held
+
+
+async def test_rot_where_a_void_file_begins_hides_nothing() -> None:
+    """A file was being made when the power went; the start after it repeated the tail, and went on in that repeat."""
+    sims = await new_disks(13)
+    log = await start_log(sims, NO_PREALLOCATION)
+    await log.journal.append(1, [entry(b"before"), entry(b"also before")])
+    header = rec.pack_file_header(rec.FileHeader(STORE_ID, 1, 3, (5,), 3))
+    await sims[5].write_at(f"journal/{rec.file_name(1, 3)}", 0, [header], sync=True)
+    log = await start_log(sims, NO_PREALLOCATION)
+    await log.journal.append(3, [entry(b"acknowledged %d" % number) for number in range(4)])
+    held = await log.contents()
+    path, replicas = log.journal.replicas(3)
+    data = await sims[replicas[0]].read(path, 0, 1 << 20)
+    sims[replicas[0]].rot(path, data.index(b"acknowledged 0"))
+    found = await open_log(sims, NO_PREALLOCATION)
+    assert found.chain.end == 7
+    assert await found.contents() == held

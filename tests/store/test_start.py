@@ -1,6 +1,7 @@
 """A start brings log and catalog together, whatever became of the catalog.
 
-Seen to fail with: a catalog ahead of the log kept; the digest not compared; the sums of pages not looked at.
+Seen to fail with: a catalog ahead of the log kept; the digest not compared; the sums of pages not looked at;
+the tail applied to the catalog before it was renewed.
 """
 
 import random
@@ -21,6 +22,7 @@ from couchestord.io.catalog.catalog import FILE_SUFFIXES, Catalog, dump
 from couchestord.io.catalog.pages import PAGE_BYTES, store_sums, verify_pages
 from couchestord.io.disks import Disks, load_disks, read_superblock
 from couchestord.io.indexing import Indexer
+from couchestord.io.journal import Journal
 from couchestord.io.recovery import chain, check_torn, scan
 from couchestord.io.sqlite import checkpoint, open_writer
 from couchestord.model import Conditions, Policy
@@ -439,3 +441,35 @@ async def test_with_more_than_m_disks_missing_a_store_is_served_and_not_written(
     started = await begin(restarted(sims), path)
     started.catalog.close()
     assert (dump(path), started.read_only) == (before, "")
+
+
+@pytest.mark.parametrize("torn", [False, True])
+async def test_a_start_cut_off_leaves_no_catalog_ahead_of_what_is_durable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torn: bool
+) -> None:
+    """A group that nobody was answered lies whole on one disk, and that disk goes: it must not have happened."""
+    path, older = tmp_path / "catalog.sqlite", tmp_path / "older.sqlite"
+    sims = await new_disks(15)
+    await work(sims, path, 1, 20)
+    copy_catalog(path, older)
+    before = dump(path)
+    await work(sims, path, 3, 1)
+    assert dump(path) != before
+    put_back_older(path, older)
+    file, holders, data = await last_file(sims)
+    last, end = data.rindex(b"CJRC"), len(data.rstrip(b"\0"))
+    for sim in holders[1:]:
+        at = (last + end) // 2 if torn else last
+        await sim.write_at(file, at, [bytes(end - at)], sync=True)
+
+    async def cut_off(*_: object) -> None:
+        raise RuntimeError("killed")
+
+    monkeypatch.setattr(Journal, "renew", cut_off)
+    with pytest.raises(RuntimeError, match="killed"):
+        await begin(restarted(sims), path)
+    monkeypatch.undo()
+    assert dump(path) == before
+    started = await begin(restarted(sims, (sims.index(holders[0]),)), path)
+    started.catalog.close()
+    assert (started.rebuilt, dump(path)) == (None, before)
