@@ -163,7 +163,7 @@ class JournalConfig:
     """[journal]: how much waits there, on how many disks, and when it is moved to stripes."""
 
     size_bytes: int = _setting(10 << 30, _at_least(16 << 20, parse_size))
-    """Per disk; clipped to 5 % of the disk."""
+    """Per disk; clipped to 5 % of the disk, or of its share of a file system."""
     file_bytes: int = _setting(64 << 20, _at_least(1 << 16, parse_size), key="file_size")
     """A journal file is full at this size; it is freed as a whole."""
     preallocate_bytes: int = _setting(4 << 20, _at_least(0, parse_size), key="preallocate")

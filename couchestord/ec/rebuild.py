@@ -17,6 +17,7 @@ from couchestord.io.catalog.read import CatalogReader, PlacementRow, SegmentRow
 from couchestord.io.catalog.segments import STATE_SEALED
 from couchestord.io.disks import Disks, shards_per_disk
 from couchestord.io.requests import LoseShards, PlaceShard, SaveJob
+from couchestord.io.room import ask_room
 from couchestord.model import Policy
 from couchestord.service import Progress
 
@@ -206,19 +207,9 @@ class Rebuilder:
 
     async def _room(self) -> dict[int, int]:
         """Free bytes over the reserve, of disks that have any."""
-        found: dict[int, int] = {}
-        for index in self._disks.roomy():
-            disk = self._disks.get(index)
-            if disk is None:
-                continue
-            try:
-                free = (await disk.capacity()).free_bytes - self._options.reserve_bytes
-            except DiskError as error:
-                self._disks.fail(index, error)
-                continue
-            if free > 0:
-                found[index] = free
-        return found
+        found = await ask_room(self._disks, self._options.reserve_bytes)
+        roomy = self._disks.roomy()
+        return {index: room.free_bytes for index, room in found.items() if index in roomy and room.free_bytes > 0}
 
     # -- doing it ------------------------------------------------------------------------------------------------------
 

@@ -22,13 +22,13 @@ from couchestord.ec.opensegment import OpenSegment
 from couchestord.ec.placement import choose_disks
 from couchestord.ec.shards import PAGE_BYTES, EncodedStripe, shard_length
 from couchestord.ec.stripes import StripeStore
-from couchestord.errors import DiskError, InvalidArgument, NoSpace, Unavailable
+from couchestord.errors import InvalidArgument, NoSpace, Unavailable
 from couchestord.io.catalog.read import SegmentRow
 from couchestord.io.catalog.segments import STATE_OPEN
-from couchestord.io.disk import Disk
 from couchestord.io.disks import Disks, shards_per_disk
 from couchestord.io.mutations import Extent
 from couchestord.io.requests import MakeSegment, SealSegment
+from couchestord.io.room import ask_room
 from couchestord.model import Policy
 
 log = logs.get(__name__)
@@ -47,7 +47,7 @@ class SegmentOptions:
     open_max: int = 8
     """Segments written to at a time, and with that streams that write at a time."""
     reserve_bytes: int = 0
-    """Room that is left on each disk."""
+    """Room that is left on each file system."""
 
 
 class Place(NamedTuple):
@@ -218,26 +218,17 @@ class SegmentPool:
 
     async def _room(self, policy: Policy, members: set[int], per_disk_max: int) -> dict[int, int]:
         """Free bytes over the reserve, of the disks that may take new data."""
-        free_bytes: dict[int, int] = {}
         least = (2 * PAGE_BYTES + shard_length(policy.stripe_bytes, policy.k)) * per_disk_max
         again = max(least, self.options.segment_bytes // policy.k * per_disk_max)
 
-        async def ask(index: int, disk: Disk) -> None:
-            try:
-                free = (await disk.capacity()).free_bytes - self.options.reserve_bytes
-            except DiskError as error:
-                self._disks.fail(index, error)
-                return
-            if self._disks.is_full(index) and free >= again:
+        free_bytes: dict[int, int] = {}
+        for index, room in (await ask_room(self._disks, self.options.reserve_bytes)).items():
+            if index not in members:
+                continue
+            if self._disks.is_full(index) and room.free_bytes >= again:
                 self._disks.room_again(index)
-            if not self._disks.is_full(index) and free >= least:
-                free_bytes[index] = free
-
-        async with trio.open_nursery() as nursery:
-            for index in members.intersection(self._disks.good()):
-                disk = self._disks.get(index)
-                if disk is not None:
-                    nursery.start_soon(ask, index, disk)
+            if not self._disks.is_full(index) and room.free_bytes >= least:
+                free_bytes[index] = room.free_bytes
         return free_bytes
 
     async def _seal_rest(self) -> None:

@@ -24,6 +24,8 @@ class Capacity:
 
     total_bytes: int
     free_bytes: int
+    file_system: int
+    """Disks that give the same number lie on one file system: this room is theirs together."""
 
 
 class Disk(Protocol):

@@ -281,7 +281,7 @@ class LockedFolder:
 
     def capacity(self) -> Capacity:
         found = os.fstatvfs(self._root)
-        return Capacity(found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize)
+        return Capacity(found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize, os.fstat(self._root).st_dev)
 
     def is_deleted(self) -> bool:
         """Whether the directory that was opened has lost its last name."""

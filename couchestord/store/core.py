@@ -14,11 +14,12 @@ from couchestord.ec.choice import choose_engine
 from couchestord.ec.codec import Engine
 from couchestord.ec.segments import SegmentPool, seal_left_open
 from couchestord.ec.stripes import StripeStore
-from couchestord.errors import Corrupt, DataLost, DiskError, NoSpace, ShuttingDown, TooFewDisks, Unavailable
+from couchestord.errors import Corrupt, DataLost, NoSpace, ShuttingDown, TooFewDisks, Unavailable
 from couchestord.io.catalog.catalog import Catalog
 from couchestord.io.catalog.pages import verify_pages
 from couchestord.io.disks import Disks
 from couchestord.io.journal import Journal
+from couchestord.io.room import ask_room
 from couchestord.model import OBJECT_BYTES_MAX
 from couchestord.service import Progress, Service
 from couchestord.store.decide import Decider
@@ -117,7 +118,7 @@ def _sole(group: BaseExceptionGroup[BaseException]) -> BaseException:
 
 async def _build(nursery: trio.Nursery, disks: Disks, catalog_path: Path, options: StoreOptions, clock: Clock) -> Core:
     engine = choose_engine(options.engine)
-    options = options.clipped(await _smallest_bytes(disks))
+    options = options.clipped((await ask_room(disks, 0)).values())
     jobs: list[Jobs] = []
 
     def on_damage(segment: int, missing: int) -> None:
@@ -149,19 +150,6 @@ async def _build(nursery: trio.Nursery, disks: Disks, catalog_path: Path, option
     return Core(
         options, clock, disks, engine, catalog, journal, writer, pins, stripes, pool, intake, parts, built, started
     )
-
-
-async def _smallest_bytes(disks: Disks) -> int:
-    """Size of the smallest good disk."""
-    sizes = []
-    for index in disks.good():
-        disk = disks.get(index)
-        try:
-            if disk is not None:
-                sizes.append((await disk.capacity()).total_bytes)
-        except DiskError as error:
-            disks.fail(index, error)
-    return min(sizes, default=0)
 
 
 async def _stop(core: Core) -> None:

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from couchestord.ec.shards import shard_path
-from couchestord.errors import DiskError
 from couchestord.io.catalog.read import EntryRow, PlacementRow, SegmentRow
 from couchestord.io.disks import Disks, disks_to_spare, shards_per_disk
+from couchestord.io.room import Room, ask_room
 from couchestord.model import ObjectInfo, Policy
 from couchestord.store.reader import plan
 
@@ -109,6 +109,7 @@ def _shortage(disks: Disks, policy: Policy) -> str:
 async def status(core: "Core") -> dict[str, Any]:
     """Everything an operator asks, ready for JSON."""
     disks, journal = core.disks, core.journal
+    rooms = await ask_room(disks, 0)
     state = health(core)
     places = core.catalog.reading.placements()
     count, open_count, live_bytes = core.catalog.reading.segment_totals()
@@ -121,7 +122,7 @@ async def status(core: "Core") -> dict[str, Any]:
         "policies": [policy_status(disks, policy) for policy in core.catalog.accounts.policies()],
         "epoch": disks.epoch,
         "sequence": core.catalog.committed_sequence,
-        "disks": [await _disk_status(core, index, places) for index in range(disks.count)],
+        "disks": [_disk_status(core, index, rooms.get(index), places) for index in range(disks.count)],
         "journal": {
             "bytes": journal.size_bytes,
             "bytes_max": journal.size_bytes_max,
@@ -169,18 +170,14 @@ def policy_status(disks: Disks, policy: Policy) -> dict[str, Any]:
     }
 
 
-async def _disk_status(core: "Core", index: int, places: list[PlacementRow]) -> dict[str, Any]:
+def _disk_status(core: "Core", index: int, room: Room | None, places: list[PlacementRow]) -> dict[str, Any]:
     disks = core.disks
     disk = disks.get(index)
     found: dict[str, Any] = {"index": index, "name": disks.name(index), "state": "good" if disk else "missing"}
     if disk is None:
         found["reason"] = disks.failures.get(index, "")
-    else:
-        try:
-            capacity = await disk.capacity()
-            found |= {"total_bytes": capacity.total_bytes, "free_bytes": capacity.free_bytes}
-        except DiskError as error:
-            found |= {"state": "failing", "reason": str(error)}
+    elif room is not None:
+        found |= {"total_bytes": room.total_bytes, "free_bytes": room.free_bytes, "shared_by": room.sharers_count}
     found["full"] = disks.is_full(index)
     found["shards"] = sum(place.segments_count for place in places if index in place.disks)
     found["if_lost"] = _cost_of_loss(disks, index, places, core.journal.holders())

@@ -7,9 +7,10 @@ from pathlib import Path
 import trio
 
 from couchestord import logs
-from couchestord.errors import DiskError, Error, NotAStore
+from couchestord.errors import Error, NotAStore
 from couchestord.io.directory import DirectoryDisk
 from couchestord.io.disks import Disks, read_superblock
+from couchestord.io.room import ask_room
 from couchestord.io.superblock import PATH
 from couchestord.service import Progress
 
@@ -18,8 +19,8 @@ GONE = "the folder is gone"
 PENALTY_S_MIN = 2.0
 PENALTY_S_MAX = 300.0
 """How long a disk is left out after a failed call: doubled with every failure."""
-ROOM_AGAIN = 1.5
-"""A disk is open to new data again with that many reserves free."""
+ROOM_AGAIN = 0.5
+"""A file system is open to new data again with that many reserves free beyond the one that is kept."""
 
 
 class Monitor:
@@ -60,8 +61,7 @@ class Monitor:
                 elif not await self._is_present(disk):
                     disk.suspect(GONE)
                     self._disks.fail(index, GONE)
-                else:
-                    await self._look_for_room(index, disk)
+        await self._look_for_room()
         self._punish_failures()
         if self._disks.missing_count():
             self._disks.release_failed()
@@ -85,17 +85,13 @@ class Monitor:
                 self._not_before[index] = now + self._penalty_s[index]
         self._good_before = set(self._disks.good())
 
-    async def _look_for_room(self, index: int, disk: DirectoryDisk) -> None:
-        try:
-            free_bytes = (await disk.capacity()).free_bytes
-        except DiskError as error:
-            self._disks.fail(index, error)
-            return
-        if free_bytes < self._reserve_bytes:
-            self._disks.set_tight(index, True)
-        elif free_bytes > self._reserve_bytes * ROOM_AGAIN:
-            self._disks.set_tight(index, False)
-            self._disks.room_again(index)
+    async def _look_for_room(self) -> None:
+        for index, room in (await ask_room(self._disks, self._reserve_bytes)).items():
+            if room.free_bytes < 0:
+                self._disks.set_tight(index, True)
+            elif room.free_bytes * room.sharers_count > self._reserve_bytes * ROOM_AGAIN:
+                self._disks.set_tight(index, False)
+                self._disks.room_again(index)
 
     async def _try_return(self, folder: Path) -> None:
         """Take a disk back that lies in `folder`, if it is one of ours that is missing."""

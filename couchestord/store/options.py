@@ -1,11 +1,13 @@
 """What a store can be told."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from couchestord.ec.choice import Preference
 from couchestord.ec.segments import SegmentOptions
 from couchestord.io.journalfile import JournalOptions
+from couchestord.io.room import Room
 from couchestord.model import Policy
 
 INLINE_BYTES_MAX = 128 << 10
@@ -33,8 +35,8 @@ class StoreOptions:
     shards_per_disk: int = 1
     """Most shards of one segment on a disk: more than 1 lets a store have fewer than k+m disks."""
     engine: Preference = "auto"
-    reserve_bytes: int = 256 << 20
-    """Room on each disk that is kept for deletes, compaction and the catalog; at most 4 % of the disk."""
+    reserve_bytes: int = 16 << 20
+    """Room on each file system that is kept for deletes, compaction and the catalog; at most 4 % of it."""
     journal: JournalOptions = field(default_factory=JournalOptions)
     destage_threshold_percent: int = 80
     destage_interval_s: float = 30.0
@@ -56,8 +58,12 @@ class StoreOptions:
         """The default policy of a store that is made with these options."""
         return Policy(k=self.k, m=self.m, stripe_bytes=self.stripe_bytes, min_healthy_shards=self.min_healthy_shards)
 
-    def clipped(self, disk_bytes: int) -> "StoreOptions":
-        """These options on disks the smallest of which has that size: a small disk gets a small journal and reserve."""
+    def clipped(self, rooms: Collection[Room]) -> "StoreOptions":
+        """These options on disks of that room: a small disk gets a small journal, a small file system a small
+        reserve.
+        """
+        disk_bytes = min((room.total_bytes for room in rooms), default=0)
+        file_system_bytes = min((room.total_bytes * room.sharers_count for room in rooms), default=0)
         size = min(self.journal.size_bytes, max(disk_bytes // 20, JOURNAL_BYTES_MIN))
         file = min(self.journal.file_bytes, size // 8)
         journal = replace(
@@ -66,7 +72,7 @@ class StoreOptions:
             file_bytes=file,
             preallocate_bytes=min(self.journal.preallocate_bytes, file // 4),
         )
-        return replace(self, journal=journal, reserve_bytes=min(self.reserve_bytes, disk_bytes // 25))
+        return replace(self, journal=journal, reserve_bytes=min(self.reserve_bytes, file_system_bytes // 25))
 
     def segments(self) -> SegmentOptions:
         """The part that the segment pool wants."""

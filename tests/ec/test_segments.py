@@ -304,6 +304,24 @@ async def test_the_reserve_is_kept(tmp_path: Path) -> None:
         await make_pool(rig, reserve_bytes=5 << 20).writer().append(b"x")
 
 
+async def test_disks_on_one_file_system_do_not_each_count_its_room(tmp_path: Path) -> None:
+    """Room for a stripe of any one of them, but not of all, is no room."""
+    async with open_rig(tmp_path) as rig:
+        least = 2 * PAGE_BYTES + full_stripe_pages(4, STRIPE_BYTES) * PAGE_BYTES
+        for sim in rig.sims[1:]:
+            sim.share(rig.sims[0])
+        used = sum([sum((await sim.list("")).values()) for sim in rig.sims])
+        for length, fits in ((5 * least, False), (6 * least, True)):
+            for sim in rig.sims:
+                sim.capacity_bytes = used + 100_000 + length
+            pool = make_pool(rig, reserve_bytes=100_000)
+            if fits:
+                await pool.writer().append(pattern(STRIPE_BYTES))
+                continue
+            with pytest.raises(NoSpace):
+                await pool.writer().append(pattern(STRIPE_BYTES))
+
+
 async def test_a_cancelled_append_never_lets_its_address_be_used_again(tmp_path: Path) -> None:
     async with open_rig(tmp_path) as rig:
         pool = make_pool(rig)

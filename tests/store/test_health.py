@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -24,7 +25,10 @@ async def test_status_of_a_new_store(tmp_path: Path) -> None:
         for disk in status["disks"]:
             assert (disk["state"], disk["full"], disk["shards"], disk["if_lost"]) == ("good", False, 0, NOTHING)
             assert 0 < disk["free_bytes"] < disk["total_bytes"]
+            assert disk["shared_by"] == 6
             assert disk["name"] == str(tmp_path / f"disk-{disk['index']}")
+        found = os.statvfs(tmp_path)
+        assert 0 <= found.f_blocks * found.f_frsize - sum(disk["total_bytes"] for disk in status["disks"]) < 6
         counts = dict.fromkeys(("count", "open", "missing_shards", "live_bytes", "whole", "degraded", "lost"), 0)
         assert status["segments"] == counts
 

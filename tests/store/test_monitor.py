@@ -19,7 +19,9 @@ from small_store import (
     segments,
 )
 
-from couchestord.errors import DiskFull, TooFewDisks
+from couchestord.errors import DiskFull, NoSpace, TooFewDisks
+from couchestord.io.disk import Capacity
+from couchestord.io.folder import LockedFolder
 from couchestord.store.store import ObjectStore
 
 BODIES = {b"%d" % number: body_of(size, number) for number, size in enumerate((10, 70_000, 6 * STRIPE_BYTES, 900_000))}
@@ -147,6 +149,20 @@ async def test_full_disk_is_used_again_when_it_has_room(tmp_path: Path) -> None:
         assert 1 not in disks.roomy()
         await core_of(store).jobs.monitor.work()
         assert not disks.is_full(1)
+
+
+async def test_disks_on_one_file_system_are_tight_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is free beside the reserve counts, not the share that each has of it."""
+    free_bytes = 1 << 30
+    monkeypatch.setattr(LockedFolder, "capacity", lambda _: Capacity(1 << 32, free_bytes, 1))
+    async with new_store(tmp_path, reserve_bytes=10 << 20) as store:
+        monitor, disks = core_of(store).jobs.monitor, core_of(store).disks
+        for free_mib, roomy_count in ((11, 6), (9, 0), (14, 0), (16, 6), (11, 6), (9, 0)):
+            free_bytes = free_mib << 20
+            await monitor.work()
+            assert len(disks.roomy()) == roomy_count, free_mib
+        with pytest.raises(NoSpace):
+            await store.put("box", b"new", b"x")
 
 
 async def test_with_the_jobs_running(tmp_path: Path) -> None:

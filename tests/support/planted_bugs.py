@@ -249,8 +249,8 @@ BUGS = (
     _bug(
         "a full disk never has room again",
         "store/monitor.py",
-        "            self._disks.set_tight(index, False)",
-        "            pass",
+        "                self._disks.set_tight(index, False)",
+        "                pass",
         _FULL + "test_filled_by_large_objects",
     ),
     _bug(
@@ -263,8 +263,8 @@ BUGS = (
     _bug(
         "no reserve is kept",
         "store/monitor.py",
-        "        if free_bytes < self._reserve_bytes:",
-        "        if free_bytes < 0:",
+        "            if room.free_bytes < 0:",
+        "            if room.free_bytes < -self._reserve_bytes:",
         _FULL + "test_filled_by_large_objects",
     ),
     _bug(

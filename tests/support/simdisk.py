@@ -103,6 +103,7 @@ class SimDisk:
         self._names: dict[str, _File] = {}
         self._durable_names: dict[str, _File] = {}
         self._name_changes: list[_NameChange] = []
+        self._neighbours = [self]
         self._folders: set[str] = {""}
         self._faults: dict[int, tuple[DiskError, bool]] = {}
         self._thawed: trio.Event | None = None
@@ -125,6 +126,12 @@ class SimDisk:
         """
         assert count > 0
         self._faults[self.calls + count] = (error, short)
+
+    def share(self, other: "SimDisk") -> None:
+        """Lie on the file system of `other` from now on, and have its capacity together."""
+        self._neighbours = other._neighbours
+        self._neighbours.append(self)
+        self.capacity_bytes = other.capacity_bytes
 
     @property
     def frozen(self) -> bool:
@@ -281,7 +288,9 @@ class SimDisk:
         return await self._call("list", sizes)
 
     async def capacity(self) -> Capacity:
-        return await self._call("capacity", lambda: Capacity(self.capacity_bytes, self._free_bytes()))
+        return await self._call(
+            "capacity", lambda: Capacity(self.capacity_bytes, self._free_bytes(), id(self._neighbours))
+        )
 
     def close(self) -> None:
         self._failure = f"{self._name}: closed"
@@ -362,7 +371,8 @@ class SimDisk:
         file.write(offset, data)
 
     def _free_bytes(self) -> int:
-        return max(0, self.capacity_bytes - sum(len(file.data) for file in self._names.values()))
+        used = sum(len(file.data) for disk in self._neighbours for file in disk._names.values())
+        return max(0, self.capacity_bytes - used)
 
     def _change_names(self, change: _NameChange) -> None:
         _apply(self._names, change)
