@@ -31,6 +31,12 @@ from couchestord.model import AccessKey
 PRESIGNED_SECONDS_MAX: Final = 7 * 86400
 _SIGNING_KEYS_MAX: Final = 1024
 _STATED_MAX: Final = 1024
+_STATED_BYTES_MAX: Final = 1024
+"""What a client states at greater length is read anew each time."""
+_SIGNED_HEADERS_MAX: Final = 200
+_STATED_WRONGLY: Final = (
+    "the credential must be KEY/YYYYMMDD/REGION/SERVICE/aws4_request, and the signed headers are named once each"
+)
 _SIGNATURE_LENGTH: Final = 64
 _HEX_64 = re.compile(rb"[0-9a-f]{64}\Z")
 _TIMESTAMP = re.compile(r"[0-9]{8}T[0-9]{6}Z\Z")
@@ -161,7 +167,8 @@ class Verifier:
 
     def _remember(self, claim: _Claim) -> None:
         """What stands before a signature that was right is known from now on, when nothing comes behind it."""
-        if claim.unknown.endswith(b"Signature=" + claim.signature.encode("ascii")):
+        is_short = len(claim.unknown) <= _STATED_BYTES_MAX
+        if is_short and claim.unknown.endswith(b"Signature=" + claim.signature.encode("ascii")):
             if len(self._stated) >= _STATED_MAX:
                 del self._stated[next(iter(self._stated))]
             self._stated[claim.unknown[:-_SIGNATURE_LENGTH]] = claim.stated
@@ -230,7 +237,7 @@ def _read_authorization(header: bytes) -> tuple[_Stated, str]:
         raise AuthorizationHeaderMalformed(f"{error.args[0]} is missing") from None
     stated = _stated(credential, signed) if signed.isascii() else None
     if stated is None:
-        raise AuthorizationHeaderMalformed("the credential must be KEY/YYYYMMDD/REGION/SERVICE/aws4_request")
+        raise AuthorizationHeaderMalformed(_STATED_WRONGLY)
     return stated, signature
 
 
@@ -240,6 +247,9 @@ def _stated(credential: str, signed: str) -> _Stated | None:
         return None
     access_key, date, region, service, _ = parts
     names = tuple(signed.lower().encode("ascii").split(b";"))
+    # a name said a thousand times would make a request to be signed over that is a thousand times as long
+    if len(names) > _SIGNED_HEADERS_MAX or len(set(names)) < len(names):
+        return None
     return _Stated(access_key, date, region, service, f"{date}/{region}/{service}/aws4_request", names)
 
 
@@ -271,10 +281,10 @@ def _query_claim(target: Target) -> _Claim:
         raise AuthorizationQueryMalformed(f"X-Amz-Algorithm must be {ALGORITHM}")
     stated = _stated(credential, signed)
     if stated is None:
-        raise AuthorizationQueryMalformed("X-Amz-Credential must be KEY/YYYYMMDD/REGION/SERVICE/aws4_request")
+        raise AuthorizationQueryMalformed(_STATED_WRONGLY)
     if not _TIMESTAMP.match(timestamp):
         raise AuthorizationQueryMalformed("X-Amz-Date must be YYYYMMDDTHHMMSSZ")
-    if not expires.isdigit() or not 1 <= int(expires[:10]) <= PRESIGNED_SECONDS_MAX:
+    if not expires.isdigit() or len(expires) > 10 or not 1 <= int(expires) <= PRESIGNED_SECONDS_MAX:
         raise AuthorizationQueryMalformed(f"X-Amz-Expires must be from 1 to {PRESIGNED_SECONDS_MAX} seconds")
     return _Claim(stated, timestamp, signature, True, int(expires))
 

@@ -191,3 +191,34 @@ def test_the_limits_hold_in_the_lane() -> None:
     many = b"".join([b"A%d: b\r\n" % number for number in range(20)])
     assert status(MINIMAL[:-2] + many + b"\r\n") == 431
     assert status(MINIMAL[:-2] + b"A: " + b"b" * 1000 + b"\r\n\r\n") == 431
+
+
+def test_a_head_that_comes_byte_by_byte_is_not_searched_again_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    searched: list[int] = []
+
+    class Counting:
+        def search(self, raw: bytes, start: int = 0) -> object:
+            searched.append(len(raw) - start)
+            return real.search(raw, start)
+
+    real = protocol_module._BARE_OR_FOLDED
+    monkeypatch.setattr(protocol_module, "_BARE_OR_FOLDED", Counting())
+    protocol, head = HttpProtocol(1 << 15, 200), b"GET / HTTP/1.1\r\nHost: h\r\nA: " + b"b" * 5000
+    for at in range(len(head)):
+        protocol.receive(head[at : at + 1])
+        assert protocol.next_head() is NEED_DATA
+    assert sum(searched) <= 4 * len(head)
+
+
+@pytest.mark.parametrize("stray", [b"\n", b"\r", b"\r\n ", b"\r\n\t", b"\0", b"\r\r\n", b"\n\r\n"])
+def test_a_stray_character_is_found_wherever_a_head_is_cut(stray: bytes) -> None:
+    head = b"GET / HTTP/1.1\r\nHost: h\r\nA: b" + stray + b"c: d"
+    for cut in range(1, len(head)):
+        protocol, refused = HttpProtocol(1 << 15, 200), False
+        for piece in (head[:cut], head[cut:], b"\r\n"):
+            protocol.receive(piece)
+            try:
+                assert protocol.next_head() is NEED_DATA
+            except MalformedMessage:
+                refused = True
+        assert refused

@@ -46,6 +46,8 @@ def test_conditions() -> None:
         (b"bytes=a-b", None),
         (b"lines=0-1", None),
         (b"bytes=0-" + b"9" * 5000, None),
+        (b" bytes = 5 - 9 ", ByteRange(5, 9)),
+        (b"bytes=" + b" " * 200 + b"0-1", None),
         (None, None),
     ],
 )

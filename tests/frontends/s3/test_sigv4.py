@@ -125,6 +125,9 @@ def test_presigned_example_and_its_expiry() -> None:
         (b"Expires=86400", b"Expires=-1"),
         (b"Expires=86400", b"Expires=604801"),
         (b"Expires=86400", b"Expires=" + b"9" * 5000),
+        (b"Expires=86400", b"Expires=0000000001" + b"0" * 5000),
+        (b"Expires=86400", b"Expires=0000000001999999"),
+        (b"SignedHeaders=host", b"SignedHeaders=host%3Bhost"),
         (b"X-Amz-Date=20130524T000000Z&", b""),
         (b"20130524T000000Z", b"20130525T000000Z"),
         (b"us-east-1", b"eu-west-1"),
@@ -178,6 +181,12 @@ def test_skew_up_to_15_minutes_is_fine() -> None:
         ({"authorization": b"AWS4-HMAC-SHA256 Credential=a/b,SignedHeaders=host,Signature=0"}, Denied),
         ({"authorization": authorization(SIGNED, "0", SCOPE.replace("/s3/", "/ec2/"))}, AuthorizationHeaderMalformed),
         ({"authorization": authorization("range", "0")}, AccessDenied),
+        # a canonical request as long as the square of the head, which it took a minute to make
+        ({"authorization": authorization(SIGNED + ";host" * 2, "0")}, AuthorizationHeaderMalformed),
+        (
+            {"authorization": authorization(";".join([SIGNED, *map(str, range(200))]), "0")},
+            AuthorizationHeaderMalformed,
+        ),
         ({"authorization": authorization("host;range;x-amz-date", "0")}, AccessDenied),
         ({"authorization": authorization(SIGNED, "\xff")}, SignatureDoesNotMatch),
         ({"x_amz_date": b"yesterday"}, AccessDenied),
@@ -260,8 +269,12 @@ def test_only_what_was_signed_rightly_is_remembered_and_not_without_bound() -> N
     day, times = 1369353600, {}
     for number in range(1100):
         # a client that states something else every time: another spelling of the same list
-        spaces = " " * number
-        header = get_object()[b"authorization"].replace(b",SignedHeaders", b"," + spaces.encode() + b"SignedHeaders")
+        first, second = (b"," + b" " * spaces for spaces in divmod(number, 40))
+        header = get_object()[b"authorization"].replace(b",SignedHeaders", first + b"SignedHeaders")
+        header = header.replace(b",Signature=", second + b"Signature=")
         verifier.verify(b"GET", target, get_object(authorization=header), day * 1_000_000_000)
         times[number] = len(verifier._stated)
     assert max(times.values()) == 1024
+    header = get_object()[b"authorization"].replace(b",SignedHeaders", b"," + b" " * 1024 + b"SignedHeaders")
+    verifier.verify(b"GET", target, get_object(authorization=header), day * 1_000_000_000)
+    assert header[:-64] not in verifier._stated
