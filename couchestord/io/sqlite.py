@@ -4,6 +4,7 @@ One writer connection belongs to the store's writer and is never used by a reade
 own and run each statement by itself, so that they see every transaction that was committed before the statement began.
 """
 
+import errno
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ Execute = Callable[..., Cursor]
 """`execute` or `executemany` of a connection."""
 CACHE_KIB = 32 << 10
 _FULL = {sqlite3.SQLITE_FULL}
+_FULL_ERRNO = {errno.ENOSPC, errno.EDQUOT}
 _PASSING = {
     sqlite3.SQLITE_BUSY,
     sqlite3.SQLITE_CANTOPEN,
@@ -53,7 +55,7 @@ def is_failure(error: BaseException) -> bool:
 
 
 def is_full(error: BaseException) -> bool:
-    """True when there was no room (`error`, or what it was raised from)."""
+    """True when there was no room: `error`, an OSError too, or what it was raised from, says so."""
     return _code(error) in _FULL
 
 
@@ -65,7 +67,9 @@ def may_pass(error: BaseException) -> bool:
 
 
 def _code(error: BaseException) -> int:
-    found = error if isinstance(error, sqlite3.Error) else error.__cause__
+    found = error if isinstance(error, sqlite3.Error | OSError) else error.__cause__
+    if isinstance(found, OSError) and found.errno in _FULL_ERRNO:
+        return sqlite3.SQLITE_FULL
     return getattr(found, "sqlite_errorcode", 0) & 0xFF
 
 

@@ -84,7 +84,9 @@ async def run_core(disks: Disks, catalog_path: Path, options: StoreOptions, cloc
                 nursery.start_soon(core.writer.run)
                 try:
                     await seal_left_open(core.catalog.reading.segments(), core.submit)
-                except (Unavailable, NoSpace) as error:
+                except (Unavailable, NoSpace, Corrupt) as error:
+                    if isinstance(error, Corrupt) and not core.writer.broken_because:
+                        raise
                     # no reason not to serve: what is open from before is not appended to, and the next start seals it
                     log.warning("segments were not sealed yet", reason=str(error))
                 if not core.started.read_only:

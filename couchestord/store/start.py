@@ -1,25 +1,40 @@
 """The start of a store: from disks and perhaps a catalog to a log and a catalog that agree.
 
 The log is the truth. A catalog that is missing, damaged, foreign or ahead of the log is discarded, with a line that
-says so, and made again from the newest snapshot and the log. Nothing is served, nor applied to the catalog, before the
-tail of the log, which may lie on one disk only, lies on enough disks under a new epoch.
+says so, once it is made again from the newest snapshot and the log. One that only lacks room is none of these: the
+reserve beside it is given up for it, and when that is not enough it stays as it is and the start fails. Nothing is
+served, nor applied to the catalog, before the tail of the log, which may lie on one disk only, lies on enough disks
+under a new epoch.
 """
 
 from collections.abc import Awaitable, Callable
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import trio
 
 from couchestord import logs
-from couchestord.errors import Corrupt, DataLost, Error, InternalError, JournalDamaged, TooFewDisks, UnknownFormat
-from couchestord.io.catalog.catalog import Catalog, discard
+from couchestord.errors import (
+    Corrupt,
+    DataLost,
+    Error,
+    InternalError,
+    JournalDamaged,
+    NoSpace,
+    TooFewDisks,
+    UnknownFormat,
+)
+from couchestord.io.catalog.catalog import Catalog, put_in_place, remove
 from couchestord.io.catalog.pages import checkpoint_with_sums
+from couchestord.io.catalog.reserve import Reserve
 from couchestord.io.disks import Disks, disks_to_spare
 from couchestord.io.journal import Journal
 from couchestord.io.journalfile import Entry, JournalOptions
 from couchestord.io.recovery import Chain, chain, check_torn, scan
+from couchestord.io.sqlite import is_full, may_pass
 from couchestord.store.replay import follows_log, replay
+from couchestord.store.writer import CATALOG_ROOM_BYTES_MIN
 
 log = logs.get(__name__)
 EXTENTS_COUNTED_MAX = 1 << 20
@@ -48,8 +63,9 @@ async def start(
     With more than m disks missing the log may end on those: what is here is served, and nothing is written.
 
     Raises JournalDamaged when acknowledged records are on no disk that is here and the catalog does not hold what they
-    said; TooFewDisks when no new epoch can be taken, or more than m disks are missing and the catalog too; ForeignDisk
-    when two parts of the store were written apart; UnknownFormat for files of a newer program.
+    said; NoSpace when the file system of the catalog is full, which stays as it is; TooFewDisks when no new epoch can
+    be taken, or more than m disks are missing and the catalog too; ForeignDisk when two parts of the store were written
+    apart; UnknownFormat for files of a newer program.
     """
     found = await scan(disks)
     check_torn(disks, found)
@@ -82,16 +98,15 @@ async def _start(
             # first: a catalog must never hold what the loss of a disk can undo
             await _renew_tail(disks, catalog, journal, log_chain)
         try:
-            replayed = await replay(catalog, journal)
+            replayed = await _bring_up(catalog, journal)
         except Exception as error:
             if rebuilt or (isinstance(error, Error) and not isinstance(error, Corrupt)):
                 raise
             # its rows contradict the log, and the log is the truth
             catalog.close()
             rebuilt = f"the log could not be applied to it: {error!r}"
-            catalog = await _make_anew(disks, catalog_path, restore, rebuilt)
-            _check_reach(disks, catalog, log_chain)
-            replayed = await replay(catalog, journal)
+            catalog = await _make_anew(disks, catalog_path, log_chain, restore, rebuilt)
+            replayed = await _bring_up(catalog, journal)
         if not read_only:
             spare = [disks_to_spare(k, m, disks.count) for k, m in catalog.reading.geometries()]
             await disks.set_m(max(spare), lower=True)
@@ -124,7 +139,7 @@ async def _find_catalog(
     if not reason:
         try:
             verify(path)
-            catalog = Catalog(path)
+            catalog = _open(path)
         except UnknownFormat:
             raise
         except Corrupt as error:
@@ -137,20 +152,80 @@ async def _find_catalog(
             if not reason:
                 return catalog, None
             catalog.close()
-    catalog = await _make_anew(disks, path, restore, reason)
+    catalog = await _make_anew(disks, path, log_chain, restore, reason)
     return catalog, None if not log_chain.files and reason == "there was none" else reason
 
 
-async def _make_anew(disks: Disks, path: Path, restore: Restore, reason: str) -> Catalog:
-    """Set what lies at `path` aside; take the newest snapshot, or begin with nothing."""
+async def _make_anew(disks: Disks, path: Path, log_chain: Chain, restore: Restore, reason: str) -> Catalog:
+    """Take the newest snapshot, or begin with nothing, and set aside what lies at `path` if the log goes on from there.
+
+    What is there may be all there will ever be: it stays when nothing can be made in its place.
+    """
     if why := _why_read_only(disks):
         raise TooFewDisks(f"the catalog cannot be used ({reason}), nor made again: {why}")
-    if path.exists():
-        log.error("catalog discarded", path=str(path), reason=reason)
-        discard(path)
-    if not await restore(path):
-        Catalog.create(path, disks.store_id, disks.default_policy)
-    return Catalog(path)
+    made = Path(f"{path}.new")
+    while True:
+        try:
+            remove(made)
+            if not await restore(made):
+                Catalog.create(made, disks.store_id, disks.default_policy)
+            with closing(Catalog(made)) as catalog:
+                _check_reach(disks, catalog, log_chain)
+            if path.exists():
+                log.error("catalog discarded", path=str(path), reason=reason)
+            put_in_place(made, path)
+            break
+        except Exception as error:
+            if not _made_room(path, error):
+                raise
+        finally:
+            with suppress(OSError):
+                remove(made)
+    return _open(path)
+
+
+def _open(path: Path) -> Catalog:
+    while True:
+        try:
+            return Catalog(path)
+        except Exception as error:
+            if not _made_room(path, error):
+                raise
+
+
+async def _bring_up(catalog: Catalog, journal: Journal) -> int:
+    """Apply what the catalog lacks of the log; how many records. Raises as `replay` does, and NoSpace."""
+    before = catalog.applier.sequence
+    failed = False
+    while True:
+        try:
+            if failed:
+                catalog.reopen_writer()
+            await replay(catalog, journal)
+            return catalog.applier.sequence - before
+        except Exception as error:
+            if not _made_room(catalog.path, error):
+                raise
+            failed = True
+
+
+def _made_room(path: Path, error: Exception) -> bool:
+    """True when `error` may have been for want of room beside the catalog, and the reserve is given up for it: try
+    again. False when it was something else. Raises NoSpace when it was room, and there is no reserve any more.
+    """
+    if not may_pass(error):
+        return False
+    reserve = Reserve(path, 0)
+    if reserve.free():
+        log.warning("the reserve of the catalog is given up for the start", reason=str(error))
+        return True
+    left_bytes = reserve.free_bytes()
+    if not is_full(error) and left_bytes >= CATALOG_ROOM_BYTES_MIN:
+        return False
+    raise NoSpace(
+        f"the file system of the catalog is full: {left_bytes >> 10} KiB are left in {path.parent}. "
+        f"Make room there and start again; the catalog is kept. ({error})"
+    ) from error
 
 
 async def _judge(disks: Disks, catalog: Catalog, journal: Journal, log_chain: Chain) -> str:
@@ -228,4 +303,10 @@ async def _keep_what_only_the_catalog_knows(disks: Disks, catalog: Catalog, jour
     """Sync the catalog when the log could not make it again. The snapshot that is taken soon ends this state."""
     snapshot = disks.slot.snapshot.sequence if disks.slot.snapshot else 0
     if not journal.is_unbroken(snapshot + 1, catalog.applier.sequence):
-        await trio.to_thread.run_sync(checkpoint_with_sums, catalog.path)
+        while True:
+            try:
+                await trio.to_thread.run_sync(checkpoint_with_sums, catalog.path)
+                return
+            except (Corrupt, OSError) as error:
+                if not _made_room(catalog.path, error):
+                    raise

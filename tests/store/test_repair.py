@@ -335,7 +335,9 @@ async def check_full_catalog(loop: LoopDisk, disks: tuple[Path, ...]) -> None:
         for key, body in expected.items():
             assert await read(store, key) == body
         assert core.catalog.reading.bucket("box")
+    loop.fill()
     async with ObjectStore.open(loop.folder, options) as store:
+        assert core_of(store).started.rebuilt is None
         for key, body in expected.items():
             assert await read(store, key) == body
 

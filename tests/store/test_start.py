@@ -1,7 +1,8 @@
 """A start brings log and catalog together, whatever became of the catalog.
 
-Seen to fail with: a catalog ahead of the log kept; the digest not compared; the sums of pages not looked at;
-the tail applied to the catalog before it was renewed.
+Seen to fail with: a catalog ahead of the log kept; the digest not compared; the sums of pages not looked at; the tail
+applied to the catalog before it was renewed; a full file system taken for damage; a reserve that is not given up; a
+catalog discarded before the new one is made.
 """
 
 import random
@@ -14,12 +15,14 @@ import trio
 from catalog_check import check_catalog
 from decide_rig import StepClock, put_request
 from log_rig import SMALL_FILES, STORE_ID, entry, new_disks, restarted
+from loops import LoopDisk, need
 from simdisk import SimDisk
 
-from couchestord.errors import DiskFailed, ForeignDisk, JournalDamaged, TooFewDisks, UnknownFormat
+from couchestord.errors import DiskFailed, ForeignDisk, JournalDamaged, NoSpace, TooFewDisks, UnknownFormat
 from couchestord.io import requests as rq
 from couchestord.io.catalog.catalog import FILE_SUFFIXES, Catalog, dump
 from couchestord.io.catalog.pages import PAGE_BYTES, store_sums, verify_pages
+from couchestord.io.catalog.reserve import Reserve
 from couchestord.io.disks import Disks, load_disks, read_superblock
 from couchestord.io.indexing import Indexer
 from couchestord.io.journal import Journal
@@ -228,9 +231,13 @@ async def test_damage_stops_the_start_unless_the_catalog_holds_what_it_said(tmp_
     started.catalog.close()
     assert bool(started.chain.damage) != indexed
     assert dump(path) == before
-    deleted(path, path)
-    with pytest.raises(JournalDamaged, match="Bring the missing disks back"):
-        await begin(sims, path)
+    noise(path, path)
+    unfit = path.read_bytes()
+    for _ in range(2):
+        with pytest.raises(JournalDamaged, match="Bring the missing disks back"):
+            await begin(restarted(sims), path)
+        assert path.read_bytes() == unfit
+        assert {file.name for file in tmp_path.iterdir()} == {path.name}, "nothing was made that could take its place"
 
 
 async def test_a_newer_catalog_is_refused_untouched(tmp_path: Path) -> None:
@@ -245,6 +252,53 @@ async def test_a_newer_catalog_is_refused_untouched(tmp_path: Path) -> None:
     with pytest.raises(UnknownFormat):
         await begin(sims, path)
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("harm", [put_back_older, deleted, noise])
+async def test_lack_of_room_is_no_damage(tmp_path: Path, harm: Harm) -> None:
+    """On a file system that is really full: the reserve is used, and without one the catalog waits for room."""
+    need("mkfs.ext4", "losetup", "mount")
+    elsewhere, older, copy = (tmp_path / f"{name}.sqlite" for name in ("elsewhere", "older", "copy"))
+    sims = await new_disks(8)
+    await work(sims, elsewhere, 1, 20)
+    copy_catalog(elsewhere, older)
+    await work(sims, elsewhere, 2, 200)
+    before = dump(elsewhere)
+    loop = LoopDisk(tmp_path / "image", tmp_path / "data", "ext4", 32 << 20)
+    try:
+        loop.mount()
+        path = loop.folder / "catalog.sqlite"
+        reserve = Path(f"{path}.reserve")
+        copy_catalog(elsewhere, path)
+        harm(path, older)
+        is_sound = harm is put_back_older
+        for has_reserve in (False, True):
+            if has_reserve:
+                (loop.folder / "filler").unlink()
+                assert Reserve(path, 4 << 20).make(0)
+                if not is_sound:
+                    # what the attempt before has left is as good as what was there then
+                    assert not list(loop.folder.glob("*.discarded"))
+            loop.fill()
+            copy_catalog(path, copy)
+            if not has_reserve:
+                with pytest.raises(NoSpace, match="Make room there"):
+                    await begin(restarted(sims), path)
+                for suffix in ("", ".sums"):
+                    there, was = Path(f"{path}{suffix}"), Path(f"{copy}{suffix}")
+                    assert there.exists() == was.exists()
+                    assert not was.exists() or there.read_bytes() == was.read_bytes()
+                assert not list(loop.folder.glob("*.discarded"))
+                assert not list(loop.folder.glob("*.new*"))
+                continue
+            started = await begin(restarted(sims), path)
+            started.catalog.close()
+            assert (started.rebuilt is None) == is_sound
+            assert not reserve.exists()
+            assert dump(path) == before
+            assert bool(list(loop.folder.glob("*.discarded"))) == (harm is noise)
+    finally:
+        loop.destroy()
 
 
 async def test_an_empty_store_starts(tmp_path: Path) -> None:

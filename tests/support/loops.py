@@ -43,7 +43,9 @@ class LoopDisk:
         self._mounted = False  # asking a file system that was cut gives EIO
         with image.open("wb") as file:
             file.truncate(max(size_bytes, _XFS_BYTES_MIN) if kind == "xfs" else size_bytes)
-        quick = ["-K"] if kind == "xfs" else ["-E", "nodiscard,lazy_itable_init=1,lazy_journal_init=1", "-m", "0"]
+        quick = ["-E", "nodiscard,lazy_itable_init=1,lazy_journal_init=1", "-m", "0"]
+        # blocks smaller than pages, which mkfs takes for small images, make SQLite's mapped file fault when it is full
+        quick = ["-K"] if kind == "xfs" else [*quick, "-b", "4096"]
         _run(f"mkfs.{kind}", "-q", *quick, image)
         self._device = _run("losetup", "--find", "--show", image)
 

@@ -103,10 +103,7 @@ class Catalog:
         stay beside it as `.discarded`. A crash in between leaves none, or the new one. Raises Corrupt, OSError.
         """
         self.shut("the catalog is being replaced")
-        discard(self.path)
-        made.replace(self.path)
-        sums_path(made).replace(sums_path(self.path))
-        sync_folder(self.path.parent)
+        put_in_place(made, self.path)
         self.reopen_writer()
         self.committed_sequence = self.applier.sequence
         self.reopen_reader()
@@ -222,6 +219,16 @@ def discard(path: Path) -> None:
         old = Path(f"{path}{suffix}")
         if old.exists():
             old.replace(f"{path}{suffix}.discarded")
+
+
+def put_in_place(made: Path, path: Path) -> None:
+    """Give the catalog at `made`, which nobody has open and whose WAL is empty, the name `path`; what lies there is set
+    aside. A crash in between leaves none, or the new one. Raises OSError.
+    """
+    discard(path)
+    made.replace(path)
+    sums_path(made).replace(sums_path(path))
+    sync_folder(path.parent)
 
 
 def dump(connection_or_path: Connection | Path) -> dict[str, list[tuple[object, ...]]]:

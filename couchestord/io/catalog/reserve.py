@@ -40,9 +40,10 @@ class Reserve:
             return False
         return True
 
-    def free(self) -> None:
-        """Give the room back."""
+    def free(self) -> bool:
+        """Give the room back. True when there was some."""
         try:
-            self._path.unlink(missing_ok=True)
+            self._path.unlink()
         except OSError:
-            return  # a file system that refuses that will refuse what the room is for, and then it is said
+            return False  # a file system that refuses that will refuse what the room is for, and then it is said
+        return True
