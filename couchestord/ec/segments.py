@@ -275,7 +275,7 @@ class StripeWriter:
 
         For who waits for a slow client: so many streams as segments may be open would keep all others waiting.
         """
-        segment, self._segment = self._segment, None
+        segment, self._segment, self._parity = self._segment, None, []
         if segment is not None:
             self._pool.give_back(segment, alone=self._alone)
 

@@ -7,9 +7,10 @@ none is written twice.
 
 import hashlib
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
 
 import trio
 
@@ -23,6 +24,8 @@ from couchestord.store.options import INLINE_BYTES_MAX
 HASH_IN_THREAD_BYTES_MIN = 64 << 10
 BATCH_STRIPES = 4
 """Stripes written in one call per disk: fewer calls, at the price of so much memory a stream."""
+BATCH_STREAMS_MAX = 32
+"""With more streams than these, those that come have a single stripe at a time: a thousand clients may be slow."""
 BATCHES_KEPT_MAX = 8
 """Buffers of a batch that are kept while no stream uses them."""
 SLOW_CLIENT_S = 1.0
@@ -70,7 +73,8 @@ class Intake:
                     yield _inline(begun, policy)
                     return
             async with self._pool.writer(policy) as writer:
-                taken = await _Stream(writer, self._batches).take(source)
+                with self._batches.stream():
+                    taken = await _Stream(writer, self._batches).take(source)
                 writer.release()
                 yield taken
 
@@ -138,18 +142,32 @@ class _Source:
 
 class _Batches:
     """Buffers of a batch each, for one stream at a time. Fresh memory costs more than the coding of what comes into
-    it, so some are kept.
+    it, so some are kept. It is mapped, not filled: a client that sends little takes little.
     """
 
     def __init__(self) -> None:
-        self._idle: list[bytearray] = []
+        self._idle: list[mmap] = []
+        self._streams_count = 0
 
-    def take(self, size_bytes: int) -> bytearray:
+    @contextmanager
+    def stream(self) -> Iterator[None]:
+        """While one stream takes batches."""
+        self._streams_count += 1
+        try:
+            yield
+        finally:
+            self._streams_count -= 1
+
+    def take(self, stripe_bytes: int) -> mmap:
+        """Room for some stripes of that size."""
+        size_bytes = stripe_bytes * (BATCH_STRIPES if self._streams_count <= BATCH_STREAMS_MAX else 1)
         # a policy's stripes may be longer than another's: what does not fit makes place for what does
         found = self._idle.pop() if self._idle else None
-        return found if found is not None and len(found) == size_bytes else bytearray(size_bytes)
+        if found is not None and len(found) == size_bytes:
+            return found
+        return mmap(-1, size_bytes, flags=MAP_PRIVATE | MAP_ANONYMOUS)
 
-    def give_back(self, batch: bytearray) -> None:
+    def give_back(self, batch: mmap) -> None:
         """Only what nobody reads any more: no task, no thread of a disk."""
         if len(self._idle) < BATCHES_KEPT_MAX:
             self._idle.append(batch)
@@ -189,7 +207,7 @@ class _Stream:
         return taken
 
     async def _consume(self, source: _Source) -> Taken:
-        batch, filled = self._batches.take(self._stripe_bytes * BATCH_STRIPES), 0
+        batch, filled = self._batches.take(self._stripe_bytes), 0
         while count := await source.read_into(memoryview(batch)[filled:]):
             filled += count
             if filled == len(batch):
@@ -210,7 +228,7 @@ class _Stream:
         extents = (*runs, Extent(len(end))) if end else runs
         return Taken(self._size, self._md5.digest(), extents, end, xxh3_64(end), self._writer.policy.id)
 
-    async def _lay(self, batch: bytearray, length: int) -> bytearray:
+    async def _lay(self, batch: mmap, length: int) -> mmap:
         """Write what lies at the start of a batch, in stripes that are full but for the last, and hash it beside.
 
         Returns the batch to go on with: another one when a disk that hangs may read this one for ever.
@@ -229,7 +247,7 @@ class _Stream:
             self._laid_at = trio.current_time()
         if failure is not None:
             raise failure
-        return batch if self._writer.buffers_are_free else self._batches.take(len(batch))
+        return batch if self._writer.buffers_are_free else self._batches.take(self._stripe_bytes)
 
     async def _watch(self) -> None:
         """Give the segment back when nothing came for a while."""

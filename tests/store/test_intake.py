@@ -1,6 +1,8 @@
 import errno
 import math
+import resource
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,7 @@ from couchestord.errors import BadDigest, EntityTooLarge, IncompleteBody, Metada
 from couchestord.io.directory import DirectoryDisk
 from couchestord.io.disk import Buffer
 from couchestord.model import OBJECT_BYTES_MAX, Attributes
+from couchestord.store.intake import BATCH_STREAMS_MAX, BATCH_STRIPES, _Batches
 from couchestord.store.options import INLINE_BYTES_MAX
 from couchestord.store.store import ObjectStore
 
@@ -121,6 +124,46 @@ async def test_batches_are_used_again_but_never_one_that_a_hung_disk_may_still_r
         assert len(core.intake._batches._idle) == 1
         for key in (b"first", b"second"):
             assert await read(store, key) == body
+
+
+async def test_many_streams_have_a_stripe_each_and_few_have_a_batch(tmp_path: Path) -> None:
+    """So that memory is bounded when each client that may connect is slow."""
+    begun: list[int] = []
+    all_begun = trio.Event()
+
+    class Waits(Filling):
+        waited = False
+
+        async def read_into(self, buffer: memoryview) -> int:
+            if not self.waited:
+                self.waited = True
+                begun.append(len(buffer))
+                if len(begun) == BATCH_STREAMS_MAX + 8:
+                    all_begun.set()
+                await all_begun.wait()
+            return await super().read_into(buffer)
+
+    async with new_store(tmp_path) as store:
+        body = body_of(INLINE_BYTES_MAX + STRIPE_BYTES + 1)
+        keys = [b"%d" % number for number in range(BATCH_STREAMS_MAX + 8)]
+        async with trio.open_nursery() as nursery:
+            for key in keys:
+                nursery.start_soon(partial(store.put, "box", key, Waits(body, 50_000), size=len(body)))
+        assert sorted(begun) == [STRIPE_BYTES] * 8 + [STRIPE_BYTES * BATCH_STRIPES] * BATCH_STREAMS_MAX
+        begun.clear()
+        await store.put("box", b"after", Waits(body, 50_000), size=len(body))
+        assert begun == [STRIPE_BYTES * BATCH_STRIPES]
+        for key in (*keys, b"after"):
+            assert await read(store, key) == body
+
+
+def test_a_batch_takes_no_memory_before_something_comes_into_it() -> None:
+    def resident_bytes() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    before = resident_bytes()
+    batches = [_Batches().take(1 << 20) for _ in range(32)]
+    assert resident_bytes() - before < sum(map(len, batches)) // 4
 
 
 async def test_stripes_larger_than_what_is_inline(tmp_path: Path) -> None:

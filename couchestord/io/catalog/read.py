@@ -101,7 +101,7 @@ class CatalogReader:
         self._now = generations or Generations()
         self._kept = Generations()
         self._buckets: dict[str, BucketRow] = {}
-        self._paths: dict[tuple[int, tuple[bytes, ...]], int] = {}
+        self._paths: dict[tuple[int, bytes], int] = {}
         self._layouts: dict[int, SegmentRow] = {}
         self.connect(connection)
 
@@ -139,7 +139,8 @@ class CatalogReader:
         if self._kept.tree != self._now.tree or len(self._paths) > PATHS_CACHED_MAX:
             self._paths.clear()
             self._kept.tree = self._now.tree
-        found = self._paths.get((root, parts))
+        path = b"".join(parts)  # many short parts take thirty times as much
+        found = self._paths.get((root, path))
         if found is not None:
             return found
         at = root
@@ -148,7 +149,7 @@ class CatalogReader:
             if row is None:
                 return None
             at = row[0]
-        self._paths[root, parts] = at
+        self._paths[root, path] = at
         return at
 
     def child(self, directory: int, name: bytes) -> int | None:

@@ -5,6 +5,7 @@ Seen to fail with: `_release_inode` that forgets pieces; `_drop_null` left out; 
 """
 
 import random
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -295,6 +296,26 @@ def test_what_readers_keep_is_dropped_with_the_commit_that_changes_it(tmp_path: 
     assert catalog.writing.bucket("bucket") is None
     catalog.commit()
     assert catalog.reading.bucket("bucket") is None
+    rig.close()
+
+
+def test_a_path_that_is_kept_takes_little_more_than_its_bytes(tmp_path: Path) -> None:
+    rig = DecideRig(tmp_path)
+    rig.bucket()
+    folder = b"ab/" * 300
+    keys = [b"%s%03d/x" % (folder, number) for number in range(100)]
+    for key in keys:
+        rig.put(key)
+    bucket = rig.catalog.reading.bucket("bucket")
+    assert bucket is not None
+    tracemalloc.start()
+    try:
+        for key in keys:
+            assert rig.catalog.reading.live(bucket.root, key) is not None
+        kept_bytes, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept_bytes < 2 * sum(map(len, keys))
     rig.close()
 
 
