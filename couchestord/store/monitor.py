@@ -19,6 +19,8 @@ GONE = "the folder is gone"
 PENALTY_S_MIN = 2.0
 PENALTY_S_MAX = 300.0
 """How long a disk is left out after a failed call: doubled with every failure."""
+FORGIVEN_AFTER_S = 600.0
+"""A disk that was back for so long without another failed call begins with the shortest time again."""
 ROOM_AGAIN = 0.5
 """A file system is open to new data again with that many reserves free beyond the one that is kept."""
 
@@ -46,6 +48,8 @@ class Monitor:
         self._good_before: set[int] = set()
         self._penalty_s: dict[int, float] = {}
         self._not_before: dict[int, float] = {}
+        self._good_since: dict[int, float] = {}
+        """When a disk came back after its last failed call."""
         self.interval_s = interval_s
 
     def watch(self, folders: Sequence[Path]) -> None:
@@ -80,8 +84,10 @@ class Monitor:
         now = trio.current_time()
         for index, reason in self._disks.failures.items():
             if index in self._good_before and reason != GONE:
-                last = self._penalty_s.get(index, PENALTY_S_MIN / 2)
-                self._penalty_s[index] = min(PENALTY_S_MAX, 2 * last)
+                last_s = self._penalty_s.get(index, 0.0)
+                if now - self._good_since.pop(index, now) >= FORGIVEN_AFTER_S:
+                    last_s = 0.0
+                self._penalty_s[index] = min(PENALTY_S_MAX, max(PENALTY_S_MIN, 2 * last_s))
                 self._not_before[index] = now + self._penalty_s[index]
         self._good_before = set(self._disks.good())
 
@@ -114,6 +120,9 @@ class Monitor:
             log.warning("disk is not taken back", disk=str(folder), reason=str(error))
             disk.close()
             return
+        # one that fails before the next step was good, too
+        self._good_before.add(identity.index)
+        self._good_since.setdefault(identity.index, trio.current_time())
         await self.welcome(identity.index)
 
     async def _answers(self, folder: Path) -> bool:

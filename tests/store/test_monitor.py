@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 from small_store import (
     SMALL,
     STRIPE_BYTES,
@@ -139,6 +140,39 @@ async def test_more_disks_gone_than_the_code_makes_good(tmp_path: Path) -> None:
         for key, body in BODIES.items():
             assert await read(store, key) == body
         assert store.health().state == "healthy"
+
+
+def test_disk_that_fails_again_and_again_is_left_out_longer_until_it_was_good_for_a_while(tmp_path: Path) -> None:
+    clock = trio.testing.MockClock()
+
+    async def main() -> None:
+        async with new_store(tmp_path) as store:
+            monitor, disks = core_of(store).jobs.monitor, core_of(store).disks
+            await monitor.work()
+
+            async def fails_and_is_away_for(wait_s: float) -> None:
+                disks.fail(2, "as the test wants it")
+                await monitor.work()
+                for step_s, is_away in ((0.0, True), (wait_s - 0.5, True), (1.0, False)):
+                    clock.jump(step_s)
+                    await monitor.work()
+                    assert (2 in disks.failures) == is_away, f"{wait_s} s"
+
+            for wait_s in (2, 4, 8, 16, 32, 64, 128, 256, 300, 300):
+                await fails_and_is_away_for(wait_s)
+            clock.jump(590)
+            await fails_and_is_away_for(300)
+            clock.jump(610)
+            (tmp_path / "disk-2").rename(tmp_path / "away")
+            await monitor.work()
+            assert 2 in disks.failures
+            (tmp_path / "away").rename(tmp_path / "disk-2")
+            await monitor.work()
+            assert 2 not in disks.failures, "it went, and is taken back at once"
+            await fails_and_is_away_for(2)
+            await fails_and_is_away_for(4)
+
+    trio.run(main, clock=clock)
 
 
 async def test_full_disk_is_used_again_when_it_has_room(tmp_path: Path) -> None:
