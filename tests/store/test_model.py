@@ -4,11 +4,14 @@ A seed that fails says what was done: run it alone with `COUCHESTORD_MODEL_SEEDS
 """
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
+import trio
 from model import Model, ModelBroken, Version
 from model_run import run_model
+from simstore import run_seeded
 
 
 def _seeds(variable: str, default: str) -> list[int]:
@@ -37,6 +40,17 @@ def test_one_seed_is_one_run(tmp_path: Path) -> None:
         logs.append(run_model(7, tmp_path / name))
     assert logs[0] == logs[1]
     assert len(logs[0]) > 20
+
+
+def test_seeded_run_has_the_turns_for_itself() -> None:
+    thread = threading.Thread(target=trio.run, args=(trio.lowlevel.checkpoint,))
+
+    async def main() -> None:
+        thread.start()
+        thread.join()
+
+    with pytest.raises(AssertionError, match="another thread"):
+        run_seeded(1, main)
 
 
 def test_model_refuses_what_nobody_wrote() -> None:

@@ -6,6 +6,7 @@ to a thread is done in place.
 
 import random
 import shutil
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -36,20 +37,42 @@ async def _in_place(function: Callable[..., Result], *args: Any, **_: Any) -> Re
     return result
 
 
+class _Turns(random.Random):
+    """Whose turn it is, as the seed says. Every trio in this process draws from it, so there may be one only."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed)
+        self._owner = threading.get_ident()
+        self.is_shared = False
+
+    def random(self) -> float:
+        self.is_shared |= threading.get_ident() != self._owner
+        return super().random()
+
+    def getrandbits(self, bits: int, /) -> int:
+        self.is_shared |= threading.get_ident() != self._owner
+        return super().getrandbits(bits)
+
+
 @contextmanager
 def _one_thread(seed: int) -> Iterator[None]:
     """Tasks take turns as the seed says; no threads; bodies and parts are small."""
+    turns = _Turns(seed)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trio._core._run, "_ALLOW_DETERMINISTIC_SCHEDULING", True)
-        patch.setattr(trio._core._run, "_r", random.Random(seed))
+        patch.setattr(trio._core._run, "_r", turns)
         patch.setattr(trio.to_thread, "run_sync", _in_place)
         patch.setattr("couchestord.store.intake.INLINE_BYTES_MAX", INLINE_BYTES_MAX)
         patch.setattr("couchestord.store.decide.uploads.PART_BYTES_MIN", 1)
         yield
+    assert not turns.is_shared, "trio runs in another thread too: one seed is not one run"
 
 
 def run_seeded(seed: int, main: Callable[[], Awaitable[Result]]) -> Result:
-    """Run `main` under trio: the same turns of tasks and the same clock for the same seed."""
+    """Run `main` under trio: the same turns of tasks and the same clock for the same seed.
+
+    Raises AssertionError when another thread ran trio meanwhile, as a server that a fixture left running does.
+    """
 
     async def begin() -> Result:
         return await main()

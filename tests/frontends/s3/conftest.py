@@ -57,8 +57,9 @@ async def _serve(folder: Path, started: "queue.Queue[tuple[Live, trio.Event] | B
             await stop.wait()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    """Ends with its module: seeded runs of other tests must have trio for themselves."""
     started: queue.Queue[tuple[Live, trio.Event] | BaseException] = queue.Queue()
 
     def main() -> None:
