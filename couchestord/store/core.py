@@ -158,7 +158,11 @@ async def _stop(core: Core) -> None:
     # segments stay open: the next start seals them, and streams may still be at them now
     await core.writer.drain()
     if not core.writer.broken_because:
-        await core.jobs.checkpointer.checkpoint()
+        try:
+            await core.jobs.checkpointer.checkpoint()
+        except (Corrupt, OSError) as error:
+            # the WAL and the log hold what the main file lacks
+            log.error("catalog was not checkpointed at the end", reason=str(error))
 
 
 async def run_service(service: Service, running: set[str]) -> None:

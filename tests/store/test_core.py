@@ -1,3 +1,4 @@
+import errno
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,7 +11,7 @@ import trio.testing
 from simdisk import SimDisk
 from small_store import SMALL, STRIPE_BYTES, HandClock, body_of, core_of, finish, make_store, put_all, read
 
-from couchestord.errors import DiskFailed, JournalFull, NoSuchKey, ShuttingDown, TooFewDisks
+from couchestord.errors import Corrupt, DiskFailed, JournalFull, NoSuchKey, ShuttingDown, TooFewDisks
 from couchestord.io.catalog.segments import STATE_OPEN, STATE_SEALED
 from couchestord.io.disks import create_store, load_disks
 from couchestord.service import Progress
@@ -79,6 +80,24 @@ async def test_start_with_a_full_journal_seals_what_was_open(tmp_path: Path, mon
         await store.destage()
         assert not core_of(store).catalog.reading.extents_in_journal(0, 1)
         assert core_of(store).jobs.snapshotter.taken_count == 1
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), Corrupt("disk I/O error")], ids=repr)
+async def test_stop_without_a_checkpoint_is_an_orderly_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    def fail(*_: object) -> bool:
+        raise error
+
+    sims = await new_disks()
+    async with running(tmp_path, sims) as store:
+        await store.create_bucket("box")
+        await put_all(store, BODIES)
+        monkeypatch.setattr("couchestord.store.maintenance.checkpoint_with_sums", fail)
+    assert "catalog was not checkpointed" in caplog.text
+    monkeypatch.undo()
+    async with running(tmp_path, [sim.crash(keep_all=True) for sim in sims]) as store:
+        await check(store, BODIES)
 
 
 @pytest.mark.parametrize("verb", ["write", "hang", "gone"])

@@ -117,6 +117,11 @@ class Node:
         """SIGTERM; the daemon must end well."""
         assert self._end(signal.SIGTERM) == 0, self.said()[-4000:]
 
+    def terminate(self) -> None:
+        """SIGTERM, if it runs; how it ends is left open."""
+        if self.process is not None:
+            self._end(signal.SIGTERM)
+
     def kill(self) -> None:
         """kill -9, if it runs."""
         if self.process is not None:

@@ -28,10 +28,12 @@ FAULTS = {
     "sync-killed": ("fdatasync", "signal=KILL"),
     "write-killed": ("pwritev,pwritev2", "signal=KILL"),
 }
+AT_THE_END = ("rename-EIO",)
+"""Renames come with the sums of the catalog's pages, which are stored when the daemon ends as it should."""
 SILENT = ("unlink-EIO",)
 """A name that stays is found again at the next start; no word is said about it."""
-TOLD = ("EIO", "ENOSPC", "EROFS", "disk I/O error", "No space left", "Read-only file system")
-"""How a call that failed is told in the log, the last ones by SQLite."""
+TOLD = ("EIO", "ENOSPC", "EROFS", "disk I/O error", "Input/output error", "No space left", "Read-only file system")
+"""How a call that failed is told in the log, the last ones by SQLite and the system."""
 SOME = (
     ("sync-EIO", 3),
     ("write-ENOSPC", 2),
@@ -46,8 +48,8 @@ STEPS = 80
 def fail_the_nth(node: Node, expected: Expected, folder: Path, fault: str, count: int) -> bool:
     """One run of the daemon in which the n-th such call of each thread fails; False when none did: n is past the last.
 
-    The daemon may refuse, and it may end where it cannot even start; after it, one that nothing happens to must have
-    everything.
+    The daemon may refuse, and it may end where it cannot even start; else it is killed, or ended. After it, one that
+    nothing happens to must have everything.
     """
     calls, what = FAULTS[fault]
     trace = folder / "trace"
@@ -68,6 +70,8 @@ def fail_the_nth(node: Node, expected: Expected, folder: Path, fault: str, count
             assert '{"error": ' in node.said() or "KILL" in what, node.said()[-3000:]
     finally:
         killed = not node.is_running()
+        if fault in AT_THE_END:
+            node.terminate()
         node.kill()
         node.prefix = []
     # strace writes the end of each thread before it goes itself
