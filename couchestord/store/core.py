@@ -146,7 +146,7 @@ async def _build(nursery: trio.Nursery, disks: Disks, catalog_path: Path, option
     pins = Pins(pool)
     pins.hold(protected_segments(catalog.accounts.jobs().get(SNAPSHOT_JOB)))
     intake = Intake(pool, OBJECT_BYTES_MAX)
-    parts = ReaderParts(journal, stripes, pins)
+    parts = ReaderParts(catalog.reading, journal, stripes, pins)
     built = build_jobs(options, clock, disks, catalog, journal, writer, stripes, pool, pins, restore)
     jobs.append(built)
     return Core(

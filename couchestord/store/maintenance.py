@@ -28,6 +28,8 @@ WAL_BYTES_AHEAD_MIN = 1 << 20
 IDLE_LOG_BYTES_MIN = 2 << 20
 """With no body left in the journal, a snapshot is worth taking to free that much of it, and a quarter of the
 catalog."""
+HELD_FILL_MAX = 0.85
+"""A journal that is fuller is trimmed whatever readers hold, before it is so full that writers are slowed."""
 
 
 class Checkpointer:
@@ -246,7 +248,10 @@ class Snapshotter:
         if oldest:
             point = min(point, oldest[0].stripe)
         held = self._pins.oldest_record()
-        return point if held is None else min(point, held)
+        if held is None or held >= point:
+            return point
+        # one slow client must not keep all others from writing
+        return point if self._journal.size_bytes > HELD_FILL_MAX * self._journal.size_bytes_max else held
 
     async def trim(self) -> int:
         """Free journal files; answers how many."""

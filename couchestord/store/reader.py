@@ -79,7 +79,9 @@ def _content_runs(reader: CatalogReader, content: int, first: int, end: int) -> 
 class ObjectReader:
     """One version of an object, or a range of it. Iterate once, or `read`; close it in any case (`async with` does).
 
-    What it reads stays where it is until it is closed. A piece is at most 1 MiB and verified before it is handed out.
+    What it reads stays where it is until it is closed, but for records of a journal that is nearly full: their bytes
+    are then read where they were moved to, and are lost to it when the object was deleted meanwhile. A piece is at most
+    1 MiB and verified before it is handed out.
     Iteration raises DataLost when more is damaged than the code makes good; pieces already handed out were right.
     """
 
@@ -135,14 +137,33 @@ class ObjectReader:
         if extent is None:
             for at in range(0, run.length, len(ZEROES)):
                 yield memoryview(ZEROES)[: min(len(ZEROES), run.length - at)]
-        elif not extent.segment:
-            yield await self._parts.journal.read(extent.stripe, extent.stripe_start + run.offset, run.length)
-        else:
-            segment = self._segments[extent.segment]
-            start = extent.stripe_start + run.offset
-            async with aclosing(self._parts.stripes.read_run(segment, extent.stripe, start, run.length)) as pieces:
-                async for piece in pieces:
-                    yield piece
+            return
+        if not extent.segment:
+            try:
+                whole = await self._parts.journal.read(extent.stripe, extent.stripe_start + run.offset, run.length)
+            except DataLost:
+                extent = self._moved(extent)
+                if extent is None:
+                    raise
+            else:
+                yield whole
+                return
+        segment = self._segments[extent.segment]
+        start = extent.stripe_start + run.offset
+        async with aclosing(self._parts.stripes.read_run(segment, extent.stripe, start, run.length)) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    def _moved(self, extent: ExtentRow) -> ExtentRow | None:
+        """Where the bytes of a record lie now, held from now on; None when they are in no stripes, or were deleted."""
+        found = self._parts.catalog.extent(extent.id)
+        segment = self._parts.catalog.layout(found.segment) if found is not None and found.segment else None
+        if segment is None:
+            return None
+        if segment.id not in self._segments:
+            self._parts.pins.hold([segment.id])
+            self._segments[segment.id] = segment
+        return found
 
     async def read(self) -> bytes:
         """All of it, in memory. Closes the reader."""
@@ -189,6 +210,7 @@ class ObjectReader:
 class ReaderParts:
     """What readers read from."""
 
+    catalog: CatalogReader
     journal: Journal
     stripes: StripeStore
     pins: Pins

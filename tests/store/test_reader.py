@@ -17,7 +17,9 @@ from small_store import (
 )
 
 from couchestord.errors import DataLost, InvalidRange
+from couchestord.io.journalfile import JournalOptions
 from couchestord.model import PART_BYTES_MIN, ByteRange
+from couchestord.store.maintenance import HELD_FILL_MAX
 from couchestord.store.options import INLINE_BYTES_MAX
 from couchestord.store.reader import resolve_range
 from couchestord.store.store import ObjectStore
@@ -155,6 +157,42 @@ async def test_record_of_an_open_reader_is_not_trimmed(tmp_path: Path) -> None:
         assert await reader.read() == b"the old one"
         await store.destage()
         assert not journal.holds(record)
+
+
+@pytest.mark.parametrize("deleted", [False, True])
+async def test_a_journal_that_is_nearly_full_waits_for_no_reader(tmp_path: Path, deleted: bool) -> None:
+    """A slow client stops nobody's writes: it reads on where the bytes were moved to, unless they were deleted."""
+    options = JournalOptions(size_bytes=1 << 20, file_bytes=128 << 10, preallocate_bytes=0)
+    async with new_store(tmp_path, journal=options) as store:
+        core, body = core_of(store), body_of(3 * STRIPE_BYTES + 1000)
+        await store.put("box", b"key", body)
+        reader = await store.get("box", b"key")
+        pieces = aiter(reader)
+        begun = bytes(await anext(pieces))
+        record = (await store.describe("box", b"key"))["extents"][-1]["journal_record"]
+        while core.journal.size_bytes <= HELD_FILL_MAX * core.journal.size_bytes_max:
+            assert core.jobs.snapshotter.trim_point() <= record
+            await store.put("box", b"other", body_of(INLINE_BYTES_MAX))
+        if deleted:
+            await store.delete("box", b"key")
+        [begun_in] = reader._segments
+        await core.pool.retire(begun_in)
+        await store.destage()
+        assert not core.journal.holds(record)
+        if deleted:
+            with pytest.raises(DataLost):
+                [piece async for piece in pieces]
+        else:
+            target = (await store.describe("box", b"key"))["extents"][-1]["segment"]
+            assert (target == begun_in, core.pool.is_pinned(target)) == (False, False)
+            pinned = False
+            async for piece in pieces:
+                begun, pinned = begun + bytes(piece), core.pool.is_pinned(target)
+            assert begun == body
+            assert pinned
+            assert not core.pool.is_pinned(target)
+        await reader.aclose()
+        assert core.pins.oldest_record() is None
 
 
 @pytest.mark.parametrize("destaged", [False, True])
