@@ -129,7 +129,7 @@ def checkpoint(path: Path) -> tuple[int, int]:
     Returns (frames in the WAL, frames moved); equal when everything committed before the call is in the main file.
     """
     with sqlite_errors(f"checkpointing the catalog {path}"):
-        connection = sqlite3.connect(path, isolation_level=None, timeout=5.0)
+        connection = _connect_to_checkpoint(path, timeout=5.0)
         try:
             connection.execute("pragma synchronous=normal")
             busy, frames, moved = connection.execute("pragma wal_checkpoint(passive)").fetchone()
@@ -139,10 +139,15 @@ def checkpoint(path: Path) -> tuple[int, int]:
             connection.close()
 
 
+def _connect_to_checkpoint(path: Path, timeout: float) -> Connection:
+    # a file that is gone must not be made anew, empty
+    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None, timeout=timeout)
+
+
 def truncate_wal(path: Path) -> None:
     """Cut the WAL to nothing, when all of it was moved and no reader is in it; else it stays. Blocks."""
     with sqlite_errors(f"checkpointing the catalog {path}"):
-        connection = sqlite3.connect(path, isolation_level=None, timeout=0)
+        connection = _connect_to_checkpoint(path, timeout=0)
         try:
             connection.execute("pragma synchronous=normal")
             connection.execute("pragma wal_checkpoint(truncate)").fetchone()

@@ -53,7 +53,7 @@ class Checkpointer:
         return Progress.IDLE
 
     async def checkpoint(self) -> bool:
-        """Checkpoint now. True when the main file holds all that was committed before the call."""
+        """Checkpoint now. True when the main file holds all that was committed before the call. Raises Corrupt."""
         async with self._lock:
             return await self._checkpoint()
 
@@ -61,6 +61,7 @@ class Checkpointer:
         if self._catalog.committed_sequence == self.sequence:
             return True
         path = self._catalog.path
+        self._catalog.check_in_place()
         ahead = NOTHING
         if self._catalog.wal_bytes() >= WAL_BYTES_AHEAD_MIN:
             # most of it while the writer goes on; it waits for the rest only
@@ -85,7 +86,9 @@ class Checkpointer:
         self.sequence = sequence
 
     async def frozen(self) -> "Frozen | None":
-        """A complete checkpoint whose main file stays as it is until released; None when a reader was in the way."""
+        """A complete checkpoint whose main file stays as it is until released; None when a reader was in the way.
+        Raises Corrupt.
+        """
         await self._lock.acquire()
         complete = False
         try:
@@ -181,7 +184,9 @@ class Snapshotter:
         return Progress.IDLE
 
     async def take(self) -> bool:
-        """Write a snapshot now, read it back, and make it the newest. False when it could not be finished this time."""
+        """Write a snapshot now, read it back, and make it the newest. False when it could not be finished this time.
+        Raises Corrupt when the catalog could not be checkpointed.
+        """
         # what follows begins a new file of the journal, so that all before it can be trimmed with this snapshot
         self._journal.roll()
         frozen = await self._checkpointer.frozen()
@@ -196,6 +201,8 @@ class Snapshotter:
             )
         except Error as error:
             log.error("snapshot failed", reason=str(error))
+            if isinstance(error, Corrupt):
+                self._writer.fail(error)
             return False
         finally:
             frozen.release()

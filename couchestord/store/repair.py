@@ -65,6 +65,11 @@ class Repairer:
     async def work(self) -> Progress:
         """Repair what is to be repaired, once; after a failure the next attempt waits."""
         if not self._writer.broken_because:
+            try:
+                self._catalog.check_in_place()
+            except Corrupt as error:
+                self._writer.fail(error)
+        if not self._writer.broken_because:
             kept = await trio.to_thread.run_sync(self._reserve.make, 2 * CATALOG_ROOM_BYTES_MIN)
             self.trouble = "" if kept else "the file system of the catalog has no room for a reserve: make room there"
             return Progress.IDLE
@@ -102,6 +107,7 @@ class Repairer:
         """Go on with the file that is there. Raises Corrupt when it cannot be used, DataLost when the log cannot."""
         catalog = self._catalog
         committed = catalog.committed_sequence
+        catalog.check_in_place()
         await trio.to_thread.run_sync(verify_pages, catalog.path)
         catalog.reopen_writer()
         if catalog.applier.sequence < committed:

@@ -24,9 +24,10 @@ from couchestord import logs
 from couchestord.ec.segments import SegmentPool
 from couchestord.ec.shards import FOLDER, PAGE_BYTES, SegmentHeader, parse_shard_name, unpack_segment_header
 from couchestord.ec.stripes import StripeStore
-from couchestord.errors import Corrupt, DataLost, DiskError
+from couchestord.errors import Corrupt, DataLost, DiskError, InternalError
 from couchestord.io import requests as rq
-from couchestord.io.catalog.pages import store_sums
+from couchestord.io.catalog.pages import PAGE_BYTES as CATALOG_PAGE_BYTES
+from couchestord.io.catalog.pages import check_pages, store_sums, stored_sums
 from couchestord.io.catalog.read import SegmentRow
 from couchestord.io.catalog.segments import STATE_SEALED
 from couchestord.io.checksum import xxh3_64
@@ -75,27 +76,33 @@ async def write_snapshot(
 
     Pieces that are as they were in the `earlier` snapshot are named where they lie; without one, `seed` is that of the
     sums. Answers the root to be put into the superblocks and the segments that hold the snapshot.
+
+    Raises Corrupt when a page is not what the last checkpoint left: rot must not outlive the log that would mend it.
     """
     if earlier is not None:
         seed = earlier.table.seed
     pieces: list[PieceOf] = []
     # in segments of its own: when later snapshots need no more of them, their room is free at once
     async with pool.writer(policy, alone=True) as writer:
-        piece_bytes = min(PIECE_BYTES, writer.policy.stripe_bytes)
+        piece_bytes = min(PIECE_BYTES, writer.policy.stripe_bytes) // CATALOG_PAGE_BYTES * CATALOG_PAGE_BYTES
         unchanged = await _unchanged(path, piece_bytes, earlier) if earlier else {}
+        sums = await trio.to_thread.run_sync(stored_sums, path)
         file = await trio.open_file(path, "rb")
         async with file:
             size = 0
             while data := await file.read(piece_bytes):
+                check_pages(sums, size // CATALOG_PAGE_BYTES, data)
                 piece = unchanged.get(len(pieces))
                 if piece is None:
                     segment, stripe = await writer.append(data)
                     piece = PieceOf(segment, stripe, len(data), xxh3_64(data, seed))
                 pieces.append(piece)
                 size += len(data)
+        if size != len(sums) * CATALOG_PAGE_BYTES:
+            raise Corrupt(f"the catalog has {size} bytes, and had {len(sums)} pages at the last checkpoint")
         table = msgspec.msgpack.encode(Table(sequence, size, tuple(pieces), seed))
         if len(table) > piece_bytes:
-            raise Corrupt(f"the catalog of {size} bytes is too large for one table of pieces")
+            raise InternalError(f"the catalog of {size} bytes is too large for one table of pieces")
         segment, stripe = await writer.append(table)
         await writer.sync()
     root = SnapshotRoot(segment, stripe, len(table), sequence, xxh3_64(table))

@@ -144,6 +144,11 @@ class Writer:
         """The catalog is as the log says again: later requests are committed."""
         self._broken = None
 
+    def fail(self, error: Exception) -> None:
+        """The catalog's file is not what was committed to it: nothing is decided on it until it is repaired."""
+        if self._broken is None:
+            self._break(error)
+
     def _break(self, error: BaseException) -> WritesStopped:
         """The catalog failed. Whatever is in the log happened, whatever the catalog says; a repair brings the two
         together, and until then nothing is decided.

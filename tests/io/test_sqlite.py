@@ -83,3 +83,6 @@ def test_errors_are_in_our_tree(tmp_path: Path) -> None:
         open_writer(noise)
     with pytest.raises(Corrupt):
         checkpoint(noise)
+    with pytest.raises(Corrupt):
+        checkpoint(tmp_path / "missing.sqlite")
+    assert not (tmp_path / "missing.sqlite").exists()

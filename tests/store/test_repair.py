@@ -2,7 +2,7 @@
 
 Seen to fail with: writes that stay refused; a catalog that is not brought up to the log; a damaged file that is gone on
 with; readers left on the connection that was closed; a reserve that is not freed first; a checkpoint that counts for
-the file that was replaced.
+the file that was replaced; a snapshot of the file that took the name of the one that is open.
 """
 
 import random
@@ -31,7 +31,7 @@ from small_store import (
 )
 
 from couchestord.errors import Corrupt, DataLost, Error, NoSuchKey, Unavailable, WritesStopped
-from couchestord.io.catalog.catalog import Catalog, dump
+from couchestord.io.catalog.catalog import FILE_SUFFIXES, Catalog, dump
 from couchestord.io.catalog.reserve import Reserve
 from couchestord.store import repair, writer
 from couchestord.store.core import Core
@@ -182,6 +182,63 @@ async def test_a_damaged_file_is_made_again_while_reads_wait(
         assert core_of(store).started.rebuilt is None
         with pytest.raises(NoSuchKey):
             await store.head("box", b"small")
+
+
+def unlinked(path: Path, _older: Path) -> None:
+    path.unlink()
+
+
+def with_all_beside_it(path: Path, _older: Path) -> None:
+    for suffix in FILE_SUFFIXES:
+        Path(f"{path}{suffix}").unlink()
+
+
+def replaced(path: Path, older: Path) -> None:
+    older.replace(path)
+
+
+@pytest.mark.parametrize("harm", [unlinked, with_all_beside_it, replaced])
+@pytest.mark.parametrize("snapshot", [False, True])
+async def test_a_file_that_is_taken_away_is_made_again(
+    tmp_path: Path, harm: Callable[[Path, Path], None], snapshot: bool
+) -> None:
+    """SQLite goes on in the file that has no name any more; what has it, or nothing, must not become the snapshot."""
+    path, older = catalog_of(tmp_path), tmp_path / "older"
+    more = {b"%d" % number: b"y" * number for number in range(100)}
+    async with new_store(tmp_path) as store:
+        core = core_of(store)
+        await put_all(store, BODIES)
+        if snapshot:
+            await store.destage()
+        await core.jobs.checkpointer.checkpoint()
+        older.write_bytes(path.read_bytes())
+        await put_all(store, more)
+        harm(path, older)
+        await put_all(store, {b"since": b"!"})
+        sequence = core.jobs.snapshotter.sequence
+        for call in (core.jobs.checkpointer.checkpoint, core.jobs.snapshotter.take):
+            with pytest.raises(Corrupt, match="took it away"):
+                await call()
+        assert core.jobs.snapshotter.sequence == sequence
+        await finish(core.jobs.repairer)
+        assert core.jobs.repairer.repaired_count == 1
+        await check_whole(store, BODIES | more | {b"since": b"!"})
+        await store.destage()
+        assert core.jobs.snapshotter.sequence > sequence
+    assert faults_of(tmp_path) == []
+    async with ObjectStore.open(tmp_path, SMALL) as store:
+        assert core_of(store).started.rebuilt is None
+        await check_whole(store, BODIES | more | {b"since": b"!"})
+
+
+async def test_a_store_ends_well_when_its_catalog_was_taken_away(tmp_path: Path) -> None:
+    async with new_store(tmp_path) as store:
+        await put_all(store, BODIES)
+        catalog_of(tmp_path).unlink()
+        await store.put("box", b"since", b"!")
+    async with ObjectStore.open(tmp_path, SMALL) as store:
+        assert core_of(store).started.rebuilt == "there was none"
+        await check_whole(store, BODIES | {b"since": b"!"})
 
 
 async def test_a_catalog_that_fell_behind_is_not_shown_to_readers(

@@ -331,3 +331,45 @@ async def test_failed_snapshot_leaves_pins_even(tmp_path: Path, monkeypatch: pyt
         [held] = holding(store)
         core.pins.release([held])
         assert not core.pool.is_pinned(held)
+
+
+async def test_rot_in_the_catalog_is_not_taken_for_the_truth(tmp_path: Path) -> None:
+    """A page rots while the store runs: a snapshot with it, and the log trimmed behind it, would lose the key."""
+    bodies = {b"%04d" % number: b"body %d" % number for number in range(300)}
+    async with new_store(tmp_path) as store:
+        core = core_of(store)
+        await put_all(store, bodies)
+        await core.jobs.snapshotter.take()
+        sequence = core.jobs.snapshotter.sequence
+        await put_all(store, {b"later": b"!"})
+        assert await core.jobs.checkpointer.checkpoint()
+        with catalog_of(tmp_path).open("r+b") as file:
+            file.seek(file.read().index(b"0123") + 3)
+            file.write(b"0")
+        assert not await core.jobs.snapshotter.take()
+        assert core.jobs.snapshotter.sequence == sequence
+        await finish(core.jobs.repairer)
+        assert core.jobs.repairer.repaired_count == 1
+        await store.destage()
+        assert core.jobs.snapshotter.sequence > sequence
+        assert (core.journal.first_sequence or 0) > sequence
+    lose_catalog(tmp_path)
+    async with ObjectStore.open(tmp_path, SMALL) as store:
+        for key, body in {**bodies, b"later": b"!"}.items():
+            assert await read(store, key) == body
+
+
+async def test_a_catalog_that_changed_its_length_is_no_snapshot(tmp_path: Path) -> None:
+    for change in (-4096, 4096):
+        path = tmp_path / str(change)
+        async with new_store(path) as store:
+            core = core_of(store)
+            await put_all(store, BODIES)
+            assert await core.jobs.checkpointer.checkpoint()
+            with catalog_of(path).open("r+b") as file:
+                file.truncate(catalog_of(path).stat().st_size + change)
+            assert not await core.jobs.snapshotter.take()
+            assert core.writer.broken_because
+            assert core.disks.slot.snapshot is None
+            await finish(core.jobs.repairer)
+            assert await core.jobs.snapshotter.take()

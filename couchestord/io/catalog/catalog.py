@@ -49,6 +49,7 @@ class Catalog:
             self._reader.close()
             raise
         self._writer: Connection | Shut = writer
+        self._file = _identity(path)
         self.committed_sequence = self.applier.sequence
         """Sequence of the last record that readers see."""
         self.generations = Generations()
@@ -79,6 +80,14 @@ class Catalog:
             writer.close()
             raise
         self._write_through(writer)
+        self._file = _identity(self.path)
+
+    def check_in_place(self) -> None:
+        """Raises Corrupt when the file that is written has lost its name, or another one has it: SQLite goes on with
+        the one it opened, and whoever opens the name does not find what was committed.
+        """
+        if _identity(self.path) != self._file:
+            raise Corrupt(f"{self.path} is not the file that was opened: somebody took it away")
 
     def reopen_reader(self) -> None:
         """A new reading connection for all readers, between two of their statements. Raises Corrupt; then they go on
@@ -205,6 +214,15 @@ class Catalog:
         self._writer.close()
         # the last one, and it cannot write: closing never moves the WAL into a main file whose sums then are wrong
         self._reader.close()
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """What tells a file from another one of its name; (0, 0) when there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return 0, 0
+    return found.st_dev, found.st_ino
 
 
 def remove(path: Path) -> None:

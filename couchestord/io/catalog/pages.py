@@ -149,7 +149,10 @@ def verify_pages(path: Path) -> None:
         expected = _load(path)
     except FileNotFoundError:
         return  # never checkpointed: all there is lies in the WAL, which has sums of its own
-    found = page_sums(path)
+    try:
+        found = page_sums(path)
+    except FileNotFoundError as error:
+        raise Corrupt("it is gone") from error
     if len(found) < len(expected):
         raise Corrupt(f"{len(expected) - len(found)} of its {len(expected)} pages are missing")
     differing = {number for number, total in enumerate(expected) if found[number] != total}
@@ -158,8 +161,26 @@ def verify_pages(path: Path) -> None:
         raise Corrupt(f"{len(lost)} of its {len(expected)} pages fail their checksum, the first is page {min(lost)}")
 
 
+def stored_sums(path: Path) -> "array[int]":
+    """What the last checkpoint summed, for `check_pages`; all pages summed now when that was lost. Blocks. Raises
+    Corrupt.
+    """
+    try:
+        return _load(path)
+    except FileNotFoundError:
+        return page_sums(path)
+
+
+def check_pages(sums: "array[int]", first: int, data: bytes) -> None:
+    """Raises Corrupt when `data`, pages of a main file from number `first` on, is not what the sums are of."""
+    view = memoryview(data)
+    for number, at in enumerate(range(0, len(data), PAGE_BYTES), start=first):
+        if number >= len(sums) or xxh3_64(view[at : at + PAGE_BYTES], number) != sums[number]:
+            raise Corrupt(f"page {number} of the catalog is not what the last checkpoint left")
+
+
 def _load(path: Path) -> "array[int]":
-    """The sums as they were stored. Raises FileNotFoundError, Corrupt."""
+    """The sums as the last checkpoint stored them. Raises FileNotFoundError, Corrupt."""
     stored = sums_path(path).read_bytes()
     if len(stored) < _HEADER.size:
         raise Corrupt("the sums of its pages are damaged")
