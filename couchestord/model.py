@@ -53,6 +53,8 @@ class Conditions:
     if_none_match: tuple[str, ...] = ()
     if_modified_since_ns: int | None = None
     if_unmodified_since_ns: int | None = None
+    bucket_owner: str | None = None
+    """Of a change: whom the bucket must belong to when it is made."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,10 @@ class MakeBucket:
 
 @dataclass(frozen=True, slots=True)
 class RemoveBucket:
+    """`owner`: whom it must belong to."""
+
     name: str
+    owner: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

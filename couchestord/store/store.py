@@ -96,9 +96,9 @@ class ObjectStore(Accounts):
         made: BucketInfo = await self._core.submit(rq.MakeBucket(bucket, owner, policy))
         return made
 
-    async def delete_bucket(self, bucket: str) -> None:
-        """Raises NoSuchBucket, BucketNotEmpty. Open uploads go with the bucket."""
-        await self._core.submit(rq.RemoveBucket(bucket))
+    async def delete_bucket(self, bucket: str, *, owner: str | None = None) -> None:
+        """Raises NoSuchBucket, BucketNotEmpty, AccessDenied unless it is `owner`'s. Open uploads go with the bucket."""
+        await self._core.submit(rq.RemoveBucket(bucket, owner))
 
     async def head_bucket(self, bucket: str) -> BucketInfo:
         """Raises NoSuchBucket."""

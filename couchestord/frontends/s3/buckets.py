@@ -29,7 +29,7 @@ async def head_bucket(call: Call) -> Response:
 
 
 async def delete_bucket(call: Call) -> Response:
-    await call.store.delete_bucket(call.bucket)
+    await call.store.delete_bucket(call.bucket, owner=call.owner_needed(call.bucket))
     return Response(204)
 
 

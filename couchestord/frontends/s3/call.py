@@ -1,15 +1,16 @@
 """What a handler is given: one authenticated, authorised request."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from couchestord.errors import AccessDenied
 from couchestord.frontends.http import Request, Response
+from couchestord.frontends.s3 import fields
 from couchestord.frontends.s3.body import VerifiedBody
 from couchestord.frontends.s3.fields import Headers
 from couchestord.frontends.s3.routes import Target
 from couchestord.frontends.s3.sigv4 import Authorized
-from couchestord.model import BucketInfo, User
+from couchestord.model import BucketInfo, Conditions, User
 from couchestord.store import ObjectStore
 
 
@@ -59,19 +60,33 @@ class Call:
             headers = {name: value for name, value in headers.items() if not name.startswith(b"x-amz-checksum-")}
         return VerifiedBody(self.request, headers, self.authorized)
 
+    def owner_needed(self, bucket: str) -> str | None:
+        """Whom a bucket must belong to for this call; None: anybody."""
+        whose = b"" if bucket == self.target.bucket else b"source-"
+        expected = self.headers.get(b"x-amz-%bexpected-bucket-owner" % whose)
+        if expected is not None:
+            return fields.text(expected)
+        return None if self.user.admin else self.user.name
+
+    def write_conditions(self) -> Conditions:
+        """What must hold when a change is made.
+
+        That the bucket belongs to who may change it was checked when the request came; but while its body came, the
+        bucket may have gone and been made anew by somebody else.
+        """
+        return replace(fields.write_conditions(self.headers), bucket_owner=self.owner_needed(self.bucket))
+
     async def check_bucket(self, bucket: str) -> BucketInfo | None:
         """Lets the call touch a bucket. Raises AccessDenied, NoSuchBucket. None: no look-up was needed.
 
         `x-amz-expected-bucket-owner` is a condition and holds for administrators too.
         """
-        expected = self.headers.get(b"x-amz-expected-bucket-owner")
-        if bucket != self.target.bucket:
-            expected = self.headers.get(b"x-amz-source-expected-bucket-owner")
-        if self.user.admin and expected is None:
+        needed = self.owner_needed(bucket)
+        if needed is None:
             return None
         info = await self.store.head_bucket(bucket)
-        if expected is not None and expected != info.owner.encode():
-            raise AccessDenied("the bucket has another owner than expected")
+        if info.owner != needed:
+            raise AccessDenied("access denied: the bucket has another owner")
         if not self.user.admin and info.owner != self.user.name:
             raise AccessDenied("access denied")
         return info

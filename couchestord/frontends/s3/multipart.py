@@ -114,7 +114,7 @@ async def complete_upload(call: Call) -> Response:
     numbers = [part.number for part in parts]
     if any(later <= earlier for earlier, later in itertools.pairwise(numbers)):
         raise InvalidPartOrder("the parts must be in ascending order, each once")
-    conditions = fields.write_conditions(call.headers)
+    conditions = call.write_conditions()
     upload_id = _upload_id(call)
     if any(part.checksums for part in parts):
         await _check_parts(call, upload_id, parts)

@@ -1,5 +1,7 @@
 """Objects: put, get, head, copy, delete one, delete many."""
 
+from dataclasses import replace
+
 import trio
 
 from couchestord.errors import EntityTooLarge, Error, InvalidArgument, InvalidRange, InvalidRequest
@@ -38,7 +40,7 @@ def verified_checksums(body: VerifiedBody) -> dict[str, str]:
 
 async def put_object(call: Call) -> Response:
     fields.refuse_unsupported(call.headers)
-    key, conditions = checked_key(call), fields.write_conditions(call.headers)
+    key, conditions = checked_key(call), call.write_conditions()
     attributes = fields.attributes_of(call.headers)
     body = call.body()
     if body.length_bytes > call.options.put_bytes_max:
@@ -85,8 +87,10 @@ async def copy_object(call: Call) -> Response:
         key,
         source_version_id=version_id,
         attributes=attributes,
-        conditions=fields.write_conditions(call.headers),
-        source_conditions=fields.read_conditions(call.headers, b"x-amz-copy-source-"),
+        conditions=call.write_conditions(),
+        source_conditions=replace(
+            fields.read_conditions(call.headers, b"x-amz-copy-source-"), bucket_owner=call.owner_needed(bucket)
+        ),
     )
     headers = fields.version_headers(info.version_id)
     if version_id is not None:
@@ -210,7 +214,7 @@ def _resolve(asked: ByteRange, size: int) -> tuple[int, int]:
 async def delete_object(call: Call) -> Response:
     fields.refuse_unsupported(call.headers)
     result = await call.store.delete(
-        call.bucket, call.key, version_id=_version_id(call), conditions=fields.write_conditions(call.headers)
+        call.bucket, call.key, version_id=_version_id(call), conditions=call.write_conditions()
     )
     return Response(204, fields.version_headers(result.version_id, delete_marker=result.delete_marker))
 
@@ -238,7 +242,7 @@ async def _delete_row(call: Call, key: DeletedKey, *, quiet: bool) -> str:
     if key.version_id is not None:
         named += element("VersionId", key.version_id)
     try:
-        conditions = Conditions(if_match=(key.etag,)) if key.etag else Conditions()
+        conditions = Conditions((key.etag,) if key.etag else (), bucket_owner=call.owner_needed(call.bucket))
         result = await call.store.delete(call.bucket, key.key, version_id=key.version_id, conditions=conditions)
     except Error as error:
         code = s3_code(error)[0]

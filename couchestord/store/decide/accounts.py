@@ -48,7 +48,7 @@ class AccountDecisions:
         )
 
     def remove_bucket(self, request: rq.RemoveBucket) -> Decision:
-        bucket = self._it.bucket(request.name)
+        bucket = self._it.bucket(request.name, request.owner)
         if self._it.reader.has_keys(bucket.root):
             raise BucketNotEmpty(f"bucket {request.name!r} still holds objects or versions")
         return Decision(mu.BucketRemoved(request.name))

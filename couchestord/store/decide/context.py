@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from couchestord.clock import Clock
-from couchestord.errors import NoSuchBucket, NoSuchKey, NoSuchVersion
+from couchestord.errors import AccessDenied, NoSuchBucket, NoSuchKey, NoSuchVersion
 from couchestord.io.catalog.accounts import AccountReader
 from couchestord.io.catalog.apply import ENTRY_VERSIONED, Applier
 from couchestord.io.catalog.read import BucketRow, CatalogReader, EntryRow
@@ -51,10 +51,13 @@ class Context:
         self.clock = clock
         self.epoch = epoch
 
-    def bucket(self, name: str) -> BucketRow:
+    def bucket(self, name: str, owner: str | None = None) -> BucketRow:
+        """Raises NoSuchBucket, and AccessDenied when it must belong to an owner and does not."""
         row = self.reader.bucket(name)
         if row is None:
             raise NoSuchBucket(f"there is no bucket {name!r}")
+        if owner is not None and row.owner != owner:
+            raise AccessDenied(f"bucket {name!r} does not belong to {owner!r}")
         return row
 
     def find(self, root: int, key: bytes) -> tuple[int | None, bytes]:

@@ -27,7 +27,7 @@ class ObjectDecisions:
 
     def put(self, request: rq.PutObject) -> Decision:
         outcome, answer = self.replace(
-            self._it.bucket(request.bucket),
+            self._it.bucket(request.bucket, request.conditions.bucket_owner),
             request.key,
             request.conditions,
             size=request.size,
@@ -89,8 +89,8 @@ class ObjectDecisions:
         )
 
     def copy(self, request: rq.CopyObject) -> Decision:
-        source_bucket = self._it.bucket(request.source_bucket)
-        bucket = self._it.bucket(request.bucket)
+        source_bucket = self._it.bucket(request.source_bucket, request.source_conditions.bucket_owner)
+        bucket = self._it.bucket(request.bucket, request.conditions.bucket_owner)
         source = self.source(source_bucket, request.source_key, request.source_version_id, request.source_conditions)
         same = (request.bucket, request.key) == (request.source_bucket, request.source_key)
         if same and request.attributes is None and request.source_version_id is None and not bucket.versioning:
@@ -129,7 +129,7 @@ class ObjectDecisions:
         return tuple(found)
 
     def delete(self, request: rq.DeleteObject) -> Decision:
-        bucket = self._it.bucket(request.bucket)
+        bucket = self._it.bucket(request.bucket, request.conditions.bucket_owner)
         if request.version_id is not None:
             return self._delete_version(bucket, request)
         place = self._it.place(bucket.root, request.key)

@@ -96,7 +96,7 @@ class UploadDecisions:
         return Decision(outcome, PartInfo(request.number, end - first, etag_text(packed), now_ns))
 
     def complete(self, request: rq.CompleteUpload) -> Decision:
-        bucket = self._it.bucket(request.bucket)
+        bucket = self._it.bucket(request.bucket, request.conditions.bucket_owner)
         finished = self._it.accounts.finished(request.upload)
         if finished is not None and (finished.bucket, finished.key) == (request.bucket, request.key):
             return Decision(None, decode_result(finished.result))

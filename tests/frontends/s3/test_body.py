@@ -4,7 +4,7 @@ import base64
 import hashlib
 import socket
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 from couchestord.frontends.s3.routes import parse_target
 from couchestord.frontends.s3.signing import EMPTY_SHA256, canonical_request, signing_key, string_to_sign
 from couchestord.frontends.s3.sigv4 import SigningScope
+from couchestord.model import AccessKey
 
 SMALL, BIG = 1000, 300_000
 MODES = [
@@ -68,13 +69,15 @@ class Raw:
         change: tuple[bytes, bytes] | None = None,
         cut: int = 0,
         until: bytes | None = None,
+        meanwhile: Callable[[], None] | None = None,
+        key: AccessKey | None = None,
     ) -> tuple[int, bytes]:
-        """Status and body of the answer.
+        """Status and body of the answer. `meanwhile`: what is done once the server waits for the body.
 
         What is wrong with the body that is sent: `change`, bytes replaced after signing; `until`, where it ends; `cut`,
         how many of its last bytes are announced and not sent.
         """
-        key = self.live.admin
+        key = key or self.live.admin
         timestamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
         sha256 = hashlib.sha256(body).hexdigest() if mode == "hashed" else mode
         sent = {"host": "h", "x-amz-date": timestamp, "x-amz-content-sha256": sha256, **(headers or {})}
@@ -98,16 +101,30 @@ class Raw:
             body = body.replace(*change, 1)
         if until is not None:
             body = body[: body.rindex(until)]
-        return self.exchange(method, target, sent, body, len(body), cut)
+        if meanwhile:
+            sent["expect"] = "100-continue"
+        return self.exchange(method, target, sent, body, len(body), cut, meanwhile)
 
     def exchange(
-        self, method: str, target: str, headers: dict[str, str], body: bytes, length: int, cut: int = 0
+        self,
+        method: str,
+        target: str,
+        headers: dict[str, str],
+        body: bytes,
+        length: int,
+        cut: int = 0,
+        meanwhile: Callable[[], None] | None = None,
     ) -> tuple[int, bytes]:
         lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
         if "transfer-encoding" not in headers:
             lines.append(f"content-length: {length}")
         head = "\r\n".join([*lines, "connection: close", "", ""]).encode("latin-1")
         with socket.create_connection(("127.0.0.1", self.live.port), timeout=30) as connection:
+            if meanwhile:
+                connection.sendall(head)
+                assert connection.recv(65536).startswith(b"HTTP/1.1 100 ")
+                meanwhile()
+                head = b""
             connection.sendall(head + body[: len(body) - cut])
             connection.shutdown(socket.SHUT_WR)
             answer = b""
@@ -287,3 +304,33 @@ def test_a_put_without_length_is_refused(raw: Raw, bucket: str) -> None:
     body = b"1\r\nx\r\n0\r\n\r\n"
     answer = raw.send("PUT", f"/{bucket}/k", body, mode="UNSIGNED-PAYLOAD", headers={"transfer-encoding": "chunked"})
     assert_refused(answer, "MissingContentLength", 411)
+
+
+@pytest.mark.parametrize(
+    ("method", "query", "body", "headers", "status"),
+    [
+        ("PUT", "/new", b"x" * SMALL, {}, 403),
+        ("PUT", "/new", b"x" * BIG, {}, 403),
+        ("PUT", "/new", b"x" * BIG, {"x-amz-expected-bucket-owner": "ann"}, 403),
+        ("POST", "?delete", b"<Delete><Object><Key>k</Key></Object></Delete>", {}, 200),
+    ],
+)
+def test_a_bucket_that_is_made_anew_by_another_while_a_body_comes_is_out_of_reach(
+    live: Any, method: str, query: str, body: bytes, headers: dict[str, str], status: int
+) -> None:
+    client, bucket = Raw(live), "of-ann-then-of-root"
+    assert client.send("PUT", f"/{bucket}", key=live.user)[0] == 200
+
+    def change_hands() -> None:
+        assert client.send("DELETE", f"/{bucket}", key=live.user)[0] == 204
+        assert client.send("PUT", f"/{bucket}")[0] == 200
+        assert client.send("PUT", f"/{bucket}/k", OLD)[0] == 200
+
+    target = f"/{bucket}{query}"
+    answer = client.send(method, target, body, headers=headers, key=live.user, meanwhile=change_hands)
+    kept, listing = client.send("GET", f"/{bucket}/k"), client.send("GET", f"/{bucket}")[1]
+    for key in ("k", "new"):
+        client.send("DELETE", f"/{bucket}/{key}")
+    assert client.send("DELETE", f"/{bucket}")[0] == 204
+    assert_refused(answer, "AccessDenied", status)
+    assert (kept, listing.count(b"<Key>")) == ((200, OLD), 1)

@@ -1,6 +1,7 @@
 """S3's semantics of PUT, copy and delete."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from catalog_check import check_catalog
 from decide_rig import DecideRig
 
 from couchestord.errors import (
+    AccessDenied,
     InvalidArgument,
     KeyTooLong,
     MethodNotAllowed,
@@ -168,6 +170,27 @@ def test_conditions_of_deletes(rig: DecideRig) -> None:
     with pytest.raises(PreconditionFailed):
         rig.delete(KEY, "null", conditions=Conditions(if_match=("0" * 32,)))
     assert rig.delete(KEY, conditions=Conditions(if_match=(info.etag,))) == DeleteResult()
+
+
+def test_a_bucket_that_changed_hands_is_not_changed(rig: DecideRig) -> None:
+    rig.put(KEY, b"1")
+    other, owner = Conditions(bucket_owner="another"), Conditions(bucket_owner="owner")
+    upload = rig.upload(KEY)
+    for change in (
+        partial(rig.put, KEY, conditions=other),
+        partial(rig.delete, KEY, conditions=other),
+        partial(rig.copy, b"copy", KEY, conditions=other),
+        partial(rig.copy, b"copy", KEY, source_conditions=other),
+        partial(rig.complete, KEY, upload, [(1, "x")], conditions=other),
+        partial(rig.do, rq.RemoveBucket("bucket", "another")),
+    ):
+        with pytest.raises(AccessDenied):
+            change()
+    rig.put(KEY, conditions=owner)
+    rig.copy(b"copy", KEY, conditions=owner, source_conditions=owner)
+    for key in (KEY, b"copy"):
+        rig.delete(key, conditions=owner)
+    rig.do(rq.RemoveBucket("bucket", "owner"))
 
 
 def test_a_refusal_changes_nothing(rig: DecideRig) -> None:
