@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Final
 
+import trio
+
 from couchestord.errors import (
     EntityTooLarge,
     IncompleteBody,
@@ -22,6 +24,7 @@ from couchestord.frontends.s3.sigv4 import Authorized, Payload
 _CHUNKED: Final = frozenset({Payload.SIGNED_CHUNKS, Payload.SIGNED_CHUNKS_TRAILER, Payload.UNSIGNED_CHUNKS_TRAILER})
 _SIGNED: Final = frozenset({Payload.SIGNED_CHUNKS, Payload.SIGNED_CHUNKS_TRAILER})
 _DIGITS_MAX: Final = 15
+_CHUNKS_A_TURN: Final = 100
 
 
 class VerifiedBody:
@@ -69,7 +72,7 @@ class VerifiedBody:
                 self._finish()
                 raise
             self._count(piece)
-            pieces = [piece] if self._decoder is None else self._decoder.feed(piece)
+            pieces = [piece] if self._decoder is None else await _decode(self._decoder, piece)
             for decoded in pieces:
                 self.checksums.update(decoded)
             self._ready.extend(pieces)
@@ -114,6 +117,16 @@ class VerifiedBody:
         if len(body) != self.length_bytes:
             raise IncompleteBody("the body is not as long as announced")
         return body
+
+
+async def _decode(decoder: ChunkedDecoder, piece: bytes) -> list[bytes]:
+    """What a piece decodes to. Tiny chunks are joined; they take long, so others have turns."""
+    pieces = []
+    for decoded in decoder.feed(piece):
+        pieces.append(decoded)
+        if not len(pieces) % _CHUNKS_A_TURN:
+            await trio.lowlevel.checkpoint()
+    return pieces if len(pieces) < _CHUNKS_A_TURN else [b"".join(pieces)]
 
 
 def _decoded_length(headers: Mapping[bytes, bytes]) -> int:

@@ -2,6 +2,9 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from typing import Final, TypeVar
+
+import trio
 
 from couchestord.errors import AccessDenied
 from couchestord.frontends.http import Request, Response
@@ -12,6 +15,10 @@ from couchestord.frontends.s3.routes import Target
 from couchestord.frontends.s3.sigv4 import Authorized
 from couchestord.model import BucketInfo, Conditions, User
 from couchestord.store import ObjectStore
+
+_THREAD_BYTES_MIN: Final = 32 << 10
+"""XML of that length takes milliseconds to read."""
+Read = TypeVar("Read")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +82,16 @@ class Call:
         bucket may have gone and been made anew by somebody else.
         """
         return replace(fields.write_conditions(self.headers), bucket_owner=self.owner_needed(self.bucket))
+
+    async def read_xml(self, body: VerifiedBody, bytes_max: int, read: Callable[[bytes, int], Read], most: int) -> Read:
+        """The body as `read` understands it, with at most so many entries; in a thread when that takes long.
+
+        Raises EntityTooLarge, MalformedXML, and what the body raises.
+        """
+        document = await body.read(bytes_max)
+        if len(document) < _THREAD_BYTES_MIN:
+            return read(document, most)
+        return await trio.to_thread.run_sync(read, document, most)
 
     async def check_bucket(self, bucket: str) -> BucketInfo | None:
         """Lets the call touch a bucket. Raises AccessDenied, NoSuchBucket. None: no look-up was needed.

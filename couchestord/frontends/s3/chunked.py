@@ -10,7 +10,7 @@ memory: the consumer must drop everything when `feed` or `finish` raises.
 import hashlib
 import hmac
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
@@ -66,9 +66,11 @@ class ChunkedDecoder:
         """By lower-case name. Right only after `finish`."""
         return self._trailers
 
-    def feed(self, data: bytes) -> list[bytes]:
-        """What `data` decodes to. Raises InvalidRequest, IncompleteBody or SignatureDoesNotMatch."""
-        out: list[bytes] = []
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """What `data` decodes to, to be taken to its end. Raises InvalidRequest, IncompleteBody, SignatureDoesNotMatch.
+
+        One by one, because tiny chunks take long: who takes them may pause between them.
+        """
         position, end = 0, len(data)
         while position < end:
             if self._state is _State.DATA:
@@ -77,7 +79,7 @@ class ChunkedDecoder:
                 self._chunk_left -= len(piece)
                 if self._framing.signing:
                     self._hash.update(piece)
-                out.append(piece)
+                yield piece
                 if not self._chunk_left:
                     self._end_chunk()
                 continue
@@ -92,7 +94,6 @@ class ChunkedDecoder:
                 raise InvalidRequest("a line of the chunked body is too long")
             if newline >= 0:
                 self._line()
-        return out
 
     def finish(self) -> None:
         """The body is over. Raises IncompleteBody when it should not be."""

@@ -110,7 +110,7 @@ async def upload_part_copy(call: Call) -> Response:
 async def complete_upload(call: Call) -> Response:
     fields.refuse_unsupported(call.headers)
     body = call.body(checksums=False)
-    parts = read_complete(await body.read(call.options.complete_bytes_max), PART_NUMBER_MAX)
+    parts = await call.read_xml(body, call.options.complete_bytes_max, read_complete, PART_NUMBER_MAX)
     numbers = [part.number for part in parts]
     if any(later <= earlier for earlier, later in itertools.pairwise(numbers)):
         raise InvalidPartOrder("the parts must be in ascending order, each once")

@@ -222,7 +222,7 @@ async def delete_object(call: Call) -> Response:
 async def delete_objects(call: Call) -> Response:
     """Each key succeeds or fails for itself; many are under way together, so that they share commits."""
     fields.refuse_unsupported(call.headers)
-    keys, quiet = read_delete(await call.body().read(call.options.xml_bytes_max), _DELETED_KEYS_MAX)
+    keys, quiet = await call.read_xml(call.body(), call.options.xml_bytes_max, read_delete, _DELETED_KEYS_MAX)
     await call.store.head_bucket(call.bucket)
     rows = [""] * len(keys)
     waiting = iter(enumerate(keys))

@@ -9,10 +9,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+import trio
 
+from couchestord.frontends.http import Request
+from couchestord.frontends.s3.body import VerifiedBody
 from couchestord.frontends.s3.routes import parse_target
 from couchestord.frontends.s3.signing import EMPTY_SHA256, canonical_request, signing_key, string_to_sign
-from couchestord.frontends.s3.sigv4 import SigningScope
+from couchestord.frontends.s3.sigv4 import Authorized, Payload, SigningScope
 from couchestord.model import AccessKey
 
 SMALL, BIG = 1000, 300_000
@@ -334,3 +337,43 @@ def test_a_bucket_that_is_made_anew_by_another_while_a_body_comes_is_out_of_reac
     assert client.send("DELETE", f"/{bucket}")[0] == 204
     assert_refused(answer, "AccessDenied", status)
     assert (kept, listing.count(b"<Key>")) == ((200, OLD), 1)
+
+
+class _OnePiece:
+    """The body of a request that is there at once."""
+
+    def __init__(self, body: bytes) -> None:
+        self._pieces = [body]
+
+    def __aiter__(self) -> "_OnePiece":
+        return self
+
+    async def __anext__(self) -> bytes:
+        if not self._pieces:
+            raise StopAsyncIteration
+        return self._pieces.pop()
+
+    async def read_into(self, _buffer: memoryview) -> int | None:
+        return None
+
+
+async def test_tiny_chunks_leave_turns_to_others_and_are_joined() -> None:
+    count, turns = 20_000, 0
+    raw = b"1\r\nx\r\n" * count + b"0\r\nx-amz-checksum-crc32:" + crc32(b"x" * count) + b"\r\n\r\n"
+    headers = {b"x-amz-decoded-content-length": b"%d" % count, b"x-amz-trailer": b"x-amz-checksum-crc32"}
+    signing = SigningScope(signing_key("secret", "20260101", "us-east-1"), "", "", "")
+    authorized = Authorized(AccessKey("u", "k", "s", 0), Payload.UNSIGNED_CHUNKS_TRAILER, "", signing)
+    body = VerifiedBody(Request(b"PUT", b"/b/k", (), _OnePiece(raw), len(raw)), headers, authorized)
+
+    async def take_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await trio.lowlevel.checkpoint()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(take_turns)
+        pieces = [piece async for piece in body]
+        nursery.cancel_scope.cancel()
+    assert turns > count // 200
+    assert pieces == [b"x" * count]

@@ -160,11 +160,11 @@ def test_malformed_frames_are_refused(framed: bytes) -> None:
 
 def test_a_chunk_that_is_too_long_is_refused_before_its_bytes() -> None:
     with pytest.raises(IncompleteBody):
-        ChunkedDecoder(UNSIGNED).feed(b"d\r\n")
+        list(ChunkedDecoder(UNSIGNED).feed(b"d\r\n"))
 
 
 def test_trailers_are_handed_out_and_may_end_in_lf_crlf() -> None:
     decoder = ChunkedDecoder(UNSIGNED)
-    decoder.feed(unsigned(BODY, b"x-amz-checksum-crc32:AAAAAA==\n\r\n"))
+    list(decoder.feed(unsigned(BODY, b"x-amz-checksum-crc32:AAAAAA==\n\r\n")))
     decoder.finish()
     assert decoder.trailers == {"x-amz-checksum-crc32": "AAAAAA=="}
