@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from couchestord.errors import Corrupt, NotFound, Unavailable
 
@@ -18,17 +18,14 @@ Cursor = sqlite3.Cursor
 Row = tuple[object, ...]
 Execute = Callable[..., Cursor]
 """`execute` or `executemany` of a connection."""
+OnError = Callable[[sqlite3.Error], None]
+"""Is told of an error of SQLite, and may raise another in its place."""
 CACHE_KIB = 32 << 10
 _FULL = {sqlite3.SQLITE_FULL}
 _FULL_ERRNO = {errno.ENOSPC, errno.EDQUOT}
-_PASSING = {
-    sqlite3.SQLITE_BUSY,
-    sqlite3.SQLITE_CANTOPEN,
-    sqlite3.SQLITE_IOERR,
-    sqlite3.SQLITE_LOCKED,
-    sqlite3.SQLITE_NOMEM,
-    sqlite3.SQLITE_READONLY,
-}
+_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_OF_DEVICE = {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY}
+_PASSING = _OF_DEVICE | {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM}
 
 
 class Shut:
@@ -47,6 +44,42 @@ class Shut:
         """Nothing is open."""
 
 
+class Questions:
+    """Statements of readers through one connection."""
+
+    def __init__(self, connection: Connection | Shut, on_error: OnError | None = None) -> None:
+        self._execute: Execute = connection.execute
+        self._on_error = on_error or _pass_over
+
+    def row(self, *statement: Any) -> Any:
+        """The first row, None when there is none."""
+        try:
+            return self._execute(*statement).fetchone()
+        except sqlite3.Error as error:
+            self._on_error(error)
+            raise
+
+    def rows(self, *statement: Any) -> list[Any]:
+        """All rows."""
+        try:
+            return self._execute(*statement).fetchall()
+        except sqlite3.Error as error:
+            self._on_error(error)
+            raise
+
+    def each(self, *statement: Any) -> Iterator[Any]:
+        """One row after the other."""
+        try:
+            yield from self._execute(*statement)
+        except sqlite3.Error as error:
+            self._on_error(error)
+            raise
+
+
+def _pass_over(_error: sqlite3.Error) -> None:
+    """Leaves an error as it is."""
+
+
 def is_failure(error: BaseException) -> bool:
     """True for an error of SQLite that says that the file failed, or what it lies on; not for a wrong statement."""
     return isinstance(error, sqlite3.DatabaseError) and not isinstance(
@@ -54,9 +87,19 @@ def is_failure(error: BaseException) -> bool:
     )
 
 
-def is_full(error: BaseException) -> bool:
+def is_full(error: BaseException | None) -> bool:
     """True when there was no room: `error`, an OSError too, or what it was raised from, says so."""
-    return _code(error) in _FULL
+    return error is not None and _code(error) in _FULL
+
+
+def is_damage(error: BaseException | None) -> bool:
+    """True when SQLite says that what the file holds makes no sense (`error`, or what it was raised from)."""
+    return error is not None and _code(error) in _DAMAGED
+
+
+def is_unreadable(error: BaseException) -> bool:
+    """True when the file cannot be read, or holds what cannot be; not when somebody is in the way."""
+    return _code(error) in _OF_DEVICE | _DAMAGED | _FULL
 
 
 def may_pass(error: BaseException) -> bool:
@@ -68,8 +111,8 @@ def may_pass(error: BaseException) -> bool:
 
 def _code(error: BaseException) -> int:
     found = error if isinstance(error, sqlite3.Error | OSError) else error.__cause__
-    if isinstance(found, OSError) and found.errno in _FULL_ERRNO:
-        return sqlite3.SQLITE_FULL
+    if isinstance(found, OSError):
+        return sqlite3.SQLITE_FULL if found.errno in _FULL_ERRNO else sqlite3.SQLITE_IOERR
     return getattr(found, "sqlite_errorcode", 0) & 0xFF
 
 

@@ -93,8 +93,9 @@ async def run_core(disks: Disks, catalog_path: Path, options: StoreOptions, cloc
                     for index in disks.stale:
                         nursery.start_soon(core.jobs.monitor.welcome, index)
                 if options.services:
-                    # what no job may change, none need look at, but for disks that go
-                    for service in [core.jobs.monitor] if core.started.read_only else core.jobs.services():
+                    # what no job may change, none need look at, but for disks that go and a catalog that cannot be read
+                    few = (core.jobs.monitor, core.jobs.repairer)
+                    for service in few if core.started.read_only else core.jobs.services():
                         nursery.start_soon(run_service, service, core.jobs.running)
                 yield core
             finally:
@@ -140,6 +141,7 @@ async def _build(nursery: trio.Nursery, disks: Disks, catalog_path: Path, option
     started = await start(disks, catalog_path, options.journal, restore, verify_pages)
     catalog, journal = started.catalog, started.journal
     writer = Writer(catalog, journal, disks, Decider(catalog, clock, lambda: disks.epoch))
+    catalog.watch(writer.fail)
     if started.read_only:
         writer.stop(TooFewDisks(started.read_only))
     pool = SegmentPool(stripes, disks, writer.submit, options.segments(), catalog.accounts.policy)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from couchestord.ec.shards import shard_path
+from couchestord.errors import Unavailable
 from couchestord.io.catalog.read import EntryRow, PlacementRow, SegmentRow
 from couchestord.io.disks import Disks, disks_to_spare, shards_per_disk
 from couchestord.io.room import Room, ask_room
@@ -26,15 +27,21 @@ class Health:
 
 def health(core: "Core") -> Health:
     """What is wrong, worst first. Synchronous."""
-    disks, reasons = core.disks, []
-    unhealthy = False
+    reasons = []
     if core.writer.stopped_because:
-        unhealthy = True
         reasons.append(f"writes are stopped: {core.writer.stopped_because}")
     if core.jobs.repairer.trouble:
         reasons.append(f"catalog: {core.jobs.repairer.trouble}")
-    if core.catalog.shut_because:
-        return Health("unhealthy", (core.catalog.shut_because, *reasons))
+    try:
+        return _health(core, reasons)
+    except Unavailable as error:
+        # nor can be asked what else is wrong
+        return Health("unhealthy", (str(error), *reasons))
+
+
+def _health(core: "Core", before: list[str]) -> Health:
+    disks, reasons = core.disks, list(before)
+    unhealthy = bool(core.writer.stopped_because)
     policies = _used_policies(core)
     spare = min(disks.m, disks_to_spare(policies[0].k, policies[0].m, disks.count))
     if disks.missing_count() > spare:

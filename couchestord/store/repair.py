@@ -15,7 +15,7 @@ from couchestord.io.catalog.catalog import Catalog, remove
 from couchestord.io.catalog.pages import checkpoint_with_sums, verify_pages
 from couchestord.io.catalog.reserve import Reserve
 from couchestord.io.journal import Journal
-from couchestord.io.sqlite import is_full, may_pass, sqlite_errors
+from couchestord.io.sqlite import is_damage, is_full, may_pass, sqlite_errors
 from couchestord.model import Policy
 from couchestord.service import Progress
 from couchestord.store.maintenance import Checkpointer
@@ -25,13 +25,15 @@ from couchestord.store.writer import CATALOG_ROOM_BYTES_MIN, Writer
 log = logs.get(__name__)
 REOPENED_MAX = 4
 """Failures to read or write after which the file is given up and made again; one that is full is waited for."""
+WELL_S = 60.0
+"""A file that was opened anew and did not fail again for so long is well; one that fails that often sooner is not."""
 WAIT_S_MIN = 1.0
 WAIT_S_MAX = 30.0
 """Between two attempts: doubled with every failure."""
 
 
 class Repairer:
-    """A service: repairs the catalog when the writer says that it failed; keeps the reserve beside it else."""
+    """A service: repairs the catalog when the writer knows that it failed; keeps the reserve beside it else."""
 
     name = "repair"
     interval_s = 1.0
@@ -58,6 +60,8 @@ class Repairer:
         self._reserve = reserve
         self._failed_count = 0
         self._not_before = 0.0
+        self._reopened_count = 0
+        self._well_at = 0.0
         self.repaired_count = 0
         self.trouble = ""
         """Why the last attempt failed, or what a next failure would lack; empty when all is well."""
@@ -70,6 +74,8 @@ class Repairer:
             except Corrupt as error:
                 self._writer.fail(error)
         if not self._writer.broken_because:
+            if trio.current_time() >= self._well_at:
+                self._reopened_count = 0
             kept = await trio.to_thread.run_sync(self._reserve.make, 2 * CATALOG_ROOM_BYTES_MIN)
             self.trouble = "" if kept else "the file system of the catalog has no room for a reserve: make room there"
             return Progress.IDLE
@@ -96,6 +102,10 @@ class Repairer:
             if may_pass(error) and (is_full(error) or self._failed_count + 1 < REOPENED_MAX):
                 raise
             await self._make_anew(error)
+            self._reopened_count = 0
+        else:
+            self._reopened_count += not is_full(self._writer.failure)
+            self._well_at = trio.current_time() + WELL_S
         self._failed_count = 0
         self.trouble = ""
         self.repaired_count += 1
@@ -105,7 +115,11 @@ class Repairer:
 
     async def _reopen(self) -> None:
         """Go on with the file that is there. Raises Corrupt when it cannot be used, DataLost when the log cannot."""
-        catalog = self._catalog
+        catalog, failure = self._catalog, self._writer.failure
+        if is_damage(failure):
+            raise Corrupt(f"SQLite finds it damaged: {failure}")
+        if self._reopened_count >= REOPENED_MAX and not is_full(failure):
+            raise Corrupt(f"it failed again, {REOPENED_MAX} times within {WELL_S:.0f} s each: {failure}")
         committed = catalog.committed_sequence
         catalog.check_in_place()
         await trio.to_thread.run_sync(verify_pages, catalog.path)

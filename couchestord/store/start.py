@@ -135,6 +135,7 @@ def _why_read_only(disks: Disks) -> str:
 async def _find_catalog(
     disks: Disks, path: Path, journal: Journal, log_chain: Chain, restore: Restore, verify: Callable[[Path], None]
 ) -> tuple[Catalog, str | None]:
+    remove(_beside(path))  # what a repair or a start that was cut off has left
     reason = "there was none" if not path.exists() else ""
     if not reason:
         try:
@@ -163,7 +164,7 @@ async def _make_anew(disks: Disks, path: Path, log_chain: Chain, restore: Restor
     """
     if why := _why_read_only(disks):
         raise TooFewDisks(f"the catalog cannot be used ({reason}), nor made again: {why}")
-    made = Path(f"{path}.new")
+    made = _beside(path)
     while True:
         try:
             remove(made)
@@ -182,6 +183,11 @@ async def _make_anew(disks: Disks, path: Path, log_chain: Chain, restore: Restor
             with suppress(OSError):
                 remove(made)
     return _open(path)
+
+
+def _beside(path: Path) -> Path:
+    """Where a catalog is made that is to take the place of the one at `path`."""
+    return Path(f"{path}.new")
 
 
 def _open(path: Path) -> Catalog:

@@ -34,7 +34,7 @@ from couchestord.io.disks import Disks, replicas_needed
 from couchestord.io.journal import Journal
 from couchestord.io.journalfile import Entry
 from couchestord.io.records import META_BYTES_MAX, record_digest
-from couchestord.io.sqlite import is_failure
+from couchestord.io.sqlite import is_damage, is_failure
 from couchestord.store.decide import Decider
 
 log = logs.get(__name__)
@@ -96,6 +96,8 @@ class Writer:
         self._idle.set()
         self._stopped: Exception | None = None
         self._broken: WritesStopped | None = None
+        self.failure: BaseException | None = None
+        """How the catalog failed; None when it did not or was repaired."""
         self._in_doubt: BaseException | None = None
         """Why a group failed at the journal. It may have happened, as the next start says, until another one is in."""
         self.stats = WriterStats()
@@ -142,17 +144,20 @@ class Writer:
 
     def resume(self) -> None:
         """The catalog is as the log says again: later requests are committed."""
-        self._broken = None
+        self._broken = self.failure = None
 
     def fail(self, error: Exception) -> None:
-        """The catalog's file is not what was committed to it: nothing is decided on it until it is repaired."""
-        if self._broken is None:
+        """The catalog's file cannot be used, or is not what was committed to it: nothing is decided on it until it is
+        repaired.
+        """
+        if self._broken is None or (is_damage(error) and not is_damage(self.failure)):
             self._break(error)
 
     def _break(self, error: BaseException) -> WritesStopped:
         """The catalog failed. Whatever is in the log happened, whatever the catalog says; a repair brings the two
         together, and until then nothing is decided.
         """
+        self.failure = error
         self._broken = WritesStopped(f"the catalog failed and is being repaired from the log: {error}")
         log.error("catalog failed: writes stop until it is repaired", reason=str(error))
         return self._broken

@@ -2,15 +2,19 @@
 
 Seen to fail with: writes that stay refused; a catalog that is not brought up to the log; a damaged file that is gone on
 with; readers left on the connection that was closed; a reserve that is not freed first; a checkpoint that counts for
-the file that was replaced; a snapshot of the file that took the name of the one that is open.
+the file that was replaced; a snapshot of the file that took the name of the one that is open; damage that a reader
+finds and that nobody is told of, or that is not looked for again; half a catalog that is put in place; a rebuilt shard
+that is forgotten.
 """
 
+import errno
+import os
 import random
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import trio
@@ -28,9 +32,12 @@ from small_store import (
     new_store,
     put_all,
     read,
+    segments,
 )
 
+from couchestord.ec.shards import shard_path
 from couchestord.errors import Corrupt, DataLost, Error, NoSuchKey, Unavailable, WritesStopped
+from couchestord.io.catalog import pages
 from couchestord.io.catalog.catalog import FILE_SUFFIXES, Catalog, dump
 from couchestord.io.catalog.reserve import Reserve
 from couchestord.store import repair, writer
@@ -40,13 +47,14 @@ from couchestord.store.store import ObjectStore
 BODIES = {b"small": b"few bytes", b"long": body_of(3 * STRIPE_BYTES + 9), b"dir/x": b"x" * 2000}
 
 
-def fail_commits(catalog: Catalog, count: int, *, done: bool = False) -> None:
-    """The next commits fail; with `done` after they were made, as one whose answer got lost."""
+def fail_commits(catalog: Catalog, count: int, *, done: bool = False, after: int = 0) -> None:
+    """The next commits but so many fail; with `done` after they were made, as one whose answer got lost."""
     original: Callable[[], None] = Catalog.commit.__get__(catalog)
-    left = [count]
+    left = [count, after]
 
     def commit() -> None:
-        if not left[0]:
+        if left[1] or not left[0]:
+            left[1] = max(0, left[1] - 1)
             original()
             return
         left[0] -= 1
@@ -239,6 +247,189 @@ async def test_a_store_ends_well_when_its_catalog_was_taken_away(tmp_path: Path)
     async with ObjectStore.open(tmp_path, SMALL) as store:
         assert core_of(store).started.rebuilt == "there was none"
         await check_whole(store, BODIES | {b"since": b"!"})
+
+
+def noise_for_pages(path: Path) -> None:
+    """All but the first of the main file."""
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(random.Random(1).randbytes(path.stat().st_size - 4096))
+
+
+def noise_for_frames(path: Path) -> None:
+    """The later half of the pages, in the WAL: nobody compares sums of these, and a catalog that is opened anew does
+    not come upon them.
+    """
+    wal = Path(f"{path}-wal")
+    data = bytearray(wal.read_bytes())
+    starts = range(32, len(data), 24 + 4096)
+    held = {at: int.from_bytes(data[at : at + 4], "big") for at in starts}
+    for at, page in held.items():
+        if page > max(held.values()) // 2:
+            data[at + 24 : at + 24 + 4096] = random.Random(page).randbytes(4096)
+    wal.write_bytes(data)
+
+
+@pytest.mark.parametrize("harm", [noise_for_pages, noise_for_frames])
+async def test_damage_that_a_reader_finds_is_repaired(tmp_path: Path, harm: Callable[[Path], None]) -> None:
+    """SQLite says so as soon as a page is read."""
+    bodies = BODIES | {b"%d" % number: b"y" * number for number in range(300)}
+    async with new_store(tmp_path) as store:
+        core = core_of(store)
+        await put_all(store, bodies)
+        if harm is noise_for_pages:
+            assert await core.jobs.checkpointer.checkpoint()
+        harm(core.catalog.path)
+        with pytest.raises(Unavailable, match="is being repaired"):
+            await store.list("box")
+        with pytest.raises(WritesStopped):
+            await store.put("box", b"refused", b"!")
+        assert store.health().state == "unhealthy"
+        with pytest.raises(Unavailable):
+            await read(store, b"long")
+        await finish(core.jobs.repairer)
+        await check_whole(store, bodies)
+        await store.put("box", b"again", b"!")
+        assert store.health().state == "healthy"
+        assert Path(f"{catalog_of(tmp_path)}.discarded").exists()
+    assert faults_of(tmp_path) == []
+
+
+async def test_pages_that_cannot_be_read_are_tried_again_before_they_are_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(_path: Path) -> NoReturn:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def unreadable(path: Path) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(pages, "page_sums", failing)
+            pages.verify_pages(path)
+
+    async with new_store(tmp_path) as store:
+        core = core_of(store)
+        await put_all(store, BODIES)
+        core.writer.fail(OSError(errno.EIO, "as the test wants it"))
+        monkeypatch.setattr(repair, "verify_pages", unreadable)
+        for _ in range(repair.REOPENED_MAX - 1):
+            core.jobs.repairer._not_before = 0
+            await core.jobs.repairer.work()
+            assert "cannot be read" in core.jobs.repairer.trouble
+            await check_whole(store, BODIES)
+        core.jobs.repairer._not_before = 0
+        await core.jobs.repairer.work()
+        await check_whole(store, BODIES)
+        assert not core.writer.broken_because
+        assert Path(f"{catalog_of(tmp_path)}.discarded").exists()
+
+
+async def test_a_file_that_fails_again_and_again_is_made_anew(tmp_path: Path) -> None:
+    """Opened anew it is well, as far as its sums tell; not for long. Failures that are far apart do not count."""
+
+    async def fails_and_is_made_anew() -> bool:
+        core.writer.fail(OSError(errno.EIO, "as the test wants it"))
+        await finish(core.jobs.repairer)
+        assert not core.writer.broken_because
+        await core.jobs.repairer.work()
+        assert read_count == len(BODIES)
+        there = Path(f"{catalog_of(tmp_path)}.discarded")
+        was_made = there.exists()
+        there.unlink(missing_ok=True)
+        return was_made
+
+    async with new_store(tmp_path) as store:
+        core = core_of(store)
+        await put_all(store, BODIES)
+        read_count = len(await keys(store))
+        for _ in range(2):
+            assert [await fails_and_is_made_anew() for _ in range(5)] == [False] * 4 + [True]
+        assert [await fails_and_is_made_anew() for _ in range(4)] == [False] * 4
+        core.jobs.repairer._well_at = 0
+        await core.jobs.repairer.work()
+        assert [await fails_and_is_made_anew() for _ in range(5)] == [False] * 4 + [True]
+        await check_whole(store, BODIES)
+
+
+@pytest.mark.parametrize("snapshot", [False, True])
+def test_a_kill_in_the_middle_of_making_it_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, snapshot: bool
+) -> None:
+    """Before each change of a file: what lies there is enough for the next start, which never takes half for all."""
+    machine = SimMachine(tmp_path, small_options(2, 1, 4), rng := random.Random(3))
+    bodies = {b"%d" % number: rng.randbytes(rng.choice((0, 10, 900, 5000))) for number in range(60)}
+    steps = [0, 0]
+
+    def counted(owner: Any, name: str) -> None:
+        original = getattr(owner, name)
+
+        def call(*args: Any, **how: Any) -> Any:
+            steps[0] += 1
+            if steps[0] == steps[1]:
+                machine.cut(range(4))
+            return original(*args, **how)
+
+        monkeypatch.setattr(owner, name, call)
+
+    async def run() -> int:
+        await machine.create()
+        async with machine.running() as (core, store):
+            await store.create_bucket("box")
+            await put_all(store, bodies)
+            if snapshot:
+                await core.destage_all()
+        while True:
+            async with machine.running() as (core, store):
+                await check_whole(store, bodies)
+                assert not list(core.catalog.path.parent.glob("*.new*")), "nothing half made stays"
+                assert Path(f"{core.catalog.path}.sums").exists()
+                bodies[b"turn"] = b"%d" % steps[1]
+                await store.put("box", b"turn", bodies[b"turn"])
+                await damage(core)
+                core.writer.fail(Corrupt("as the test wants it"))
+                steps[:] = 0, steps[1] + 1
+                await core.jobs.repairer.work()
+                if not machine.is_cut:
+                    await check_whole(store, bodies)
+                    return steps[1]
+
+    for owner, name in ((Path, "replace"), (Path, "unlink"), (Catalog, "commit"), (Catalog, "close")):
+        counted(owner, name)
+    assert run_seeded(1, run) > 10
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+@pytest.mark.parametrize("done", [False, True])
+async def test_a_rebuild_that_ends_before_the_catalog_is_repaired(tmp_path: Path, number: int, done: bool) -> None:
+    """A lost shard is recorded, made anew, recorded again: the catalog fails at each of these."""
+    bodies = {b"%d" % key: body_of(5 * STRIPE_BYTES, key) for key in range(3)}
+    async with new_store(tmp_path) as store:
+        core = core_of(store)
+        rebuilder = core.jobs.rebuilder
+        await put_all(store, bodies)
+        await store.destage()
+        rows = segments(store)
+        for row in rows:
+            await core.pool.retire(row.id)
+            shard = row.disks.index(2)
+            (tmp_path / "disk-2" / shard_path(row.id, shard)).unlink()
+            rebuilder.report(row.id, 1 << shard)
+        fail_commits(core.catalog, 1, done=done, after=number - 1)
+        with pytest.raises(Error):
+            await finish(rebuilder)
+        assert core.writer.broken_because
+        with suppress(Unavailable):
+            await rebuilder.work()
+        await finish(core.jobs.repairer)
+        await finish(rebuilder)
+        assert [row.missing for row in segments(store)] == [0] * len(rows)
+        for row in segments(store):
+            for shard, index in enumerate(row.disks):
+                assert (tmp_path / f"disk-{index}" / shard_path(row.id, shard)).exists()
+        for index in (0, 4):
+            core.disks.fail(index, "as the test wants it")
+        for key, body in bodies.items():
+            assert await read(store, key) == body
+    assert faults_of(tmp_path) == []
 
 
 async def test_a_catalog_that_fell_behind_is_not_shown_to_readers(

@@ -17,7 +17,6 @@ import trio
 import trio.testing
 from simdisk import SimDisk
 
-from couchestord.io.catalog.catalog import FILE_SUFFIXES
 from couchestord.io.disks import create_store, load_disks
 from couchestord.io.journalfile import JournalOptions
 from couchestord.store.core import Core, run_core
@@ -25,8 +24,6 @@ from couchestord.store.options import StoreOptions
 from couchestord.store.store import ObjectStore
 
 INLINE_BYTES_MAX = 3 << 10
-_SUFFIXES = tuple(suffix for suffix in FILE_SUFFIXES if suffix != "-shm")
-"""Files of a catalog that hold anything: the -shm is made anew."""
 Result = TypeVar("Result")
 
 
@@ -212,8 +209,10 @@ class SimMachine:
             path.write_bytes(data[:at] + self.rng.randbytes(4096) + data[at + 4096 :])
 
     def _read_catalog(self) -> dict[str, bytes]:
-        paths = {suffix: Path(f"{self.catalog_path}{suffix}") for suffix in _SUFFIXES}
-        return {suffix: path.read_bytes() for suffix, path in paths.items() if path.exists()}
+        name = self.catalog_path.name
+        paths = self.catalog_path.parent.glob(f"{name}*")
+        # the -shm is made anew
+        return {path.name[len(name) :]: path.read_bytes() for path in paths if not path.name.endswith("-shm")}
 
     def _take_over(self, keeps_all: dict[int, bool]) -> None:
         self.disks = [disk.crash(keep_all=keeps_all[index]) for index, disk in enumerate(self.disks)]

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from couchestord.io.sqlite import Connection, Execute, Shut
+from couchestord.io.sqlite import Connection, OnError, Questions, Shut
 from couchestord.model import Policy
 
 
@@ -48,22 +48,21 @@ _POLICY = "id, name, k, m, stripe_bytes, min_healthy_shards, disk_class, created
 class AccountReader:
     """Reads through one connection. Synchronous."""
 
-    def __init__(self, connection: Connection) -> None:
-        self.connect(connection)
+    def __init__(self, connection: Connection, on_error: OnError | None = None) -> None:
+        self.connect(connection, on_error)
 
-    def connect(self, connection: Connection | Shut) -> None:
-        """Read through this connection from now on."""
-        self._run: Execute = connection.execute
+    def connect(self, connection: Connection | Shut, on_error: OnError | None = None) -> None:
+        """Read through this connection from now on. `on_error`: as for `Questions`."""
+        ask = Questions(connection, on_error)
+        self._row, self._rows = ask.row, ask.rows
 
     def upload(self, id_: str) -> UploadRow | None:
-        row = self._run(
-            "select id, bucket, object_key, created_ns, attributes from upload where id=?", (id_,)
-        ).fetchone()
+        row = self._row("select id, bucket, object_key, created_ns, attributes from upload where id=?", (id_,))
         return UploadRow(*row) if row else None
 
     def uploads(self, bucket: str, low: tuple[bytes, str], limit: int) -> list[UploadRow]:
         """Open uploads of a bucket after (key, id), by key, then id."""
-        rows = self._run(
+        rows = self._rows(
             "select id, bucket, object_key, created_ns, attributes from upload where bucket=? and "
             "(object_key>? or (object_key=? and id>?)) order by object_key, id limit ?",
             (bucket, low[0], low[0], low[1], limit),
@@ -71,14 +70,14 @@ class AccountReader:
         return [UploadRow(*row) for row in rows]
 
     def uploads_before(self, created_ns: int, limit: int) -> list[UploadRow]:
-        rows = self._run(
+        rows = self._rows(
             "select id, bucket, object_key, created_ns, attributes from upload where created_ns<? limit ?",
             (created_ns, limit),
         )
         return [UploadRow(*row) for row in rows]
 
     def parts(self, upload: str, after: int = 0, limit: int = 10_001) -> list[PartRow]:
-        rows = self._run(
+        rows = self._rows(
             "select number, size, etag, modified_ns, checksums, pieces from part where upload=? and "
             "number>? order by number limit ?",
             (upload, after, limit),
@@ -86,12 +85,12 @@ class AccountReader:
         return [PartRow(*row) for row in rows]
 
     def finished(self, upload: str) -> FinishedRow | None:
-        row = self._run("select bucket, object_key, result from finished_upload where id=?", (upload,)).fetchone()
+        row = self._row("select bucket, object_key, result from finished_upload where id=?", (upload,))
         return FinishedRow(*row) if row else None
 
     def uploads_idle_since(self, before_ns: int, limit: int) -> list[UploadRow]:
         """Open uploads, the oldest first, that were begun and got their newest part before that time."""
-        rows = self._run(
+        rows = self._rows(
             # an id begins with the time
             "select id, bucket, object_key, created_ns, attributes from upload where id<? and not exists "
             "(select 1 from part where upload=upload.id and modified_ns>=?) order by id limit ?",
@@ -100,43 +99,40 @@ class AccountReader:
         return [UploadRow(*row) for row in rows]
 
     def finished_before(self, finished_ns: int) -> bool:
-        return (
-            self._run("select 1 from finished_upload where finished_ns<? limit 1", (finished_ns,)).fetchone()
-            is not None
-        )
+        return self._row("select 1 from finished_upload where finished_ns<? limit 1", (finished_ns,)) is not None
 
     def user(self, name: str) -> UserRow | None:
-        row = self._run("select name, admin, created_ns from account where name=?", (name,)).fetchone()
+        row = self._row("select name, admin, created_ns from account where name=?", (name,))
         return UserRow(*row) if row else None
 
     def users(self) -> list[UserRow]:
         return [
-            UserRow(*row) for row in self._run("select name, admin, created_ns from account order by created_ns, name")
+            UserRow(*row) for row in self._rows("select name, admin, created_ns from account order by created_ns, name")
         ]
 
     def keys(self) -> list[KeyRow]:
-        rows = self._run("select id, account, secret, created_ns from access_key order by created_ns, id")
+        rows = self._rows("select id, account, secret, created_ns from access_key order by created_ns, id")
         return [KeyRow(*row) for row in rows]
 
     def key(self, id_: str) -> KeyRow | None:
-        row = self._run("select id, account, secret, created_ns from access_key where id=?", (id_,)).fetchone()
+        row = self._row("select id, account, secret, created_ns from access_key where id=?", (id_,))
         return KeyRow(*row) if row else None
 
     def policies(self) -> list[Policy]:
         """The default first, then as they were made."""
-        return [Policy(*row) for row in self._run(f"select {_POLICY} from policy order by id")]
+        return [Policy(*row) for row in self._rows(f"select {_POLICY} from policy order by id")]
 
     def policy(self, id_: int) -> Policy:
         """The policy of that id, which something names: it must be there."""
-        return Policy(*self._run(f"select {_POLICY} from policy where id=?", (id_,)).fetchone())
+        return Policy(*self._row(f"select {_POLICY} from policy where id=?", (id_,)))
 
     def policy_named(self, name: str) -> Policy | None:
-        row = self._run(f"select {_POLICY} from policy where name=?", (name,)).fetchone()
+        row = self._row(f"select {_POLICY} from policy where name=?", (name,))
         return Policy(*row) if row else None
 
     def setting(self, name: str) -> bytes | None:
-        row = self._run("select value from setting where name=?", (name,)).fetchone()
+        row = self._row("select value from setting where name=?", (name,))
         return row[0] if row else None
 
     def jobs(self) -> dict[str, bytes]:
-        return dict(self._run("select name, state from job order by name").fetchall())
+        return dict(self._rows("select name, state from job order by name"))

@@ -1,19 +1,27 @@
 """The catalog's files and connections."""
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import astuple
 from pathlib import Path
 
-from couchestord.errors import Corrupt, UnknownFormat
+from couchestord.errors import Corrupt, Unavailable, UnknownFormat
 from couchestord.io.catalog.accounts import AccountReader
 from couchestord.io.catalog.apply import Applier
 from couchestord.io.catalog.generations import Generations
 from couchestord.io.catalog.pages import store_sums, sums_path, sync_folder
 from couchestord.io.catalog.read import CatalogReader
 from couchestord.io.catalog.schema import SCHEMA_VERSION, TABLES, statements
-from couchestord.io.sqlite import Connection, Shut, open_main_file, open_reader, open_writer, sqlite_errors
+from couchestord.io.sqlite import (
+    Connection,
+    Shut,
+    is_unreadable,
+    open_main_file,
+    open_reader,
+    open_writer,
+    sqlite_errors,
+)
 from couchestord.model import Policy
 
 FIRST_ID = 16
@@ -35,6 +43,7 @@ class Catalog:
         it.
         """
         self.path = path
+        self._on_failure: Callable[[Exception], None] | None = None
         self._reader: Connection | Shut = open_reader(path)
         try:
             self._check_version()
@@ -56,15 +65,21 @@ class Catalog:
         """Of what readers see."""
         self.writing = CatalogReader(writer, self.applier.generations)
         self.writing_accounts = AccountReader(writer)
-        self.reading = CatalogReader(self._reader, self.generations)
-        self.accounts = AccountReader(self._reader)
+        self.reading = CatalogReader(self._reader, self.generations, self._reader_failed)
+        self.accounts = AccountReader(self._reader, self._reader_failed)
+
+    def watch(self, on_failure: Callable[[Exception], None]) -> None:
+        """Call it, in the task of the reader, when a reader finds that the file cannot be read. Readers get Unavailable
+        then.
+        """
+        self._on_failure = on_failure
+
+    def _reader_failed(self, error: Exception) -> None:
+        if self._on_failure is not None and is_unreadable(error):
+            self._on_failure(error)
+            raise Unavailable("the catalog cannot be read and is being repaired; try again soon") from error
 
     # -- another connection under those who use this one ---------------------------------------------------------------
-
-    @property
-    def shut_because(self) -> str:
-        """Why readers are refused (Unavailable), empty while they are not."""
-        return self._reader.reason if isinstance(self._reader, Shut) else ""
 
     def reopen_writer(self) -> None:
         """A new writing connection: an open transaction is dropped, the counters are read again. Raises Corrupt; then
@@ -128,8 +143,8 @@ class Catalog:
         self._reader.close()
         self._reader = reader
         self.generations.opened += 1
-        self.reading.connect(reader)
-        self.accounts.connect(reader)
+        self.reading.connect(reader, self._reader_failed)
+        self.accounts.connect(reader, self._reader_failed)
 
     def _check_version(self) -> None:
         with sqlite_errors(f"reading the catalog {self.path}"):
@@ -244,8 +259,9 @@ def put_in_place(made: Path, path: Path) -> None:
     aside. A crash in between leaves none, or the new one. Raises OSError.
     """
     discard(path)
-    made.replace(path)
+    # a catalog without its sums would not be looked through at a start
     sums_path(made).replace(sums_path(path))
+    made.replace(path)
     sync_folder(path.parent)
 
 

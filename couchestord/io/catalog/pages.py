@@ -144,7 +144,16 @@ def sync_folder(path: Path) -> None:
 
 
 def verify_pages(path: Path) -> None:
-    """Raises Corrupt when a page of the main file differs from the last checkpoint's and the WAL does not hold it."""
+    """Raises Corrupt when a page of the main file cannot be read, or differs from the last checkpoint's and the WAL
+    does not hold it.
+    """
+    try:
+        _verify_pages(path)
+    except OSError as error:
+        raise Corrupt(f"its pages cannot be read: {error}") from error
+
+
+def _verify_pages(path: Path) -> None:
     try:
         expected = _load(path)
     except FileNotFoundError:

@@ -2,13 +2,13 @@
 committed.
 """
 
-from collections.abc import Generator
-from typing import NamedTuple
+from collections.abc import Generator, Iterator
+from typing import Any, NamedTuple
 
 from couchestord.io.catalog.generations import Generations
 from couchestord.io.catalog.segments import pack_disks, unpack_disks
 from couchestord.io.keys import split_key
-from couchestord.io.sqlite import Connection, Cursor, Execute, Shut
+from couchestord.io.sqlite import Connection, OnError, Questions, Shut
 
 PATHS_CACHED_MAX = 65_536
 NAMES_CACHED_MAX = 4096
@@ -97,17 +97,20 @@ class CatalogReader:
     under the reader.
     """
 
-    def __init__(self, connection: Connection, generations: Generations | None = None) -> None:
+    def __init__(
+        self, connection: Connection, generations: Generations | None = None, on_error: OnError | None = None
+    ) -> None:
         self._now = generations or Generations()
         self._kept = Generations()
         self._buckets: dict[str, BucketRow] = {}
         self._paths: dict[tuple[int, bytes], int] = {}
         self._layouts: dict[int, SegmentRow] = {}
-        self.connect(connection)
+        self.connect(connection, on_error)
 
-    def connect(self, connection: Connection | Shut) -> None:
-        """Read through this connection from now on."""
-        self._run: Execute = connection.execute
+    def connect(self, connection: Connection | Shut, on_error: OnError | None = None) -> None:
+        """Read through this connection from now on. `on_error`: as for `Questions`."""
+        ask = Questions(connection, on_error)
+        self._row, self._rows, self._each = ask.row, ask.rows, ask.each
         self.forget()
 
     def forget(self) -> None:
@@ -124,13 +127,13 @@ class CatalogReader:
             self._kept.names = self._now.names
         found = self._buckets.get(name)
         if found is None:
-            row = self._run(f"select {_BUCKET} from bucket where name=?", (name,)).fetchone()
+            row = self._row(f"select {_BUCKET} from bucket where name=?", (name,))
             if row is not None:
                 found = self._buckets[name] = BucketRow(*row)
         return found
 
     def buckets(self) -> list[BucketRow]:
-        return [BucketRow(*row) for row in self._run(f"select {_BUCKET} from bucket order by name")]
+        return [BucketRow(*row) for row in self._rows(f"select {_BUCKET} from bucket order by name")]
 
     def directory(self, root: int, parts: tuple[bytes, ...]) -> int | None:
         """Id of the directory at that path, None when there is none."""
@@ -145,7 +148,7 @@ class CatalogReader:
             return found
         at = root
         for part in parts:
-            row = self._run("select child from entry where directory=? and name=?", (at, part)).fetchone()
+            row = self._row("select child from entry where directory=? and name=?", (at, part))
             if row is None:
                 return None
             at = row[0]
@@ -154,14 +157,12 @@ class CatalogReader:
 
     def child(self, directory: int, name: bytes) -> int | None:
         """Id of the directory of that name (it ends in a slash) in a directory."""
-        row = self._run("select child from entry where directory=? and name=?", (directory, name)).fetchone()
+        row = self._row("select child from entry where directory=? and name=?", (directory, name))
         return row[0] if row else None
 
     def entry(self, directory: int, name: bytes) -> EntryRow | None:
         """The live object of that name."""
-        row = self._run(
-            f"select {_ENTRY} from entry where directory=? and name=? and child=0", (directory, name)
-        ).fetchone()
+        row = self._row(f"select {_ENTRY} from entry where directory=? and name=? and child=0", (directory, name))
         return EntryRow(*row) if row else None
 
     def live(self, root: int, key: bytes) -> EntryRow | None:
@@ -172,16 +173,16 @@ class CatalogReader:
 
     def version(self, directory: int, name: bytes, id_: int) -> EntryRow | None:
         """The noncurrent version or marker of that id."""
-        row = self._run(
+        row = self._row(
             "select id, content, size, etag, modified_ns, flags, attributes from version where "
             "directory=? and name=? and id=?",
             (directory, name, id_),
-        ).fetchone()
+        )
         return EntryRow(*row) if row else None
 
     def versions(self, directory: int, name: bytes) -> list[EntryRow]:
         """Noncurrent versions and markers of a name, newest first."""
-        rows = self._run(
+        rows = self._rows(
             "select id, content, size, etag, modified_ns, flags, attributes from version where directory=? and name=? "
             "order by id desc",
             (directory, name),
@@ -191,7 +192,7 @@ class CatalogReader:
     def has_keys(self, root: int) -> bool:
         """True when a bucket's root holds an entry or a version."""
         for table in ("entry", "version"):
-            if self._run(f"select 1 from {table} where directory=? limit 1", (root,)).fetchone():
+            if self._row(f"select 1 from {table} where directory=? limit 1", (root,)):
                 return True
         return False
 
@@ -223,10 +224,10 @@ class CatalogReader:
             else:
                 stack.pop()
 
-    def _names_from(self, directory: int, path: bytes, low: bytes) -> Cursor:
+    def _names_from(self, directory: int, path: bytes, low: bytes) -> Iterator[Any]:
         """Rows of a directory at `path`, without those whose keys all come before `low`."""
         part, slash, _ = low[len(path) :].partition(b"/") if low.startswith(path) else (b"", b"", b"")
-        return self._run(
+        return self._each(
             "select name, child, size, etag, modified_ns, inode from entry where directory=? and name>=? order by name",
             (directory, part + slash),
         )
@@ -235,7 +236,7 @@ class CatalogReader:
         """True when a live object lies in the directory or below."""
         stack = [directory]
         while stack:
-            for (child,) in self._run("select child from entry where directory=?", (stack.pop(),)):
+            for (child,) in self._each("select child from entry where directory=?", (stack.pop(),)):
                 if not child:
                     return True
                 stack.append(child)
@@ -245,7 +246,7 @@ class CatalogReader:
 
     def pieces(self, inode: int) -> list[PieceRow]:
         """The pieces of an inode, in order."""
-        rows = self._run(
+        rows = self._rows(
             "select start, content, content_start, length from piece where inode=? order by start", (inode,)
         )
         return [PieceRow(*row) for row in rows]
@@ -256,10 +257,10 @@ class CatalogReader:
         if first >= end:
             return found
         if not first:
-            rows = self._run(f"select {_EXTENT} from extent where id>=? order by id", (content,))
+            rows = self._each(f"select {_EXTENT} from extent where id>=? order by id", (content,))
         else:
-            (count,) = self._run("select extents from content where id=?", (content,)).fetchone() or (0,)
-            rows = self._run(
+            (count,) = self._row("select extents from content where id=?", (content,)) or (0,)
+            rows = self._each(
                 f"select {_EXTENT} from extent where id>=? and id<? and start+length>? order by id",
                 (content, content + count, first),
             )
@@ -271,12 +272,12 @@ class CatalogReader:
         return found
 
     def extent(self, id_: int) -> ExtentRow | None:
-        row = self._run(f"select {_EXTENT} from extent where id=?", (id_,)).fetchone()
+        row = self._row(f"select {_EXTENT} from extent where id=?", (id_,))
         return ExtentRow(*row) if row else None
 
     def extents_in_journal(self, after_sequence: int, limit: int) -> list[ExtentRow]:
         """Extents whose bytes still lie in journal records after that sequence, oldest first."""
-        rows = self._run(
+        rows = self._rows(
             f"select {_EXTENT} from extent where segment=0 and stripe>? order by stripe limit ?",
             (after_sequence, limit),
         )
@@ -285,7 +286,7 @@ class CatalogReader:
     def extents_to_destage(self, limit: int) -> list[tuple[int, ExtentRow]]:
         """Extents whose bytes still lie in the journal, oldest first, each behind the policy of its content."""
         # the ids of a content's extents begin with its own: the content that comes last before an extent is its
-        rows = self._run(
+        rows = self._rows(
             "select (select policy from content where content.id<=extent.id order by content.id desc limit 1), "
             f"{_EXTENT} from extent where segment=0 order by stripe limit ?",
             (limit,),
@@ -294,7 +295,7 @@ class CatalogReader:
 
     def extents_in_segment(self, segment: int, after_stripe: int, limit: int) -> list[ExtentRow]:
         """Extents that begin in stripes of a segment after that one, in order of stripes."""
-        rows = self._run(
+        rows = self._rows(
             f"select {_EXTENT} from extent where segment=? and stripe>? order by stripe limit ?",
             (segment, after_stripe, limit),
         )
@@ -303,7 +304,7 @@ class CatalogReader:
     # -- segments ---------------------------------------------------------------------------------------------------
 
     def segment(self, id_: int) -> SegmentRow | None:
-        row = self._run("select * from segment where id=?", (id_,)).fetchone()
+        row = self._row("select * from segment where id=?", (id_,))
         return _segment(row) if row else None
 
     def layout(self, id_: int) -> SegmentRow | None:
@@ -319,18 +320,18 @@ class CatalogReader:
         return found
 
     def segments(self) -> list[SegmentRow]:
-        return [_segment(row) for row in self._run("select * from segment order by id")]
+        return [_segment(row) for row in self._rows("select * from segment order by id")]
 
     def segments_dead(self, limit: int) -> list[SegmentRow]:
         """Sealed segments without live bytes."""
-        rows = self._run("select * from segment where state = 1 and live_bytes = 0 limit ?", (limit,))
+        rows = self._rows("select * from segment where state = 1 and live_bytes = 0 limit ?", (limit,))
         return [_segment(row) for row in rows]
 
     def segments_thin(self, bytes_per_page: int, limit: int) -> list[SegmentRow]:
         """Sealed segments with some live bytes, fewer than so many to a page of their data shards, the emptiest first.
         Those of unknown length (`stripes_end` -1) come before all others.
         """
-        rows = self._run(
+        rows = self._rows(
             "select * from segment where state = 1 and live_bytes > 0 and live_bytes / (stripes_end * k) < ? "
             "order by live_bytes / (stripes_end * k) limit ?",
             (bytes_per_page, limit),
@@ -339,23 +340,24 @@ class CatalogReader:
 
     def extents_count(self, segment: int) -> int:
         """How many extents lie in a segment."""
-        count: int = self._run("select count(*) from extent where segment=?", (segment,)).fetchone()[0]
+        count: int = self._row("select count(*) from extent where segment=?", (segment,))[0]
         return count
 
     def segment_totals(self) -> tuple[int, int, int]:
         """(segments, open ones, live bytes in all of them)."""
-        row = self._run("select count(*), coalesce(sum(state = 0), 0), coalesce(sum(live_bytes), 0) from segment")
-        count, open_count, live_bytes = row.fetchone()
+        count, open_count, live_bytes = self._row(
+            "select count(*), coalesce(sum(state = 0), 0), coalesce(sum(live_bytes), 0) from segment"
+        )
         return count, open_count, live_bytes
 
     def placements(self) -> list[PlacementRow]:
         """Which disks and missing shards there are among the segments, and how many have them."""
-        rows = self._run("select disks, missing, m, policy, count(*) from segment group by disks, missing, m, policy")
+        rows = self._rows("select disks, missing, m, policy, count(*) from segment group by disks, missing, m, policy")
         return [PlacementRow(unpack_disks(disks), *row) for disks, *row in rows]
 
     def segments_placed(self, place: PlacementRow, limit: int) -> list[SegmentRow]:
         """Segments on these disks that lack these shards, the oldest first."""
-        rows = self._run(
+        rows = self._rows(
             "select * from segment where disks=? and missing=? and m=? and policy=? order by id limit ?",
             (pack_disks(place.disks), place.missing, place.m, place.policy, limit),
         )
@@ -363,11 +365,11 @@ class CatalogReader:
 
     def geometries(self) -> list[tuple[int, int]]:
         """k and m of every policy, and of the segments that were written under older forms of one."""
-        return list(self._run("select k, m from policy union select k, m from segment"))
+        return list(self._rows("select k, m from policy union select k, m from segment"))
 
     def segments_missing(self) -> list[SegmentRow]:
         """Segments with a shard that is not whole, the most endangered first."""
-        rows = [_segment(row) for row in self._run("select * from segment where missing<>0")]
+        rows = [_segment(row) for row in self._rows("select * from segment where missing<>0")]
         return sorted(rows, key=lambda row: (-row.missing.bit_count(), row.id))
 
 

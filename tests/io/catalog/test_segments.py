@@ -75,7 +75,7 @@ def test_each_question_of_a_job_has_its_index(tmp_path: Path) -> None:
     connection = filled(tmp_path / "catalog.sqlite")
     spy = Spy(connection)
     reader = CatalogReader(connection)
-    reader._run = spy.execute  # type: ignore[assignment]
+    reader.connect(spy)  # type: ignore[arg-type]
     reader.segments_dead(16)
     reader.segments_thin(2048, 64)
     reader.placements()
