@@ -6,6 +6,7 @@ import socket
 import stat
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from daemons import FREE_PORTS, command, result, running
 
 from couchestord.cli.credentials import lines_to_paste
 from couchestord.config import parse_address
+from couchestord.frontends.admin.client import ask
 
 
 def test_up_makes_a_store_a_key_and_a_copy_of_it(tmp_path: Path) -> None:
@@ -90,24 +92,23 @@ def test_kill_leaves_a_store_that_starts_again(tmp_path: Path) -> None:
 
 
 def test_lines_to_paste_work(tmp_path: Path) -> None:
-    """As a shell runs them, all but the AWS CLI's, which is not among our test tools."""
+    """As a shell runs them, side by side; all but the AWS CLI's, which is not among our test tools."""
     data = tmp_path / "data folder"
+    environ = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(tmp_path)}
     with running("up", "--data", data, log=tmp_path / "log") as daemon:
-        result("bucket", "create", "first", "--data", data)
+        ask(data, "bucket create", {"bucket": "first"})
         address = parse_address(daemon.addresses["s3"].removeprefix("http://"))
         lines = [line.strip() for line in lines_to_paste(data, address, "us-east-1").splitlines()]
-        for client in ("python3 -c", "s5cmd ", "rclone "):
-            exports = [line for line in lines if line.startswith("export ")]
+        exports = [line for line in lines if line.startswith("export ")]
+
+        def paste(client: str) -> subprocess.CompletedProcess[str]:
             (call,) = [line for line in lines if line.startswith(client)]
-            done = subprocess.run(
-                ["bash", "-ec", "\n".join([*exports, call])],
-                env={"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(tmp_path)},
-                capture_output=True,
-                text=True,
-                timeout=60,
-                check=False,
-            )
-            assert (done.returncode, "first" in done.stdout) == (0, True), done.stderr
+            shell = ["bash", "-ec", "\n".join([*exports, call])]
+            return subprocess.run(shell, env=environ, capture_output=True, text=True, timeout=60, check=False)
+
+        with ThreadPoolExecutor() as pool:
+            for done in pool.map(paste, ("python3 -c", "s5cmd ", "rclone ")):
+                assert (done.returncode, "first" in done.stdout) == (0, True), done.stderr
 
 
 def test_metrics_page(tmp_path: Path) -> None:

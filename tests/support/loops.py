@@ -83,6 +83,9 @@ class LoopDisk:
             found = os.fstatvfs(file.fileno())
             left = found.f_bavail * found.f_frsize - leave_bytes
             try:
+                if leave_bytes:
+                    os.posix_fallocate(file.fileno(), 0, max(1, left))
+                    return
                 while left > 0:
                     left -= file.write(bytes(min(left, 1 << 16)))
             except OSError as error:

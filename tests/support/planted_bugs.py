@@ -70,7 +70,7 @@ BUGS = (
     _bug(
         "the journal lies on m disks",
         "io/journal.py",
-        "        wanted = min(len(roomy), max(self._options.replication_factor, self._disks.m + 1))",
+        "        wanted = min(len(roomy), self.replicas_wanted)",
         "        wanted = min(len(roomy), self._disks.m)",
         _LOSSES + "test_lost_before_destage",
     ),
@@ -98,7 +98,7 @@ BUGS = (
     _bug(
         "health counts no missing disks",
         "store/health.py",
-        "    if disks.missing_count() > disks.m:",
+        "    if disks.missing_count() > spare:",
         "    if disks.missing_count() > disks.count:",
         _LOSSES + "test_three_lost",
     ),
@@ -156,7 +156,7 @@ BUGS = (
     _bug(
         "a snapshot without what the WAL holds",
         "store/maintenance.py",
-        "            complete = await trio.to_thread.run_sync(checkpoint_with_sums, self._catalog.path)",
+        "            complete = await trio.to_thread.run_sync(checkpoint_with_sums, path, ahead)",
         "            complete = True",
         _CATALOG + "test_snapshot_and_log_with_a_disk_missing",
     ),
@@ -270,8 +270,8 @@ BUGS = (
     _bug(
         "dead segments stay",
         "ec/compact.py",
-        "        dead = [row for row in self._sealed() if row.live_bytes == 0][: self._options.drops_per_step_max]",
-        "        dead = [row for row in self._sealed() if row.live_bytes < 0][: self._options.drops_per_step_max]",
+        "        for row in dead[: self._options.drops_per_step_max]:",
+        "        for row in dead[:0]:",
         _FULL + "test_filled_by_large_objects",
     ),
     _bug(
@@ -406,8 +406,8 @@ BUGS = (
     _bug(
         "ready with too few disks",
         "store/health.py",
-        "    if disks.missing_count() > disks.m:\n        unhealthy = True",
-        "    if disks.missing_count() > disks.m:\n        unhealthy = False",
+        '    return Health("unhealthy" if unhealthy else "degraded" if reasons',
+        '    return Health("degraded" if reasons',
         _BAD + "test_too_many_disks_missing_say_so",
     ),
 )

@@ -5,13 +5,14 @@ import shutil
 import socket
 import struct
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
-from daemon import Node, node, wait_until
+from daemon import Node, error_of, node, wait_until
 from daemons import FREE_PORTS, command
 from loops import LoopDisk, need
-from workload import BUCKET, Expected, fill
+from workload import BUCKET, Expected, fill, listing
 
 from couchestord.io.checksum import xxh3_64
 from couchestord.io.superblock import PAGE_BYTES
@@ -137,19 +138,36 @@ def test_all_disks_missing(made: tuple[Node, Expected], tmp_path: Path) -> None:
 
 
 def test_too_many_disks_missing_say_so(made: tuple[Node, Expected], tmp_path: Path) -> None:
-    """With three of six away the daemon serves what is left, but is not ready."""
-    store, _ = made
+    """With three of six away the daemon serves what is left and refuses the rest clearly, and says so on every page."""
+    store, expected = made
     for index in (0, 1, 2):
         store.disks[index].rename(tmp_path / f"away-{index}")
-    store.spawn()
-    if store.is_running():
-        code, page = store.page("readyz")
-        assert code == 503
-        assert any("3 of 6 disks are missing" in reason for reason in page["reasons"])
+    try:
+        assert store.spawn(), store.said()
+        client = store.s3()
+        pages = {name: store.page(name) for name in ("livez", "readyz", "healthz")}
+        status = store.status()
+        assert {name: code for name, (code, _) in pages.items()} == {"livez": 200, "readyz": 503, "healthz": 503}
+        assert status["health"]["state"] == pages["healthz"][1]["state"] == "unhealthy"
+        for told in (pages["readyz"][1], pages["healthz"][1], status["health"]):
+            assert any("3 of 6 disks are missing" in reason for reason in told["reasons"])
+            assert any("writes are stopped" in reason for reason in told["reasons"])
+        assert [disk["state"] for disk in status["disks"]] == ["missing"] * 3 + ["good"] * 3
+        # six shards of the large one, of which three are left, two of them at best with data
+        get = partial(client.get_object, Bucket=BUCKET, Key="kept/2")
+        assert error_of(get) == (500, "InternalError")
+        assert 1 <= expected.read_all(client) <= 3
+        assert listing(client, BUCKET) == ["kept/0", "kept/1", "kept/2"]
+        assert client.head_object(Bucket=BUCKET, Key="kept/2")["ContentLength"] == 500_000
+        assert error_of(partial(client.get_object, Bucket=BUCKET, Key="none")) == (404, "NoSuchKey")
+        for change in (partial(client.put_object, Key="new", Body=b"x"), partial(client.delete_object, Key="kept/0")):
+            assert error_of(partial(change, Bucket=BUCKET)) == (503, "ServiceUnavailable")
         store.stop()
-    assert "Traceback" not in store.said()
-    for index in (0, 1, 2):
-        (tmp_path / f"away-{index}").rename(store.disks[index])
+        assert "Traceback" not in store.said()
+    finally:
+        store.kill()
+        for index in (0, 1, 2):
+            (tmp_path / f"away-{index}").rename(store.disks[index])
 
 
 def test_port_in_use(made: tuple[Node, Expected]) -> None:
