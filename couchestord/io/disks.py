@@ -61,6 +61,8 @@ class Disks:
         self._full: set[int] = set()
         self._tight: set[int] = set()
         self._slots = trio.Lock()  # two slots written at once could be torn at once
+        self.lagging: dict[int, int] = {}
+        """Generation of the newest slot on each disk that missed some."""
 
     # -- who is here -----------------------------------------------------------------------------------------------
 
@@ -175,11 +177,12 @@ class Disks:
                 raise ForeignDisk(f"{disk.name} was written by this store without the disks that are here: restart it")
             if newest > self.epoch_known(index):
                 raise ForeignDisk(TORN.format(disk.name, newest))
-            self.slot = replace(
-                self.slot, generation=self.slot.generation + 1, epochs=self._told([index], self.slot.epoch)
-            )
-            await _write_slot(disk, self.slot)
-            await self._write_slots(self.slot)
+            before = self.slot
+            generation = max(before.generation, slot.generation) + 1
+            self.slot = replace(before, generation=generation, epochs=self._told([index], before.epoch))
+            self.lagging[index] = slot.generation
+            await self._write_slot(index, disk, self.slot, before)
+            await self._write_slots(self.slot, before)
             self._members[index] = disk
             self.classes[index] = identity.disk_class
             self.failures.pop(index, None)
@@ -216,10 +219,11 @@ class Disks:
 
     async def _store_slot(self, epoch: int, snapshot: sb.SnapshotRoot | None, m: int | None) -> sb.Slot:
         self.check_writable()
-        slot = sb.Slot(self.slot.generation + 1, epoch, snapshot, self._told(self.good(), epoch), m)
+        before = self.slot
+        slot = sb.Slot(before.generation + 1, epoch, snapshot, self._told(self.good(), epoch), m)
         # the number is used up even when this fails: another try must not write other bytes under the same generation
         self.slot = slot
-        written = await self._write_slots(slot)
+        written = await self._write_slots(slot, before)
         if written < self.writers_needed:
             raise TooFewDisks(
                 f"{written} of {self.count} disks took the new superblock, {self.writers_needed} are needed"
@@ -229,8 +233,10 @@ class Disks:
     def _told(self, indexes: Sequence[int], epoch: int) -> tuple[int, ...]:
         return tuple(epoch if index in indexes else self.epoch_known(index) for index in range(self.count))
 
-    async def _write_slots(self, slot: sb.Slot) -> int:
-        """Write a slot to every good disk and sync it; those that fail are given up. Returns how many took it."""
+    async def _write_slots(self, slot: sb.Slot, before: sb.Slot) -> int:
+        """Write a slot, in the place of `before`, to every good disk and sync it; those that fail are given up. Returns
+        how many took it.
+        """
         written = 0
 
         async def write(index: int) -> None:
@@ -239,7 +245,7 @@ class Disks:
             if disk is None:
                 return
             try:
-                await _write_slot(disk, slot)
+                await self._write_slot(index, disk, slot, before)
                 written += 1
             except DiskError as error:
                 self.fail(index, error)
@@ -248,6 +254,14 @@ class Disks:
             for index in self.good():
                 nursery.start_soon(write, index)
         return written
+
+    async def _write_slot(self, index: int, disk: Disk, slot: sb.Slot, before: sb.Slot) -> None:
+        generation = self.lagging.get(index, before.generation)
+        if generation % 2 == slot.generation % 2:
+            # its page is that of the newest slot there, and the other page may have been torn: that one first
+            await _write_slot(disk, replace(before, generation=slot.generation - 1))
+        await _write_slot(disk, slot)
+        self.lagging.pop(index, None)
 
 
 def shards_per_disk(shards_count: int, disks_count: int) -> int:
@@ -359,6 +373,11 @@ async def load_disks(candidates: Sequence[Disk]) -> Disks:
     slots = [slot for _, slot in found]
     # generations grow with every change, epochs only where enough disks took part
     newest = max(slots, key=lambda slot: (slot.epoch, slot.generation, slots.count(slot)))
+    # too few disks may have taken epochs without the others, which went on: what those know of snapshots is newer
+    roots = [slot.snapshot for slot in [newest, *slots] if slot.snapshot is not None]
+    generation = max(slot.generation for slot in slots)
+    newest = replace(newest, generation=generation, snapshot=max(roots, key=lambda root: root.sequence, default=None))
     disks = Disks(found[0][0], newest, members, {identity.index: identity.disk_class for identity, _ in found})
     disks.stale = [identity.index for identity, slot in found if slot.epoch < newest.epoch]
+    disks.lagging = {identity.index: slot.generation for identity, slot in found if slot.generation != generation}
     return disks

@@ -149,7 +149,10 @@ async def _build(nursery: trio.Nursery, disks: Disks, catalog_path: Path, option
     pins.hold(protected_segments(catalog.accounts.jobs().get(SNAPSHOT_JOB)))
     intake = Intake(pool, OBJECT_BYTES_MAX)
     parts = ReaderParts(catalog.reading, journal, stripes, pins)
-    built = build_jobs(options, clock, disks, catalog, journal, writer, stripes, pool, pins, restore)
+    read_only = bool(started.read_only)
+    built = build_jobs(
+        options, clock, disks, catalog, journal, writer, stripes, pool, pins, restore, read_only=read_only
+    )
     jobs.append(built)
     return Core(
         options, clock, disks, engine, catalog, journal, writer, pins, stripes, pool, intake, parts, built, started

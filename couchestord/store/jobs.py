@@ -86,8 +86,10 @@ def build_jobs(
     pool: SegmentPool,
     pins: Pins,
     restore: Callable[[Path], Awaitable[bool]],
+    *,
+    read_only: bool,
 ) -> Jobs:
-    """Make the services; nothing runs yet. `restore` is the repairer's."""
+    """Make the services; nothing runs yet. `restore` is the repairer's; `read_only`: disks that return stay as they are."""
     submit = writer.submit
     throttle = Throttle(options.background_bytes_per_s, lambda: writer.waiting_count > 0)
     reserve = Reserve(catalog.path, options.catalog_reserve_bytes)
@@ -107,11 +109,9 @@ def build_jobs(
     rejournaler = Rejournaler(disks, journal)
 
     async def returned(index: int) -> None:
-        await compactor.sweep(lambda: catalog.applier.next_id, index)
-        await pool.seal_unfit()
-        await rejournaler.sweep(index)
-        await journal.check_returned(index)
-        await rebuilder.check_returned(index)
+        # else the catalog may end behind the log, and not know where a shard was made anew
+        if not read_only:
+            await _compare(index, catalog, journal, pool, compactor, rejournaler, rebuilder)
 
     return Jobs(
         checkpointer=checkpointer,
@@ -145,3 +145,20 @@ def build_jobs(
         monitor=Monitor(disks, options.monitor_interval_s, options.disk_deadline_s, options.reserve_bytes, returned),
         repairer=Repairer(catalog, journal, writer, checkpointer, restore, reserve, disks.default_policy),
     )
+
+
+async def _compare(
+    index: int,
+    catalog: Catalog,
+    journal: Journal,
+    pool: SegmentPool,
+    compactor: Compactor,
+    rejournaler: Rejournaler,
+    rebuilder: Rebuilder,
+) -> None:
+    """A disk that was away is here: remove what is gone, queue what it missed. Raises DiskError, Unavailable."""
+    await compactor.sweep(lambda: catalog.applier.next_id, index)
+    await pool.seal_unfit()
+    await rejournaler.sweep(index)
+    await journal.check_returned(index)
+    await rebuilder.check_returned(index)

@@ -109,7 +109,8 @@ async def _start(
             replayed = await _bring_up(catalog, journal)
         if not read_only:
             spare = [disks_to_spare(k, m, disks.count) for k, m in catalog.reading.geometries()]
-            await disks.set_m(max(spare), lower=True)
+            if await disks.set_m(max(spare), lower=True):
+                journal.roll()
         await _keep_what_only_the_catalog_knows(disks, catalog, journal)
     except BaseException:
         catalog.close()

@@ -5,6 +5,7 @@ import random
 import pytest
 import trio
 from log_rig import STORE_ID, new_disks
+from msgspec.structs import replace
 from simdisk import SimDisk
 
 from couchestord.errors import (
@@ -59,6 +60,30 @@ async def test_a_torn_slot_leaves_the_other_one_from_the_first_write_on() -> Non
         assert (await read_superblock(sims[0]))[1].epoch == 0
 
 
+async def test_two_power_cuts_in_a_row_tear_no_slot_that_is_the_only_one() -> None:
+    """The first tears the slots that others took, the second those of the start after it, or of a return."""
+    for call, returns in ((call, returns) for call in (1, 2) for returns in (False, True)):
+        sims = await new_disks(call)
+        disks = await load_disks(sims)
+        await disks.take_epoch()
+        offset, page = sb.pack_slot(sb.Slot(disks.slot.generation + 1, 2))
+        await disks.take_epoch()
+        await sims[0].write_at(sb.PATH, offset, [page[:20] + b"?" * 40], sync=True)
+        again = [sim.crash() for sim in sims]
+        disks = await load_disks(again[returns:])
+        short = again[0]
+        if returns:
+            await read_superblock(short)
+            short.fail_at(call + 2, DiskFailed("EIO"), short=True)
+            with pytest.raises(DiskFailed):
+                await disks.join(0, short)
+        else:
+            short.fail_at(call, DiskFailed("EIO"), short=True)
+            await disks.take_epoch()
+            assert 0 in disks.failures
+        assert (await read_superblock(short.crash(keep_all=True)))[1].epoch >= 1
+
+
 async def test_snapshot_and_epoch_written_side_by_side_are_never_torn_together() -> None:
     for seed in range(30):
         sims = await new_disks(seed)
@@ -83,6 +108,47 @@ async def test_snapshot_roots_are_kept_across_epochs() -> None:
     again = await load_disks([sim.crash() for sim in sims])
     assert again.slot.snapshot == ROOT
     assert again.epoch == 1
+
+
+async def test_epochs_that_one_disk_took_alone_hide_no_snapshot() -> None:
+    """Starts that fail leave it with an epoch of which the others, that go on without it, know nothing."""
+    sims = await new_disks(5)
+    await (await load_disks(sims)).set_snapshot(replace(ROOT, sequence=9))
+    for _ in range(3):
+        disks = await load_disks(sims)
+        for sim in sims[1:]:
+            sim.gone = True
+        with pytest.raises(TooFewDisks):
+            await disks.take_epoch()
+        sims = [sims[0], *(sim.crash() for sim in sims[1:])]
+    assert disks.epoch == 3
+    disks = await load_disks(sims[1:])
+    await disks.take_epoch()
+    await disks.set_snapshot(ROOT)
+    assert disks.epoch == 1
+    disks = await load_disks(sims)
+    assert (disks.epoch, disks.slot.snapshot) == (3, ROOT)
+
+
+async def test_what_is_written_next_is_the_newest_everywhere() -> None:
+    """A part that was read only has counted its returning disks, the other part has taken an epoch."""
+    sims = await new_disks(6, count=4, k=2)
+    for returns in (False, True):
+        alone = await load_disks(sims[:1])
+        for _ in range(5):
+            await alone.join(1, sims[1])
+            alone.fail(1, "unplugged")
+        other = await load_disks(sims[2:])
+        epoch = await other.take_epoch()
+        again = [sim.crash() for sim in sims]
+        if returns:
+            del again[1]
+            disks = await load_disks(again[1:])
+            await disks.join(0, again[0])
+        else:
+            disks = await load_disks(again)
+            epoch = await disks.take_epoch()
+        assert {(await read_superblock(sim))[1].epoch for sim in again} == {epoch}
 
 
 async def test_failing_disks_are_given_up_down_to_what_the_promise_needs() -> None:

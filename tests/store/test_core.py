@@ -11,6 +11,7 @@ import trio.testing
 from simdisk import SimDisk
 from small_store import SMALL, STRIPE_BYTES, HandClock, body_of, core_of, finish, make_store, put_all, read
 
+from couchestord.ec.shards import shard_path
 from couchestord.errors import Corrupt, DiskFailed, JournalFull, NoSuchKey, ShuttingDown, TooFewDisks
 from couchestord.io.catalog.segments import STATE_OPEN, STATE_SEALED
 from couchestord.io.disks import create_store, load_disks
@@ -246,3 +247,21 @@ async def test_segments_left_open_are_sealed_by_a_start(tmp_path: Path) -> None:
         assert [row.state for row in core_of(store).catalog.reading.segments()] == [1, 0]
         await finish(core_of(store).jobs.compactor)
         await check(store, BODIES)
+
+
+async def test_a_disk_that_returns_to_a_store_that_is_read_only_is_left_as_it_is(tmp_path: Path) -> None:
+    """The catalog may end behind the log: what it does not know may be the only copy."""
+    sims = await new_disks(31)
+    async with running(tmp_path, sims) as store:
+        await store.create_bucket("box")
+        await put_all(store, BODIES)
+    left = shard_path(1, 0)
+    for is_read_only in (True, False):
+        again = [sim.crash(keep_all=True) for sim in sims]
+        await again[5].write_at(left, 0, [b"of a segment that the catalog does not know"])
+        async with running(tmp_path, again[: 3 if is_read_only else 5]) as store:
+            core = core_of(store)
+            assert bool(core.started.read_only) == is_read_only
+            await core.disks.join(5, again[5])
+            await core.jobs.monitor.welcome(5)
+            assert (left.partition("/")[2] in await again[5].list("segments")) == is_read_only

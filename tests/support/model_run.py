@@ -330,10 +330,10 @@ class ModelRun:
 
     async def make_good(self) -> None:
         """Faults stop, background jobs run until they are idle: full redundancy must be back by itself."""
-        await self.bring_back()
         for disk in self.machine.disks:
-            # what is still to fail, fails at a call that is never made
+            # what is still to fail, fails at a call that is never made: nor at the return of another disk
             disk._faults.clear()
+        await self.bring_back()
         for index in sorted(self.rotten):
             await scrub(self.core, index)
         await self.step_to_idle()
