@@ -89,7 +89,7 @@ def build_jobs(
     *,
     read_only: bool,
 ) -> Jobs:
-    """Make the services; nothing runs yet. `restore` is the repairer's; `read_only`: disks that return stay as they are."""
+    """Make the services; nothing runs yet. `restore` is the repairer's. `read_only`: disks that return are left."""
     submit = writer.submit
     throttle = Throttle(options.background_bytes_per_s, lambda: writer.waiting_count > 0)
     reserve = Reserve(catalog.path, options.catalog_reserve_bytes)
