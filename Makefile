@@ -57,7 +57,7 @@ test: $(STAMP) test-tools ## all tests but the long ones; ARGS go to pytest
 	PATH="$(abspath $(BIN)):$$PATH" python -m pytest -q $(ARGS)
 
 soak: $(STAMP) test-tools ## the long forms: kill -9, power cuts, faults, model runs
-	PATH="$(abspath $(BIN)):$$PATH" python -m pytest -q -m soak $(ARGS)
+	PATH="$(abspath $(BIN)):$$PATH" python -m pytest -v -m soak $(ARGS)
 
 lint: $(STAMP) ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .

@@ -19,15 +19,23 @@ def _seeds(variable: str, default: str) -> list[int]:
     return list(range(int(first), int(end)))
 
 
+def _name(seeds: list[int]) -> str:
+    return f"{seeds[0]} to {seeds[-1]}"
+
+
 @pytest.mark.parametrize("seed", _seeds("COUCHESTORD_MODEL_SEEDS", "1:51"))
 def test_store_keeps_its_promises(seed: int, tmp_path: Path) -> None:
     run_model(seed, tmp_path)
 
 
+SOAK_SEEDS = _seeds("COUCHESTORD_SOAK_SEEDS", "1000:1600")
+
+
 @pytest.mark.soak
-def test_store_keeps_its_promises_for_long(tmp_path: Path) -> None:
+@pytest.mark.parametrize("seeds", [SOAK_SEEDS[at : at + 20] for at in range(0, len(SOAK_SEEDS), 20)], ids=_name)
+def test_store_keeps_its_promises_for_long(seeds: list[int], tmp_path: Path) -> None:
     """`COUCHESTORD_SOAK_SEEDS=1000:3000` chooses the seeds."""
-    for seed in _seeds("COUCHESTORD_SOAK_SEEDS", "1000:1600"):
+    for seed in seeds:
         folder = tmp_path / str(seed)
         folder.mkdir()
         run_model(seed, folder, lives=9, bursts=10)
