@@ -5,6 +5,9 @@ from couchestord.io.keys import prefix_range
 from couchestord.model import LIST_KEYS_MAX, ListEntry, ListPage
 from couchestord.store.values import etag_text
 
+DIRECTORIES_MAX = 5000
+"""A page that had to go through so many directories ends, however few it found: a key may have 512 of its own."""
+
 
 def list_page(
     reader: CatalogReader, root: int, *, prefix: bytes, delimiter: bytes, start_after: bytes, max_keys: int
@@ -29,6 +32,7 @@ class _Page:
         self.prefixes: list[bytes] = []
         self.last = b""
         self.truncated = False
+        self._directories = 0
         self._low: bytes | None = start_after + b"\0" if start_after else b""
         if start_after and self._common(start_after) == start_after:
             # a page ended with this common prefix: nothing below it comes again
@@ -54,11 +58,17 @@ class _Page:
                 path, row = walk.send(skip)
                 skip = None
                 if isinstance(row, int):
+                    self._directories += 1
+                    if self._directories > DIRECTORIES_MAX and self.last:
+                        self.truncated = True
+                        return None
                     # with `/` for a delimiter a directory is a common prefix, or lies in one: no need to go in
                     if self._delimiter != b"/" or low.startswith(path):
                         continue
                     skip = True
-                    if not self._reader.has_live(row):
+                    depth = self._reader.live_depth(row)
+                    self._directories += depth
+                    if not depth:
                         continue
                 common = self._common(path)
                 if common is not None:

@@ -104,6 +104,35 @@ def test_a_page_has_at_most_a_thousand(tmp_path: Path) -> None:
     bucket.rig.close()
 
 
+@pytest.mark.parametrize("delimiter", [b"", b"/", b"k"])
+def test_a_page_ends_after_so_many_directories(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, delimiter: bytes
+) -> None:
+    """However few keys they hold: one that has many for itself must not make everybody wait for a thousand such."""
+    monkeypatch.setattr("couchestord.store.listing.DIRECTORIES_MAX", 30)
+    keys = [b"%d/%bkey" % (number, b"x/" * 20) for number in range(9)]
+    bucket = Bucket(tmp_path, keys)
+    pages = [items(page) for page in bucket.pages(b"", delimiter, b"", 1000)]
+    assert [item for page in pages for item in page] == expected(keys, b"", delimiter, b"")
+    assert max(map(len, pages)) <= 2
+    bucket.rig.close()
+
+
+def test_a_directory_that_has_many_is_not_read_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bucket = Bucket(tmp_path, [b"a/%d/k" % number for number in range(100)])
+    each, seen = bucket.rig.catalog.reading._each, list[object]()
+
+    def counted(*question: object) -> Iterator[object]:
+        for row in each(*question):
+            seen.append(row)
+            yield row
+
+    monkeypatch.setattr(bucket.rig.catalog.reading, "_each", counted)
+    assert items(bucket.page(b"", b"/", b"", 1000)) == [(b"a/", True)]
+    assert 0 < len(seen) < 10
+    bucket.rig.close()
+
+
 @pytest.mark.parametrize("key", [b"/" * 1024, b"a/" * 512])
 def test_the_deepest_key_lists(tmp_path: Path, key: bytes) -> None:
     bucket = Bucket(tmp_path, [key, b"z"])
