@@ -144,6 +144,7 @@ class StoreConfig:
     shards_per_disk: int = _setting(1, _integer(1, 192))
     """Most shards of one segment on a disk, for a store that is made with fewer than k+m disks."""
     segment_bytes: int = _setting(256 << 20, _at_least(1 << 20, parse_size), key="segment_size")
+    """Clipped, so that a shard takes at most a 64th of the smallest disk."""
     reserve_bytes: int = _setting(16 << 20, _at_least(0, parse_size), key="reserve")
     """Room on each disk that is kept for deletes, compaction and the catalog."""
     disk_deadline_s: float = _setting(5.0, _at_least(0.1, parse_duration), key="disk_deadline")

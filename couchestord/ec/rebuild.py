@@ -36,7 +36,6 @@ class RebuildOptions:
     retry_s: float = 60.0
     """After a shard could not be rebuilt whole."""
     stripes_per_step: int = 8
-    reserve_bytes: int = 0
     damages_max: int = 4096
 
 
@@ -207,9 +206,9 @@ class Rebuilder:
 
     async def _room(self) -> dict[int, int]:
         """Free bytes over the reserve, of disks that have any."""
-        found = await ask_room(self._disks, self._options.reserve_bytes)
+        found = await ask_room(self._disks)
         roomy = self._disks.roomy()
-        return {index: room.free_bytes for index, room in found.items() if index in roomy and room.free_bytes > 0}
+        return {index: room.left_bytes for index, room in found.items() if index in roomy and room.left_bytes > 0}
 
     # -- doing it ------------------------------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from couchestord import logs
 from couchestord.ec.codec import Buffer
 from couchestord.ec.opensegment import OpenSegment
 from couchestord.ec.placement import choose_disks
-from couchestord.ec.shards import PAGE_BYTES, EncodedStripe, shard_length
+from couchestord.ec.shards import PAGE_BYTES, EncodedStripe, shard_length, stripe_pages
 from couchestord.ec.stripes import StripeStore
 from couchestord.errors import InvalidArgument, NoSpace, Unavailable
 from couchestord.io.catalog.read import SegmentRow
@@ -46,8 +46,6 @@ class SegmentOptions:
     extent_bytes_max: int = 16 << 20
     open_max: int = 8
     """Segments written to at a time, and with that streams that write at a time."""
-    reserve_bytes: int = 0
-    """Room that is left on each file system."""
 
 
 class Place(NamedTuple):
@@ -185,6 +183,12 @@ class SegmentPool:
             if not self._pins[segment]:
                 del self._pins[segment]
 
+    def spend(self, segment: OpenSegment, datas: Sequence[Buffer]) -> bool:
+        """Account for stripes that are to be appended. False when there is no room: the segment must be left."""
+        row = segment.row
+        length = sum(stripe_pages(shard_length(len(data), row.k)) for data in datas) * PAGE_BYTES
+        return all([self._disks.spend(row.disks[index], length) for index in segment.whole()])
+
     # -- inside --------------------------------------------------------------------------------------------------------
 
     def _is_fit(self, segment: OpenSegment, policy: Policy) -> bool:
@@ -222,13 +226,13 @@ class SegmentPool:
         again = max(least, self.options.segment_bytes // policy.k * per_disk_max)
 
         free_bytes: dict[int, int] = {}
-        for index, room in (await ask_room(self._disks, self.options.reserve_bytes)).items():
+        for index, room in (await ask_room(self._disks)).items():
             if index not in members:
                 continue
-            if self._disks.is_full(index) and room.free_bytes >= again:
+            if self._disks.is_full(index) and room.left_bytes >= again:
                 self._disks.room_again(index)
-            if not self._disks.is_full(index) and room.free_bytes >= least:
-                free_bytes[index] = room.free_bytes
+            if not self._disks.is_full(index) and room.left_bytes >= least:
+                free_bytes[index] = room.left_bytes
         return free_bytes
 
     async def _seal_rest(self) -> None:
@@ -295,6 +299,9 @@ class StripeWriter:
         self.buffers_are_free = True
         while True:
             segment = await self._current()
+            if not self._pool.spend(segment, datas):
+                await self._leave(segment)
+                continue
             encoded = await self._encode(segment, datas)
             stripe = segment.end
             if await segment.write(encoded):

@@ -5,7 +5,7 @@ in doubt, and *missing* otherwise. Epochs are taken here: a new one is durable i
 before anything is written under it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import trio
 from msgspec.structs import replace
@@ -60,6 +60,10 @@ class Disks:
         """Disks that missed a start or a change while they were away, when the store was loaded."""
         self._full: set[int] = set()
         self._tight: set[int] = set()
+        self.kept_bytes: Callable[[int], int] = lambda _: 0
+        """Room that is kept from new data on a file system, by its number (`io.disk.Capacity`)."""
+        self._file_systems: dict[int, int] = {}
+        self._left_bytes: dict[int, int] = {}
         self._slots = trio.Lock()  # two slots written at once could be torn at once
         self.lagging: dict[int, int] = {}
         """Generation of the newest slot on each disk that missed some."""
@@ -97,6 +101,27 @@ class Disks:
         if tight and index not in self._tight:
             log.warning("disk has only its reserve left", disk=self.name(index))
         (self._tight.add if tight else self._tight.discard)(index)
+
+    def note_room(self, file_systems: Mapping[int, int], left_bytes: Mapping[int, int]) -> None:
+        """What each file system has left for new data now, and which one each disk lies on."""
+        self._file_systems, self._left_bytes = dict(file_systems), dict(left_bytes)
+
+    def spend(self, index: int, length: int) -> bool:
+        """Account for new data on a disk before it is written. False when there was less left on its file system than
+        that: its disks are tight from now on.
+
+        Between two looks at the room a fast writer would take all of the reserve.
+        """
+        file_system = self._file_systems.get(index)
+        if file_system is None:
+            return True
+        self._left_bytes[file_system] -= length
+        if self._left_bytes[file_system] >= 0:
+            return True
+        for other, its in self._file_systems.items():
+            if its == file_system:
+                self.set_tight(other, True)
+        return False
 
     def missing_count(self) -> int:
         return len(self.failures)

@@ -165,6 +165,9 @@ class Journal:
         header = rec.pack_file_header(rec.FileHeader(self._disks.store_id, epoch, first, tuple(chosen), void_from))
         zeroes = self._options.zeroes_at(0)
 
+        for index in chosen:
+            self._disks.spend(index, rec.FILE_HEADER_BYTES + zeroes)
+
         async def make(disk: Disk) -> None:
             await disk.write_at(file.path, 0, [header])
             if zeroes:
@@ -210,6 +213,9 @@ class Journal:
         zeroes_at = max(end, file.zeroed_to)
         # a group that went past the zeroes begins new ones behind itself
         ahead = step > 0 and zeroes_at - end < step // 2 and zeroes_at < self._options.file_bytes
+
+        for index in file.replicas:
+            self._disks.spend(index, zeroes_at - file.zeroed_to + step * ahead)
 
         async def write(disk: Disk) -> None:
             await disk.write_at(file.path, offset, [packed], sync=True)

@@ -1,4 +1,4 @@
-"""How much room the disks have. Folders on one file system share one account of it, and one reserve."""
+"""How much room the disks have. Folders on one file system share one account of it, and what is kept there."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -16,13 +16,14 @@ class Room:
 
     total_bytes: int
     free_bytes: int
-    """Without the reserve, of which there is one on each file system; negative when less than it is left."""
+    left_bytes: int
+    """Of these, what new data may take; negative when some of what is kept from it is gone."""
     sharers_count: int
     """Good disks on the file system, this one among them."""
 
 
-async def ask_room(disks: Disks, reserve_bytes: int) -> dict[int, Room]:
-    """The room of each good disk. One that does not answer is given up."""
+async def ask_room(disks: Disks) -> dict[int, Room]:
+    """The room of each good disk. One that does not answer is given up. What is spent is counted from here on."""
     found: dict[int, Capacity] = {}
 
     async def ask(index: int) -> None:
@@ -37,8 +38,10 @@ async def ask_room(disks: Disks, reserve_bytes: int) -> dict[int, Room]:
         for index in disks.good():
             nursery.start_soon(ask, index)
     sharers = Counter(capacity.file_system for capacity in found.values())
+    left = {each.file_system: each.free_bytes - disks.kept_bytes(each.file_system) for each in found.values()}
+    disks.note_room({index: each.file_system for index, each in found.items()}, left)
     return {
-        index: Room(capacity.total_bytes // count, (capacity.free_bytes - reserve_bytes) // count, count)
-        for index, capacity in sorted(found.items())
-        if (count := sharers[capacity.file_system])
+        index: Room(each.total_bytes // count, each.free_bytes // count, left[each.file_system] // count, count)
+        for index, each in sorted(found.items())
+        if (count := sharers[each.file_system])
     }

@@ -17,6 +17,7 @@ from couchestord.ec.stripes import StripeStore
 from couchestord.errors import Corrupt, DataLost, NoSpace, ShuttingDown, TooFewDisks, Unavailable
 from couchestord.io.catalog.catalog import Catalog
 from couchestord.io.catalog.pages import verify_pages
+from couchestord.io.catalog.reserve import Reserve
 from couchestord.io.disks import Disks
 from couchestord.io.journal import Journal
 from couchestord.io.room import ask_room
@@ -31,7 +32,7 @@ from couchestord.store.reader import ReaderParts
 from couchestord.store.snapshot import JOB as SNAPSHOT_JOB
 from couchestord.store.snapshot import protected_segments, restore_snapshot
 from couchestord.store.start import Started, start
-from couchestord.store.writer import Writer
+from couchestord.store.writer import CATALOG_ROOM_BYTES_MIN, Writer
 
 log = logs.get(__name__)
 DRAIN_S = 30.0
@@ -121,7 +122,7 @@ def _sole(group: BaseExceptionGroup[BaseException]) -> BaseException:
 
 async def _build(nursery: trio.Nursery, disks: Disks, catalog_path: Path, options: StoreOptions, clock: Clock) -> Core:
     engine = choose_engine(options.engine)
-    options = options.clipped((await ask_room(disks, 0)).values())
+    options = options.clipped((await ask_room(disks)).values())
     jobs: list[Jobs] = []
 
     def on_damage(segment: int, missing: int) -> None:
@@ -140,7 +141,15 @@ async def _build(nursery: trio.Nursery, disks: Disks, catalog_path: Path, option
 
     started = await start(disks, catalog_path, options.journal, restore, verify_pages)
     catalog, journal = started.catalog, started.journal
-    writer = Writer(catalog, journal, disks, Decider(catalog, clock, lambda: disks.epoch))
+    reserve = Reserve(catalog_path, options.catalog_reserve_bytes)
+
+    def kept_bytes(file_system: int) -> int:
+        if not reserve.lies_on(file_system):
+            return options.reserve_bytes
+        return options.reserve_bytes + 2 * CATALOG_ROOM_BYTES_MIN + reserve.lacking_bytes()
+
+    disks.kept_bytes = kept_bytes
+    writer = Writer(catalog, journal, disks, Decider(catalog, clock, lambda: disks.epoch), reserve)
     catalog.watch(writer.fail)
     if started.read_only:
         writer.stop(TooFewDisks(started.read_only))
@@ -151,7 +160,7 @@ async def _build(nursery: trio.Nursery, disks: Disks, catalog_path: Path, option
     parts = ReaderParts(catalog.reading, journal, stripes, pins)
     read_only = bool(started.read_only)
     built = build_jobs(
-        options, clock, disks, catalog, journal, writer, stripes, pool, pins, restore, read_only=read_only
+        options, clock, disks, catalog, journal, writer, stripes, pool, pins, reserve, restore, read_only=read_only
     )
     jobs.append(built)
     return Core(

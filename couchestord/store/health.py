@@ -116,7 +116,7 @@ def _shortage(disks: Disks, policy: Policy) -> str:
 async def status(core: "Core") -> dict[str, Any]:
     """Everything an operator asks, ready for JSON."""
     disks, journal = core.disks, core.journal
-    rooms = await ask_room(disks, 0)
+    rooms = await ask_room(disks)
     state = health(core)
     places = core.catalog.reading.placements()
     count, open_count, live_bytes = core.catalog.reading.segment_totals()

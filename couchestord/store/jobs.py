@@ -85,6 +85,7 @@ def build_jobs(
     stripes: StripeStore,
     pool: SegmentPool,
     pins: Pins,
+    reserve: Reserve,
     restore: Callable[[Path], Awaitable[bool]],
     *,
     read_only: bool,
@@ -92,7 +93,6 @@ def build_jobs(
     """Make the services; nothing runs yet. `restore` is the repairer's. `read_only`: disks that return are left."""
     submit = writer.submit
     throttle = Throttle(options.background_bytes_per_s, lambda: writer.waiting_count > 0)
-    reserve = Reserve(catalog.path, options.catalog_reserve_bytes)
     checkpointer = Checkpointer(catalog, writer.quiet)
     compactor = Compactor(catalog.reading, disks, pool, submit, throttle)
     rebuilder = Rebuilder(
@@ -101,7 +101,7 @@ def build_jobs(
         stripes,
         submit,
         throttle,
-        RebuildOptions(grace_s=options.rebuild_grace_s, interval_s=1.0, reserve_bytes=options.reserve_bytes),
+        RebuildOptions(grace_s=options.rebuild_grace_s, interval_s=1.0),
         pool.retire,
         catalog.accounts.policy,
     )
@@ -142,7 +142,7 @@ def build_jobs(
         housekeeper=Housekeeper(
             catalog, clock, submit, pool, compactor, options.upload_results_kept_s, options.uploads_kept_s
         ),
-        monitor=Monitor(disks, options.monitor_interval_s, options.disk_deadline_s, options.reserve_bytes, returned),
+        monitor=Monitor(disks, options.monitor_interval_s, options.disk_deadline_s, returned),
         repairer=Repairer(catalog, journal, writer, checkpointer, restore, reserve, disks.default_policy),
     )
 

@@ -22,7 +22,9 @@ PENALTY_S_MAX = 300.0
 FORGIVEN_AFTER_S = 600.0
 """A disk that was back for so long without another failed call begins with the shortest time again."""
 ROOM_AGAIN = 0.5
-"""A file system is open to new data again with that many reserves free beyond the one that is kept."""
+"""A file system is open to new data again with so much free beyond what is kept from it, as a part of that."""
+KEPT_AGAIN = 0.25
+"""One that was full is open to what may use what is kept, with so much of it free."""
 
 
 class Monitor:
@@ -35,11 +37,9 @@ class Monitor:
         disks: Disks,
         interval_s: float,
         deadline_s: float,
-        reserve_bytes: int,
         returned: Callable[[int], Awaitable[None]],
     ) -> None:
         self._disks = disks
-        self._reserve_bytes = reserve_bytes
         self._deadline_s = deadline_s
         self._returned = returned
         self._folders: list[Path] = []
@@ -92,11 +92,13 @@ class Monitor:
         self._good_before = set(self._disks.good())
 
     async def _look_for_room(self) -> None:
-        for index, room in (await ask_room(self._disks, self._reserve_bytes)).items():
-            if room.free_bytes < 0:
+        for index, room in (await ask_room(self._disks)).items():
+            kept_bytes = room.free_bytes - room.left_bytes
+            if room.left_bytes < 0:
                 self._disks.set_tight(index, True)
-            elif room.free_bytes * room.sharers_count > self._reserve_bytes * ROOM_AGAIN:
+            elif room.left_bytes > kept_bytes * ROOM_AGAIN:
                 self._disks.set_tight(index, False)
+            if room.free_bytes > kept_bytes * KEPT_AGAIN:
                 self._disks.room_again(index)
 
     async def _try_return(self, folder: Path) -> None:

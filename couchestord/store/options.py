@@ -13,6 +13,7 @@ from couchestord.model import Policy
 INLINE_BYTES_MAX = 128 << 10
 """Bodies up to this ride in the journal record; longer ones are written to stripes while they arrive."""
 JOURNAL_BYTES_MIN = 4 << 20
+SEGMENT_BYTES_MIN = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,7 @@ class StoreOptions:
     """Folders of the disks; empty: `disk-0`, `disk-1`, ... in the data folder."""
     stripe_bytes: int = 1 << 20
     segment_bytes: int = 256 << 20
+    """Data after which a segment is sealed; at most so much that its shard takes a 64th of the smallest disk."""
     min_healthy_shards: int = 0
     """Shards that a stripe needs at least when it is written; 0: k."""
     shards_per_disk: int = 1
@@ -59,8 +61,8 @@ class StoreOptions:
         return Policy(k=self.k, m=self.m, stripe_bytes=self.stripe_bytes, min_healthy_shards=self.min_healthy_shards)
 
     def clipped(self, rooms: Collection[Room]) -> "StoreOptions":
-        """These options on disks of that room: a small disk gets a small journal, a small file system a small
-        reserve.
+        """These options on disks of that room: a small disk gets a small journal and small segments, so that deletes
+        empty some of them, and a small file system a small reserve.
         """
         disk_bytes = min((room.total_bytes for room in rooms), default=0)
         file_system_bytes = min((room.total_bytes * room.sharers_count for room in rooms), default=0)
@@ -72,11 +74,16 @@ class StoreOptions:
             file_bytes=file,
             preallocate_bytes=min(self.journal.preallocate_bytes, file // 4),
         )
-        return replace(self, journal=journal, reserve_bytes=min(self.reserve_bytes, file_system_bytes // 25))
+        segment = min(self.segment_bytes, max(disk_bytes * self.k // 64, SEGMENT_BYTES_MIN))
+        return replace(
+            self,
+            journal=journal,
+            segment_bytes=segment,
+            reserve_bytes=min(self.reserve_bytes, file_system_bytes // 25),
+        )
 
     def segments(self) -> SegmentOptions:
         """The part that the segment pool wants."""
         return SegmentOptions(
             segment_bytes=self.segment_bytes,
-            reserve_bytes=self.reserve_bytes,
         )

@@ -5,7 +5,6 @@ applied; the records go to the journal, whose return is the commit point; the ca
 then is anybody answered, the refused ones too, since a refusal may rest on a mutation of the same group.
 """
 
-import os
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -29,6 +28,7 @@ from couchestord.errors import (
 from couchestord.io import mutations as mu
 from couchestord.io import requests as rq
 from couchestord.io.catalog.catalog import Catalog
+from couchestord.io.catalog.reserve import Reserve
 from couchestord.io.checksum import xxh3_64
 from couchestord.io.disks import Disks, replicas_needed
 from couchestord.io.journal import Journal
@@ -41,7 +41,8 @@ log = logs.get(__name__)
 GROUP_MUTATIONS_MAX = 256
 GROUP_BYTES_MAX = 4 << 20
 CATALOG_ROOM_BYTES_MIN = 8 << 20
-"""More than the largest group adds to the catalog's WAL. With less, writes are refused until there is room again."""
+"""More than the largest group adds to the catalog's WAL. New data needs so much beside the reserve; with less, and no
+reserve left, all writes are refused until there is room again."""
 WAL_BYTES_MAX = 256 << 20
 """With a longer WAL of the catalog writers of new data are refused; checkpoints empty it."""
 SLOW_FROM = 0.9
@@ -84,11 +85,13 @@ class WriterStats:
 class Writer:
     """One per store. `submit` may be called by any task; `run` is the one task that writes."""
 
-    def __init__(self, catalog: Catalog, journal: Journal, disks: Disks, decider: Decider) -> None:
+    def __init__(self, catalog: Catalog, journal: Journal, disks: Disks, decider: Decider, reserve: Reserve) -> None:
         self._disks = disks
         self._catalog = catalog
         self._journal = journal
         self._decider = decider
+        self._reserve = reserve
+        self._catalog_is_tight = False
         self._queue: deque[_Waiting] = deque()
         self._kick = trio.Event()
         self._turn = trio.Lock()
@@ -213,7 +216,7 @@ class Writer:
     async def _commit(self, group: list[_Waiting]) -> None:
         if self._broken is not None:
             raise self._broken
-        self._check_catalog_room()
+        self._check_catalog_room(group)
         first = self._catalog.applier.sequence + 1
         try:
             entries = self._decide(group)
@@ -249,10 +252,17 @@ class Writer:
         except Exception as error:
             self._break(error)
 
-    def _check_catalog_room(self) -> None:
-        """Before the commit point: behind it, a catalog that cannot be written stops all writes until its repair."""
-        found = os.statvfs(self._catalog.path.parent)
-        free_bytes = found.f_bavail * found.f_frsize
+    def _check_catalog_room(self, group: list[_Waiting]) -> None:
+        """Before the commit point: behind it, a catalog that cannot be written stops all writes until its repair.
+
+        What is kept beside the catalog is for changes that lead to room, which new data may not take from them.
+        """
+        free_bytes = self._reserve.free_bytes()
+        self._catalog_is_tight = free_bytes < CATALOG_ROOM_BYTES_MIN + self._reserve.lacking_bytes()
+        if free_bytes >= CATALOG_ROOM_BYTES_MIN or all(isinstance(waiting.request, GROWING) for waiting in group):
+            return
+        self._reserve.free()
+        free_bytes = self._reserve.free_bytes()
         if free_bytes < CATALOG_ROOM_BYTES_MIN:
             raise NoSpace(
                 f"the file system of the catalog has {free_bytes >> 10} KiB left, {CATALOG_ROOM_BYTES_MIN >> 10} KiB "
@@ -302,6 +312,8 @@ class Writer:
             raise JournalFull("the journal is full: destage has not caught up. Try again.")
         if not is_growing:
             return
+        if self._catalog_is_tight:
+            raise NoSpace("the file system of the catalog is full: delete something, or make room there")
         if self._catalog.wal_bytes() > WAL_BYTES_MAX:
             raise Unavailable(
                 "the catalog's WAL is full: checkpoints have not caught up, or a reader is in their way. Try again."

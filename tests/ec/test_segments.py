@@ -299,9 +299,11 @@ async def test_the_reserve_is_kept(tmp_path: Path) -> None:
     async with open_rig(tmp_path) as rig:
         for sim in rig.sims:
             sim.capacity_bytes = 10 << 20
+        rig.disks.kept_bytes = lambda _: 10 << 20
         with pytest.raises(NoSpace):
-            await make_pool(rig, reserve_bytes=10 << 20).writer().append(b"x")
-        await make_pool(rig, reserve_bytes=5 << 20).writer().append(b"x")
+            await make_pool(rig).writer().append(b"x")
+        rig.disks.kept_bytes = lambda _: 5 << 20
+        await make_pool(rig).writer().append(b"x")
 
 
 async def test_disks_on_one_file_system_do_not_each_count_its_room(tmp_path: Path) -> None:
@@ -314,12 +316,37 @@ async def test_disks_on_one_file_system_do_not_each_count_its_room(tmp_path: Pat
         for length, fits in ((5 * least, False), (6 * least, True)):
             for sim in rig.sims:
                 sim.capacity_bytes = used + 100_000 + length
-            pool = make_pool(rig, reserve_bytes=100_000)
+            rig.disks.kept_bytes = lambda _: 100_000
+            pool = make_pool(rig)
             if fits:
                 await pool.writer().append(pattern(STRIPE_BYTES))
                 continue
             with pytest.raises(NoSpace):
                 await pool.writer().append(pattern(STRIPE_BYTES))
+
+
+async def test_a_fast_stream_leaves_what_is_kept(tmp_path: Path) -> None:
+    """Nobody asks for the room while it writes."""
+    async with open_rig(tmp_path) as rig:
+        for sim in rig.sims[1:]:
+            sim.share(rig.sims[0])
+        for sim in rig.sims:
+            sim.capacity_bytes = 4 << 20
+        rig.disks.kept_bytes = lambda _: 1 << 20
+        pool = make_pool(rig, segment_bytes=1 << 30)
+
+        async def fill() -> None:
+            async with pool.writer() as writer:
+                for _ in range(1000):
+                    await writer.append_many([pattern(STRIPE_BYTES)] * 2)
+
+        with pytest.raises(NoSpace):
+            await fill()
+        used = sum([sum((await sim.list("segments")).values()) for sim in rig.sims])
+        left = (await rig.sims[0].capacity()).free_bytes
+        assert left >= 1 << 20
+        assert used > 2 << 20
+        assert (rig.disks.roomy(), rig.disks.spare()) == ([], list(range(6)))
 
 
 async def test_a_cancelled_append_never_lets_its_address_be_used_again(tmp_path: Path) -> None:

@@ -417,6 +417,25 @@ async def test_full_disks_refuse_and_the_next_group_is_under_a_new_epoch() -> No
     assert await (await open_log(restarted(sims))).contents() == held
 
 
+@pytest.mark.parametrize("preallocates", [True, False])
+async def test_what_is_appended_is_accounted_for(preallocates: bool) -> None:
+    """To the byte, so that writers are refused before the reserve is touched."""
+    sims = await new_disks(16)
+    log = await start(sims) if preallocates else await start(sims, NO_PREALLOCATION)
+    await fill(log, 1, 1)
+
+    async def used() -> list[int]:
+        return [sum((await sim.list("journal")).values()) for sim in sims]
+
+    before = await used()
+    left = [1 << 30] * 6
+    log.disks.note_room({index: index for index in range(6)}, dict(enumerate(left)))
+    await fill(log, 2, 40)
+    for index, (now, then) in enumerate(zip(await used(), before, strict=True)):
+        assert log.disks.spend(index, (1 << 30) - (now - then))
+        assert not log.disks.spend(index, 1)
+
+
 async def test_one_full_disk_is_passed_over() -> None:
     sims = await new_disks(14)
     log = await start(sims)

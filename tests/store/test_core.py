@@ -265,3 +265,15 @@ async def test_a_disk_that_returns_to_a_store_that_is_read_only_is_left_as_it_is
             await core.disks.join(5, again[5])
             await core.jobs.monitor.welcome(5)
             assert (left.partition("/")[2] in await again[5].list("segments")) == is_read_only
+
+
+async def test_the_file_system_of_the_catalog_keeps_room_for_it(tmp_path: Path) -> None:
+    async with ObjectStore.open(await make_store(tmp_path), replace(SMALL, reserve_bytes=1 << 20)) as store:
+        core = core_of(store)
+        disk = core.disks.get(0)
+        assert disk is not None
+        here = (await disk.capacity()).file_system
+        assert core.disks.kept_bytes(here) == (1 + 16 + 16) << 20
+        await core.jobs.repairer.work()
+        assert core.disks.kept_bytes(here) == (1 + 16) << 20, "the reserve beside it is there"
+        assert core.disks.kept_bytes(here + 1) == 1 << 20

@@ -48,7 +48,13 @@ async def work(sims: list[SimDisk], path: Path, seed: int, count: int = 60) -> N
     disks = await load_disks(sims)
     started = await start(disks, path, SMALL_FILES, no_snapshot, verify_pages)
     catalog = started.catalog
-    writer = Writer(catalog, started.journal, disks, Decider(catalog, StepClock(seed), lambda: disks.epoch))
+    writer = Writer(
+        catalog,
+        started.journal,
+        disks,
+        Decider(catalog, StepClock(seed), lambda: disks.epoch),
+        Reserve(catalog.path, 0),
+    )
     rng = random.Random(seed)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(writer.run)

@@ -23,6 +23,7 @@ from couchestord.errors import (
     EntityTooLarge,
     InternalError,
     JournalFull,
+    NoSpace,
     NoSuchBucket,
     ShuttingDown,
     TooFewDisks,
@@ -31,6 +32,7 @@ from couchestord.errors import (
 from couchestord.io import mutations as mu
 from couchestord.io import requests as rq
 from couchestord.io.catalog.catalog import Catalog
+from couchestord.io.catalog.reserve import Reserve
 from couchestord.io.records import META_BYTES_MAX
 from couchestord.model import Attributes, Conditions, Policy
 from couchestord.store.decide import Decider
@@ -68,7 +70,13 @@ async def open_rig(folder: Path) -> AsyncIterator[tuple[Rig, trio.Nursery]]:
     path = folder / "catalog.sqlite"
     Catalog.create(path, STORE_ID, Policy())
     catalog = Catalog(path)
-    writer = Writer(catalog, log.journal, log.disks, Decider(catalog, StepClock(), lambda: log.disks.epoch))
+    writer = Writer(
+        catalog,
+        log.journal,
+        log.disks,
+        Decider(catalog, StepClock(), lambda: log.disks.epoch),
+        Reserve(catalog.path, 1 << 20),
+    )
     rig = Rig(sims, catalog, writer, log.journal)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(writer.run)
@@ -77,6 +85,39 @@ async def open_rig(folder: Path) -> AsyncIterator[tuple[Rig, trio.Nursery]]:
         nursery.cancel_scope.cancel()
     catalog.close()
     check_catalog(path)
+
+
+async def test_a_full_file_system_of_the_catalog_gives_its_reserve_to_deletes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """New data gets none of it, before and after."""
+    free_bytes = 20 << 20
+    reserve = Reserve(tmp_path / "catalog.sqlite", 1 << 20)
+    monkeypatch.setattr(Reserve, "free_bytes", lambda self: free_bytes + self.lacking_bytes())
+    async with open_rig(tmp_path) as (rig, _):
+        assert reserve.make(0)
+        await rig.writer.submit(rq.MakeBucket("bucket", ""))
+
+        async def tried(key: bytes) -> tuple[bool, ...]:
+            await rig.ask("put", put_request("bucket", key, b"body"))
+            kept = reserve.is_whole()
+            await rig.ask("delete", rq.DeleteObject("bucket", b"there", None, Conditions()))
+            assert kept, "new data may not have it"
+            return tuple(not isinstance(rig.answers[name], NoSpace) for name in ("put", "delete"))
+
+        assert await tried(b"1") == (True, True)
+        assert reserve.is_whole()
+        free_bytes = (8 << 20) - 1
+        assert await tried(b"2") == (False, True)
+        assert not reserve.is_whole()
+        await rig.ask("put", put_request("bucket", b"3", b"body"))
+        assert isinstance(rig.answers["put"], NoSpace)
+        free_bytes = 6 << 20
+        await rig.ask("delete", rq.DeleteObject("bucket", b"there", None, Conditions()))
+        assert isinstance(rig.answers["delete"], NoSpace)
+        free_bytes = 20 << 20
+        assert reserve.make(0)
+        assert await tried(b"4") == (True, True)
 
 
 async def test_a_full_journal_refuses_new_data_then_changes_and_never_what_frees_it(

@@ -77,11 +77,14 @@ class LoopDisk:
     def remount(self, options: str) -> None:
         _run("mount", "-o", f"remount,{options}", self.folder)
 
+    def free_bytes(self) -> int:
+        found = os.statvfs(self.folder)
+        return found.f_bavail * found.f_frsize
+
     def fill(self, leave_bytes: int = 0) -> None:
         """Another program's file takes all room but `leave_bytes`."""
         with (self.folder / "filler").open("wb", buffering=0) as file:
-            found = os.fstatvfs(file.fileno())
-            left = found.f_bavail * found.f_frsize - leave_bytes
+            left = self.free_bytes() - leave_bytes
             try:
                 if leave_bytes:
                     os.posix_fallocate(file.fileno(), 0, max(1, left))

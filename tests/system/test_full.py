@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 from daemon import QUICK, Node, error_of, wait_until
-from loops import Kind, LoopStore, need
+from loops import Kind, LoopDisk, LoopStore, need
 from workload import BUCKET, Expected, content, digest_of, read
 
 DISK_BYTES = 48 << 20
+ALL_BYTES = 256 << 20
 RESERVE_BYTES = 8 << 20
 OBJECT_BYTES = 2_000_000
 SETTINGS = {
@@ -34,6 +35,20 @@ def small_store(folder: Path, kind: Kind = "ext4") -> Iterator[tuple[LoopStore, 
             for disk in loops.disks:
                 disk.fill(leave_bytes=DISK_BYTES)
         yield loops, node, Expected()
+
+
+@contextmanager
+def on_one_file_system(folder: Path) -> Iterator[tuple[LoopDisk, Node, Expected]]:
+    """Six folders and the catalog share what two disks of the other stores have."""
+    need("mkfs.ext4", "losetup", "mount")
+    disk = LoopDisk(folder / "all.img", folder / "data", "ext4", ALL_BYTES)
+    try:
+        disk.mount()
+        with Node(disk.folder, settings=SETTINGS, log=folder / "log") as node:
+            node.start().s3().create_bucket(Bucket=BUCKET)
+            yield disk, node, Expected()
+    finally:
+        disk.destroy()
 
 
 def write_until_refused(node: Node, expected: Expected, length: int, count_max: int) -> tuple[int, str]:
@@ -108,6 +123,17 @@ def test_filled_by_another_program(tmp_path: Path) -> None:
         node.restart()
         expected.verify(node.s3())
         node.wait_healthy()
+
+
+def test_six_folders_on_one_file_system(tmp_path: Path) -> None:
+    """With the catalog beside them: large objects, then small ones, leave what deletes need."""
+    with on_one_file_system(tmp_path) as (disk, node, expected):
+        assert {found["shared_by"] for found in node.status()["disks"]} == {6}
+        for length in (OBJECT_BYTES, 100_000):
+            refusal = write_until_refused(node, expected, length, 3000)
+            assert refusal == (507, "InsufficientStorage")
+            assert disk.free_bytes() > RESERVE_BYTES, "for deletes, with what the catalog needs"
+        check_full(node, expected)
 
 
 @pytest.mark.soak

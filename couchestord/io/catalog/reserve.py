@@ -1,11 +1,11 @@
-"""Room that is kept beside the catalog, to be freed when there is no other: a repair needs some to write at all."""
+"""Room that is kept beside the catalog, to be freed when there is no other: for a repair, and for deletes."""
 
 import os
 from pathlib import Path
 
 
 class Reserve:
-    """A file of zeroes beside the catalog. Blocks: run it in a thread."""
+    """A file of zeroes beside the catalog. To make it and to free it blocks."""
 
     def __init__(self, catalog: Path, size_bytes: int) -> None:
         self._path = Path(f"{catalog}.reserve")
@@ -16,12 +16,23 @@ class Reserve:
         found = os.statvfs(self._path.parent)
         return found.f_bavail * found.f_frsize
 
+    def lies_on(self, file_system: int) -> bool:
+        """Whether that is the number of the file system of the catalog."""
+        try:
+            return self._path.parent.stat().st_dev == file_system
+        except OSError:
+            return False
+
     def is_whole(self) -> bool:
         """True when the room is kept, or none is to be."""
         try:
             return not self._size_bytes or self._path.stat().st_size >= self._size_bytes
         except OSError:
             return False
+
+    def lacking_bytes(self) -> int:
+        """Room that is to be kept and is not."""
+        return 0 if self.is_whole() else self._size_bytes
 
     def make(self, leave_bytes: int) -> bool:
         """Take the room, if so much is left beside it. True when it is there."""
