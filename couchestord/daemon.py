@@ -29,7 +29,7 @@ from couchestord.frontends.admin.pages import HealthPages, MetricsPage, Readines
 from couchestord.frontends.admin.server import serve_admin
 from couchestord.frontends.http import serve_http
 from couchestord.frontends.s3.server import S3Options, S3Server
-from couchestord.io.disks import shards_per_disk
+from couchestord.io.disks import disks_to_spare, shards_per_disk
 from couchestord.io.journalfile import JournalOptions
 from couchestord.metrics import Metrics, Snapshot
 from couchestord.store import ObjectStore, StoreOptions
@@ -92,12 +92,7 @@ async def create_store(config: Config, disks_count: int) -> tuple[Path, ...]:
     data, k, m = store.data, store.k, store.m
     disks = config.store.disks or tuple(data / f"disk-{index}" for index in range(disks_count))
     if len(disks) * store.shards_per_disk < k + m:
-        several = shards_per_disk(k + m, len(disks))
-        raise TooFewDisks(
-            f"{len(disks)} disks are too few: k = {k} data and m = {m} parity shards need {k + m}. To put several "
-            f"shards on one disk, whose loss is then the loss of all of them, set store.shards_per_disk to {several} "
-            f"(COUCHESTORD_STORE__SHARDS_PER_DISK={several})"
-        )
+        raise TooFewDisks(_too_few(len(disks), store.shards_per_disk, k, m))
     left = sorted(path.name for path in data.glob("catalog*"))
     if left and not any(any(disk.iterdir()) for disk in disks if disk.is_dir()):
         raise NotAStore(
@@ -111,6 +106,17 @@ async def create_store(config: Config, disks_count: int) -> tuple[Path, ...]:
         raise ConfigError(f"cannot make the folder {error.filename}: {error.strerror}") from None
     await ObjectStore.create(data, store_options(config, disks))
     return disks
+
+
+def _too_few(disks_count: int, per_disk_max: int, k: int, m: int) -> str:
+    several, spare = shards_per_disk(k + m, disks_count), disks_to_spare(k, m, disks_count)
+    at = f" at {per_disk_max} a disk" if per_disk_max > 1 else ""
+    return (
+        f"{disks_count} disks are too few: k = {k} data and m = {m} parity shards need {-(-(k + m) // per_disk_max)}"
+        f"{at}. Give more disks with --disks or store.disks, or put several shards on each with "
+        f"--shards-per-disk {several} (store.shards_per_disk): then the loss of "
+        + (f"{spare} of the {disks_count} disks is made good, of more loses data" if spare else "any disk loses data")
+    )
 
 
 @asynccontextmanager

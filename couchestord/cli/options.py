@@ -11,6 +11,7 @@ Commands = Any  # argparse's class of sub-parsers has no public name
 
 _SETTINGS: Final = {
     "data": "store.data",
+    "shards_per_disk": "store.shards_per_disk",
     "s3_addr": "s3.address",
     "metrics_addr": "metrics.address",
     "health_addr": "health.address",

@@ -26,6 +26,11 @@ from couchestord.store import ObjectStore
 
 _DISKS_COUNT_MAX = 192
 _ADMIN = "admin"
+_SHARDS_PER_DISK = """\
+A stripe has k data and m parity shards (4 and 2), each on a disk of its own. With fewer disks than k+m several
+share one, up to --shards-per-disk: a lost disk takes them all, so the store outlives the loss of m/N disks only.
+3 disks with 2 shards each outlive the loss of one; 2 disks with 3 each outlive none, nor does a single one with 6.
+"""
 
 
 def register(commands: Commands) -> None:
@@ -35,12 +40,14 @@ def register(commands: Commands) -> None:
         "up",
         "serve a data folder, making a store and a first key where there is none",
         "  couchestord up --data ./data\n"
-        "  couchestord up --data ./data --disks 8 --s3-addr 127.0.0.1:9100\n\n"
+        "  couchestord up --data ./data --disks 8 --s3-addr 127.0.0.1:9100\n"
+        "  couchestord up --data ./data --disks 3 --shards-per-disk 2\n\n"
         "The disks are DIR/disk-0, DIR/disk-1 and so on: folders, or mount points. The first key is copied to\n"
-        "DIR/credentials (0600); the store holds the key itself. Ctrl-C or SIGTERM stops in good order.\n",
+        "DIR/credentials (0600); the store holds the key itself. Ctrl-C or SIGTERM stops in good order.\n\n"
+        + _SHARDS_PER_DISK,
     )
     add_store_options(up)
-    up.add_argument("--disks", metavar="N", type=_disks_count, default=6, help="disks of a new store (default 6)")
+    _add_disks_options(up)
     add_server_options(up)
     up.set_defaults(run=_up)
     serve = add_command(
@@ -58,11 +65,22 @@ def register(commands: Commands) -> None:
         commands,
         "init",
         "make a store and do not serve it",
-        "  couchestord init --config /etc/couchestord.toml && couchestord key add ann --config /etc/couchestord.toml\n",
+        "  couchestord init --config /etc/couchestord.toml && couchestord key add ann --config /etc/couchestord.toml\n"
+        "  couchestord init --data ./data --disks 3 --shards-per-disk 2\n\n" + _SHARDS_PER_DISK,
     )
     add_store_options(init)
-    init.add_argument("--disks", metavar="N", type=_disks_count, default=6, help="disks of the store (default 6)")
+    _add_disks_options(init)
     init.set_defaults(run=_init)
+
+
+def _add_disks_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--disks", metavar="N", type=_disks_count, default=6, help="disks of a new store (default 6)")
+    parser.add_argument(
+        "--shards-per-disk",
+        metavar="N",
+        type=_disks_count,
+        help="most shards of a stripe on one disk of a new store (default 1)",
+    )
 
 
 def _disks_count(text: str) -> int:

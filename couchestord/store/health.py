@@ -187,12 +187,12 @@ def _disk_status(core: "Core", index: int, room: Room | None, places: list[Place
         found |= {"total_bytes": room.total_bytes, "free_bytes": room.free_bytes, "shared_by": room.sharers_count}
     found["full"] = disks.is_full(index)
     found["shards"] = sum(place.segments_count for place in places if index in place.disks)
-    found["if_lost"] = _cost_of_loss(disks, index, places, core.journal.holders())
-    return found
+    loses, cost = _cost_of_loss(disks, index, places, core.journal.holders())
+    return found | {"loses_data_if_lost": loses, "if_lost": cost}
 
 
-def _cost_of_loss(disks: Disks, index: int, places: list[PlacementRow], holders: list[list[int]]) -> str:
-    """What would be gone if this disk went now, on top of what is missing already."""
+def _cost_of_loss(disks: Disks, index: int, places: list[PlacementRow], holders: list[list[int]]) -> tuple[bool, str]:
+    """Whether data would be gone if this disk went now, on top of what is missing already, and what it would cost."""
     lost = short = 0
     for place in places:
         missing = _missing_count(disks, place, index)
@@ -203,8 +203,8 @@ def _cost_of_loss(disks: Disks, index: int, places: list[PlacementRow], holders:
     records = holders.count([index])
     if lost or records:
         parts = [f"data of {lost} segments"] * bool(lost) + [f"records of {records} journal files"] * bool(records)
-        return f"{' and '.join(parts)} would be lost"
-    return f"nothing would be lost; {short} segments would lack shards" if short else "nothing would be lost"
+        return True, f"{' and '.join(parts)} would be lost"
+    return False, f"nothing would be lost; {short} segments would lack shards" if short else "nothing would be lost"
 
 
 def describe_object(core: "Core", row: EntryRow, info: ObjectInfo) -> dict[str, Any]:

@@ -169,7 +169,23 @@ def test_up_does_not_hide_a_store_whose_disks_are_away(tmp_path: Path) -> None:
 
 
 def test_too_few_disks(tmp_path: Path) -> None:
-    assert "5 disks are too few" in fails("up", "--data", tmp_path / "data", "--disks", "5", *FREE_PORTS)
+    data = tmp_path / "data"
+    said = fails("up", "--data", data, "--disks", "5", *FREE_PORTS)
+    assert "5 disks are too few" in said
+    assert "--shards-per-disk 2" in said
+    assert "the loss of 1 of the 5 disks is made good" in said
+    said = fails("init", "--data", data, "--disks", "2", "--shards-per-disk", "2")
+    assert "need 3 at 2 a disk" in said
+    assert "--shards-per-disk 3" in said
+    assert "the loss of any disk loses data" in said
+    assert not data.exists()
+
+
+def test_several_shards_on_a_disk(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    assert len(result("init", "--data", data, "--disks", "3", "--shards-per-disk", "2")["disks"]) == 3
+    [policy] = result("policy", "list", "--data", data)
+    assert (policy["shards_per_disk"], policy["survives_disks"]) == (2, 1)
 
 
 def test_unknown_key_in_file_and_environment(tmp_path: Path) -> None:

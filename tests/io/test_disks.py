@@ -7,6 +7,7 @@ import trio
 from log_rig import STORE_ID, new_disks
 from msgspec.structs import replace
 from simdisk import SimDisk
+from stripe_rig import make_disks
 
 from couchestord.errors import (
     DiskFailed,
@@ -21,6 +22,32 @@ from couchestord.io import superblock as sb
 from couchestord.io.disks import create_store, load_disks, read_superblock, replicas_needed
 
 ROOT = sb.SnapshotRoot(7, 1, 1000, 99, 5)
+
+
+@pytest.mark.parametrize(
+    ("k", "m", "count", "needed"),
+    [(4, 2, 6, 4), (4, 2, 12, 7), (3, 2, 5, 3), (2, 4, 6, 2), (2, 2, 4, 2), (1, 5, 6, 1), (4, 0, 4, 3), (4, 2, 3, 2)],
+)
+async def test_who_may_write(k: int, m: int, count: int, needed: int) -> None:
+    """More than half, but never more than are left when m are lost."""
+    sims = [SimDisk(f"sim-{index}", random.Random(1)) for index in range(count)]
+    disks = await make_disks(sims, k, m)
+    assert disks.writers_needed == needed
+    for index in range(count - needed):
+        disks.fail(index, "as the test wants it")
+    disks.check_writable()
+    await disks.take_epoch()
+    disks.fail(count - needed, "as the test wants it")
+    with pytest.raises(TooFewDisks, match=f"{needed - 1} of {count} disks are good, a write needs {needed}"):
+        disks.check_writable()
+    assert replicas_needed(disks.m, count - needed) <= needed
+
+
+async def test_a_policy_with_more_parity_lets_fewer_disks_write() -> None:
+    disks = await load_disks(await new_disks(1))
+    assert disks.writers_needed == 4
+    assert await disks.set_m(4)
+    assert (disks.writers_needed, replicas_needed(disks.m, 0), replicas_needed(disks.m, 4)) == (2, 5, 1)
 
 
 async def test_epochs_grow_and_are_durable_on_every_good_disk() -> None:

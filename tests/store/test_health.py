@@ -61,7 +61,9 @@ async def test_loss_table_names_the_last_copy_of_journal_files(tmp_path: Path) -
         [*_, file] = core.journal.files()
         for index in file.replicas[1:]:
             core.journal.damaged.add((file.path, index))
-        costs = [disk["if_lost"] for disk in (await store.status())["disks"]]
+        disks = (await store.status())["disks"]
+        costs = [disk["if_lost"] for disk in disks]
+        assert [disk["index"] for disk in disks if disk["loses_data_if_lost"]] == file.replicas[:1]
         assert costs[file.replicas[0]] == "records of 1 journal files would be lost"
         assert [cost for cost in costs if cost != NOTHING] == [costs[file.replicas[0]]]
 
@@ -84,6 +86,7 @@ async def test_loss_table_with_disks_missing(tmp_path: Path) -> None:
             good = [disk for disk in status["disks"] if disk["state"] == "good"]
             assert len(good) == 6 - gone
             assert {disk["if_lost"] for disk in good} == {expected[gone]}, gone
+            assert {disk["loses_data_if_lost"] for disk in good} == {gone == 2}, gone
             assert status["health"]["state"] == ("degraded" if gone else "healthy")
         missing = [disk for disk in status["disks"] if disk["state"] == "missing"]
         assert [(disk["index"], disk["reason"]) for disk in missing] == [

@@ -178,9 +178,7 @@ async def test_several_shards_on_a_disk(tmp_path: Path, disks_count: int, per_di
         assert len(replicas) == len(set(replicas)) == min(3, disks_count)
         status = await store.status()
         assert status["policies"][0]["survives_disks"] == status["journal"]["survives_disks"] == survives
-        assert (
-            "would be lost" in status["disks"][0]["if_lost"] and "nothing" not in status["disks"][0]["if_lost"]
-        ) == (survives == 0)
+        assert [disk["loses_data_if_lost"] for disk in status["disks"]] == [survives == 0] * disks_count
     for index in range(survives):
         (tmp_path / f"disk-{index}").rename(tmp_path / f"away-{index}")
     async with ObjectStore.open(tmp_path, options) as store:
