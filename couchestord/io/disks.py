@@ -22,6 +22,7 @@ from couchestord.errors import (
     TooFewDisks,
 )
 from couchestord.io import superblock as sb
+from couchestord.io.account import Account
 from couchestord.io.disk import Disk
 from couchestord.io.records import FOLDER, parse_file_name
 from couchestord.model import Policy
@@ -62,8 +63,7 @@ class Disks:
         self._tight: set[int] = set()
         self.kept_bytes: Callable[[int], int] = lambda _: 0
         """Room that is kept from new data on a file system, by its number (`io.disk.Capacity`)."""
-        self._file_systems: dict[int, int] = {}
-        self._left_bytes: dict[int, int] = {}
+        self.account = Account()
         self._slots = trio.Lock()  # two slots written at once could be torn at once
         self.lagging: dict[int, int] = {}
         """Generation of the newest slot on each disk that missed some."""
@@ -102,26 +102,14 @@ class Disks:
             log.warning("disk has only its reserve left", disk=self.name(index))
         (self._tight.add if tight else self._tight.discard)(index)
 
-    def note_room(self, file_systems: Mapping[int, int], left_bytes: Mapping[int, int]) -> None:
-        """What each file system has left for new data now, and which one each disk lies on."""
-        self._file_systems, self._left_bytes = dict(file_systems), dict(left_bytes)
-
     def spend(self, index: int, length: int) -> bool:
-        """Account for new data on a disk before it is written. False when there was less left on its file system than
-        that: its disks are tight from now on.
-
-        Between two looks at the room a fast writer would take all of the reserve.
+        """Account for new data on a disk before it is written: between two looks at the room a fast writer would take
+        the reserve too. False when there was less left on its file system: its disks are tight from now on.
         """
-        file_system = self._file_systems.get(index)
-        if file_system is None:
-            return True
-        self._left_bytes[file_system] -= length
-        if self._left_bytes[file_system] >= 0:
-            return True
-        for other, its in self._file_systems.items():
-            if its == file_system:
-                self.set_tight(other, True)
-        return False
+        spent = self.account.spend(index, length)
+        for other in spent:
+            self.set_tight(other, True)
+        return not spent
 
     def missing_count(self) -> int:
         return len(self.failures)

@@ -39,7 +39,7 @@ async def ask_room(disks: Disks) -> dict[int, Room]:
             nursery.start_soon(ask, index)
     sharers = Counter(capacity.file_system for capacity in found.values())
     left = {each.file_system: each.free_bytes - disks.kept_bytes(each.file_system) for each in found.values()}
-    disks.note_room({index: each.file_system for index, each in found.items()}, left)
+    disks.account.note({index: each.file_system for index, each in found.items()}, left)
     return {
         index: Room(each.total_bytes // count, each.free_bytes // count, left[each.file_system] // count, count)
         for index, each in sorted(found.items())

@@ -429,7 +429,7 @@ async def test_what_is_appended_is_accounted_for(preallocates: bool) -> None:
 
     before = await used()
     left = [1 << 30] * 6
-    log.disks.note_room({index: index for index in range(6)}, dict(enumerate(left)))
+    log.disks.account.note({index: index for index in range(6)}, dict(enumerate(left)))
     await fill(log, 2, 40)
     for index, (now, then) in enumerate(zip(await used(), before, strict=True)):
         assert log.disks.spend(index, (1 << 30) - (now - then))

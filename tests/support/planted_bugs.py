@@ -269,7 +269,7 @@ BUGS = (
     ),
     _bug(
         "what is written between two looks at the room is not counted",
-        "io/disks.py",
+        "io/account.py",
         "        self._left_bytes[file_system] -= length",
         "        pass",
         "io/test_room.py",
