@@ -37,7 +37,7 @@ class Attributes:
     `headers` holds standard HTTP headers by lower-case name (content-type, cache-control, content-disposition,
     content-encoding, content-language, expires). `metadata` is the user's (x-amz-meta-*, lower-case names without that
     prefix). `checksums` maps an algorithm (crc32, crc32c, crc64nvme, sha1, sha256) to base64, and `type` to
-    FULL_OBJECT or COMPOSITE.
+    FULL_OBJECT or COMPOSITE; those an upload is begun with say which `algorithm` and `type` the object's will be.
     """
 
     headers: Mapping[str, str] = field(default_factory=dict)

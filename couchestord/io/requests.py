@@ -116,11 +116,14 @@ class CopyPart:
 
 @dataclass(frozen=True, slots=True)
 class CompleteUpload:
+    """`checksums`: those of the object that the parts make."""
+
     bucket: str
     key: bytes
     upload: str
     parts: tuple[tuple[int, str], ...]
     conditions: Conditions
+    checksums: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from couchestord.model import (
     UploadInfo,
 )
 from couchestord.store.accounts import Accounts
+from couchestord.store.completing import checksums_of_object
 from couchestord.store.conditions import check_read
 from couchestord.store.core import Core
 from couchestord.store.decide.context import find_version
@@ -329,12 +330,16 @@ class ObjectStore(Accounts):
         parts: Sequence[tuple[int, str]],
         *,
         conditions: Conditions = _NO_CONDITIONS,
+        checksums: Mapping[str, str] = {},
     ) -> ObjectInfo:
         """Make the object of the parts (number, etag), all or nothing. For a day a repeated call answers the same.
 
-        Raises NoSuchUpload, InvalidPart, InvalidPartOrder, EntityTooSmall, EntityTooLarge, PreconditionFailed.
+        `checksums`: what those of the object must be. Raises NoSuchUpload, InvalidPart, InvalidPartOrder, BadDigest,
+        EntityTooSmall, EntityTooLarge, PreconditionFailed.
         """
-        info: ObjectInfo = await self._core.submit(rq.CompleteUpload(bucket, key, upload_id, tuple(parts), conditions))
+        found = await checksums_of_object(self._core.catalog.accounts, upload_id, parts, checksums)
+        request = rq.CompleteUpload(bucket, key, upload_id, tuple(parts), conditions, found)
+        info: ObjectInfo = await self._core.submit(request)
         return info
 
     async def abort_upload(self, bucket: str, key: bytes, upload_id: str) -> None:

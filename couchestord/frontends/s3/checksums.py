@@ -14,6 +14,7 @@ from typing import Final, Protocol
 import google_crc32c
 
 from couchestord.errors import BadDigest, InvalidDigest, InvalidRequest, NotSupported
+from couchestord.store.objectsums import types_of
 
 PREFIX: Final = "x-amz-checksum-"
 _PREFIX_BYTES: Final = PREFIX.encode("ascii")
@@ -134,6 +135,36 @@ class BodyChecksums:
         if not self.algorithm:
             return {}
         return {self.algorithm: base64.b64encode(self._running[self.algorithm].digest()).decode("ascii")}
+
+
+def upload_checksums(headers: Mapping[bytes, bytes]) -> dict[str, str]:
+    """`algorithm` and `type` of the checksum that an upload is begun for. Raises InvalidRequest, NotSupported."""
+    algorithm = headers.get(b"x-amz-checksum-algorithm", b"").decode("latin-1").lower()
+    type_ = headers.get(b"x-amz-checksum-type", b"").decode("latin-1").upper()
+    if not algorithm:
+        if type_:
+            raise InvalidRequest("x-amz-checksum-type needs an x-amz-checksum-algorithm")
+        return {}
+    new_checksum(algorithm)
+    type_ = type_ or types_of(algorithm)[0]
+    if type_ not in types_of(algorithm):
+        raise InvalidRequest(f"there is no checksum {algorithm.upper()} of type {type_}")
+    return {"algorithm": algorithm, "type": type_}
+
+
+def object_checksums(headers: Mapping[bytes, bytes]) -> dict[str, str]:
+    """What a complete says the object's checksum is, by algorithm, and its `type` if it says that.
+
+    Raises InvalidDigest, InvalidRequest.
+    """
+    found = _values(headers)
+    if len(found) > 1:
+        raise InvalidRequest("expecting a single x-amz-checksum- header")
+    for algorithm, text in found.items():
+        decode_value(text.partition("-")[0], DIGEST_BYTES[algorithm])
+    if (type_ := headers.get(b"x-amz-checksum-type")) is not None:
+        found["type"] = type_.decode("latin-1").upper()
+    return found
 
 
 def _values(headers: Mapping[bytes, bytes]) -> dict[str, str]:

@@ -1,7 +1,9 @@
 """Multipart uploads."""
 
 import itertools
-from typing import cast
+from contextlib import suppress
+from dataclasses import replace
+from typing import Final, cast
 
 from couchestord.errors import (
     EntityTooLarge,
@@ -9,13 +11,14 @@ from couchestord.errors import (
     InvalidPart,
     InvalidPartOrder,
     InvalidRequest,
+    NoSuchUpload,
     NotSupported,
 )
 from couchestord.frontends.http import Response
 from couchestord.frontends.s3 import fields
 from couchestord.frontends.s3.buckets import owner_xml
 from couchestord.frontends.s3.call import Call
-from couchestord.frontends.s3.checksums import DIGEST_BYTES, new_checksum
+from couchestord.frontends.s3.checksums import DIGEST_BYTES, object_checksums, upload_checksums
 from couchestord.frontends.s3.fields import xml_response
 from couchestord.frontends.s3.listing import wants_url
 from couchestord.frontends.s3.objects import Pieces, checked_key, copy_result
@@ -24,6 +27,8 @@ from couchestord.frontends.s3.xml import CompletedPart, document, element, escap
 from couchestord.model import PART_NUMBER_MAX, Body, PartInfo
 
 _PAGE_MAX = 1000
+_IN_XML: Final = {"type": "Type"}
+"""Checksum... elements that are not the name of an algorithm in capitals."""
 
 
 def _upload_id(call: Call) -> str:
@@ -41,16 +46,10 @@ async def create_upload(call: Call) -> Response:
     fields.refuse_unsupported(call.headers)
     if call.request.content_length != 0:
         await call.body().read(0)
-    algorithm = call.headers.get(b"x-amz-checksum-algorithm")
-    headers = []
-    if algorithm is not None:
-        new_checksum(fields.text(algorithm).lower())
-        headers.append((b"x-amz-checksum-algorithm", algorithm))
-        if b"x-amz-checksum-type" in call.headers:
-            headers.append((b"x-amz-checksum-type", call.headers[b"x-amz-checksum-type"]))
-    upload = await call.store.create_upload(
-        call.bucket, checked_key(call), attributes=fields.attributes_of(call.headers)
-    )
+    checksums = upload_checksums(call.headers)
+    attributes = replace(fields.attributes_of(call.headers), checksums=checksums)
+    upload = await call.store.create_upload(call.bucket, checked_key(call), attributes=attributes)
+    headers = [(f"x-amz-checksum-{name}".encode(), value.upper().encode()) for name, value in checksums.items()]
     return xml_response(
         document(
             "InitiateMultipartUploadResult",
@@ -117,9 +116,15 @@ async def complete_upload(call: Call) -> Response:
     conditions = call.write_conditions()
     upload_id = _upload_id(call)
     if any(part.checksums for part in parts):
-        await _check_parts(call, upload_id, parts)
+        with suppress(NoSuchUpload):  # it may have been completed, and then it is answered as before
+            await _check_parts(call, upload_id, parts)
     info = await call.store.complete_upload(
-        call.bucket, call.key, upload_id, [(part.number, part.etag) for part in parts], conditions=conditions
+        call.bucket,
+        call.key,
+        upload_id,
+        [(part.number, part.etag) for part in parts],
+        conditions=conditions,
+        checksums=object_checksums(call.headers),
     )
     host = fields.text(call.headers.get(b"host", b""))
     return xml_response(
@@ -130,6 +135,7 @@ async def complete_upload(call: Call) -> Response:
                 element("Bucket", call.bucket),
                 f"<Key>{key_text(call.key, url=False)}</Key>",
                 element("ETag", f'"{info.etag}"'),
+                *(element("Checksum" + _IN_XML.get(n, n.upper()), v) for n, v in info.attributes.checksums.items()),
             ],
         ),
         headers=tuple(fields.version_headers(info.version_id)),

@@ -1,6 +1,7 @@
 """Decisions about multipart uploads."""
 
 import hashlib
+from dataclasses import replace
 
 import msgspec
 
@@ -11,6 +12,7 @@ from couchestord.errors import (
     InvalidPart,
     InvalidPartOrder,
     InvalidRange,
+    InvalidRequest,
     NoSuchUpload,
 )
 from couchestord.io import mutations as mu
@@ -55,7 +57,10 @@ class UploadDecisions:
 
     def put_part(self, request: rq.PutPart) -> Decision:
         check_part_number(request.number)
-        self._upload(request.bucket, request.key, request.upload)
+        upload = self._upload(request.bucket, request.key, request.upload)
+        algorithm = decode_attributes(upload.attributes).checksums.get("algorithm")
+        if algorithm and request.checksums and algorithm not in request.checksums:
+            raise InvalidRequest(f"the parts of this upload come with a checksum {algorithm.upper()} or none")
         now_ns = self._it.clock.now_ns()
         outcome = mu.PartPut(
             request.upload,
@@ -118,7 +123,7 @@ class UploadDecisions:
             request.conditions,
             size=size,
             etag=pack_etag(md5, len(chosen)),
-            attributes=decode_attributes(upload.attributes),
+            attributes=replace(decode_attributes(upload.attributes), checksums=request.checksums),
             pieces=tuple(pieces),
         )
         assert isinstance(answer, ObjectInfo)

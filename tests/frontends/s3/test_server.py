@@ -9,27 +9,10 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 from boto3.s3.transfer import TransferConfig
-from botocore.config import Config
 from botocore.exceptions import ClientError
-
-from couchestord.model import AccessKey
-
-MIB = 1 << 20
-
-
-def connect(live: Any, key: AccessKey | None = None, region: str = "us-east-1", **settings: Any) -> Any:
-    key = key or live.admin
-    return boto3.client(
-        "s3",
-        endpoint_url=f"http://127.0.0.1:{live.port}",
-        region_name=region,
-        aws_access_key_id=key.access_key,
-        aws_secret_access_key=key.secret_key,
-        config=Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": 1}, **settings),
-    )
+from s3_clients import MIB, body_of, code_of, connect
 
 
 @pytest.fixture
@@ -37,15 +20,6 @@ def s3(live: Any) -> Any:
     client = connect(live)
     yield client
     client.close()
-
-
-def code_of(raised: pytest.ExceptionInfo[ClientError]) -> tuple[str, int]:
-    response = raised.value.response
-    return response["Error"]["Code"], response["ResponseMetadata"]["HTTPStatusCode"]
-
-
-def body_of(size: int) -> bytes:
-    return hashlib.shake_128(b"%d" % size).digest(size)
 
 
 @pytest.mark.parametrize("size", [0, 1, 4096, 128 << 10, (128 << 10) + 1, 3 * MIB + 7])
