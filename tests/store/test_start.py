@@ -533,3 +533,33 @@ async def test_a_start_cut_off_leaves_no_catalog_ahead_of_what_is_durable(
     started = await begin(restarted(sims, (sims.index(holders[0]),)), path)
     started.catalog.close()
     assert (started.rebuilt, dump(path)) == (None, before)
+
+
+async def test_a_start_that_learns_of_a_stronger_policy_appends_to_more_disks(tmp_path: Path) -> None:
+    """The superblock did not know of it when the tail was renewed."""
+    path = tmp_path / "catalog.sqlite"
+    sims = await new_disks(16)
+    await work(sims, path, 1, 5)
+    disks = await load_disks(sims)
+    started = await start(disks, path, SMALL_FILES, no_snapshot, verify_pages)
+    catalog = started.catalog
+    writer = Writer(
+        catalog,
+        started.journal,
+        disks,
+        Decider(catalog, StepClock(1), lambda: disks.epoch),
+        Reserve(catalog.path, 0),
+    )
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(writer.run)
+        await writer.submit(rq.PutPolicy(Policy(name="strong", k=2, m=3), None))
+        nursery.cancel_scope.cancel()
+    started.catalog.close()
+    disks = await load_disks(restarted(sims))
+    assert disks.m == 2
+    started = await start(disks, path, SMALL_FILES, no_snapshot, verify_pages)
+    started.catalog.close()
+    assert disks.m == 3
+    end = started.catalog.applier.sequence + 1
+    await started.journal.append(end, [entry(b"meta", b"body")])
+    assert len(started.journal.replicas(end)[1]) == 4
