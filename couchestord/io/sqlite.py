@@ -1,7 +1,7 @@
 """The one door to SQLite: connections opened the way the catalog needs them, and its errors in our tree.
 
 One writer connection belongs to the store's writer and is never used by a reader. Readers have connections of their
-own and run each statement by itself, so that they see every transaction that was committed before the statement began.
+own.
 """
 
 import errno

@@ -69,7 +69,8 @@ class Checkpointer:
         # between two groups: a writer that never rests would else never let the WAL begin anew
         async with self._quiet():
             sequence = self._catalog.committed_sequence
-            complete = await trio.to_thread.run_sync(checkpoint_with_sums, path, ahead)
+            with self._catalog.out_of_wal():
+                complete = await trio.to_thread.run_sync(checkpoint_with_sums, path, ahead)
         if not complete:
             return False
         self.sequence = sequence

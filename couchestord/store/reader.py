@@ -46,6 +46,8 @@ def plan(reader: CatalogReader, row: EntryRow, first: int, length: int) -> list[
     end = first + length
     if not length:
         return []
+    if row.extent is not None and end <= row.extent.length:
+        return [Run(row.extent, first, length)]
     if row.content is not None:
         return _content_runs(reader, row.content, first, end)
     runs: list[Run] = []
@@ -219,8 +221,8 @@ class ReaderParts:
 def open_reader(
     reader: CatalogReader, parts: ReaderParts, info: ObjectInfo, row: EntryRow, byte_range: ByteRange | None
 ) -> ObjectReader:
-    """Resolve a range and hold what it needs. Synchronous: nothing can move in between. Raises InvalidRange,
-    DataLost.
+    """Resolve a range and hold what it needs. `row` was found just now: nothing was awaited since, so nothing moved.
+    Raises InvalidRange, DataLost.
     """
     first, length = resolve_range(byte_range, row.size)
     runs = plan(reader, row, first, length)

@@ -173,7 +173,7 @@ class ObjectStore(Accounts):
         Raises NoSuchKey, NoSuchVersion, MethodNotAllowed for a delete marker, InvalidRange, NotModified,
         PreconditionFailed; DataLost here or while reading.
         """
-        row, info = self._find(bucket, key, version_id, conditions)
+        row, info = self._find(bucket, key, version_id, conditions, with_extent=True)
         return open_reader(self._core.catalog.reading, self._core.reader_parts, info, row, byte_range)
 
     async def head(
@@ -188,10 +188,10 @@ class ObjectStore(Accounts):
         return self._find(bucket, key, version_id, conditions)[1]
 
     def _find(
-        self, bucket: str, key: bytes, version_id: str | None, conditions: Conditions
+        self, bucket: str, key: bytes, version_id: str | None, conditions: Conditions, *, with_extent: bool = False
     ) -> tuple[EntryRow, ObjectInfo]:
         bucket_row = self._bucket(bucket)
-        _, _, row = find_version(self._core.catalog.reading, bucket_row, key, version_id)
+        _, _, row = find_version(self._core.catalog.reading, bucket_row, key, version_id, with_extent=with_extent)
         if is_marker(row):
             raise MethodNotAllowed(f"version {version_id} of {key!r} is a delete marker")
         check_read(conditions, row)

@@ -17,6 +17,7 @@ from small_store import (
     flip,
     journal_files,
     new_store,
+    other_reader,
     put_all,
     read,
 )
@@ -47,6 +48,40 @@ async def test_checkpoint_moves_the_wal_and_keeps_sums(tmp_path: Path) -> None:
         assert sums_path(catalog_of(tmp_path)).stat().st_mtime_ns == stored
 
 
+async def test_readers_of_the_store_keep_no_checkpoint_from_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their transaction lasts from commit to commit, but for this."""
+    real = checkpoint_with_sums
+    async with new_store(tmp_path) as store:
+
+        def read_meanwhile(path: Path, ahead: pages.Moved) -> bool:
+            assert core_of(store).catalog.reading.bucket("box")
+            core_of(store).catalog.accounts.users()
+            return real(path, ahead)
+
+        monkeypatch.setattr(maintenance, "checkpoint_with_sums", read_meanwhile)
+        await store.put("box", b"key", b"body")
+        assert await read(store, b"key") == b"body"
+        assert await core_of(store).jobs.checkpointer.checkpoint()
+        assert not core_of(store).catalog.wal_bytes()
+        assert await read(store, b"key") == b"body"
+
+
+async def test_wal_begins_anew_though_readers_never_rest(tmp_path: Path) -> None:
+    async with new_store(tmp_path) as store:
+        path = catalog_of(tmp_path)
+        await put_all(store, {b"%d" % number: b"" for number in range(40)})
+        assert await read(store, b"0") == b""
+        before, size = salt_of(Path(f"{path}-wal")), core_of(store).catalog.wal_bytes()
+        checkpoint(path)
+        assert await read(store, b"0") == b""
+        await store.put("box", b"key", b"body")
+        assert salt_of(Path(f"{path}-wal")) != before
+        assert core_of(store).catalog.wal_bytes() == size
+        assert await read(store, b"key") == b"body"
+
+
 async def test_checkpoint_is_taken_when_the_wal_has_grown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with new_store(tmp_path) as store:
         checkpointer = core_of(store).jobs.checkpointer
@@ -62,8 +97,7 @@ async def test_checkpoint_that_a_reader_keeps_from_its_end(tmp_path: Path) -> No
     """Then nothing may be trimmed that only the WAL holds, and no snapshot is taken of half a catalog."""
     async with new_store(tmp_path) as store:
         jobs = core_of(store).jobs
-        with core_of(store).catalog.snapshot() as reader:
-            reader.bucket("box")
+        with other_reader(tmp_path):
             await store.put("box", b"key", b"body")
             assert not await jobs.checkpointer.checkpoint()
             assert not await jobs.snapshotter.take()
@@ -289,8 +323,7 @@ async def test_sums_hold_whatever_is_written_beside_a_checkpoint_ahead(tmp_path:
             with contextlib.ExitStack() as stack:
                 if turn % 3 == 2:
                     # a reader of what was there: what is written from now on cannot be moved
-                    reader = stack.enter_context(core_of(store).catalog.snapshot())
-                    reader.bucket("box")
+                    stack.enter_context(other_reader(tmp_path))
                     await write(5)
                 ahead = checkpoint_ahead(path)
                 assert ahead.frames > 0
@@ -298,7 +331,8 @@ async def test_sums_hold_whatever_is_written_beside_a_checkpoint_ahead(tmp_path:
             await write(rng.choice((0, 1, 20)))
             verify_pages(path)
             if turn % 2:
-                assert checkpoint_with_sums(path, ahead)
+                with core_of(store).catalog.out_of_wal():
+                    assert checkpoint_with_sums(path, ahead)
                 assert not committed_pages(Path(f"{path}-wal"))
                 verify_pages(path)
         kept = dump(path)
@@ -358,8 +392,7 @@ async def test_new_data_waits_while_the_wal_is_full_and_deletes_do_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with new_store(tmp_path) as store:
-        with core_of(store).catalog.snapshot() as reader:
-            reader.bucket("box")
+        with other_reader(tmp_path):
             await store.put("box", b"key", b"body")
             monkeypatch.setattr(writer, "WAL_BYTES_MAX", core_of(store).catalog.wal_bytes() - 1)
             await core_of(store).jobs.checkpointer.checkpoint()

@@ -2,8 +2,8 @@
 
 import hashlib
 import random
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -142,6 +142,15 @@ def faults_of(path: Path) -> list[str]:
         return find_faults(connection)
     finally:
         connection.close()
+
+
+@contextmanager
+def other_reader(path: Path) -> Iterator[None]:
+    """A reader beside the store's own that stays at what its catalog holds now."""
+    with closing(open_reader(catalog_of(path))) as connection:
+        connection.execute("begin")
+        connection.execute("select sequence from state").fetchone()
+        yield
 
 
 async def put_all(store: ObjectStore, bodies: dict[bytes, bytes]) -> None:

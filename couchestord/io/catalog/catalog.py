@@ -35,7 +35,8 @@ FILE_SUFFIXES = ("", "-wal", "-shm", ".sums")
 class Catalog:
     """An open catalog. One per process that writes; everything is synchronous and belongs to the store's task context.
 
-    `writing` sees the transaction that is open, `reading` only what is committed.
+    `writing` sees the transaction that is open, `reading` only what is committed. Readers share one read transaction
+    from one commit to the next: taking SQLite's locks and its view of the WAL for each statement doubled their price.
     """
 
     def __init__(self, path: Path) -> None:
@@ -67,6 +68,7 @@ class Catalog:
         self.writing_accounts = AccountReader(writer)
         self.reading = CatalogReader(self._reader, self.generations, self._reader_failed)
         self.accounts = AccountReader(self._reader, self._reader_failed)
+        self._hold()
 
     def watch(self, on_failure: Callable[[Exception], None]) -> None:
         """Call it, in the task of the reader, when a reader finds that the file cannot be read. Readers get Unavailable
@@ -145,6 +147,7 @@ class Catalog:
         self.generations.opened += 1
         self.reading.connect(reader, self._reader_failed)
         self.accounts.connect(reader, self._reader_failed)
+        self._hold()
 
     def _check_version(self) -> None:
         with sqlite_errors(f"reading the catalog {self.path}"):
@@ -197,7 +200,12 @@ class Catalog:
             self.applier.save()
             # before it, for a commit that raises may have happened
             self.generations.follow(self.applier.generations)
-            self._writer.execute("commit")
+            # before it too, for a commit that begins the WAL anew waits for no reader
+            self._let_go()
+            try:
+                self._writer.execute("commit")
+            finally:
+                self._hold()
         self.committed_sequence = self.applier.sequence
 
     def rollback(self) -> None:
@@ -210,11 +218,34 @@ class Catalog:
 
     @contextmanager
     def snapshot(self) -> Iterator[CatalogReader]:
-        """One read transaction over several questions."""
+        """One read transaction over several questions. Nothing may be awaited, nor committed, meanwhile."""
+        if self._reader.in_transaction:
+            yield self.reading
+            return
         self._reader.execute("begin")
         try:
             yield self.reading
         finally:
+            self._let_go()
+
+    @contextmanager
+    def out_of_wal(self) -> Iterator[None]:
+        """Readers hold no transaction meanwhile, but run each statement by itself: no other keeps the WAL from being
+        emptied. Nothing may be committed.
+        """
+        self._let_go()
+        try:
+            yield
+        finally:
+            self._hold()
+
+    def _hold(self) -> None:
+        """Let what readers ask from now on be one transaction. It begins with their first statement."""
+        if isinstance(self._reader, Connection) and not self._reader.in_transaction:
+            self._reader.execute("begin")
+
+    def _let_go(self) -> None:
+        if self._reader.in_transaction:
             self._reader.execute("rollback")
 
     def wal_bytes(self) -> int:
