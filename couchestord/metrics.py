@@ -4,19 +4,19 @@ Counters are counted where things happen; gauges are the store's state at the mo
 `Snapshot`. There is no bucket and no key in a label: the number of series does not grow with what is stored.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Final
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Histogram,
-    ProcessCollector,
-    disable_created_metrics,
-    generate_latest,
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
 )
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -45,40 +45,23 @@ class Snapshot:
 
 
 class Metrics:
-    """The metrics of one daemon, in a registry of their own. All methods are quick, and safe from any thread."""
+    """The metrics of one daemon, in a registry of their own. All methods are quick, and belong to one task context."""
 
     def __init__(self) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series per counter that nothing here reads
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
-        self._requests = Counter(
-            "couchestord_requests_total",
-            "Requests answered, by S3 operation and class of the status.",
-            ["operation", "status"],
-            registry=self._registry,
-        )
-        self._seconds = Histogram(
-            "couchestord_request_duration_seconds",
-            "Time from the head of a request to the end of its response.",
-            ["operation"],
-            buckets=_SECONDS_BUCKETS,
-            registry=self._registry,
-        )
-        self._received = Counter(
-            "couchestord_received_bytes_total", "Bytes of request bodies.", registry=self._registry
-        )
-        self._sent = Counter("couchestord_sent_bytes_total", "Bytes of response bodies.", registry=self._registry)
-        self._bound: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
+        self._requests = _Requests()
+        self._registry.register(self._requests)
 
     def count_request(self, operation: str, status: int, seconds: float, received_bytes: int, sent_bytes: int) -> None:
         """One request answered. `operation` is a name from a fixed set, never what a client sent."""
-        counter, histogram = self._bound.get((operation, status // 100)) or self._bind(operation, status // 100)
-        counter.inc()
-        histogram.observe(seconds)
-        if received_bytes:
-            self._received.inc(received_bytes)
-        if sent_bytes:
-            self._sent.inc(sent_bytes)
+        requests = self._requests
+        tally = requests.tallies.get(operation) or requests.add(operation)
+        tally.statuses[status // 100] += 1
+        tally.seconds += seconds
+        tally.buckets[bisect_left(_SECONDS_BUCKETS, seconds)] += 1
+        requests.received_bytes += received_bytes
+        requests.sent_bytes += sent_bytes
 
     def render(self, snapshot: Snapshot) -> bytes:
         """The page of /metrics, with gauges from `snapshot`."""
@@ -86,13 +69,54 @@ class Metrics:
         once.register(_Gauges(snapshot))
         return generate_latest(self._registry) + generate_latest(once)
 
-    def _bind(self, operation: str, status_class: int) -> tuple[Counter, Histogram]:
-        """Label look-up is four times the price of the count, so its result is kept."""
-        if len({name for name, _ in self._bound}) >= _OPERATIONS_MAX:
+
+class _Tally:
+    """What is counted of one operation."""
+
+    __slots__ = ("buckets", "seconds", "statuses")
+
+    def __init__(self) -> None:
+        self.statuses = [0] * 6
+        """Requests by the first digit of their status."""
+        self.seconds = 0.0
+        self.buckets = [0] * (len(_SECONDS_BUCKETS) + 1)
+
+
+class _Requests(Collector):
+    """Counts of requests. The library's own counters lock and look up at each count: four times the price."""
+
+    def __init__(self) -> None:
+        self.tallies: dict[str, _Tally] = {}
+        self.received_bytes = 0
+        self.sent_bytes = 0
+
+    def add(self, operation: str) -> _Tally:
+        if len(self.tallies) >= _OPERATIONS_MAX:
             operation = "other"
-        bound = (self._requests.labels(operation, f"{status_class}xx"), self._seconds.labels(operation))
-        self._bound[operation, status_class] = bound
-        return bound
+        return self.tallies.setdefault(operation, _Tally())
+
+    def collect(self) -> Iterable[Metric]:
+        requests = CounterMetricFamily(
+            "couchestord_requests",
+            "Requests answered, by S3 operation and class of the status.",
+            labels=["operation", "status"],
+        )
+        durations = HistogramMetricFamily(
+            "couchestord_request_duration_seconds",
+            "Time from the head of a request to the end of its response.",
+            labels=["operation"],
+        )
+        bounds = [*map(str, _SECONDS_BUCKETS), "+Inf"]
+        for operation, tally in sorted(self.tallies.items()):
+            for digit, count in enumerate(tally.statuses):
+                if count:
+                    requests.add_metric([operation, f"{digit}xx"], count)
+            buckets = list(zip(bounds, accumulate(tally.buckets), strict=True))
+            durations.add_metric([operation], buckets, tally.seconds)
+        yield requests
+        yield durations
+        yield CounterMetricFamily("couchestord_received_bytes", "Bytes of request bodies.", value=self.received_bytes)
+        yield CounterMetricFamily("couchestord_sent_bytes", "Bytes of response bodies.", value=self.sent_bytes)
 
 
 class _Gauges(Collector):

@@ -57,6 +57,9 @@ class Conditions:
     """Of a change: whom the bucket must belong to when it is made."""
 
 
+NO_CONDITIONS = Conditions()
+
+
 @dataclass(frozen=True, slots=True)
 class ByteRange:
     """A range as asked for: first and last offset, both inclusive. `first` None: the last `last` bytes. `last` None:

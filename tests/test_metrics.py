@@ -43,6 +43,25 @@ def test_requests_are_counted_by_operation_and_class() -> None:
     assert found[name, (("le", "0.01"), ("operation", "GetObject"))] == 0
 
 
+def test_durations_lie_in_buckets_up_to_and_with_their_bounds() -> None:
+    metrics = Metrics()
+    for seconds in (0.0, 0.01, 0.0101, 0.5, 31.0):
+        metrics.count_request("GetObject", 200, seconds, 0, 0)
+    metrics.count_request("PutObject", 200, 1.0, 0, 0)
+    found = samples(metrics.render(Snapshot()))
+    name = "couchestord_request_duration_seconds"
+
+    def up_to(bound: str) -> float:
+        return found[f"{name}_bucket", (("le", bound), ("operation", "GetObject"))]
+
+    assert [up_to(bound) for bound in ("0.001", "0.005", "0.01", "0.025", "0.25", "0.5", "30.0", "+Inf")] == [
+        *(1, 1, 2, 3, 3, 4, 4, 5)
+    ]
+    assert found[f"{name}_count", (("operation", "GetObject"),)] == 5
+    assert found[f"{name}_sum", (("operation", "GetObject"),)] == 0.01 + 0.0101 + 0.5 + 31.0
+    assert found[f"{name}_sum", (("operation", "PutObject"),)] == 1.0
+
+
 def test_gauges_are_the_snapshot() -> None:
     found = samples(Metrics().render(FULL))
     assert found["couchestord_disks", (("state", "missing"),)] == 1

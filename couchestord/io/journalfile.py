@@ -48,14 +48,14 @@ class JournalFile:
     zeroed_to: int = rec.FILE_HEADER_BYTES
     indexed: dict[int, tuple[int, int]] = field(default_factory=dict)
     """(records, bytes) of its index, by disk."""
+    path: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.path = f"{FOLDER}/{rec.file_name(self.epoch, self.first)}"
 
     @property
     def end(self) -> int:
         return self.first + len(self.offsets)
-
-    @property
-    def path(self) -> str:
-        return f"{FOLDER}/{rec.file_name(self.epoch, self.first)}"
 
     def place(self, sequence: int) -> tuple[int, int]:
         """(offset, length) of a record that it holds."""

@@ -14,7 +14,7 @@ passes for this one.
 """
 
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import msgspec
 
@@ -48,8 +48,7 @@ class FileHeader(msgspec.Struct, frozen=True, array_like=True):
     file begins with a repeat of records that were durable before it: until the repeat is whole, they count."""
 
 
-@dataclass(frozen=True, slots=True)
-class RecordHead:
+class RecordHead(NamedTuple):
     """The head of a valid record."""
 
     epoch: int
@@ -135,14 +134,15 @@ def unpack_record(
     body_at = meta_at + meta_length
     if len(buffer) < body_at + (body_length if verify_body else 0):
         raise Corrupt("record is cut short")
-    identity = store_id + bytes(buffer[offset : offset + _HEAD.size]) + bytes(buffer[meta_at:body_at])
+    view = memoryview(buffer)
+    identity = b"".join((store_id, view[offset : offset + _HEAD.size], view[meta_at:body_at]))
     if xxh3_64(identity) != _SUM.unpack_from(buffer, offset + _HEAD.size)[0]:
         raise Corrupt("record fails its checksum")
     if version != RECORD_VERSION:
         raise UnknownFormat(
             f"journal record of version {version}; this program reads {RECORD_VERSION}. Use a newer couchestord."
         )
-    if verify_body and xxh3_64(buffer[body_at : body_at + body_length]) != body_sum:
+    if verify_body and xxh3_64(view[body_at : body_at + body_length]) != body_sum:
         raise Corrupt("record body fails its checksum")
     return RecordHead(epoch, sequence, group, meta_length, body_length, body_sum)
 

@@ -2,7 +2,7 @@
 
 from couchestord.errors import NoSuchKey, NotModified, PreconditionFailed
 from couchestord.io.catalog.read import EntryRow
-from couchestord.model import Conditions
+from couchestord.model import NO_CONDITIONS, Conditions
 from couchestord.store.values import etag_text
 
 _SECOND_NS = 1_000_000_000
@@ -28,6 +28,8 @@ def check_read(conditions: Conditions, row: EntryRow) -> None:
 
     Raises PreconditionFailed or NotModified. Times are compared in whole seconds, as HTTP carries them.
     """
+    if conditions is NO_CONDITIONS:
+        return
     etag = etag_text(row.etag)
     modified_s = row.modified_ns // _SECOND_NS
     if conditions.if_match:

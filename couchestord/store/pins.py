@@ -1,6 +1,6 @@
 """What readers under way still need: space is freed only when nobody holds it."""
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable
 
 from couchestord.ec.segments import SegmentPool
@@ -11,7 +11,7 @@ class Pins:
 
     def __init__(self, pool: SegmentPool) -> None:
         self._pool = pool
-        self._records: Counter[int] = Counter()
+        self._records: defaultdict[int, int] = defaultdict(int)
 
     def hold(self, segments: Iterable[int], records: Iterable[int] = ()) -> None:
         """Keep segments and journal records (by sequence) where they are."""

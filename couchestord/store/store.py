@@ -12,6 +12,7 @@ from couchestord.io.catalog.read import BucketRow, EntryRow
 from couchestord.model import (
     DEFAULT_POLICY,
     LIST_KEYS_MAX,
+    NO_CONDITIONS,
     Attributes,
     Body,
     BucketInfo,
@@ -38,7 +39,6 @@ from couchestord.store.reader import ObjectReader, open_reader
 from couchestord.store.values import bucket_info, is_marker, object_info, pack_etag
 
 _NO_ATTRIBUTES = Attributes()
-_NO_CONDITIONS = Conditions()
 UPLOADS_LISTED_MAX = 1000
 PartPage = tuple[list[PartInfo], bool]
 UploadPage = tuple[list[UploadInfo], bool]
@@ -131,7 +131,7 @@ class ObjectStore(Accounts):
         *,
         size: int | None = None,
         attributes: Attributes = _NO_ATTRIBUTES,
-        conditions: Conditions = _NO_CONDITIONS,
+        conditions: Conditions = NO_CONDITIONS,
         finish: Callable[[], Attributes] | None = None,
     ) -> ObjectInfo:
         """Store an object under a key of 1 to 1024 bytes of UTF-8, in place of what the key named.
@@ -166,7 +166,7 @@ class ObjectStore(Accounts):
         *,
         byte_range: ByteRange | None = None,
         version_id: str | None = None,
-        conditions: Conditions = _NO_CONDITIONS,
+        conditions: Conditions = NO_CONDITIONS,
     ) -> ObjectReader:
         """A reader of one whole version as it is now, whatever is written later.
 
@@ -182,7 +182,7 @@ class ObjectStore(Accounts):
         key: bytes,
         *,
         version_id: str | None = None,
-        conditions: Conditions = _NO_CONDITIONS,
+        conditions: Conditions = NO_CONDITIONS,
     ) -> ObjectInfo:
         """What `get` would say of the object. Raises as `get` does."""
         return self._find(bucket, key, version_id, conditions)[1]
@@ -198,7 +198,7 @@ class ObjectStore(Accounts):
         return row, object_info(bucket_row, key, row)
 
     async def delete(
-        self, bucket: str, key: bytes, *, version_id: str | None = None, conditions: Conditions = _NO_CONDITIONS
+        self, bucket: str, key: bytes, *, version_id: str | None = None, conditions: Conditions = NO_CONDITIONS
     ) -> DeleteResult:
         """Delete an object, or one version of it. A key that is not there is no error. Works on a full disk.
 
@@ -232,8 +232,8 @@ class ObjectStore(Accounts):
         *,
         source_version_id: str | None = None,
         attributes: Attributes | None = None,
-        conditions: Conditions = _NO_CONDITIONS,
-        source_conditions: Conditions = _NO_CONDITIONS,
+        conditions: Conditions = NO_CONDITIONS,
+        source_conditions: Conditions = NO_CONDITIONS,
     ) -> ObjectInfo:
         """Copy by reference, in constant time; the bytes stay under the policy they were written under.
 
@@ -302,7 +302,7 @@ class ObjectStore(Accounts):
         *,
         byte_range: ByteRange | None = None,
         source_version_id: str | None = None,
-        source_conditions: Conditions = _NO_CONDITIONS,
+        source_conditions: Conditions = NO_CONDITIONS,
     ) -> PartInfo:
         """A part by reference: a range of another object, which must lie within it. Raises InvalidRange; as `get`."""
         first, last = (byte_range.first, byte_range.last) if byte_range else (None, None)
@@ -329,7 +329,7 @@ class ObjectStore(Accounts):
         upload_id: str,
         parts: Sequence[tuple[int, str]],
         *,
-        conditions: Conditions = _NO_CONDITIONS,
+        conditions: Conditions = NO_CONDITIONS,
         checksums: Mapping[str, str] = {},
     ) -> ObjectInfo:
         """Make the object of the parts (number, etag), all or nothing. For a day a repeated call answers the same.
@@ -388,7 +388,7 @@ class ObjectStore(Accounts):
 
     async def describe(self, bucket: str, key: bytes) -> dict[str, Any]:
         """Where every extent, shard and replica of an object lies, ready for JSON. Raises NoSuchKey."""
-        row, info = self._find(bucket, key, None, _NO_CONDITIONS)
+        row, info = self._find(bucket, key, None, NO_CONDITIONS)
         return describe_object(self._core, row, info)
 
     async def destage(self) -> None:

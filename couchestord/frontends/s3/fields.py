@@ -9,7 +9,7 @@ from typing import Final
 from couchestord.errors import InvalidArgument, InvalidRequest, MetadataTooLarge, NotSupported
 from couchestord.frontends.http import Response
 from couchestord.frontends.s3.routes import Query
-from couchestord.model import Attributes, ByteRange, Conditions, ObjectInfo
+from couchestord.model import NO_CONDITIONS, Attributes, ByteRange, Conditions, ObjectInfo
 
 Headers = Mapping[bytes, bytes]
 Header = tuple[bytes, bytes]
@@ -31,7 +31,6 @@ _EPOCH_DAY: Final = date(1970, 1, 1).toordinal()
 _ACCEPT_RANGES: Final = (b"Accept-Ranges", b"bytes")
 _DEFAULT_TYPE: Final = b"binary/octet-stream"
 _DEFAULT_TYPE_HEADER: Final = (b"content-type", _DEFAULT_TYPE)
-_NO_CONDITIONS: Final = Conditions()
 _NO_ATTRIBUTES: Final = Attributes()
 _RANGE_BYTES_MAX: Final = 128
 """No range is longer. What the expression costs grows with the square of the white space in a value."""
@@ -126,7 +125,7 @@ def read_conditions(headers: Headers, prefix: bytes = b"") -> Conditions:
     match, none = headers.get(prefix + b"if-match"), headers.get(prefix + b"if-none-match")
     since, until = headers.get(prefix + b"if-modified-since"), headers.get(prefix + b"if-unmodified-since")
     if match is none is since is until is None:
-        return _NO_CONDITIONS
+        return NO_CONDITIONS
     return Conditions(_etags(match), _etags(none), _time_ns(since), _time_ns(until))
 
 
@@ -137,7 +136,7 @@ def write_conditions(headers: Headers) -> Conditions:
         raise NotSupported("on writes, If-None-Match must be *")
     if b"if-modified-since" in headers or b"if-unmodified-since" in headers:
         raise NotSupported("on writes, conditions on the time are not supported")
-    return Conditions(_etags(match), _etags(none)) if match or none else _NO_CONDITIONS
+    return Conditions(_etags(match), _etags(none)) if match or none else NO_CONDITIONS
 
 
 def byte_range(value: bytes | None) -> ByteRange | None:

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from couchestord.frontends.http import responses
 from couchestord.frontends.http.messages import Header
 from couchestord.frontends.http.responses import CONTINUE, response_head
 
@@ -83,3 +84,10 @@ def test_continue_is_what_h11_sends() -> None:
     engine.receive_data(b"PUT / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\n")
     engine.next_event()
     assert engine.send(h11.InformationalResponse(status_code=100, headers=[], reason=b"Continue")) == CONTINUE
+
+
+def test_usual_names_are_what_the_check_would_let_pass() -> None:
+    for name in responses._USUAL:
+        assert name
+        assert not name.translate(None, responses._TOKEN)
+        assert name.lower() not in responses._FRAMING
