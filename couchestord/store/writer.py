@@ -73,6 +73,14 @@ class _Waiting:
     result: outcomes.Outcome[Any] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Room:
+    """Why a group may not grow, None while it may."""
+
+    for_new_data: Error | None
+    for_others: Error | None
+
+
 @dataclass(slots=True)
 class WriterStats:
     """Counters since the start."""
@@ -103,6 +111,8 @@ class Writer:
         """How the catalog failed; None when it did not or was repaired."""
         self._in_doubt: BaseException | None = None
         """Why a group failed at the journal. It may have happened, as the next start says, until another one is in."""
+        self._filled = self._fill
+        """How full the journal was when that was last asked: before each group."""
         self.stats = WriterStats()
 
     async def submit(self, request: object) -> Any:
@@ -110,9 +120,10 @@ class Writer:
 
         Cancellation does not take a request back: the call waits for the commit and returns.
         """
-        if isinstance(request, GROWING) and self._fill > SLOW_FROM:
+        if self._filled > SLOW_FROM and isinstance(request, GROWING):
             # a journal that fills slows its writers before it refuses them
-            await trio.sleep(SLOW_S_MAX * min(1.0, (self._fill - SLOW_FROM) / (1 - SLOW_FROM)))
+            self._filled = self._fill
+            await trio.sleep(SLOW_S_MAX * min(1.0, max(0.0, self._filled - SLOW_FROM) / (1 - SLOW_FROM)))
         reason = self._stopped or self._broken
         if reason is not None:
             raise type(reason)(str(reason))
@@ -272,6 +283,7 @@ class Writer:
     def _decide(self, group: list[_Waiting]) -> list[Entry]:
         """Decide and apply the group in one transaction. A request whose outcome cannot be applied is taken out."""
         excluded: set[int] = set()
+        room = self._look_for_room()
         while True:
             self._catalog.begin()
             entries: list[Entry] = []
@@ -279,7 +291,7 @@ class Writer:
                 if number in excluded:
                     continue
                 try:
-                    self._decide_one(waiting, entries)
+                    self._decide_one(waiting, room, entries)
                 except Error as error:
                     if isinstance(error, InternalError):
                         self._exclude(excluded, number, waiting, error)
@@ -305,26 +317,31 @@ class Writer:
     def _fill(self) -> float:
         return self._journal.size_bytes / self._journal.size_bytes_max
 
-    def _check_room(self, request: object) -> None:
-        """New data needs room in the journal and beyond the reserve of the disks; deletes and moves do not."""
-        is_growing = isinstance(request, GROWING)
-        if self._fill >= (1 if is_growing else OVERDRAFT):
-            raise JournalFull("the journal is full: destage has not caught up. Try again.")
-        if not is_growing:
-            return
+    def _look_for_room(self) -> _Room:
+        """New data needs room in the journal and beyond the reserve of the disks; deletes and moves do not.
+
+        Asked once for a group: nothing of it changes while one is decided.
+        """
+        self._filled = self._fill
+        full = JournalFull("the journal is full: destage has not caught up. Try again.")
+        others = full if self._filled >= OVERDRAFT else None
+        if self._filled >= 1:
+            return _Room(full, others)
         if self._catalog_is_tight:
-            raise NoSpace("the file system of the catalog is full: delete something, or make room there")
+            reason = "the file system of the catalog is full: delete something, or make room there"
+            return _Room(NoSpace(reason), others)
         if self._catalog.wal_bytes() > WAL_BYTES_MAX:
-            raise Unavailable(
-                "the catalog's WAL is full: checkpoints have not caught up, or a reader is in their way. Try again."
-            )
+            reason = "the catalog's WAL is full: checkpoints have not caught up, or a reader is in their way. Try again."
+            return _Room(Unavailable(reason), others)
         needed = replicas_needed(self._disks.m, self._disks.missing_count())
         if len(self._disks.roomy()) < needed <= len(self._disks.good()):
-            raise NoSpace("the disks are full: delete something, or add room")
+            return _Room(NoSpace("the disks are full: delete something, or add room"), others)
+        return _Room(None, others)
 
-    def _decide_one(self, waiting: _Waiting, entries: list[Entry]) -> None:
-        if not isinstance(waiting.request, FREEING):
-            self._check_room(waiting.request)
+    def _decide_one(self, waiting: _Waiting, room: _Room, entries: list[Entry]) -> None:
+        refusal = room.for_new_data if isinstance(waiting.request, GROWING) else room.for_others
+        if refusal is not None and not isinstance(waiting.request, FREEING):
+            raise type(refusal)(str(refusal))
         decision = self._decider.decide(waiting.request)
         if decision.outcome is not None:
             body_sum = EMPTY_SUM if not decision.body else decision.body_sum
