@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 KEY_LENGTH_BYTES_MAX = 1024
 BUCKET_NAME_LENGTH_MIN = 3
@@ -70,8 +70,7 @@ class ByteRange:
     last: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectInfo:
+class ObjectInfo(NamedTuple):
     """One version of an object."""
 
     bucket: str

@@ -331,7 +331,9 @@ class Writer:
             reason = "the file system of the catalog is full: delete something, or make room there"
             return _Room(NoSpace(reason), others)
         if self._catalog.wal_bytes() > WAL_BYTES_MAX:
-            reason = "the catalog's WAL is full: checkpoints have not caught up, or a reader is in their way. Try again."
+            reason = (
+                "the catalog's WAL is full: checkpoints have not caught up, or a reader is in their way. Try again."
+            )
             return _Room(Unavailable(reason), others)
         needed = replicas_needed(self._disks.m, self._disks.missing_count())
         if len(self._disks.roomy()) < needed <= len(self._disks.good()):

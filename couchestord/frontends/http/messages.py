@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 Header = tuple[bytes, bytes]
 
@@ -32,8 +32,7 @@ class Limits:
     """Read from a socket at once, of a body."""
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(NamedTuple):
     """The head of a request, as `Request` shows it."""
 
     method: bytes
@@ -67,8 +66,7 @@ class ResponseBody(Protocol):
     async def aclose(self) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """A request whose head is complete.
 
     `target` is what the request line says, undecoded. Header names are lower case, values stripped of white space, both
@@ -89,8 +87,7 @@ def _nothing(_sent_bytes: int) -> None:
     return None
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(NamedTuple):
     """What a handler answers. The connection adds Content-Length, Date and Connection.
 
     `length_bytes` is the length of a `body` that is no bytes. For HEAD it is announced, and `body` stays empty.

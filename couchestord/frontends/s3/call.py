@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 import trio
 
@@ -36,8 +36,7 @@ class S3Options:
     """CompleteMultipartUpload: ten thousand parts."""
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """One request whose signature is right and whose sender may do what it asks."""
 
     store: ObjectStore

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from couchestord.errors import InvalidArgument, InvalidURI, MethodNotAllowed, NotSupported
@@ -19,6 +19,8 @@ _QUERY_FIELDS_MAX: Final = 200
 
 
 class Operation(StrEnum):
+    __hash__ = str.__hash__  # that of an enumeration is a function in Python
+
     LIST_BUCKETS = "ListBuckets"
     CREATE_BUCKET = "CreateBucket"
     HEAD_BUCKET = "HeadBucket"
@@ -82,8 +84,7 @@ class Query:
 _NO_QUERY: Final = Query(())
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """What a request line names. `path` is decoded; `bucket` is empty for the service, `key` for a bucket."""
 
     path: bytes

@@ -101,7 +101,9 @@ class _Answer:
         self._body: _CountedBody | None = None
         if request.content_length != 0:
             self._body = body = _CountedBody(request.body)
-            self._request = Request(request.method, request.target, request.headers, body, request.content_length)
+            self._request = Request(
+                request.method, request.target, request.headers, body, request.content_length, request.fields
+            )
         self._operation: Operation | None = None
         self._call: Call | None = None
         self._status = 0
@@ -190,8 +192,10 @@ class _CountedBody:
         return count
 
 
-def join_headers(request: Request) -> dict[bytes, bytes]:
+def join_headers(request: Request) -> Mapping[bytes, bytes]:
     """Headers by name, repeated ones joined by a comma, as they are signed. Raises InvalidRequest."""
+    if request.fields is not None:
+        return request.fields
     joined: dict[bytes, bytes] = {}
     for name, value in request.headers:
         if name in joined:
