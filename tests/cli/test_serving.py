@@ -1,19 +1,24 @@
 """The contract of `up`, `serve` and `key` that others script against, by processes of their own."""
 
+import gc
 import os
 import signal
 import socket
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from daemons import FREE_PORTS, command, result, running
 
+from couchestord import daemon as daemon_module
+from couchestord import logs
+from couchestord.cli import serving
 from couchestord.cli.credentials import lines_to_paste
-from couchestord.config import parse_address
+from couchestord.config import Config, parse_address
 from couchestord.frontends.admin.client import ask
 
 
@@ -193,3 +198,23 @@ def test_unknown_key_in_file_and_environment(tmp_path: Path) -> None:
     path.write_text("[s3]\nadress = ':1'\n")
     assert "did you mean s3.address" in fails("serve", "--config", path)
     assert "COUCHESTORD_S3__ADRESS" in fails("serve", COUCHESTORD_S3__ADRESS=":1")
+
+
+def test_what_lives_as_long_as_the_daemon_is_not_searched_for_cycles(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, int]] = []
+
+    async def run(_config: Config, *, announce: Callable[[object], None], **_: object) -> None:
+        announce(None)
+
+    monkeypatch.setattr(daemon_module, "run", run)
+    monkeypatch.setattr(logs, "configure", lambda *_: None)
+    before = gc.get_threshold()
+    assert gc.get_freeze_count() == 0
+    try:
+        serving._run(Config(), announce=lambda _: seen.append((gc.get_freeze_count(), gc.get_threshold()[0])))
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*before)
+    ((frozen, threshold),) = seen
+    assert frozen > 10_000
+    assert threshold == serving._YOUNG_OBJECTS_MAX

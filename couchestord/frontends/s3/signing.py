@@ -53,20 +53,20 @@ def canonical_request(
     method: bytes, target: Target, headers: Mapping[bytes, bytes], signed_headers: Sequence[bytes], payload: bytes
 ) -> bytes:
     """What a request is signed over. Raises SignatureDoesNotMatch when a signed header is not there."""
-    lines = b""
+    lines = []
     for name in signed_headers:
         value = headers.get(name)
         if value is None:
             raise SignatureDoesNotMatch(f"the signed header {name.decode('ascii')} is not in the request")
         if b"  " in value:
             value = b" ".join(value.split())
-        lines += b"%b:%b\n" % (name, value)
+        lines.append(name + b":" + value)
     path = target.path
     if not _PLAIN_PATH.match(path):
         path = quote_from_bytes(path, safe="/-_.~").encode("ascii")
     fields = target.query.fields
     query = _canonical_query(fields) if fields else b""
-    return b"%b\n%b\n%b\n%b\n%b\n%b" % (method, path, query, lines, b";".join(signed_headers), payload)
+    return b"\n".join((method, path, query, *lines, b"", b";".join(signed_headers), payload))
 
 
 def _canonical_query(fields: Sequence[tuple[bytes, bytes]]) -> bytes:
