@@ -26,6 +26,7 @@ _JOINED_BYTES_MAX: Final = 256 << 10
 """A body up to this length is sent together with its head: one send, one copy."""
 _HEAD_RECEIVE_BYTES: Final = 64 << 10
 """Read at once while a head is awaited: the head, and a small body with it."""
+_LOOKS_TO_PASS_MAX: Final = 31
 _UNWAITED_BYTES_MAX: Final = 1 << 20
 """So much of a body is read before other tasks have a turn, when the client is always ahead."""
 _LINGER_BYTES_MAX: Final = 4 << 20
@@ -51,6 +52,7 @@ class Connection:
         self._busy = False
         self._sent_bytes = 0  # of the body under way
         self._unwaited_bytes = 0
+        self._looks_to_pass = self._looks_passed = 0
         self.deadline_s = math.inf
         """When, in trio's time, the client has been waited for too long: whoever watches calls `cut` then."""
 
@@ -103,7 +105,7 @@ class Connection:
             if protocol.has_early_bytes:
                 await trio.lowlevel.checkpoint()  # pipelined requests never wait for the socket: let others run
             else:
-                protocol.receive(await self._receive(_HEAD_RECEIVE_BYTES))
+                protocol.receive(await self._receive_next())
             while True:
                 head = protocol.next_head()
                 if isinstance(head, Head):
@@ -118,6 +120,23 @@ class Connection:
         except MalformedMessage as error:
             await self._refuse(error.status)
             return None
+
+    async def _receive_next(self) -> bytes:
+        """The first bytes of a head. When many clients are busy, they are there once all others have had their turn,
+        and a look then is cheaper than to ask epoll; after one in vain some requests pass without.
+        """
+        if self._looks_passed < self._looks_to_pass:
+            self._looks_passed += 1
+            return await self._receive(_HEAD_RECEIVE_BYTES)
+        self._looks_passed = 0
+        await trio.lowlevel.checkpoint()
+        try:
+            data = self._socket.recv(_HEAD_RECEIVE_BYTES)
+        except BlockingIOError:
+            self._looks_to_pass = min(2 * self._looks_to_pass + 1, _LOOKS_TO_PASS_MAX)
+            return await self._receive(_HEAD_RECEIVE_BYTES)
+        self._looks_to_pass = 0
+        return data
 
     async def _receive(self, bytes_max: int) -> bytes:
         while True:

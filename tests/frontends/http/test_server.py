@@ -492,3 +492,59 @@ def test_garbage_never_raises_anything_else(garbage: bytes) -> None:
     with suppress(MalformedMessage):
         head = protocol.next_head()
         assert head in (NEED_DATA, END) or isinstance(head, Head)
+
+
+class CountedSocket(socket.socket):
+    """Counts looks that found nothing."""
+
+    in_vain = 0
+
+    def recv(self, *arguments: int) -> bytes:
+        try:
+            return super().recv(*arguments)
+        except BlockingIOError:
+            self.in_vain += 1
+            raise
+
+
+@pytest.mark.parametrize("is_busy", [True, False])
+async def test_a_busy_client_is_not_waited_for_and_a_quiet_one_is_not_looked_at(
+    is_busy: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A busy one has sent its next request by the time that everybody has had a turn."""
+    requests, waits = 100, 0
+    real = trio.lowlevel.wait_readable
+
+    async def counted(sock: socket.socket) -> None:
+        nonlocal waits
+        waits += 1
+        await real(sock)
+
+    monkeypatch.setattr(trio.lowlevel, "wait_readable", counted)
+    near, far = socket.socketpair()
+    server = CountedSocket(near.family, near.type, near.proto, fileno=near.detach())
+    served = trio.Event()
+
+    async def handler(request: Request) -> Response:
+        if is_busy:
+            far.sendall(GET)
+        return Response(200, (), b"", None, lambda _: served.set())
+
+    with server, far:
+        server.setblocking(False)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(Connection(server, handler, Limits(), lambda: b"").run)
+            far.sendall(GET)
+            for _ in range(requests):
+                await served.wait()
+                served = trio.Event()
+                if not is_busy:
+                    await trio.testing.wait_all_tasks_blocked()
+                    far.sendall(GET)
+                assert far.recv(1000).startswith(b"HTTP/1.1 200")
+            nursery.cancel_scope.cancel()
+    if is_busy:
+        assert waits == server.in_vain == 0
+    else:
+        assert waits >= requests
+        assert 1 <= server.in_vain <= 10
