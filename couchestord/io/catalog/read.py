@@ -169,7 +169,7 @@ class CatalogReader:
         return row[0] if row else None
 
     def entry(self, directory: int, name: bytes, *, with_extent: bool = False) -> EntryRow | None:
-        """The live object of that name, on request with the first extent of its content: cheaper than two statements."""
+        """The live object of that name, on request with the first extent of its content: cheaper than asking twice."""
         if with_extent:
             row = self._row(_FOUND, (directory, name))
             if row is None:
