@@ -118,6 +118,10 @@ class SegmentPool:
             self.give_up(segment)
         await self._seal_rest()
 
+    def seal_later(self, rows: Iterable[SegmentRow]) -> None:
+        """What a run before left open and could not be sealed at the start is sealed as what is given up here is."""
+        self._unsealed |= {row.id: SealSegment(row.id, -1) for row in rows if row.state == STATE_OPEN}
+
     async def aclose(self) -> None:
         """Seal what is open. Call it when no writer is left; after a crash `seal_left_open` does it."""
         while self._idle:

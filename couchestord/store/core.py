@@ -83,13 +83,15 @@ async def run_core(disks: Disks, catalog_path: Path, options: StoreOptions, cloc
             core = await _build(nursery, disks, catalog_path, options, clock)
             try:
                 nursery.start_soon(core.writer.run)
+                before = core.catalog.reading.segments()
                 try:
-                    await seal_left_open(core.catalog.reading.segments(), core.submit)
+                    await seal_left_open(before, core.submit)
                 except (Unavailable, NoSpace, Corrupt) as error:
                     if isinstance(error, Corrupt) and not core.writer.broken_because:
                         raise
-                    # no reason not to serve: what is open from before is not appended to, and the next start seals it
+                    # no reason not to serve: what is open from before is not appended to
                     log.warning("segments were not sealed yet", reason=str(error))
+                    core.pool.seal_later(before)
                 if not core.started.read_only:
                     for index in disks.stale:
                         nursery.start_soon(core.jobs.monitor.welcome, index)

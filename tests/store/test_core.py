@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -15,6 +16,7 @@ from couchestord.ec.shards import shard_path
 from couchestord.errors import Corrupt, DiskFailed, JournalFull, NoSuchKey, ShuttingDown, TooFewDisks
 from couchestord.io.catalog.segments import STATE_OPEN, STATE_SEALED
 from couchestord.io.disks import create_store, load_disks
+from couchestord.io.requests import SealSegment
 from couchestord.service import Progress
 from couchestord.store.core import run_core, run_service
 from couchestord.store.store import ObjectStore
@@ -246,6 +248,33 @@ async def test_segments_left_open_are_sealed_by_a_start(tmp_path: Path) -> None:
         # a segment is never appended to again after a start
         assert [row.state for row in core_of(store).catalog.reading.segments()] == [1, 0]
         await finish(core_of(store).jobs.compactor)
+        await check(store, BODIES)
+
+
+async def test_segments_that_a_start_could_not_seal_are_sealed_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else nobody would rebuild their shards, nor drop them, before the next start."""
+    sims = await new_disks()
+    async with running(tmp_path, sims) as store:
+        await store.create_bucket("box")
+        await put_all(store, BODIES)
+        assert [row.state for row in core_of(store).catalog.reading.segments()] == [STATE_OPEN]
+    submit = Writer.submit
+
+    async def refuse(writer: Writer, request: object) -> Any:
+        if isinstance(request, SealSegment) and refusing:
+            raise JournalFull("as the test wants it")
+        return await submit(writer, request)
+
+    refusing = True
+    monkeypatch.setattr(Writer, "submit", refuse)
+    async with running(tmp_path, [sim.crash() for sim in sims]) as store:
+        core = core_of(store)
+        for state in (STATE_OPEN, STATE_SEALED):
+            refusing = state == STATE_OPEN
+            await finish(core.jobs.housekeeper)
+            assert [row.state for row in core.catalog.reading.segments()] == [state]
         await check(store, BODIES)
 
 
