@@ -136,7 +136,8 @@ def _why_read_only(disks: Disks) -> str:
 async def _find_catalog(
     disks: Disks, path: Path, journal: Journal, log_chain: Chain, restore: Restore, verify: Callable[[Path], None]
 ) -> tuple[Catalog, str | None]:
-    remove(_beside(path))  # what a repair or a start that was cut off has left
+    with suppress(OSError):
+        remove(_beside(path))  # what a repair or a start that was cut off has left; it does no harm
     reason = "there was none" if not path.exists() else ""
     if not reason:
         try:

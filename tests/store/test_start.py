@@ -175,6 +175,16 @@ async def test_a_rebuilt_catalog_is_kept_by_the_next_start(tmp_path: Path) -> No
         assert (started.rebuilt is not None) == rebuilt
 
 
+async def test_leftovers_that_cannot_be_removed_keep_no_store_from_starting(tmp_path: Path) -> None:
+    path = tmp_path / "catalog.sqlite"
+    sims = await new_disks(2)
+    await work(sims, path, 1)
+    Path(f"{path}.new").mkdir()
+    started = await begin(sims, path)
+    started.catalog.close()
+    assert started.rebuilt is None
+
+
 async def test_a_start_that_fails_leaves_the_catalog_for_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,10 +13,17 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 import botocore.exceptions
+import urllib3
 
 ABSENT: Final = None
 Digest = bytes | None
-FAILURES: Final = (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError, OSError)
+FAILURES: Final = (
+    botocore.exceptions.BotoCoreError,
+    botocore.exceptions.ClientError,
+    urllib3.exceptions.HTTPError,
+    OSError,
+)
+"""HTTPError: a body that breaks off."""
 SMALL_BYTES: Final = (0, 1, 100, 4096, 20_000, 100_000)
 LARGE_BYTES: Final = (200_000, 1_300_000)
 LISTED_KEYS: Final = 50
