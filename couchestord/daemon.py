@@ -6,6 +6,7 @@ under way are finished, the store is drained, synced and closed.
 """
 
 import errno
+import math
 import os
 import signal
 import socket
@@ -38,6 +39,9 @@ _log = logs.get(__name__)
 
 _SNAPSHOT_TIMEOUT_S: Final = 5.0
 _BACKLOG: Final = 1024
+_PAUSE_S_MIN: Final = 0.1
+_PAUSE_S_MAX: Final = 30.0
+"""Before a store is opened again: doubled while that does not help."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,9 +168,24 @@ class _Stop:
                 self._everything.cancel()
             self._asked.set()
 
-    async def wait(self) -> None:
+    async def wait_or(self, other: Callable[[], Awaitable[None]]) -> bool:
+        """True once a stop is asked for, False when `other` returns before that."""
         self._orderly = True
-        await self._asked.wait()
+        async with trio.open_nursery() as nursery:
+
+            async def watch_other() -> None:
+                await other()
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(watch_other)
+            await self._asked.wait()
+            nursery.cancel_scope.cancel()
+        return self._asked.is_set()
+
+    def starting(self) -> bool:
+        """What follows may be cut. False when a stop was asked for already."""
+        self._orderly = False
+        return not self._asked.is_set()
 
 
 class _Daemon:
@@ -176,6 +195,9 @@ class _Daemon:
         self._clock = SystemClock()
         self._metrics = Metrics()
         self._readiness = Readiness()
+        self._announced = False
+        self._reopened_at = -math.inf
+        self._pause_s = _PAUSE_S_MIN
 
     async def run(
         self,
@@ -190,25 +212,71 @@ class _Daemon:
             metrics = await _bind("metrics", config.metrics.address, stack)
             health = await _bind("health", config.health.address, stack)
             await stack.enter_async_context(serve_http(health, HealthPages(self._readiness).handle))
-            store = await stack.enter_async_context(self._open(create_disks_count))
+
+            def announce_first(path: Path) -> None:
+                if self._announced:
+                    return
+                self._announced = True
+                announce(Running(_address(s3), _address(metrics), _address(health), path))
+                notify_systemd("READY=1", self._environ)
+
+            while stop.starting():
+                if await self._serve(prepare, announce_first, create_disks_count, stop, s3, metrics):
+                    break
+                await self._pause()
+        _log.info("daemon has stopped")
+
+    async def _serve(
+        self,
+        prepare: Callable[[ObjectStore], Awaitable[None]],
+        announce: Callable[[Path], None],
+        create_disks_count: int | None,
+        stop: _Stop,
+        s3: list[trio.SocketListener],
+        metrics: list[trio.SocketListener],
+    ) -> bool:
+        """From the opening of the store to its closing. True when that is the end; False when the store is to be opened
+        again: it could not be written, and may now, or could not be opened for the second time. What asks meanwhile
+        waits to be accepted.
+        """
+        config = self._config
+        async with AsyncExitStack() as stack:
+            try:
+                store = await stack.enter_async_context(self._open(create_disks_count))
+            except Error as error:
+                if not self._announced:
+                    raise
+                _log.error("the store cannot be opened again; it is tried on", reason=str(error))
+                self._readiness.waiting(f"starting: the store cannot be opened: {error}")
+                return False
             await prepare(store)
             async with AsyncExitStack() as servers:
                 page = MetricsPage(self._metrics, partial(self._snapshot, store))
-                await servers.enter_async_context(serve_http(metrics, page.handle))
+                await servers.enter_async_context(serve_http(_copies(metrics), page.handle))
                 path = await servers.enter_async_context(serve_admin(config.store.data, partial(execute, store)))
                 options = S3Options(region=config.s3.region)
                 server = S3Server(store, self._clock, options, self._metrics.count_request)
-                await servers.enter_async_context(serve_http(s3, server.handler))
+                await servers.enter_async_context(serve_http(_copies(s3), server.handler))
                 self._readiness.opened(store.health)
-                running = Running(_address(s3), _address(metrics), _address(health), path)
-                _log.info("daemon is ready", s3=str(running.s3), data=str(config.store.data))
-                announce(running)
-                notify_systemd("READY=1", self._environ)
-                await stop.wait()
-                notify_systemd("STOPPING=1", self._environ)
-                self._readiness.stopping()
+                _log.info("daemon is ready", s3=str(_address(s3)), data=str(config.store.data))
+                announce(path)
+                is_end = await stop.wait_or(store.wait_until_better)
+                if is_end:
+                    notify_systemd("STOPPING=1", self._environ)
+                    self._readiness.stopping()
+                    for listener in (*s3, *metrics):
+                        await listener.aclose()
+                else:
+                    self._readiness.waiting("starting: the store is opened again, since it may be written now")
             await store.drain()
-        _log.info("daemon has stopped")
+        return is_end
+
+    async def _pause(self) -> None:
+        """A store that cannot be written after all, time and again, is served in between."""
+        now = trio.current_time()
+        self._pause_s = min(_PAUSE_S_MAX, 2 * self._pause_s) if now < self._reopened_at + _PAUSE_S_MAX else _PAUSE_S_MIN
+        self._reopened_at = now + self._pause_s
+        await trio.sleep(self._pause_s)
 
     @asynccontextmanager
     async def _open(self, create_disks_count: int | None) -> AsyncIterator[ObjectStore]:
@@ -273,6 +341,11 @@ def _why_not_bound(section: str, address: Address, error: OSError) -> str:
     if error.errno == errno.EADDRNOTAVAIL:
         return f"cannot listen on {address}: this machine does not have that address; {change}"
     return f"cannot listen on {address}: {error.strerror or error}; {change}"
+
+
+def _copies(listeners: Sequence[trio.SocketListener]) -> list[trio.SocketListener]:
+    """The same listening sockets, for a server that closes them at its end."""
+    return [trio.SocketListener(listener.socket.dup()) for listener in listeners]
 
 
 def _address(listeners: Sequence[trio.SocketListener]) -> Address:

@@ -58,7 +58,7 @@ async def test_first_signal_stops_in_order_second_cuts() -> None:
     everything = trio.CancelScope()
     stop = daemon._Stop(everything)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(stop.wait)
+        nursery.start_soon(stop.wait_or, trio.sleep_forever)
         await trio.testing.wait_all_tasks_blocked()
         await stop.watch(signals_of(signal.SIGINT))
     assert not everything.cancel_called

@@ -7,22 +7,21 @@ then on. A file is never written twice at the same place, never continued after 
 """
 
 import bisect
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 
 import trio
 
 from couchestord import logs
-from couchestord.errors import Corrupt, DataLost, DiskError, InternalError, NoSpace
+from couchestord.errors import Corrupt, DataLost, DiskError, DiskFull, InternalError, NoSpace
 from couchestord.io import records as rec
 from couchestord.io.disk import Disk
 from couchestord.io.disks import Disks, replicas_needed
+from couchestord.io.fanout import call_all
 from couchestord.io.journalfile import Entry, JournalFile, JournalOptions, ShortFile, cut, taken, unlink_files
 from couchestord.io.recovery import FOLDER, Chain
+from couchestord.io.spare import Spares
 
 log = logs.get(__name__)
-
-
-DiskCall = Callable[[Disk], Awaitable[None]]
 
 
 class Journal:
@@ -37,6 +36,7 @@ class Journal:
         self._active: JournalFile | None = None
         self._needs_epoch = True
         self._void = [taken(file) for file in chain.void]
+        self.spares = Spares(disks, options.spare_bytes)
         self.degraded_reads_count = 0
         self.syncs_count = 0
         self.damaged: set[tuple[str, int]] = set()
@@ -168,17 +168,24 @@ class Journal:
         for index in chosen:
             self._disks.spend(index, rec.FILE_HEADER_BYTES + zeroes)
 
-        async def make(disk: Disk) -> None:
-            await disk.write_at(file.path, 0, [header])
-            if zeroes:
-                await disk.preallocate(file.path, rec.FILE_HEADER_BYTES, zeroes)
-            else:
-                await disk.sync(file.path)
+        async def make(index: int, disk: Disk) -> None:
+            try:
+                await disk.write_at(file.path, 0, [header])
+                if zeroes:
+                    await disk.preallocate(file.path, rec.FILE_HEADER_BYTES, zeroes)
+                else:
+                    await disk.sync(file.path)
+            except DiskFull as error:
+                size = await self.spares.take(index, disk, file.path, header)
+                if not size:
+                    raise
+                self._disks.fail(index, error)
+                file.zeroed_to = max(file.zeroed_to, size)
             await disk.sync_dir(FOLDER)
 
-        if not await self._on_all(chosen, make):
+        if not await call_all(self._disks, chosen, make):
             return None
-        file.zeroed_to += zeroes
+        file.zeroed_to = max(file.zeroed_to, rec.FILE_HEADER_BYTES + zeroes)
         return file
 
     def _choose(self, seed: int) -> list[int]:
@@ -186,7 +193,10 @@ class Journal:
         needed = replicas_needed(self._disks.m, self._disks.missing_count())
         roomy = self._disks.roomy()
         if len(roomy) < needed:
-            roomy = self._disks.spare()
+            # no room to speak of is perhaps none at all
+            roomy = kept = [index for index in self._disks.good() if self.spares.has(index)]
+            if len(roomy) < needed:
+                roomy = sorted({*kept, *self._disks.spare()})
         if len(roomy) < needed:
             raise NoSpace("the disks are full: delete something, or add room")
         wanted = min(len(roomy), self.replicas_wanted)
@@ -217,46 +227,25 @@ class Journal:
         for index in file.replicas:
             self._disks.spend(index, zeroes_at - file.zeroed_to + step * ahead)
 
-        async def write(disk: Disk) -> None:
+        async def write(_: int, disk: Disk) -> None:
             await disk.write_at(file.path, offset, [packed], sync=True)
             self.syncs_count += 1
 
-        async def zero_ahead(disk: Disk) -> None:
-            await disk.preallocate(file.path, zeroes_at, step)
+        async def zero_ahead(index: int, disk: Disk) -> None:
+            try:
+                await disk.preallocate(file.path, zeroes_at, step)
+            except DiskFull as error:
+                self._disks.fail(index, error)  # the group itself had its place
 
-        async def write_and_zero(disk: Disk) -> None:
+        async def write_and_zero(index: int, disk: Disk) -> None:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(write, disk)
-                nursery.start_soon(zero_ahead, disk)
+                nursery.start_soon(write, index, disk)
+                nursery.start_soon(zero_ahead, index, disk)
 
-        if not await self._on_all(file.replicas, write_and_zero if ahead else write):
+        if not await call_all(self._disks, file.replicas, write_and_zero if ahead else write):
             return False
         file.zeroed_to = zeroes_at + (step if ahead else 0)
         return True
-
-    async def _on_all(self, indexes: Sequence[int], call: DiskCall) -> bool:
-        """Run a call on several disks at once; a disk that fails is given up. True when none failed."""
-        failed = 0
-
-        async def one(index: int) -> None:
-            nonlocal failed
-            disk = self._disks.get(index)
-            try:
-                if disk is None:
-                    raise DiskError(self._disks.failures[index])
-                await call(disk)
-            except* DiskError as group:
-                failed += 1
-                for error in _leaves(group):
-                    self._disks.fail(index, error)
-
-        if len(indexes) == 1:
-            await one(indexes[0])
-        else:
-            async with trio.open_nursery() as nursery:
-                for index in indexes:
-                    nursery.start_soon(one, index)
-        return not failed
 
     # -- read ------------------------------------------------------------------------------------------------------
 
@@ -390,11 +379,3 @@ class Journal:
         await unlink_files(self._disks, void)
         await unlink_files(self._disks, gone)
         return len(gone)
-
-
-def _leaves(group: BaseExceptionGroup[DiskError]) -> Iterator[DiskError]:
-    for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            yield from _leaves(error)
-        else:
-            yield error

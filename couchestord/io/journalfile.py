@@ -21,6 +21,8 @@ class JournalOptions:
     preallocate_bytes: int = 4 << 20
     replication_factor: int = 3
     """Replicas of a file; at least m+1."""
+    spare_bytes: int = 8 << 20
+    """Kept on each disk for a next file when there is no other room; at least a group and the seals of a start."""
 
     def zeroes_at(self, end: int) -> int:
         """How much to write ahead of a file that ends there: as much as it holds, so that a short one stays small."""

@@ -14,7 +14,7 @@ from couchestord.ec.choice import choose_engine
 from couchestord.ec.codec import Engine
 from couchestord.ec.segments import SegmentPool, seal_left_open
 from couchestord.ec.stripes import StripeStore
-from couchestord.errors import Corrupt, DataLost, NoSpace, ShuttingDown, TooFewDisks, Unavailable
+from couchestord.errors import Corrupt, DataLost, NoSpace, ShuttingDown, Unavailable
 from couchestord.io.catalog.catalog import Catalog
 from couchestord.io.catalog.pages import verify_pages
 from couchestord.io.catalog.reserve import Reserve
@@ -57,6 +57,8 @@ class Core:
     reader_parts: ReaderParts
     jobs: Jobs
     started: Started
+    better: trio.Event
+    """Set once a store that was started read only may be written when it is started again."""
 
     async def submit(self, request: object) -> Any:
         """Hand a request to the writer; see `Writer.submit`."""
@@ -92,7 +94,7 @@ async def run_core(disks: Disks, catalog_path: Path, options: StoreOptions, cloc
                     # no reason not to serve: what is open from before is not appended to
                     log.warning("segments were not sealed yet", reason=str(error))
                     core.pool.seal_later(before)
-                if not core.started.read_only:
+                if core.started.read_only is None:
                     for index in disks.stale:
                         nursery.start_soon(core.jobs.monitor.welcome, index)
                 if options.services:
@@ -124,7 +126,10 @@ def _sole(group: BaseExceptionGroup[BaseException]) -> BaseException:
 
 async def _build(nursery: trio.Nursery, disks: Disks, catalog_path: Path, options: StoreOptions, clock: Clock) -> Core:
     engine = choose_engine(options.engine)
-    options = options.clipped((await ask_room(disks)).values())
+    rooms = await ask_room(disks)
+    options = options.clipped(rooms.values())
+    for index, room in rooms.items():
+        disks.set_tight(index, room.free_bytes * room.sharers_count < options.reserve_bytes)
     jobs: list[Jobs] = []
 
     def on_damage(segment: int, missing: int) -> None:
@@ -153,8 +158,8 @@ async def _build(nursery: trio.Nursery, disks: Disks, catalog_path: Path, option
     disks.kept_bytes = kept_bytes
     writer = Writer(catalog, journal, disks, Decider(catalog, clock, lambda: disks.epoch), reserve)
     catalog.watch(writer.fail)
-    if started.read_only:
-        writer.stop(TooFewDisks(started.read_only))
+    if started.read_only is not None:
+        writer.stop(started.read_only)
     pool = SegmentPool(stripes, disks, writer.submit, options.segments(), catalog.accounts.policy)
     pins = Pins(pool)
     pins.hold(protected_segments(catalog.accounts.jobs().get(SNAPSHOT_JOB)))
@@ -165,8 +170,25 @@ async def _build(nursery: trio.Nursery, disks: Disks, catalog_path: Path, option
         options, clock, disks, catalog, journal, writer, stripes, pool, pins, reserve, restore, read_only=read_only
     )
     jobs.append(built)
+    better = trio.Event()
+    if started.read_only is not None:
+        built.monitor.hold(better.set)
     return Core(
-        options, clock, disks, engine, catalog, journal, writer, pins, stripes, pool, intake, parts, built, started
+        options,
+        clock,
+        disks,
+        engine,
+        catalog,
+        journal,
+        writer,
+        pins,
+        stripes,
+        pool,
+        intake,
+        parts,
+        built,
+        started,
+        better,
     )
 
 

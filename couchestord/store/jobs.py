@@ -18,6 +18,7 @@ from couchestord.io.disks import Disks
 from couchestord.io.indexing import Indexer
 from couchestord.io.journal import Journal
 from couchestord.io.rejournal import Rejournaler
+from couchestord.io.spare import Spares
 from couchestord.service import Service
 from couchestord.store.housekeeping import Housekeeper
 from couchestord.store.maintenance import Checkpointer, Snapshotter
@@ -42,6 +43,7 @@ class Jobs:
     housekeeper: Housekeeper
     monitor: Monitor
     repairer: Repairer
+    spares: Spares
     running: set[str] = field(default_factory=set)
     """Names of the services whose last step found work."""
 
@@ -49,7 +51,7 @@ class Jobs:
         """Each of them, to be run."""
         yield from (self.monitor, self.destager, self.checkpointer, self.snapshotter)
         yield from (self.rejournaler, self.indexer, self.rebuilder, self.compactor, self.housekeeper)
-        yield self.repairer
+        yield from (self.repairer, self.spares)
 
     def status(self) -> dict[str, Any]:
         """Progress of each job, ready for JSON."""
@@ -105,7 +107,6 @@ def build_jobs(
         pool.retire,
         catalog.accounts.policy,
     )
-
     rejournaler = Rejournaler(disks, journal)
 
     async def returned(index: int) -> None:
@@ -144,6 +145,7 @@ def build_jobs(
         ),
         monitor=Monitor(disks, options.monitor_interval_s, options.disk_deadline_s, returned),
         repairer=Repairer(catalog, journal, writer, checkpointer, restore, reserve, disks.default_policy),
+        spares=journal.spares,
     )
 
 

@@ -12,7 +12,7 @@ from couchestord.errors import Corrupt, DataLost, Error
 from couchestord.io.catalog.catalog import Catalog
 from couchestord.io.catalog.pages import NOTHING, checkpoint_ahead, checkpoint_with_sums
 from couchestord.io.catalog.read import SegmentRow
-from couchestord.io.disks import Disks, disks_to_spare
+from couchestord.io.disks import Disks, disks_to_spare, replicas_needed
 from couchestord.io.journal import Journal
 from couchestord.model import Policy
 from couchestord.service import Progress
@@ -188,6 +188,9 @@ class Snapshotter:
         """Write a snapshot now, read it back, and make it the newest. False when it could not be finished this time.
         Raises Corrupt when the catalog could not be checkpointed.
         """
+        if len(self._disks.roomy()) < replicas_needed(self._disks.m, self._disks.missing_count()):
+            # nor is there room for a new file of the journal but what is kept for deletes
+            return False
         # what follows begins a new file of the journal, so that all before it can be trimmed with this snapshot
         self._journal.roll()
         frozen = await self._checkpointer.frozen()

@@ -9,7 +9,7 @@ import trio
 from couchestord import logs
 from couchestord.errors import Error, NotAStore
 from couchestord.io.directory import DirectoryDisk
-from couchestord.io.disks import Disks, read_superblock
+from couchestord.io.disks import Disks, read_superblock, replicas_needed
 from couchestord.io.room import ask_room
 from couchestord.io.superblock import PATH
 from couchestord.service import Progress
@@ -50,11 +50,23 @@ class Monitor:
         self._not_before: dict[int, float] = {}
         self._good_since: dict[int, float] = {}
         """When a disk came back after its last failed call."""
+        self._held: Callable[[], None] | None = None
+        self._was_full = False
         self.interval_s = interval_s
 
     def watch(self, folders: Sequence[Path]) -> None:
         """Where disks that are missing may turn up."""
         self._folders = list(folders)
+
+    def hold(self, better: Callable[[], None]) -> None:
+        """Nothing may be written, so no disk is taken back: `better` is called when one is there, or when disks that
+        are full now have room.
+        """
+        self._held = better
+        self._was_full = not self._has_room()
+
+    def _has_room(self) -> bool:
+        return len(self._disks.roomy()) >= replicas_needed(self._disks.m, self._disks.missing_count())
 
     async def work(self) -> Progress:
         for index in self._disks.good():
@@ -66,6 +78,8 @@ class Monitor:
                     disk.suspect(GONE)
                     self._disks.fail(index, GONE)
         await self._look_for_room()
+        if self._held and self._was_full and self._has_room():
+            self._held()
         self._punish_failures()
         if self._disks.missing_count():
             self._disks.release_failed()
@@ -116,6 +130,12 @@ class Monitor:
                 raise NotAStore(f"{folder} claims to be disk {identity.index}, which is here already")
             if trio.current_time() < self._not_before.get(identity.index, 0):
                 disk.close()
+                return
+            if self._held:
+                if identity.store_id != self._disks.store_id:
+                    raise NotAStore(f"{folder} belongs to another store")
+                disk.close()
+                self._held()
                 return
             await self._disks.join(identity.index, disk)
         except Error as error:

@@ -73,6 +73,7 @@ class StoreOptions:
             size_bytes=size,
             file_bytes=file,
             preallocate_bytes=min(self.journal.preallocate_bytes, file // 4),
+            spare_bytes=min(self.journal.spare_bytes, disk_bytes // 50),
         )
         segment = min(self.segment_bytes, max(disk_bytes * self.k // 64, SEGMENT_BYTES_MIN))
         return replace(

@@ -51,8 +51,8 @@ class Started:
     rebuilt: str | None
     """Why the catalog was made again, None when it was kept."""
     replayed_count: int
-    read_only: str
-    """Why nothing may be written until the next start, empty when it may."""
+    read_only: TooFewDisks | NoSpace | None
+    """Why nothing may be written until the next start, None when it may."""
 
 
 async def start(
@@ -60,7 +60,8 @@ async def start(
 ) -> Started:
     """Bring log and catalog together. `verify` raises Corrupt for a catalog file that rotted.
 
-    With more than m disks missing the log may end on those: what is here is served, and nothing is written.
+    With more than m disks missing the log may end on those: what is here is served, and nothing is written. So it is
+    when there is no room to renew the tail of the log.
 
     Raises JournalDamaged when acknowledged records are on no disk that is here and the catalog does not hold what they
     said; NoSpace when the file system of the catalog is full, which stays as it is; TooFewDisks when no new epoch can
@@ -88,15 +89,22 @@ async def _start(
     log_chain: Chain,
 ) -> Started:
     journal = Journal(disks, options, log_chain)
+    await journal.spares.look()
     catalog, rebuilt = await _find_catalog(disks, catalog_path, journal, log_chain, restore, verify)
     try:
         _check_reach(disks, catalog, log_chain)
-        read_only = _why_read_only(disks)
-        if not read_only:
+        read_only: TooFewDisks | NoSpace | None = _too_few(disks)
+        if read_only is None:
             await disks.take_epoch()
             journal.epoch_taken()
-            # first: a catalog must never hold what the loss of a disk can undo
-            await _renew_tail(disks, catalog, journal, log_chain)
+            try:
+                # first: a catalog must never hold what the loss of a disk can undo
+                await _renew_tail(disks, catalog, journal, log_chain)
+            except NoSpace as error:
+                read_only = NoSpace(f"the disks were full at the start, and no log can be begun: {error}")
+                # the records that were to be repeated still count
+                log_chain = chain(await scan(disks))
+                journal = Journal(disks, options, log_chain)
         try:
             replayed = await _bring_up(catalog, journal)
         except Exception as error:
@@ -107,7 +115,7 @@ async def _start(
             rebuilt = f"the log could not be applied to it: {error!r}"
             catalog = await _make_anew(disks, catalog_path, log_chain, restore, rebuilt)
             replayed = await _bring_up(catalog, journal)
-        if not read_only:
+        if read_only is None:
             spare = [disks_to_spare(k, m, disks.count) for k, m in catalog.reading.geometries()]
             if await disks.set_m(max(spare), lower=True):
                 journal.roll()
@@ -119,17 +127,17 @@ async def _start(
         log.warning("catalog rebuilt from the log", reason=rebuilt, records=replayed, sequence=catalog.applier.sequence)
     elif replayed:
         log.info("catalog was behind the log", records=replayed, sequence=catalog.applier.sequence)
-    if read_only:
-        log.error("the store is read only", reason=read_only)
+    if read_only is not None:
+        log.error("the store is read only", reason=str(read_only))
     return Started(catalog, journal, log_chain, rebuilt, replayed, read_only)
 
 
-def _why_read_only(disks: Disks) -> str:
+def _too_few(disks: Disks) -> TooFewDisks | None:
     if disks.missing_count() <= disks.m:
-        return ""
-    return (
+        return None
+    return TooFewDisks(
         f"{disks.missing_count()} of {disks.count} disks were missing at the start, more than {disks.m}, "
-        "and the log may end on them: bring them back and start again"
+        "and the log may end on them: bring them back"
     )
 
 
@@ -164,7 +172,7 @@ async def _make_anew(disks: Disks, path: Path, log_chain: Chain, restore: Restor
 
     What is there may be all there will ever be: it stays when nothing can be made in its place.
     """
-    if why := _why_read_only(disks):
+    if why := _too_few(disks):
         raise TooFewDisks(f"the catalog cannot be used ({reason}), nor made again: {why}")
     made = _beside(path)
     while True:

@@ -240,14 +240,7 @@ class ObjectStore(Accounts):
         `attributes` None: the source's. Raises as `get` and `put` do."""
         info: ObjectInfo = await self._core.submit(
             rq.CopyObject(
-                bucket,
-                key,
-                source_bucket,
-                source_key,
-                source_version_id,
-                attributes,
-                conditions,
-                source_conditions,
+                bucket, key, source_bucket, source_key, source_version_id, attributes, conditions, source_conditions
             )
         )
         return info
@@ -394,6 +387,11 @@ class ObjectStore(Accounts):
     async def destage(self) -> None:
         """Move everything that can be from the journal to stripes, and free the journal. For tools and tests."""
         await self._core.destage_all()
+
+    async def wait_until_better(self) -> None:
+        """Until a store that could not be written when it was opened is to be opened again: disks are back, or have
+        room. For ever when it could."""
+        await self._core.better.wait()
 
     async def drain(self) -> None:
         """Refuse new writes (ShuttingDown) and wait for those under way."""

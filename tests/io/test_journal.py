@@ -118,6 +118,8 @@ class Model:
                 log.journal.roll()
             if self.rng.random() < 0.3:
                 await eager_indexer(log).work()
+            if self.rng.random() < 0.2:
+                await log.journal.spares.work()
             if not await self.append(log, self.rng.randrange(30) if self.rng.random() < 0.1 else None):
                 return
 

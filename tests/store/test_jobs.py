@@ -18,6 +18,7 @@ async def test_every_job_is_run_and_has_a_name_of_its_own(tmp_path: Path) -> Non
             "rejournal",
             "repair",
             "snapshot",
+            "spare",
         ]
         assert all(service.interval_s > 0 for service in services)
 

@@ -249,3 +249,55 @@ async def test_folder_that_hangs_is_asked_once(tmp_path: Path, monkeypatch: pyte
         while 2 in disks.failures:
             await monitor.work()
             await trio.lowlevel.checkpoint()
+
+
+async def test_store_that_may_not_be_written_takes_no_disk_back_and_says_when_it_is_to_be_opened_again(
+    tmp_path: Path,
+) -> None:
+    data = await make_store(tmp_path / "one")
+    other = await make_store(tmp_path / "other")
+    async with ObjectStore.open(data, SMALL) as store:
+        await put_all(store, BODIES)
+    for index in (0, 2, 4, 5):
+        (data / f"disk-{index}").rename(tmp_path / f"away-{index}")
+    (data / "disk-5").mkdir()
+    here = [data / f"disk-{index}/superblock" for index in (1, 3)]
+    before = [path.read_bytes() for path in here]
+    for back in (2, 4):
+        async with ObjectStore.open(data, SMALL) as store:
+            core = core_of(store)
+            assert "disks were missing at the start" in store.health().reasons[0]
+            with pytest.raises(TooFewDisks, match="bring them back"):
+                await store.put("box", b"new", b"")
+            shutil.copytree(other / "disk-0", data / "disk-0")
+            await core.jobs.monitor.work()
+            shutil.rmtree(data / "disk-0")
+            assert not core.better.is_set(), "a foreign disk and an empty folder make nothing better"
+            (tmp_path / f"away-{back}").rename(data / f"disk-{back}")
+            await core.jobs.monitor.work()
+            assert back in core.disks.failures
+            with trio.fail_after(5):
+                await store.wait_until_better()
+        assert [path.read_bytes() for path in here] == before
+    async with ObjectStore.open(data, SMALL) as store:
+        assert not core_of(store).better.is_set()
+        await core_of(store).jobs.monitor.work()
+        for key, body in BODIES.items():
+            assert await read(store, key) == body
+        await store.put("box", b"new", b"")
+        assert not core_of(store).better.is_set()
+
+
+async def test_store_that_was_started_on_full_disks_says_when_they_have_room(tmp_path: Path) -> None:
+    data = await make_store(tmp_path)
+    async with ObjectStore.open(data, SMALL) as store:
+        core = core_of(store)
+        monitor = core.jobs.monitor
+        core.disks.kept_bytes = lambda _: 1 << 60
+        await monitor.work()
+        monitor.hold(core.better.set)
+        await monitor.work()
+        assert not core.better.is_set()
+        core.disks.kept_bytes = lambda _: 0
+        await monitor.work()
+        assert core.better.is_set()

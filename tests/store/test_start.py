@@ -499,7 +499,7 @@ async def test_with_more_than_m_disks_missing_a_store_is_served_and_not_written(
     before = dump(path)
     some = restarted(sims, (1, 3, 5))
     started = await begin(some, path)
-    assert "3 of 6 disks were missing at the start" in started.read_only
+    assert "3 of 6 disks were missing at the start" in str(started.read_only)
     started.catalog.close()
     assert dump(path) == before
     for sim, old in zip(some, (sims[0], sims[2], sims[4]), strict=True):
@@ -510,7 +510,7 @@ async def test_with_more_than_m_disks_missing_a_store_is_served_and_not_written(
         await begin(some, path)
     started = await begin(restarted(sims), path)
     started.catalog.close()
-    assert (dump(path), started.read_only) == (before, "")
+    assert (dump(path), started.read_only) == (before, None)
 
 
 @pytest.mark.parametrize("torn", [False, True])
@@ -573,3 +573,43 @@ async def test_a_start_that_learns_of_a_stronger_policy_appends_to_more_disks(tm
     end = started.catalog.applier.sequence + 1
     await started.journal.append(end, [entry(b"meta", b"body")])
     assert len(started.journal.replicas(end)[1]) == 4
+
+
+@pytest.mark.parametrize("kept", [False, True], ids=["nothing kept", "less kept than needed"])
+async def test_with_no_room_for_the_tail_of_the_log_a_store_is_served_and_not_written(
+    tmp_path: Path, kept: bool
+) -> None:
+    path = tmp_path / "catalog.sqlite"
+    sims = await new_disks(15)
+    await work(sims, path, 1, 30)
+    started = await begin(sims, path)
+    last = started.catalog.applier.sequence
+    if kept:
+        await started.journal.spares.work()
+    disks = await load_disks(sims)
+    writer = Writer(
+        started.catalog, started.journal, disks, Decider(started.catalog, StepClock(2), lambda: 0), Reserve(path, 0)
+    )
+    body = bytes(SMALL_FILES.spare_bytes + 1)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(writer.run)
+        await writer.submit(put_request("bucket", b"last", body))
+        nursery.cancel_scope.cancel()
+    started.catalog.close()
+    before = dump(path)
+    for sim in sims:
+        sim.capacity_bytes = 1
+    some = restarted(sims)
+    for _ in range(2):
+        started = await begin(some, path)
+        started.catalog.close()
+        assert isinstance(started.read_only, NoSpace)
+        assert dump(path) == before
+        assert await started.journal.read(last + 1, 0, 1 << 20) == body
+        some = restarted(some)
+    for sim in some:
+        sim.capacity_bytes = 1 << 40
+    started = await begin(some, path)
+    started.catalog.close()
+    assert (dump(path), started.read_only) == (before, None)
+    assert await started.journal.read(last + 1, 0, 1 << 20) == body

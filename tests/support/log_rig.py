@@ -14,8 +14,8 @@ from couchestord.io.journalfile import Entry, JournalOptions
 from couchestord.io.recovery import Chain, chain, scan
 
 STORE_ID = b"0123456789abcdef"
-SMALL_FILES = JournalOptions(size_bytes=1 << 20, file_bytes=16 << 10, preallocate_bytes=8 << 10)
-NO_PREALLOCATION = JournalOptions(size_bytes=1 << 20, file_bytes=16 << 10, preallocate_bytes=0)
+SMALL_FILES = JournalOptions(size_bytes=1 << 20, file_bytes=16 << 10, preallocate_bytes=8 << 10, spare_bytes=24 << 10)
+NO_PREALLOCATION = JournalOptions(size_bytes=1 << 20, file_bytes=16 << 10, preallocate_bytes=0, spare_bytes=12 << 10)
 
 
 def entry(meta: bytes, body: bytes = b"") -> Entry:
@@ -61,7 +61,9 @@ async def open_log(sims: Sequence[SimDisk], options: JournalOptions = SMALL_FILE
     """Recover; nothing is written."""
     disks = await load_disks(list(sims))
     found = chain(await scan(disks))
-    return Log(disks, found, Journal(disks, options, found))
+    journal = Journal(disks, options, found)
+    await journal.spares.look()
+    return Log(disks, found, journal)
 
 
 async def renew(log: Log) -> None:

@@ -6,6 +6,7 @@ import os
 import shutil
 import struct
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Literal
@@ -94,6 +95,16 @@ class LoopDisk:
             except OSError as error:
                 if error.errno != errno.ENOSPC:
                     raise
+
+    def fill_wholly(self) -> None:
+        """As `fill`, to the last block."""
+        self.fill()
+        for piece_bytes in (4096, 512):
+            with (self.folder / "filler").open("ab", buffering=0) as file, suppress(OSError):
+                while file.write(bytes(piece_bytes)):
+                    pass
+        found = os.statvfs(self.folder)
+        assert found.f_bavail == 0, f"{found.f_bavail} blocks are left"
 
     def destroy(self) -> None:
         """Unmount as best as can be and give the device back."""

@@ -9,17 +9,19 @@ from simdisk import SimDisk
 
 from couchestord.ec.opensegment import OpenSegment
 from couchestord.ec.segments import SegmentPool
+from couchestord.io import journal
 from couchestord.io.catalog.apply import Applier
 from couchestord.io.catalog.segments import STATE_OPEN
 from couchestord.io.disk import Buffer
 from couchestord.io.disks import Disks
-from couchestord.io.journal import Journal
+from couchestord.io.fanout import call_all
 from couchestord.io.recovery import Chain, FoundFile, chain
 from couchestord.model import Policy
 from couchestord.store.maintenance import Snapshotter
 from couchestord.store.writer import Writer
 
 Patch = pytest.MonkeyPatch
+DiskCall = Callable[[int, Any], Awaitable[None]]
 
 
 class _NeverSynced:
@@ -36,15 +38,12 @@ class _NeverSynced:
 
 
 def skip_one_replicas_sync(patch: Patch) -> None:
-    original = Journal._on_all
+    async def one_unsynced(disks: Disks, indexes: Sequence[int], call: DiskCall) -> bool:
+        return await call_all(
+            disks, indexes, lambda index, disk: call(index, _NeverSynced(disk) if index == indexes[0] else disk)
+        )
 
-    async def on_all(journal: Journal, indexes: Sequence[int], call: Callable[[Any], Awaitable[None]]) -> bool:
-        async def one_unsynced(disk: Any) -> None:
-            await call(_NeverSynced(disk) if disk.name == f"sim-{indexes[0]}" else disk)
-
-        return await original(journal, indexes, one_unsynced)
-
-    patch.setattr(Journal, "_on_all", on_all)
+    patch.setattr(journal, "call_all", one_unsynced)
 
 
 def skip_directory_sync(patch: Patch) -> None:
@@ -55,12 +54,10 @@ def skip_directory_sync(patch: Patch) -> None:
 
 
 def ack_before_sync(patch: Patch) -> None:
-    original = Journal._on_all
+    async def all_unsynced(disks: Disks, indexes: Sequence[int], call: DiskCall) -> bool:
+        return await call_all(disks, indexes, lambda index, disk: call(index, _NeverSynced(disk)))
 
-    async def on_all(journal: Journal, indexes: Sequence[int], call: Callable[[Any], Awaitable[None]]) -> bool:
-        return await original(journal, indexes, lambda disk: call(_NeverSynced(disk)))
-
-    patch.setattr(Journal, "_on_all", on_all)
+    patch.setattr(journal, "call_all", all_unsynced)
 
 
 def trim_too_early(patch: Patch) -> None:

@@ -136,6 +136,70 @@ def test_six_folders_on_one_file_system(tmp_path: Path) -> None:
         check_full(node, expected)
 
 
+def test_start_without_a_free_byte(tmp_path: Path) -> None:
+    """What was kept for deletes takes the tail of the log, and the deletes; twice, since the first start may be cut."""
+    with small_store(tmp_path) as (loops, node, expected):
+        client = node.s3()
+        for number in range(18):
+            expected.put(client, f"large/{number}", content(f"{number}", OBJECT_BYTES))
+        for number in range(20):
+            expected.put(client, f"small/{number}", content(f"s{number}", 9000))
+        wait_until(lambda: all("spare" in names(disk.folder / "journal") for disk in loops.disks), 30, node.status)
+        node.kill()
+        for disk in loops.disks:
+            disk.fill_wholly()
+        assert node.spawn(), node.said()[-4000:]
+        expected.verify(node.s3())
+        assert expected.delete(node.s3(), "small/0")
+        node.kill()
+        assert node.spawn(), node.said()[-4000:]
+        client = node.s3()
+        expected.verify(client)
+        for length in (10, OBJECT_BYTES):
+            refused = error_of(partial(client.put_object, Bucket=BUCKET, Key="new", Body=bytes(length)))
+            assert refused == (507, "InsufficientStorage")
+        for key in [key for key in expected.keys if key.startswith("large/")]:
+            assert expected.delete(client, key)
+        wait_until(lambda: expected.put(client, "resumed", content("resumed", OBJECT_BYTES)), 60, node.status)
+        expected.verify(client, settled=False)
+        wait_until(lambda: all("spare" in names(disk.folder / "journal") for disk in loops.disks), 30, node.status)
+
+
+def test_start_without_a_free_byte_and_nothing_kept(tmp_path: Path) -> None:
+    """What is there is read. Nothing is written, until there is room: then by itself, and without a restart."""
+    with small_store(tmp_path) as (loops, node, expected):
+        for number in range(6):
+            expected.put(node.s3(), f"{number}", content(f"{number}", 100_000 * number))
+        node.kill()
+        for disk in loops.disks:
+            (disk.folder / "journal" / "spare").unlink(missing_ok=True)
+            disk.fill_wholly()
+        assert node.spawn(), node.said()[-4000:]
+        pid, client = node.pid, node.s3(attempts=4)
+        expected.verify(client)
+        for refused in (
+            error_of(partial(node.s3().put_object, Bucket=BUCKET, Key="new", Body=b"new")),
+            error_of(partial(node.s3().delete_object, Bucket=BUCKET, Key="1")),
+        ):
+            assert refused == (507, "InsufficientStorage")
+        code, page = node.page("healthz")
+        assert code == 503
+        assert "the disks were full at the start" in page["reasons"][0]
+        for disk in loops.disks:
+            (disk.folder / "filler").unlink()
+        wait_until(lambda: node.page("readyz")[0] == 200, 60, node.said)
+        assert expected.put(client, "new", b"new")
+        assert expected.delete(client, "1")
+        expected.verify(client)
+        assert node.pid == pid
+        node.restart()
+        expected.verify(node.s3())
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize("kind", ["ext4", "xfs"])
 @pytest.mark.parametrize("length", [16_384, 100_000, 300_000, 9_000_000])

@@ -181,3 +181,39 @@ def test_three_lost(tmp_path: Path) -> None:
             bring_back(node, index)
         node.wait_healthy()
         expected.verify(node.s3())
+
+
+def test_started_with_too_few_disks_writes_by_itself_when_enough_are_back(tmp_path: Path) -> None:
+    """The end of the log lies on the disks that are missing. They come back one by one, without a restart."""
+    with store(tmp_path, destaged=False) as (node, expected):
+        (extent,) = node.info(BUCKET, "before/2")["extents"]
+        gone = sorted(node.disks.index(Path(replica["disk"])) for replica in extent["replicas"])
+        assert len(gone) == 3
+        node.kill()
+        gone = [*gone, next(index for index in range(6) if index not in gone)]
+        for index in gone:
+            lose(node, index)
+        assert node.spawn(), node.said()[-4000:]
+        pid, client = node.pid, node.s3(attempts=4)
+        assert error_of(lambda: client.get_object(Bucket=BUCKET, Key="before/2"))[0] == 500
+        assert read(client, BUCKET, "before/0") == b""
+        for turn in range(2):
+            refused = error_of(lambda: node.s3().put_object(Bucket=BUCKET, Key="new", Body=b"new"))
+            assert refused == (503, "ServiceUnavailable")
+            code, page = node.page("healthz")
+            assert code == 503
+            assert f"{4 - turn} of 6 disks were missing at the start" in page["reasons"][0]
+            bring_back(node, gone.pop())
+            wait_until(lambda: used(node, tuple(set(range(6)) - set(gone))), 60, node.said)
+        wait_until(lambda: node.page("readyz")[0] == 200, 60, node.said)
+        expected.verify(client)
+        assert expected.put(client, "new", b"new")
+        assert expected.delete(client, "before/3")
+        for index in gone:
+            bring_back(node, index)
+        node.wait_healthy()
+        expected.verify(client)
+        assert node.pid == pid
+        assert node.is_running()
+        node.restart()
+        expected.verify(node.s3())

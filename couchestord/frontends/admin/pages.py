@@ -36,6 +36,11 @@ class Readiness:
         """From here on, no new request should be sent here."""
         self._waiting = "stopping: requests under way are finished, new ones refused"
 
+    def waiting(self, reason: str) -> None:
+        """There is no store to ask until it is opened again."""
+        self._health = None
+        self._waiting = reason
+
     @property
     def state(self) -> str:
         return self._health().state if self._health else "unhealthy"
