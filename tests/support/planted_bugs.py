@@ -218,9 +218,9 @@ BUGS = (
     # system calls that fail
     _bug(
         "ENOSPC of a journal write is swallowed",
-        "io/journal.py",
-        "            except* DiskError as group:\n                failed += 1",
-        '            except* DiskError as group:\n                failed += "ENOSPC" not in str(group.exceptions)',
+        "io/fanout.py",
+        "        except* DiskError as group:\n            failed += 1",
+        '        except* DiskError as group:\n            failed += "ENOSPC" not in str(group.exceptions)',
         _CALLS,
     ),
     _bug(
@@ -256,8 +256,9 @@ BUGS = (
     _bug(
         "deletes need room as puts do",
         "io/journal.py",
-        "            roomy = self._disks.spare()",
-        "            pass",
+        "            roomy = kept = [index for index in self._disks.good() if self.spares.has(index)]\n"
+        "            if len(roomy) < needed:",
+        "            kept = []\n            if False:",
         _FULL + "test_filled_by_large_objects",
     ),
     _bug(
