@@ -346,6 +346,7 @@ class ModelRun:
         jobs = self.core.jobs
         await self.core.pool.aclose()
         for _ in range(3):
+            await jobs.monitor.work()  # sees that disks that were full have room
             jobs.destager.force()
             for service in (jobs.destager, jobs.rebuilder, jobs.rejournaler, jobs.compactor, jobs.housekeeper):
                 for _ in range(STEPS_TO_IDLE_MAX):
