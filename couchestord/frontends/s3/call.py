@@ -1,7 +1,7 @@
 """What a handler is given: one authenticated, authorised request."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, NamedTuple, TypeVar
 
 import trio
@@ -80,7 +80,7 @@ class Call(NamedTuple):
         That the bucket belongs to who may change it was checked when the request came; but while its body came, the
         bucket may have gone and been made anew by somebody else.
         """
-        return replace(fields.write_conditions(self.headers), bucket_owner=self.owner_needed(self.bucket))
+        return fields.write_conditions(self.headers, self.owner_needed(self.target.bucket))
 
     async def read_xml(self, body: VerifiedBody, bytes_max: int, read: Callable[[bytes, int], Read], most: int) -> Read:
         """The body as `read` understands it, with at most so many entries; in a thread when that takes long.

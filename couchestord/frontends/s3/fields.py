@@ -129,14 +129,19 @@ def read_conditions(headers: Headers, prefix: bytes = b"") -> Conditions:
     return Conditions(_etags(match), _etags(none), _time_ns(since), _time_ns(until))
 
 
-def write_conditions(headers: Headers) -> Conditions:
-    """Conditions of what changes an object. Raises NotSupported for those that S3 does not define."""
+def write_conditions(headers: Headers, bucket_owner: str | None = None) -> Conditions:
+    """Conditions of what changes an object in a bucket that must belong to `bucket_owner`, None: to anybody.
+
+    Raises NotSupported for those that S3 does not define.
+    """
     match, none = headers.get(b"if-match"), headers.get(b"if-none-match")
     if none is not None and none != b"*":
         raise NotSupported("on writes, If-None-Match must be *")
     if b"if-modified-since" in headers or b"if-unmodified-since" in headers:
         raise NotSupported("on writes, conditions on the time are not supported")
-    return Conditions(_etags(match), _etags(none)) if match or none else NO_CONDITIONS
+    if match is none is None and bucket_owner is None:
+        return NO_CONDITIONS
+    return Conditions(_etags(match), _etags(none), bucket_owner=bucket_owner)
 
 
 def byte_range(value: bytes | None) -> ByteRange | None:

@@ -29,6 +29,9 @@ def test_conditions() -> None:
     )
     assert found == Conditions(("a", "b", "c"), ("*",), 1_000_000_000, None)
     assert fields.write_conditions({b"if-none-match": b"*"}).if_none_match == ("*",)
+    assert fields.write_conditions({}, "ann") == Conditions(bucket_owner="ann")
+    assert fields.write_conditions({b"if-match": b'"a"'}, "ann") == Conditions(("a",), bucket_owner="ann")
+    assert fields.write_conditions({}).bucket_owner is None
     for wrong in ({b"if-none-match": b'"a"'}, {b"if-unmodified-since": b"x"}):
         with pytest.raises(NotSupported):
             fields.write_conditions(wrong)
