@@ -65,6 +65,10 @@ class PolicyChanged(Conflict):
     """The policy was changed meanwhile."""
 
 
+class UserOwnsBuckets(Conflict):
+    """The user cannot be removed: whoever took the name later would get its buckets."""
+
+
 class PreconditionFailed(Conflict):
     """A condition of the request (If-Match and kin) does not hold."""
 

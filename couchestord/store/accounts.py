@@ -30,7 +30,11 @@ class Accounts:
         return user
 
     async def delete_user(self, name: str) -> None:
-        """Remove a user and its keys. Raises NoSuchUser."""
+        """Remove a user and its keys, once the user owns no bucket.
+
+        A bucket belongs to a name: left behind, it would fall to the next user of that name. So the buckets are to be
+        deleted first, or to be made anew by somebody else. Raises NoSuchUser, UserOwnsBuckets, which names them.
+        """
         await self._submit(rq.RemoveUser(name))
 
     async def create_key(self, user: str, *, access_key: str | None = None, secret_key: str | None = None) -> AccessKey:

@@ -14,6 +14,7 @@ from couchestord.errors import (
     NoSuchUser,
     PolicyAlreadyExists,
     PolicyChanged,
+    UserOwnsBuckets,
 )
 from couchestord.io import mutations as mu
 from couchestord.io import requests as rq
@@ -25,6 +26,7 @@ from couchestord.store.values import bucket_info
 
 VERSIONING_STATES = ("Enabled", "Suspended")
 NAME_LENGTH_MAX = 128
+BUCKETS_NAMED_MAX = 5
 
 
 class AccountDecisions:
@@ -94,6 +96,13 @@ class AccountDecisions:
     def remove_user(self, request: rq.RemoveUser) -> Decision:
         if self._it.accounts.user(request.name) is None:
             raise NoSuchUser(f"there is no user {request.name!r}")
+        owned = [bucket.name for bucket in self._it.reader.buckets() if bucket.owner == request.name]
+        if owned:
+            more = f" and {len(owned) - BUCKETS_NAMED_MAX} more" if len(owned) > BUCKETS_NAMED_MAX else ""
+            raise UserOwnsBuckets(
+                f"user {request.name!r} owns {', '.join(owned[:BUCKETS_NAMED_MAX])}{more}, which the next user of that "
+                "name would get: delete these buckets first; to lock the user out, remove its keys"
+            )
         return Decision(mu.UserRemoved(request.name))
 
     def make_key(self, request: rq.MakeKey) -> Decision:

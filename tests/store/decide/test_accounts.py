@@ -17,6 +17,7 @@ from couchestord.errors import (
     NoSuchAccessKey,
     NoSuchBucket,
     NoSuchUser,
+    UserOwnsBuckets,
 )
 from couchestord.io import requests as rq
 
@@ -78,6 +79,22 @@ def test_users(rig: DecideRig) -> None:
     refused(rig, NoSuchUser, rq.RemoveUser("bob"), rq.MakeKey("bob", None, None))
     rig.do(rq.RemoveUser("ann"))
     refused(rig, NoSuchUser, rq.RemoveUser("ann"))
+
+
+def test_a_user_goes_after_its_buckets(rig: DecideRig) -> None:
+    """Else the next of that name would get them."""
+    for user in ("ann", "bob"):
+        rig.do(rq.MakeUser(user, False))
+    names = [f"bucket-{number}" for number in range(7)]
+    for name in names:
+        rig.do(rq.MakeBucket(name, "ann"))
+    rig.do(rq.RemoveUser("bob"))
+    with pytest.raises(UserOwnsBuckets, match=r"'ann' owns bucket-0, bucket-1, .*bucket-4 and 2 more, .* delete these"):
+        rig.do(rq.RemoveUser("ann"))
+    for name in names:
+        refused(rig, UserOwnsBuckets, rq.RemoveUser("ann"))
+        rig.do(rq.RemoveBucket(name))
+    rig.do(rq.RemoveUser("ann"))
 
 
 def test_keys(rig: DecideRig) -> None:
