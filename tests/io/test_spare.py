@@ -74,6 +74,22 @@ async def test_one_full_disk_is_passed_over_and_keeps_its_file() -> None:
     assert await kept(sims) == set(range(6))
 
 
+async def test_what_is_kept_from_new_data_is_there_for_records() -> None:
+    """Deletes go on where nothing but the reserve is left, on disks that have no such file too."""
+    sims = await new_disks(8)
+    log = await start_log(sims)
+    for index in range(6):
+        log.disks.set_tight(index, True)
+    log.disks.fail(0, DiskFull("ENOSPC"))
+    for sequence in range(1, 8):
+        log.journal.roll()
+        await log.journal.append(sequence, [ENTRY])
+        replicas = log.journal.replicas(sequence)[1]
+        assert len(replicas) == 3
+        assert 0 not in replicas
+    assert len(await (await open_log(restarted(sims))).contents()) == 7
+
+
 async def test_record_that_does_not_fit_is_refused_and_the_next_one_is_not() -> None:
     sims = await new_disks(3)
     log = await start_log(sims, NO_PREALLOCATION)
