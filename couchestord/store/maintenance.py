@@ -71,6 +71,8 @@ class Checkpointer:
             sequence = self._catalog.committed_sequence
             with self._catalog.out_of_wal():
                 complete = await trio.to_thread.run_sync(checkpoint_with_sums, path, ahead)
+        # it opened them by their names
+        self._catalog.check_in_place()
         if not complete:
             return False
         self.sequence = sequence

@@ -2,7 +2,8 @@
 
 Seen to fail with: writes that stay refused; a catalog that is not brought up to the log; a damaged file that is gone on
 with; readers left on the connection that was closed; a reserve that is not freed first; a checkpoint that counts for
-the file that was replaced; a snapshot of the file that took the name of the one that is open; damage that a reader
+the file that was replaced; a snapshot of the file that took the name of the one that is open; a WAL that is taken away
+and not missed, or only looked for before a checkpoint; damage that a reader
 finds and that nobody is told of, or that is not looked for again; half a catalog that is put in place; a rebuilt shard
 that is forgotten.
 """
@@ -40,7 +41,7 @@ from couchestord.errors import Corrupt, DataLost, Error, NoSuchKey, Unavailable,
 from couchestord.io.catalog import pages
 from couchestord.io.catalog.catalog import FILE_SUFFIXES, Catalog, dump
 from couchestord.io.catalog.reserve import Reserve
-from couchestord.store import repair, writer
+from couchestord.store import maintenance, repair, writer
 from couchestord.store.core import Core
 from couchestord.store.store import ObjectStore
 
@@ -205,7 +206,22 @@ def replaced(path: Path, older: Path) -> None:
     older.replace(path)
 
 
-@pytest.mark.parametrize("harm", [unlinked, with_all_beside_it, replaced])
+def wal_unlinked(path: Path, _older: Path) -> None:
+    Path(f"{path}-wal").unlink()
+
+
+def wal_replaced(path: Path, older: Path) -> None:
+    older.replace(f"{path}-wal")
+
+
+def shm_unlinked(path: Path, _older: Path) -> None:
+    Path(f"{path}-shm").unlink()
+
+
+TAKEN_AWAY = [unlinked, with_all_beside_it, replaced, wal_unlinked, wal_replaced, shm_unlinked]
+
+
+@pytest.mark.parametrize("harm", TAKEN_AWAY)
 @pytest.mark.parametrize("snapshot", [False, True])
 async def test_a_file_that_is_taken_away_is_made_again(
     tmp_path: Path, harm: Callable[[Path, Path], None], snapshot: bool
@@ -237,6 +253,36 @@ async def test_a_file_that_is_taken_away_is_made_again(
     async with ObjectStore.open(tmp_path, SMALL) as store:
         assert core_of(store).started.rebuilt is None
         await check_whole(store, BODIES | more | {b"since": b"!"})
+
+
+async def test_a_checkpoint_whose_wal_was_replaced_beneath_it_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite moves what the other one holds: a checkpoint compares no sums of frames."""
+
+    def checkpoint(path: Path, *how: Any) -> bool:
+        wal = Path(f"{path}-wal")
+        data = bytearray(wal.read_bytes())
+        for at in range(32 + 24, len(data), 24 + 4096):
+            data[at : at + 4096] = bytes(4096)
+        wal.unlink()
+        wal.write_bytes(data)
+        return pages.checkpoint_with_sums(path, *how)
+
+    async with new_store(tmp_path) as store:
+        core = core_of(store)
+        await put_all(store, BODIES)
+        before = core.jobs.checkpointer.sequence
+        with monkeypatch.context() as patch:
+            patch.setattr(maintenance, "checkpoint_with_sums", checkpoint)
+            with pytest.raises(Corrupt, match="took it away"):
+                await core.jobs.snapshotter.take()
+        assert (core.jobs.checkpointer.sequence, core.jobs.snapshotter.sequence) == (before, 0)
+        await finish(core.jobs.repairer)
+        await check_whole(store, BODIES)
+        await store.destage()
+        assert core.jobs.snapshotter.sequence > 0
+    assert faults_of(tmp_path) == []
 
 
 async def test_a_store_ends_well_when_its_catalog_was_taken_away(tmp_path: Path) -> None:

@@ -30,6 +30,8 @@ FIRST_ID = 16
 
 FILE_SUFFIXES = ("", "-wal", "-shm", ".sums")
 """What the names of a catalog's files end in."""
+OPEN_SUFFIXES = ("", "-wal", "-shm")
+"""Of those that SQLite has open as long as anybody has the catalog open."""
 
 
 class Catalog:
@@ -59,7 +61,7 @@ class Catalog:
             self._reader.close()
             raise
         self._writer: Connection | Shut = writer
-        self._file = _identity(path)
+        self._files = _identities(path)
         self.committed_sequence = self.applier.sequence
         """Sequence of the last record that readers see."""
         self.generations = Generations()
@@ -97,14 +99,15 @@ class Catalog:
             writer.close()
             raise
         self._write_through(writer)
-        self._file = _identity(self.path)
+        self._files = _identities(self.path)
 
     def check_in_place(self) -> None:
-        """Raises Corrupt when the file that is written has lost its name, or another one has it: SQLite goes on with
-        the one it opened, and whoever opens the name does not find what was committed.
+        """Raises Corrupt when a file that SQLite has open has lost its name, or another one has it: SQLite goes on with
+        the one it opened, and whoever opens the name, a checkpoint say, does not find what was committed.
         """
-        if _identity(self.path) != self._file:
-            raise Corrupt(f"{self.path} is not the file that was opened: somebody took it away")
+        for suffix, opened, found in zip(OPEN_SUFFIXES, self._files, _identities(self.path), strict=True):
+            if found != opened:
+                raise Corrupt(f"{self.path}{suffix} is not the file that was opened: somebody took it away")
 
     def reopen_reader(self) -> None:
         """A new reading connection for all readers, between two of their statements. Raises Corrupt; then they go on
@@ -262,8 +265,12 @@ class Catalog:
         self._reader.close()
 
 
+def _identities(path: Path) -> list[tuple[int, int]]:
+    """What tells the files at `path` that are open from others of their names; (0, 0) for one that is not there."""
+    return [_identity(Path(f"{path}{suffix}")) for suffix in OPEN_SUFFIXES]
+
+
 def _identity(path: Path) -> tuple[int, int]:
-    """What tells a file from another one of its name; (0, 0) when there is none."""
     try:
         found = path.stat()
     except FileNotFoundError:
