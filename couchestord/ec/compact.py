@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from couchestord import logs
 from couchestord.ec.codec import Buffer
 from couchestord.ec.moves import Mover
-from couchestord.ec.rebuild_shard import NEW_SUFFIX
 from couchestord.ec.segments import SegmentPool, Submit
 from couchestord.ec.shards import FOLDER, PAGE_BYTES, parse_shard_name, shard_path
 from couchestord.ec.throttle import Throttle
@@ -113,8 +112,8 @@ class Compactor:
                 log.warning("shard file was not removed", disk=disk.name, segment=row.id, reason=str(error))
 
     async def sweep(self, next_id: Callable[[], int], only: int | None = None) -> int:
-        """Remove files of segments that the catalog once knew and no longer does, of shards that were rebuilt on
-        another disk, and rebuilds cut short.
+        """Remove files of segments that the catalog once knew and no longer does, and of shards that were rebuilt on
+        another disk.
 
         For a start and for the return of disk `only`, before rebuilding begins on it. Returns how many files went.
         The only whole copy of a shard, and a file whose segment the catalog cannot have known, is not touched.
@@ -136,11 +135,11 @@ class Compactor:
         return count
 
     def _is_stale(self, name: str, next_id: int, number: int) -> bool:
-        parsed = parse_shard_name(name.removesuffix(NEW_SUFFIX))
+        parsed = parse_shard_name(name)
         if parsed is None or parsed[0] >= next_id:
             return False
         row, index = self._catalog.segment(parsed[0]), parsed[1]
-        if name.endswith(NEW_SUFFIX) or row is None:
+        if row is None:
             return True
         # the shard was made anew on another disk, which has it: this copy is read by nobody
         home = row.disks[index] if index < len(row.disks) else number

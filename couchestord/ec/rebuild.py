@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import trio
 
 from couchestord import logs
-from couchestord.ec.rebuild_shard import ShardRebuild, StripeWalk, is_live
+from couchestord.ec.rebuild_shard import NEW_SUFFIX, ShardRebuild, StripeWalk, is_live
 from couchestord.ec.segments import Submit
-from couchestord.ec.shards import FOLDER, PAGE_BYTES, shard_path
+from couchestord.ec.shards import FOLDER, PAGE_BYTES, parse_shard_name, shard_path
 from couchestord.ec.stripes import StripeStore
 from couchestord.ec.throttle import Throttle
 from couchestord.errors import Corrupt, DataLost, DiskError, DiskFailed, NoSpace, NoSuchFile, Unavailable, UnknownFormat
@@ -75,6 +75,7 @@ class Rebuilder:
         self._not_before: dict[tuple[int, int], float] = {}
         self._current: ShardRebuild | None = None
         self._turn = trio.Lock()
+        self._swept = False
         self._saved = b""
         self.rebuilt_shards_count = 0
 
@@ -90,7 +91,29 @@ class Rebuilder:
     async def work(self) -> Progress:
         """Rebuild a few stripes. Calls take turns: two at once would write the same file."""
         async with self._turn:
+            if not self._swept:
+                self._swept = True
+                for index in self._disks.good():
+                    await self._sweep(index)
             return await self._work()
+
+    async def sweep(self, disk_index: int) -> None:
+        """Remove shards whose making was cut short from a disk that was away; not the one that is being made."""
+        async with self._turn:
+            await self._sweep(disk_index)
+
+    async def _sweep(self, disk_index: int) -> None:
+        disk, current = self._disks.get(disk_index), self._current
+        if disk is None:
+            return
+        kept = shard_path(current.row.id, current.index) if current and current.target == disk_index else ""
+        try:
+            for name in await disk.list(FOLDER):
+                made = name.removesuffix(NEW_SUFFIX)
+                if made != name and parse_shard_name(made) and f"{FOLDER}/{made}" != kept:
+                    await disk.unlink(f"{FOLDER}/{name}")
+        except DiskError as error:
+            log.warning("shards that were cut short stay", disk=disk.name, reason=str(error))
 
     async def _work(self) -> Progress:
         self._watch_disks()
@@ -220,7 +243,7 @@ class Rebuilder:
             # never by trusting what is there, however whole it reads: after a failed sync the page cache is no witness
             done = await current.step(self._options.stripes_per_step)
         except NoSuchFile:
-            # swept away beneath it, as one that a run before left: no fault of the disk
+            # somebody took it away beneath it: no fault of the disk
             self._put_off(current)
             await self._abandon(current)
             return

@@ -162,5 +162,6 @@ async def _compare(
     await compactor.sweep(lambda: catalog.applier.next_id, index)
     await pool.seal_unfit()
     await rejournaler.sweep(index)
+    await rebuilder.sweep(index)
     await journal.check_returned(index)
     await rebuilder.check_returned(index)

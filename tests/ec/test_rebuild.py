@@ -145,8 +145,30 @@ async def test_what_reads_report_is_rebuilt(tmp_path: Path) -> None:
         await bench.check_file(id_, 2)
 
 
-async def test_a_copy_that_is_swept_away_beneath_it_is_begun_anew(tmp_path: Path) -> None:
-    """The sweep of a start runs beside the first rebuilds."""
+async def test_what_was_cut_short_goes_and_what_is_being_made_stays(tmp_path: Path) -> None:
+    async with open_rig(tmp_path) as rig:
+        bench = Bench(rig)
+        id_ = await bench.put()
+        disk_index = rig.segment(id_).disks[0]
+        sim = rig.sims[disk_index]
+        left = [shard_path(id_, 3) + ".new", shard_path(1 << 40, 0) + ".new"]
+        for path in left:
+            await sim.write_at(path, 0, [b"x"])
+        await sim.write_at("segments/notes.new", 0, [b"x"])
+        bench.rebuilder.report(id_, 1)
+        assert await bench.rebuilder.work() is Progress.BUSY
+        names = {f"segments/{name}" for name in await sim.list("segments")}
+        assert {name for name in names if name.endswith(".new")} == {shard_path(id_, 0) + ".new", "segments/notes.new"}
+        for path in left:
+            await sim.write_at(path, 0, [b"x"])
+        await bench.rebuilder.sweep(disk_index)
+        assert {f"segments/{name}" for name in await sim.list("segments")} == names
+        await bench.run()
+        assert bench.rebuilder.rebuilt_shards_count == 1
+        await bench.check_file(id_, 0)
+
+
+async def test_a_copy_that_is_taken_away_beneath_it_is_begun_anew(tmp_path: Path) -> None:
     async with open_rig(tmp_path) as rig:
         bench = Bench(rig)
         id_ = await bench.put()
