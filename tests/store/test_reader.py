@@ -195,6 +195,29 @@ async def test_a_journal_that_is_nearly_full_waits_for_no_reader(tmp_path: Path,
         assert core.pins.oldest_record() is None
 
 
+@pytest.mark.parametrize("deleted", [False, True])
+async def test_a_record_that_was_trimmed_before_it_is_read_at_once(tmp_path: Path, deleted: bool) -> None:
+    """A small object is read without an iteration, and is found where it was moved to as with one."""
+    options = JournalOptions(size_bytes=1 << 20, file_bytes=128 << 10, preallocate_bytes=0)
+    async with new_store(tmp_path, journal=options) as store:
+        core = core_of(store)
+        await store.put("box", b"key", body_of(1000))
+        reader = await store.get("box", b"key", byte_range=ByteRange(10, 909))
+        record = (await store.describe("box", b"key"))["extents"][0]["journal_record"]
+        while core.journal.size_bytes <= HELD_FILL_MAX * core.journal.size_bytes_max:
+            await store.put("box", b"other", body_of(INLINE_BYTES_MAX))
+        if deleted:
+            await store.delete("box", b"key")
+        await store.destage()
+        assert not core.journal.holds(record)
+        if deleted:
+            with pytest.raises(DataLost, match="box/b'key'"):
+                await reader.read()
+        else:
+            assert await reader.read() == body_of(1000)[10:910]
+        assert core.pins.oldest_record() is None
+
+
 @pytest.mark.parametrize("destaged", [False, True])
 async def test_a_small_object_in_memory_takes_no_call_to_a_disk(tmp_path: Path, destaged: bool) -> None:
     """And is closed when it was read; damaged bytes are never handed out."""
