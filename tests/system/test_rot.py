@@ -4,17 +4,26 @@ import os
 import random
 import re
 import shutil
-from collections.abc import Callable, Iterator
+import struct
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import pytest
+import trio
 from daemon import NO_DESTAGE, QUICK, Node, wait_until
 from workload import BUCKET, Expected, fill
 
+from couchestord.store.fsck import check_store
+from couchestord.store.options import StoreOptions
+
 PAGE_BYTES = 4096
+BLOCK_BYTES = 16 << 10
+STRIPE_HEADER_BYTES = 64
+"""Before the sums of its blocks; lengths of the stripe and the shard are last (docs/formats.md)."""
 SIZES = (500, 4096, 60_000, 120_000, 300_000, 2_500_000)
 Damage = Callable[[Path], None]
 
@@ -111,31 +120,85 @@ def holds(path: Path, data: bytes) -> bool:
     return path.exists() and path.read_bytes()[: len(data)] == data
 
 
+def reads_of(extent: Mapping[str, Any], path: Path, data: bytes, *, headers: bool) -> Iterator[slice]:
+    """Where in a shard file lie the stripe headers and the whole blocks that a read of an extent must verify."""
+    index = int(path.suffix[1:])
+    page, start, left = extent["stripe"], extent["start"], extent["length"]
+    while left > 0:
+        at = page * PAGE_BYTES
+        stripe_bytes, shard_bytes = struct.unpack_from("<II", data, at + STRIPE_HEADER_BYTES - 8)
+        end = min(start + left, stripe_bytes)
+        low = max(start - index * shard_bytes, 0) // BLOCK_BYTES * BLOCK_BYTES
+        high = min(-(-(end - index * shard_bytes) // BLOCK_BYTES) * BLOCK_BYTES, shard_bytes)
+        if low < high:
+            if headers:
+                yield slice(at, at + STRIPE_HEADER_BYTES)
+            yield slice(at + PAGE_BYTES + low, at + PAGE_BYTES + high)
+        left -= end - start
+        page, start = page + 1 + -(-shard_bytes // PAGE_BYTES), 0
+
+
+def shards_read(node: Node, expected: Expected) -> dict[Path, list[Mapping[str, Any]]]:
+    """The shard files of all objects, parity too, with the extents in their segments."""
+    found: dict[Path, list[Mapping[str, Any]]] = {}
+    for key in expected.keys:
+        for extent in node.info(BUCKET, key)["extents"]:
+            for shard in extent["shards"]:
+                found.setdefault(Path(shard["disk"]) / shard["file"], []).append(extent)
+    return found
+
+
+def found_by_fsck(node: Node) -> set[Path]:
+    """The shard files that fsck finds bad; it must find nothing else."""
+    found = set()
+    for finding in trio.run(check_store, node.data, StoreOptions()):
+        named = re.fullmatch(r"segment (\d+), shard (\d+)", finding.where)
+        assert named, finding
+        assert finding.severity == "short"
+        found |= set(node.data.glob(f"disk-*/segments/{int(named[1]):016x}.{named[2]}"))
+    return found
+
+
+def made_good(node: Node, before: Mapping[Path, bytes]) -> bool:
+    """Every shard file that the log calls damaged is as it was."""
+    return all(holds(path, before[path]) for path in reported(node))
+
+
 def damage_shards(folder: Path, damages: list[Damage], disks: tuple[int, ...], *, running: bool) -> None:
-    """All shard files of up to two disks are damaged: what is read is right, and what was read is made good."""
+    """All shard files of up to two disks are damaged: what is read is right. What a read came upon is made good, and it
+    comes upon every block that it needs; fsck finds all the rest.
+    """
     with filled(folder, destaged=True) as (node, expected):
-        before = {path: data for index in disks for path, data in shards_of(node, index).items()}
         for damage in damages:
-            node.stop()
-            if running:
-                node.start()
+            extents = shards_read(node, expected)
+            if not running:
+                node.stop()
+            before = {path: data for index in disks for path, data in shards_of(node, index).items()}
             for path in before:
                 damage(path)
+            after = {path: path.read_bytes() if path.exists() else b"" for path in before}
             if not running:
                 node.start()
             expected.verify(node.s3())
             expected.verify(node.s3())
-            node.wait_healthy()
-            found = [path for path in before if path in reported(node)]
-            # a running daemon has headers in memory: it need not look at those on disk
-            assert found or damage in (Path.unlink, flip_header, flip_stripe_header), "no damage was noticed"
+            found = reported(node)
             for path, data in before.items():
-                if path in found:
-                    wait_until(partial(holds, path, data), 30, node.said)
-                else:
-                    # shards that no read needed; there is no scrub yet
-                    path.write_bytes(data)
-        node.restart()
+                # a running daemon may have headers in memory, and files open: it need not look at those on disk
+                if running and damage in (Path.unlink, flip_header, flip_stripe_header):
+                    continue
+                for extent in extents.get(path, ()):
+                    for part in reads_of(extent, path, data, headers=not running):
+                        assert path in found or after[path][part] == data[part], f"read without a word: {path} {part}"
+            wait_until(partial(made_good, node, before), 30, node.said)
+            node.wait_healthy()
+            node.stop()
+            found = reported(node)  # what is made good is made from others, which may be damaged too
+            assert made_good(node, before)
+            missed = found_by_fsck(node) | {path for path in before if not path.exists()}
+            assert missed & extents.keys() == before.keys() & extents.keys() - found
+            for path in before.keys() - found:
+                path.write_bytes(before[path])  # there is no scrub yet
+            node.start()
         expected.verify(node.s3())
         node.wait_healthy()
 
