@@ -180,6 +180,8 @@ class S3Config:
 
     address: Address = _setting(Address("127.0.0.1", 9000), parse_address)
     region: str = _setting("us-east-1", _text)
+    bytes_per_s_min: int = _setting(1 << 10, _at_least(0, parse_size), key="min_rate")
+    """What a client must send of a body, or take of a response, while it is waited for. 0: anything."""
 
 
 @dataclass(frozen=True, slots=True)

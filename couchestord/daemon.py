@@ -28,7 +28,7 @@ from couchestord.frontends.admin.commands import execute
 from couchestord.frontends.admin.gauges import snapshot_of
 from couchestord.frontends.admin.pages import HealthPages, MetricsPage, Readiness
 from couchestord.frontends.admin.server import serve_admin
-from couchestord.frontends.http import serve_http
+from couchestord.frontends.http import Limits, serve_http
 from couchestord.frontends.s3.server import S3Options, S3Server
 from couchestord.io.disks import disks_to_spare, shards_per_disk
 from couchestord.io.journalfile import JournalOptions
@@ -256,7 +256,9 @@ class _Daemon:
                 path = await servers.enter_async_context(serve_admin(config.store.data, partial(execute, store)))
                 options = S3Options(region=config.s3.region)
                 server = S3Server(store, self._clock, options, self._metrics.count_request)
-                await servers.enter_async_context(serve_http(_copies(s3), server.handler))
+                limits = Limits(bytes_per_s_min=config.s3.bytes_per_s_min)
+                serving = serve_http(_copies(s3), server.handler, limits, observe_late=self._metrics.count_late)
+                await servers.enter_async_context(serving)
                 self._readiness.opened(store.health)
                 _log.info("daemon is ready", s3=str(_address(s3)), data=str(config.store.data))
                 announce(path)

@@ -63,6 +63,10 @@ class Metrics:
         requests.received_bytes += received_bytes
         requests.sent_bytes += sent_bytes
 
+    def count_late(self, awaited: str) -> None:
+        """One client given up for being slow with its "head", "body", or in taking a "response"."""
+        self._requests.late[awaited] = self._requests.late.get(awaited, 0) + 1
+
     def render(self, snapshot: Snapshot) -> bytes:
         """The page of /metrics, with gauges from `snapshot`."""
         once = CollectorRegistry()
@@ -89,6 +93,7 @@ class _Requests(Collector):
         self.tallies: dict[str, _Tally] = {}
         self.received_bytes = 0
         self.sent_bytes = 0
+        self.late = {"body": 0, "head": 0, "response": 0}
 
     def add(self, operation: str) -> _Tally:
         if len(self.tallies) >= _OPERATIONS_MAX:
@@ -115,6 +120,12 @@ class _Requests(Collector):
             durations.add_metric([operation], buckets, tally.seconds)
         yield requests
         yield durations
+        late = CounterMetricFamily(
+            "couchestord_late_clients", "Clients given up for being slow, by what was awaited.", labels=["awaited"]
+        )
+        for awaited, count in self.late.items():
+            late.add_metric([awaited], count)
+        yield late
         yield CounterMetricFamily("couchestord_received_bytes", "Bytes of request bodies.", value=self.received_bytes)
         yield CounterMetricFamily("couchestord_sent_bytes", "Bytes of response bodies.", value=self.sent_bytes)
 

@@ -24,6 +24,15 @@ def samples(page: bytes) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]
     return {(s.name, tuple(sorted(s.labels.items()))): s.value for family in families for s in family.samples}
 
 
+def test_late_clients_are_counted_by_what_was_awaited() -> None:
+    metrics = Metrics()
+    for awaited in ("body", "head", "body"):
+        metrics.count_late(awaited)
+    found = samples(metrics.render(Snapshot()))
+    counts = [found["couchestord_late_clients_total", (("awaited", of),)] for of in ("body", "head", "response")]
+    assert counts == [2, 1, 0]
+
+
 def test_requests_are_counted_by_operation_and_class() -> None:
     metrics = Metrics()
     for status in (200, 206, 404, 503):

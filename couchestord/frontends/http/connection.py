@@ -2,8 +2,8 @@
 
 A connection is served by one task. Nothing is read ahead of a handler but what came with the head, so a slow handler
 holds its client back, and a slow client holds nobody else: every wait for it has a deadline. The deadline of a head,
-which every request has, is a number that the server watches; those of bodies and sends are cancel scopes, made only
-when there is something to wait for.
+which every request has, is a number that the server watches; for bodies and sends there is `Patience`, made only when
+there is something to wait for.
 """
 
 import logging
@@ -16,7 +16,9 @@ from typing import Final
 import trio
 
 from couchestord.errors import DataLost, IncompleteBody, RequestTimeout
+from couchestord.frontends.http.bodies import ConnectionBody
 from couchestord.frontends.http.messages import Handler, Head, Limits, Request, Response, ResponseBody
+from couchestord.frontends.http.patience import Patience, ignore_late, untaken_bytes
 from couchestord.frontends.http.protocol import END, NEED_DATA, HttpProtocol, MalformedMessage
 from couchestord.frontends.http.responses import BODILESS, CONTINUE, bare_response, response_head
 
@@ -27,7 +29,7 @@ _JOINED_BYTES_MAX: Final = 256 << 10
 _HEAD_RECEIVE_BYTES: Final = 64 << 10
 """Read at once while a head is awaited: the head, and a small body with it."""
 _LOOKS_TO_PASS_MAX: Final = 31
-_UNWAITED_BYTES_MAX: Final = 1 << 20
+_TURN_BYTES: Final = 1 << 20
 """So much of a body is read before other tasks have a turn, when the client is always ahead."""
 _LINGER_BYTES_MAX: Final = 4 << 20
 _LINGER_TIMEOUT_S: Final = 2.0
@@ -40,25 +42,46 @@ class _Gone(Exception):
 class Connection:
     """Serves one socket until either side wants no more."""
 
-    def __init__(self, sock: socket.socket, handler: Handler, limits: Limits, date: Callable[[], bytes]) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        handler: Handler,
+        limits: Limits,
+        date: Callable[[], bytes],
+        observe_late: Callable[[str], None] = ignore_late,
+    ) -> None:
         """`sock` is connected and non-blocking; `run` closes it. `date` gives the Date header's value."""
         self._socket = sock
         self._handler = handler
         self._limits = limits
         self._date = date
-        self._protocol = HttpProtocol(limits.head_bytes_max, limits.headers_max)
+        self._observe_late = observe_late
+        self.protocol = HttpProtocol(limits.head_bytes_max, limits.headers_max)
         self._scope = trio.CancelScope()
         self._closing = False
         self._busy = False
         self._sent_bytes = 0  # of the body under way
-        self._unwaited_bytes = 0
+        self._partly_sent_bytes = 0  # of the piece under way
+        self._received_bytes = 0  # of all bodies
+        self._turn_bytes = _TURN_BYTES  # once so much was received, others have a turn
+        self._reading: Patience | None = None
+        self._writing: Patience | None = None
         self._looks_to_pass = self._looks_passed = 0
         self.deadline_s = math.inf
         """When, in trio's time, the client has been waited for too long: whoever watches calls `cut` then."""
 
     def cut(self) -> None:
-        """Ends the connection where it stands."""
+        """Ends the connection where it stands, for its client is late. In the midst of a head, it is told so."""
+        if not self._busy and self.protocol.has_early_bytes:
+            self._note_late("head")
+            with suppress(OSError):
+                self._socket.send(bare_response(408))
         self._scope.cancel()
+
+    def _note_late(self, awaited: str) -> None:
+        with suppress(OSError):
+            _log.info("a client is too slow, its connection ends: %s of %s", awaited, self._socket.getpeername())
+        self._observe_late(awaited)
 
     def finish_soon(self) -> None:
         """No request after the one under way; without one, the connection closes now."""
@@ -82,8 +105,8 @@ class Connection:
         head = await self._read_head()
         if head is None:
             return False
-        self._busy = True
-        body = _Body(self, head.content_length)
+        self._busy, self._reading = True, None
+        body = ConnectionBody(self, head.content_length)
         request = Request(head.method, head.target, head.headers, body, head.content_length, head.fields)
         try:
             response = await self._handler(request)
@@ -98,7 +121,7 @@ class Connection:
 
     async def _read_head(self) -> Head | None:
         """The next head; None when the connection is to be closed. Idle and slow clients meet the deadline."""
-        protocol, limits = self._protocol, self._limits
+        protocol, limits = self.protocol, self._limits
         self.deadline_s = trio.current_time() + limits.idle_timeout_s
         begun = False
         try:
@@ -149,23 +172,28 @@ class Connection:
     async def _receive_body(self, left: int | None) -> bytes:
         """Bytes of a body that lacks `left` bytes, None: unknown. A handler is mostly slower than the client."""
         bytes_max = self._limits.receive_bytes if left is None else min(left, self._limits.receive_bytes)
-        if self._unwaited_bytes >= _UNWAITED_BYTES_MAX:
-            self._unwaited_bytes = 0
+        if self._received_bytes >= self._turn_bytes:
+            self._turn_bytes = self._received_bytes + _TURN_BYTES
             await trio.lowlevel.checkpoint()
-        try:
-            data = self._socket.recv(bytes_max)
-        except BlockingIOError:
-            self._unwaited_bytes = 0
-        else:
-            self._unwaited_bytes += len(data)
-            return data
-        with trio.move_on_after(self._limits.body_timeout_s):
-            return await self._receive(bytes_max)
-        raise RequestTimeout("the body stopped arriving")
+        while True:
+            try:
+                data = self._socket.recv(bytes_max)
+            except BlockingIOError:
+                await self._wait_for_body()
+            else:
+                self._received_bytes += len(data)
+                return data
+
+    async def _wait_for_body(self) -> None:
+        if self._reading is None:
+            self._reading = Patience(self._limits, self._limits.body_timeout_s, lambda: self._received_bytes)
+        if not await self._reading.wait(trio.lowlevel.wait_readable, self._socket):
+            self._note_late("body")
+            raise RequestTimeout("the body stopped arriving, or comes too slowly")
 
     async def read_body(self, left: int | None) -> bytes | None:
-        """The next piece of a body that lacks `left` bytes, None at its end. For `_Body`."""
-        protocol = self._protocol
+        """The next piece of a body that lacks `left` bytes, None at its end. For `ConnectionBody`."""
+        protocol = self.protocol
         try:
             while True:
                 piece = protocol.next_body()
@@ -183,8 +211,8 @@ class Connection:
             raise IncompleteBody("the client went away") from error
 
     async def read_body_into(self, buffer: memoryview) -> int:
-        """Reads from the socket into `buffer`; only while the protocol has `direct_bytes`. For `_Body`."""
-        protocol = self._protocol
+        """Reads from the socket into `buffer`; only while the protocol has `direct_bytes`. For `ConnectionBody`."""
+        protocol = self.protocol
         try:
             if protocol.wants_continue:
                 protocol.wants_continue = False
@@ -199,22 +227,22 @@ class Connection:
 
     async def _receive_into(self, buffer: memoryview) -> int:
         """What is there already, without a turn of the loop; else what comes first."""
-        with suppress(BlockingIOError):
-            return self._socket.recv_into(buffer)
-        with trio.move_on_after(self._limits.body_timeout_s):
-            while True:
-                await trio.lowlevel.wait_readable(self._socket)
-                with suppress(BlockingIOError):
-                    return self._socket.recv_into(buffer)
-        raise RequestTimeout("the body stopped arriving")
+        while True:
+            try:
+                count = self._socket.recv_into(buffer)
+            except BlockingIOError:
+                await self._wait_for_body()
+            else:
+                self._received_bytes += count
+                return count
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
-    async def _respond(self, head: Head, response: Response, body: "_Body") -> bool:
+    async def _respond(self, head: Head, response: Response, body: ConnectionBody) -> bool:
         """Sends the response and reads what is left of the body. False: close."""
-        self._sent_bytes = 0
+        self._sent_bytes, self._writing = 0, None
         source, limits = response.body, self._limits
-        close = self._closing or not self._protocol.keeps_alive or not body.can_be_skipped(limits.unread_body_bytes_max)
+        close = self._closing or not self.protocol.keeps_alive or not body.can_be_skipped(limits.unread_body_bytes_max)
         try:
             length = None if response.status in BODILESS else _length(response)
             raw = response_head(response.status, response.headers, self._date(), length, close=close)
@@ -275,20 +303,26 @@ class Connection:
             sent = self._socket.send(data)
         except BlockingIOError:
             sent = 0
-        if sent == len(data):
-            return
-        view = memoryview(data)[sent:]
-        while view:
-            with trio.move_on_after(self._limits.write_timeout_s) as scope:
-                await trio.lowlevel.wait_writable(self._socket)
-            if scope.cancelled_caught:
+        if sent != len(data):
+            await self._send_rest(memoryview(data), sent)
+
+    async def _send_rest(self, data: memoryview, sent: int) -> None:
+        self._partly_sent_bytes = sent
+        if self._writing is None:
+            self._writing = Patience(self._limits, self._limits.write_timeout_s, self._taken_bytes)
+        while self._partly_sent_bytes < len(data):
+            if not await self._writing.wait(trio.lowlevel.wait_writable, self._socket):
+                self._note_late("response")
                 raise _Gone
             with suppress(BlockingIOError):
-                view = view[self._socket.send(view) :]
+                self._partly_sent_bytes += self._socket.send(data[self._partly_sent_bytes :])
+
+    def _taken_bytes(self) -> int:
+        return self._sent_bytes + self._partly_sent_bytes - untaken_bytes(self._socket)
 
     async def _refuse(self, status: int) -> None:
         """Answers a head that is not HTTP as it should be, and gives the client time to read that."""
-        self.deadline_s = trio.current_time() + self._limits.write_timeout_s
+        self.deadline_s, self._busy = trio.current_time() + self._limits.write_timeout_s, True
         await self._send(bare_response(status))
         await self._linger()
 
@@ -302,73 +336,6 @@ class Connection:
                 if not data:
                     return
                 left -= len(data)
-
-
-class _Body:
-    """`RequestBody` over a connection."""
-
-    __slots__ = ("_begun", "_connection", "_left", "broken", "ended")
-
-    def __init__(self, connection: Connection, length: int | None) -> None:
-        self._connection = connection
-        self._left = length
-        self.ended = length == 0
-        self._begun = False
-        self.broken = False
-
-    def __aiter__(self) -> "_Body":
-        return self
-
-    async def __anext__(self) -> bytes:
-        if self.ended:
-            raise StopAsyncIteration
-        if self.broken:
-            raise IncompleteBody("the body broke off before")
-        self._begun = True
-        try:
-            piece = await self._connection.read_body(self._left)
-        except BaseException:
-            self.broken = True
-            raise
-        if piece is None:
-            self.ended = True
-            raise StopAsyncIteration
-        if self._left is not None:
-            self._left -= len(piece)
-        return piece
-
-    async def read_into(self, buffer: memoryview) -> int | None:
-        if self.broken or not self._connection._protocol.direct_bytes:
-            return None
-        self._begun = True
-        try:
-            count = await self._connection.read_body_into(buffer)
-        except BaseException:
-            self.broken = True
-            raise
-        if self._left is not None:
-            self._left -= count
-        return count
-
-    def can_be_skipped(self, bytes_max: int) -> bool:
-        """What is unread may be thrown away to keep the connection."""
-        if self.ended:
-            return True
-        if self.broken or (self._connection._protocol.wants_continue and not self._begun):
-            return False
-        return self._left is None or self._left <= bytes_max
-
-    async def skip(self, bytes_max: int) -> bool:
-        """Reads the rest and throws it away. False: more than `bytes_max` came, or the client broke off."""
-        skipped = 0
-        try:
-            async for piece in self:
-                skipped += len(piece)
-                if skipped > bytes_max:
-                    return False
-        except (IncompleteBody, RequestTimeout):
-            return False
-        return True
 
 
 def _length(response: Response) -> int:

@@ -24,6 +24,10 @@ class Limits:
     """Without one byte of the body while somebody waits for it."""
     write_timeout_s: float = 30.0
     """Without the client taking one byte."""
+    bytes_per_s_min: int = 1024
+    """What a client must send of a body, or take of a response, on average while it is waited for. 0: anything."""
+    slow_grace_s: float = 60.0
+    """So long a client may be behind that rate, within one body."""
     unread_body_bytes_max: int = 256 << 10
     """So much of a body that the handler left unread is read and thrown away to keep the connection."""
     drain_timeout_s: float = 30.0
@@ -46,7 +50,7 @@ class RequestBody(Protocol):
     """The body of a request: read once, piece by piece, nothing is read ahead.
 
     The first read answers `Expect: 100-continue`. Reading raises IncompleteBody when the client goes away or breaks the
-    framing, and RequestTimeout when it stalls; the connection is closed after the response then.
+    framing, and RequestTimeout when it stalls or drips; the connection is closed after the response then.
     """
 
     def __aiter__(self) -> AsyncIterator[bytes]: ...

@@ -13,6 +13,7 @@ import trio
 
 from couchestord.frontends.http.connection import Connection
 from couchestord.frontends.http.messages import Handler, Limits
+from couchestord.frontends.http.patience import ignore_late
 from couchestord.frontends.http.responses import bare_response
 
 _log = logging.getLogger(__name__)
@@ -28,9 +29,12 @@ _GONE_BEFORE_ACCEPT: Final = frozenset({errno.ECONNABORTED, errno.EPROTO, errno.
 class HttpServer:
     """What `serve_http` yields."""
 
-    def __init__(self, handler: Handler, limits: Limits, wall_time_s: Callable[[], float]) -> None:
+    def __init__(
+        self, handler: Handler, limits: Limits, wall_time_s: Callable[[], float], observe_late: Callable[[str], None]
+    ) -> None:
         self._handler = handler
         self._limits = limits
+        self._observe_late = observe_late
         self._date = DateHeader(wall_time_s)
         self._connections: set[Connection] = set()
         self._refusals = 0
@@ -56,7 +60,7 @@ class HttpServer:
             sock = socket.socket(fileno=accepted.detach())
             sock.setblocking(False)
             if len(self._connections) < self._limits.connections_max:
-                connection = Connection(sock, self._handler, self._limits, self._date)
+                connection = Connection(sock, self._handler, self._limits, self._date, self._observe_late)
                 self._connections.add(connection)
                 nursery.start_soon(self._run, connection, sock)
             elif self._refusals < _REFUSALS_MAX:
@@ -139,6 +143,7 @@ async def serve_http(
     limits: Limits = Limits(),  # noqa: B008 - frozen
     *,
     wall_time_s: Callable[[], float] = time.time,
+    observe_late: Callable[[str], None] = ignore_late,
 ) -> AsyncIterator[HttpServer]:
     """Serves `handler` on `listeners` while the body of the `async with` runs.
 
@@ -146,9 +151,10 @@ async def serve_http(
     `limits.drain_timeout_s` to finish. When the body is cancelled or raises, everything is cut at once.
 
     A handler runs in the task of its connection. What it raises is logged and answered 500; requests on other
-    connections never notice.
+    connections never notice. `observe_late` is told "head", "body" or "response" for each client that was given up,
+    for it stopped in the midst of that, or was too slow; not for idle ones.
     """
-    server = HttpServer(handler, limits, wall_time_s)
+    server = HttpServer(handler, limits, wall_time_s, observe_late)
     async with trio.open_nursery() as connections:
         accepting = trio.CancelScope()
 

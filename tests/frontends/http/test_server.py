@@ -336,9 +336,40 @@ def test_idle_and_slow_heads_are_closed(sent: bytes) -> None:
         async with serving() as (_, port), await connect(port) as stream:
             if sent:
                 await stream.send_all(sent)
-            await read_all(stream)
+            answer = await read_all(stream)
             waited_s = trio.current_time() - begun
             assert waited_s == pytest.approx(60 if sent in (b"", GET) else 10, abs=0.5)
+            assert answer.startswith(b"HTTP/1.1 408 ") == (sent not in (b"", GET))
+            assert (answer == b"") == (sent == b"")
+
+    run_with_mock_clock(main)
+
+
+@pytest.mark.parametrize("before", [b"", GET])
+def test_a_head_that_drips_is_cut_when_its_time_is_up(before: bytes) -> None:
+    late = list[str]()
+
+    async def drip(stream: trio.SocketStream) -> None:
+        with suppress(trio.BrokenResourceError):
+            while True:
+                await stream.send_all(b"X-A: b\r\n")
+                await trio.sleep(4)
+
+    async def main() -> None:
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        async with (
+            serve_http(listeners, echo, observe_late=late.append),
+            await connect(listeners[0].socket.getsockname()[1]) as stream,
+            trio.open_nursery() as nursery,
+        ):
+            begun = trio.current_time()
+            await stream.send_all(before + b"GET / HTTP/1.1\r\n")
+            nursery.start_soon(drip, stream)
+            answer = await read_all(stream)
+            nursery.cancel_scope.cancel()
+            assert trio.current_time() - begun == pytest.approx(10, abs=0.5)
+        assert b"HTTP/1.1 408 " in answer
+        assert late == ["head"]
 
     run_with_mock_clock(main)
 
