@@ -70,7 +70,7 @@ class Rebuilder:
         self._options = options
         self._retire = retire
         self._policies = policies
-        self._damages: dict[int, int] = {}
+        self._damages: set[tuple[int, int, int]] = set()
         self._away_since: dict[int, float] = {}
         self._not_before: dict[tuple[int, int], float] = {}
         self._current: ShardRebuild | None = None
@@ -83,10 +83,10 @@ class Rebuilder:
     def interval_s(self) -> float:
         return self._options.interval_s
 
-    def report(self, segment_id: int, missing: int) -> None:
-        """Shards of a segment were found damaged (bits of `missing`): for `StripeStore`'s `on_damage`."""
-        if len(self._damages) < self._options.damages_max or segment_id in self._damages:
-            self._damages[segment_id] = self._damages.get(segment_id, 0) | missing
+    def report(self, segment_id: int, index: int, disk: int) -> None:
+        """A shard was found damaged on a disk: for `StripeStore`'s `on_damage`."""
+        if len(self._damages) < self._options.damages_max:
+            self._damages.add((segment_id, index, disk))
 
     async def work(self) -> Progress:
         """Rebuild a few stripes. Calls take turns: two at once would write the same file."""
@@ -168,12 +168,16 @@ class Rebuilder:
         self._away_since = {disk: self._away_since.get(disk, now) for disk in away}
 
     async def _record_damages(self) -> None:
-        """Into the catalog, so that they outlive a restart."""
-        for id_, missing in list(self._damages.items()):
+        """Into the catalog, so that they outlive a restart.
+
+        Who began to read before a shard was made anew elsewhere misses it where it lay: that is no damage.
+        """
+        for damage in list(self._damages):
+            id_, index, disk = damage
             row = self._catalog.segment(id_)
-            if row is not None and missing & ~row.missing:
-                await self._submit(LoseShards(id_, missing))
-            self._damages.pop(id_, None)
+            if row is not None and row.disks[index] == disk and not row.missing >> index & 1:
+                await self._submit(LoseShards(id_, 1 << index))
+            self._damages.discard(damage)
 
     def _lost(self, place: SegmentRow | PlacementRow) -> int:
         """Bits of the shards that a read cannot count on now."""
@@ -280,7 +284,7 @@ class Rebuilder:
             self._put_off(current)
             await self._submit(LoseShards(row.id, 1 << index))
             return
-        self._stripes.forget_damage(row.id, index)
+        self._stripes.forget_damage(row.id, index, current.target)
         self.rebuilt_shards_count += 1
         log.info("shard was rebuilt", segment=row.id, shard=index, disk=self._disks.name(current.target))
 

@@ -193,9 +193,9 @@ class StripeStore:
         """What the headers of a segment's shards say."""
         return SegmentIdentity(self._disks.store_id, segment.id, segment.epoch, segment.k, segment.m)
 
-    def forget_damage(self, segment_id: int, index: int) -> None:
-        """The shard was made good: report it again when it fails again."""
-        self._trust.forget_damage(segment_id, index)
+    def forget_damage(self, segment_id: int, index: int, disk: int) -> None:
+        """The shard was made good on a disk: report it again when it fails again."""
+        self._trust.forget_damage(segment_id, index, disk)
 
     async def _pieces(self, segment: SegmentRow, stripe: int, start: int, length: int) -> list[memoryview]:
         """The range, shard by shard."""

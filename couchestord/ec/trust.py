@@ -14,8 +14,10 @@ from couchestord.io.disks import Disks
 log = logs.get(__name__)
 
 Result = TypeVar("Result")
-Damage = Callable[[int, int], None]
-"""Called with (segment id, bits of the shards that could not be read). Must not block, must not raise."""
+Damage = Callable[[int, int, int], None]
+"""Called with (segment id, index of the shard that could not be read, disk it was looked for on). Must not block, must
+not raise.
+"""
 
 
 class ShardTrust:
@@ -26,7 +28,7 @@ class ShardTrust:
         self._late_s = late_s
         self._damages_noted_max = damages_noted_max
         self._on_damage = on_damage
-        self._damaged: set[tuple[int, int]] = set()
+        self._damaged: set[tuple[int, int, int]] = set()
         self._under_way: dict[int, dict[object, float]] = {}
 
     async def timed(
@@ -51,19 +53,20 @@ class ShardTrust:
 
     def note(self, segment: SegmentRow, index: int, error: ShardError) -> None:
         """A shard that should be whole is not. What a newer program wrote is no damage, and is left alone."""
-        known = segment.missing >> index & 1 or (segment.id, index) in self._damaged
+        damage = segment.id, index, segment.disks[index]
+        known = segment.missing >> index & 1 or damage in self._damaged
         if known or isinstance(error, UnknownFormat) or self._disks.get(segment.disks[index]) is None:
             return
         if len(self._damaged) >= self._damages_noted_max:
             self._damaged.clear()
-        self._damaged.add((segment.id, index))
+        self._damaged.add(damage)
         log.warning("shard found damaged", shard=self.where(segment, index), segment=segment.id, reason=str(error))
         if self._on_damage is not None:
-            self._on_damage(segment.id, 1 << index)
+            self._on_damage(*damage)
 
-    def forget_damage(self, segment_id: int, index: int) -> None:
-        """Note the shard again when it fails again."""
-        self._damaged.discard((segment_id, index))
+    def forget_damage(self, segment_id: int, index: int, disk: int) -> None:
+        """Note the shard again when it fails again on a disk."""
+        self._damaged.discard((segment_id, index, disk))
 
     def is_trusted(self, segment: SegmentRow, index: int) -> bool:
         """Whether a shard is whole, for all we know, on a disk that answers."""

@@ -132,9 +132,9 @@ async def _build(nursery: trio.Nursery, disks: Disks, catalog_path: Path, option
         disks.set_tight(index, room.free_bytes * room.sharers_count < options.reserve_bytes)
     jobs: list[Jobs] = []
 
-    def on_damage(segment: int, missing: int) -> None:
+    def on_damage(segment: int, index: int, disk: int) -> None:
         if jobs:
-            jobs[0].rebuilder.report(segment, missing)
+            jobs[0].rebuilder.report(segment, index, disk)
 
     stripes = StripeStore(disks, engine, nursery, on_damage=on_damage)
 

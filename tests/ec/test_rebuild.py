@@ -61,6 +61,12 @@ class Bench:
                 self.shards[id_, index] = await self.file(row.disks[index], id_, index)
         return id_
 
+    def report(self, id_: int, missing: int) -> None:
+        """Damaged where they lie now."""
+        for index, disk in enumerate(self.rig.segment(id_).disks):
+            if missing >> index & 1:
+                self.rebuilder.report(id_, index, disk)
+
     async def file(self, disk: int, id_: int, index: int) -> bytes:
         return await self.rig.sims[disk].read(shard_path(id_, index), 0, 1 << 30)
 
@@ -108,7 +114,7 @@ async def test_lost_shard_files_are_rebuilt_in_their_place(
         for index in lost:
             await sim_of(rig, id_, index).unlink(shard_path(id_, index))
         bench.restart()
-        bench.rebuilder.report(id_, sum(1 << index for index in lost))
+        bench.report(id_, sum(1 << index for index in lost))
         await bench.run()
         for index in range(6):
             await bench.check_file(id_, index)
@@ -124,7 +130,7 @@ async def test_one_rotten_block_is_made_good(tmp_path: Path) -> None:
         id_ = await bench.put()
         for index in (1, 4, 5):
             sim_of(rig, id_, index).rot(shard_path(id_, index), (index * 17 + 2) * PAGE_BYTES + 5)
-            bench.rebuilder.report(id_, 1 << index)
+            bench.report(id_, 1 << index)
         await bench.run()
         for index in range(6):
             await bench.check_file(id_, index)
@@ -139,7 +145,7 @@ async def test_what_reads_report_is_rebuilt(tmp_path: Path) -> None:
         bench.restart()
         (extent,) = bench.bodies
         await rig.extent_bytes(extent)
-        assert rig.damages == [(id_, 4)]
+        assert rig.damages == [(id_, 2, rig.segment(id_).disks[2])]
         bench.rebuilder.report(*rig.damages[0])
         await bench.run()
         await bench.check_file(id_, 2)
@@ -155,7 +161,7 @@ async def test_what_was_cut_short_goes_and_what_is_being_made_stays(tmp_path: Pa
         for path in left:
             await sim.write_at(path, 0, [b"x"])
         await sim.write_at("segments/notes.new", 0, [b"x"])
-        bench.rebuilder.report(id_, 1)
+        bench.report(id_, 1)
         assert await bench.rebuilder.work() is Progress.BUSY
         names = {f"segments/{name}" for name in await sim.list("segments")}
         assert {name for name in names if name.endswith(".new")} == {shard_path(id_, 0) + ".new", "segments/notes.new"}
@@ -172,7 +178,7 @@ async def test_a_copy_that_is_taken_away_beneath_it_is_begun_anew(tmp_path: Path
     async with open_rig(tmp_path) as rig:
         bench = Bench(rig)
         id_ = await bench.put()
-        bench.rebuilder.report(id_, 1)
+        bench.report(id_, 1)
         for _ in range(3):
             assert await bench.rebuilder.work() is Progress.BUSY
         sim = sim_of(rig, id_, 0)
@@ -188,7 +194,7 @@ async def test_two_steps_at_once_take_turns(tmp_path: Path) -> None:
     async with open_rig(tmp_path) as rig:
         bench = Bench(rig)
         id_ = await bench.put()
-        bench.rebuilder.report(id_, 1)
+        bench.report(id_, 1)
         for _ in range(10):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(bench.rebuilder.work)
@@ -203,7 +209,7 @@ async def test_a_reported_shard_is_written_anew_however_whole_it_reads(tmp_path:
     async with open_rig(tmp_path) as rig:
         bench = Bench(rig)
         id_ = await bench.put()
-        bench.rebuilder.report(id_, 1)
+        bench.report(id_, 1)
         writes = sim_of(rig, id_, 0).calls_by_name["write_at"]
         await bench.run()
         assert sim_of(rig, id_, 0).calls_by_name["write_at"] > writes
@@ -225,6 +231,30 @@ async def test_a_disk_that_is_gone_is_replaced_by_others(tmp_path: Path) -> None
             assert len(set(row.disks)) == 6
             for index in range(6):
                 await bench.check_file(id_, index)
+        await bench.check()
+
+
+async def test_what_a_reader_misses_where_a_shard_lay_before_is_no_damage(tmp_path: Path) -> None:
+    """But what it misses where the shard lies now is."""
+    async with open_rig(tmp_path, disks_count=7) as rig:
+        bench = Bench(rig)
+        id_ = await bench.put()
+        before = rig.segment(id_)
+        rig.disks.fail(before.disks[0], "pulled")
+        await bench.run()
+        rig.disks.failures.clear()
+        await rig.sims[before.disks[0]].unlink(shard_path(id_, 0))
+        row = rig.segment(id_)
+        for count, (layout, rebuilt) in enumerate(((before, False), (row, True)), start=1):
+            if rebuilt:
+                await sim_of(rig, id_, 0).unlink(shard_path(id_, 0))
+            assert await rig.stripes.read(layout, 1, 0, 10) == pattern(LENGTH, 0)[:10]
+            assert rig.damages[count - 1 :] == [(id_, 0, layout.disks[0])]
+            bench.rebuilder.report(*rig.damages[-1])
+            assert (await bench.run() > 0) == rebuilt
+            assert rig.segment(id_) == row
+            assert bench.rebuilder.rebuilt_shards_count == count
+        await bench.check_file(id_, 0)
         await bench.check()
 
 
@@ -279,10 +309,10 @@ async def test_the_most_endangered_comes_first(tmp_path: Path) -> None:
             for index in range(6):
                 if mask >> index & 1:
                     await sim_of(rig, id_, index).unlink(shard_path(id_, index))
-            bench.rebuilder.report(id_, mask)
+            bench.report(id_, mask)
         bench.restart()
         for id_, mask in zip(ids, (0b1, 0b110, 0b1000), strict=True):
-            bench.rebuilder.report(id_, mask)
+            bench.report(id_, mask)
         await bench.run()
         placed = [(request.id, request.index) for request in rig.requests if isinstance(request, rq.PlaceShard)]
         assert placed[0] == (ids[1], 1)
@@ -294,9 +324,9 @@ async def test_clients_come_first_unless_nothing_is_to_spare(tmp_path: Path) -> 
         bench = Bench(rig)
         id_ = await bench.put()
         bench.busy = True
-        bench.rebuilder.report(id_, 0b1)
+        bench.report(id_, 0b1)
         assert await bench.rebuilder.work() is Progress.THROTTLED
-        bench.rebuilder.report(id_, 0b11)
+        bench.report(id_, 0b11)
         assert await bench.rebuilder.work() is Progress.BUSY
 
 
@@ -331,7 +361,7 @@ async def test_a_target_that_fails_is_given_up_for_another(
         row = rig.segment(id_)
         await rig.sims[row.disks[1]].unlink(shard_path(id_, 1))
         bench.restart()
-        bench.rebuilder.report(id_, 0b10)
+        bench.report(id_, 0b10)
         rig.sims[row.disks[1]].fail_at(count, error)
         await bench.run()
         assert rig.segment(id_).missing == 0
@@ -346,7 +376,7 @@ async def test_a_target_that_lies_is_found_out(tmp_path: Path) -> None:
         sim: Any = sim_of(rig, id_, 1)
         await sim.unlink(shard_path(id_, 1))
         bench.restart()
-        bench.rebuilder.report(id_, 0b10)
+        bench.report(id_, 0b10)
         sync = sim.sync
 
         async def sync_and_rot(path: str) -> None:
@@ -366,7 +396,7 @@ async def test_a_lost_stripe_does_not_keep_the_others_from_being_rebuilt(tmp_pat
         for index in (0, 2, 3):
             sim_of(rig, id_, index).rot(shard_path(id_, index), (2 + 17) * PAGE_BYTES)  # the second stripe
         bench.restart()
-        bench.rebuilder.report(id_, 0b1101)
+        bench.report(id_, 0b1101)
         await bench.run()
         row = rig.segment(id_)
         assert row.missing == 0b1101  # still not whole
@@ -390,7 +420,7 @@ async def test_it_goes_on_behind_a_stripe_of_which_no_header_is_left(tmp_path: P
             await sim_of(rig, id_, index).write_at(shard_path(id_, index), (1 + 17) * PAGE_BYTES, [bytes(PAGE_BYTES)])
         await sim_of(rig, id_, 1).unlink(shard_path(id_, 1))
         bench.restart()
-        bench.rebuilder.report(id_, 2)
+        bench.report(id_, 2)
         await bench.run()
         assert rig.segment(id_).missing == 2  # a stripe is lost
         rig.disks.fail(rig.segment(id_).disks[0], "pulled")
@@ -413,7 +443,7 @@ async def test_garbage_behind_the_last_extent_is_no_loss(tmp_path: Path) -> None
             await sim_of(rig, id_, index).write_at(shard_path(id_, index), end * PAGE_BYTES, encoded.buffers(index))
         await sim_of(rig, id_, 4).unlink(shard_path(id_, 4))
         bench.restart()
-        bench.rebuilder.report(id_, 1 << 4)
+        bench.report(id_, 1 << 4)
         await bench.run()
         await bench.check_file(id_, 4)
         assert rig.segment(id_).missing == 0
@@ -429,7 +459,7 @@ async def test_what_a_newer_program_wrote_is_left_alone(tmp_path: Path) -> None:
         await sim.write_at(path, PAGE_BYTES, [reseal(page, 4, b"\x02\x00")])
         before = await sim.read(path, 0, 1 << 30)
         bench.restart()
-        bench.rebuilder.report(id_, 1)
+        bench.report(id_, 1)
         await bench.run()
         assert await sim.read(path, 0, 1 << 30) == before
 
@@ -440,7 +470,7 @@ async def test_a_segment_that_goes_meanwhile_is_forgotten(tmp_path: Path) -> Non
         id_ = await bench.put()
         await sim_of(rig, id_, 0).unlink(shard_path(id_, 0))
         bench.restart()
-        bench.rebuilder.report(id_, 1)
+        bench.report(id_, 1)
         sim = sim_of(rig, id_, 0)
         await bench.rebuilder.work()
         assert await sim.list("segments") != {}
@@ -480,7 +510,7 @@ async def test_progress_is_saved_and_cleared(tmp_path: Path) -> None:
         bench = Bench(rig)
         id_ = await bench.put()
         await sim_of(rig, id_, 3).unlink(shard_path(id_, 3))
-        bench.rebuilder.report(id_, 8)
+        bench.report(id_, 8)
         await bench.run()
         saved = [request.state for request in rig.requests if isinstance(request, rq.SaveJob)]
         assert json.loads(saved[0])["segment"] == id_
@@ -491,7 +521,7 @@ async def test_a_writer_that_refuses_puts_it_off(tmp_path: Path) -> None:
     async with open_rig(tmp_path) as rig:
         bench = Bench(rig)
         id_ = await bench.put()
-        bench.rebuilder.report(id_, 1)
+        bench.report(id_, 1)
         rig.refuse = JournalFull("full")
         assert await bench.rebuilder.work() is Progress.IDLE
         rig.refuse = None
@@ -512,7 +542,7 @@ async def test_an_open_segment_is_sealed_so_that_it_can_be_rebuilt(tmp_path: Pat
             rig.put(b"1", writer.runs)
             (id_,) = writer.segments
             await sim_of(rig, id_, 3).unlink(shard_path(id_, 3))
-            bench.rebuilder.report(id_, 8)
+            bench.report(id_, 8)
             await bench.run()
             assert rig.segment(id_).missing == 8, "a stream is writing to it"
         await bench.run()

@@ -217,7 +217,7 @@ async def test_damage_is_not_read_without_a_wait_but_counted_by_the_read_that_fo
             assert rig.stripes.read_nowait(ROW, 1, start, 100) in (None, data[start : start + 100])
         assert rig.damages == []
         await check_all(rig, data)
-        assert rig.damages == [(33, 1)]
+        assert rig.damages == [(33, 0, 0)]
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
@@ -232,9 +232,9 @@ async def test_damaged_shards_are_made_good_and_reported_once(
         rig.forget_cache()
         for _ in range(3):
             await check_all(rig, data)
-        assert {mask for _, mask in rig.damages} >= {1 << index for index in lost if index < 4}
+        assert {index for _, index, _ in rig.damages} >= {index for index in lost if index < 4}
         assert len(rig.damages) == len(set(rig.damages)) <= len(lost)
-        assert {segment for segment, _ in rig.damages} == {33}
+        assert {(segment, index == disk) for segment, index, disk in rig.damages} == {(33, True)}
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
@@ -254,7 +254,7 @@ async def test_rotten_parity_is_never_decoded_with(tmp_path: Path) -> None:
         await flip_payload(rig, 4)
         rig.disks.fail(1, "pulled")
         await check_all(rig, data)
-        assert rig.damages == [(33, 1 << 4)]
+        assert rig.damages == [(33, 4, 4)]
 
 
 async def test_a_damage_is_reported_again_once_it_was_repaired(tmp_path: Path) -> None:
@@ -262,9 +262,9 @@ async def test_a_damage_is_reported_again_once_it_was_repaired(tmp_path: Path) -
         await put(rig)
         await lose_file(rig, 0)
         await rig.stripes.read(ROW, 1, 0, 10)
-        rig.stripes.forget_damage(33, 0)
+        rig.stripes.forget_damage(33, 0, 0)
         await rig.stripes.read(ROW, 1, 0, 10)
-        assert rig.damages == [(33, 1), (33, 1)]
+        assert rig.damages == [(33, 0, 0), (33, 0, 0)]
 
 
 async def test_what_a_newer_program_wrote_is_not_called_damage(tmp_path: Path) -> None:
@@ -345,7 +345,7 @@ async def test_a_read_error_is_made_good_and_the_disk_stays(tmp_path: Path) -> N
         rig.sims[1].fail_at(1, DiskFailed("EIO"))
         assert await rig.stripes.read(ROW, 1, 0, STRIPE_BYTES) == data
         assert rig.disks.good() == [0, 1, 2, 3, 4, 5]
-        assert rig.damages == [(33, 2)]
+        assert rig.damages == [(33, 1, 1)]
 
 
 @pytest.mark.parametrize("index", range(6))

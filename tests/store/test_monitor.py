@@ -59,6 +59,31 @@ async def test_folder_that_goes_is_noticed_and_taken_back(tmp_path: Path) -> Non
     assert faults_of(tmp_path) == []
 
 
+async def test_reader_that_is_older_than_a_rebuild_makes_no_work_when_the_disk_is_back(tmp_path: Path) -> None:
+    """It looks for the shard where it lay, and that copy was removed when the disk returned."""
+    async with new_store(tmp_path, disks=tuple(tmp_path / f"disk-{index}" for index in range(7))) as store:
+        core, body = core_of(store), body_of(9 * STRIPE_BYTES)
+        await store.put("box", b"key", body)
+        await core.pool.aclose()
+        async with await store.get("box", b"key") as reader:
+            [row] = segments(store)
+            here = tmp_path / f"disk-{row.disks[0]}"
+            here.rename(tmp_path / "away")
+            await core.jobs.monitor.work()
+            await finish(core.jobs.rebuilder)
+            assert segments(store)[0].disks[0] != row.disks[0]
+            (tmp_path / "away").rename(here)
+            await core.jobs.monitor.work()
+            assert core.disks.failures == {}
+            assert list((here / "segments").iterdir()) == []
+            await finish(core.jobs.rebuilder)
+            sequence, count = core.catalog.committed_sequence, core.jobs.rebuilder.rebuilt_shards_count
+            assert await reader.read() == body
+        assert core.stripes.degraded_reads_count
+        await finish(core.jobs.rebuilder)
+        assert (core.catalog.committed_sequence, core.jobs.rebuilder.rebuilt_shards_count) == (sequence, count)
+
+
 async def test_copy_of_a_disk_in_anothers_place_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with new_store(tmp_path) as store:
         monitor, disks = core_of(store).jobs.monitor, core_of(store).disks

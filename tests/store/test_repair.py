@@ -458,7 +458,7 @@ async def test_a_rebuild_that_ends_before_the_catalog_is_repaired(tmp_path: Path
             await core.pool.retire(row.id)
             shard = row.disks.index(2)
             (tmp_path / "disk-2" / shard_path(row.id, shard)).unlink()
-            rebuilder.report(row.id, 1 << shard)
+            rebuilder.report(row.id, shard, 2)
         fail_commits(core.catalog, 1, done=done, after=number - 1)
         with pytest.raises(Error):
             await finish(rebuilder)

@@ -351,7 +351,7 @@ BUGS = (
     _bug(
         "a shard that was found damaged is left so",
         "ec/rebuild.py",
-        "            self._damages[segment_id] = self._damages.get(segment_id, 0) | missing",
+        "            self._damages.add((segment_id, index, disk))",
         "            pass",
         _ROT + "test_shards_that_rot_while_running",
     ),

@@ -107,7 +107,7 @@ async def scrub(core: Core, index: int) -> None:
     for name in await disk.list(SEGMENTS):
         parsed = parse_shard_name(name)
         if parsed is not None and core.catalog.reading.segment(parsed[0]) is not None:
-            core.jobs.rebuilder.report(parsed[0], 1 << parsed[1])
+            core.jobs.rebuilder.report(*parsed, index)
     for name in await disk.list(JOURNAL):
         core.journal.damaged.add((f"{JOURNAL}/{name}", index))
 

@@ -61,7 +61,7 @@ class Rig:
         self.disks = disks
         self.catalog = catalog
         self.nursery = nursery
-        self.damages: list[tuple[int, int]] = []
+        self.damages: list[tuple[int, int, int]] = []
         self.requests: list[object] = []
         self.journal: dict[int, bytes] = {}
         self.policies = {0: replace(disks.default_policy, stripe_bytes=STRIPE_BYTES)}
@@ -76,7 +76,7 @@ class Rig:
             ZfecEngine(),
             self.nursery,
             options=options,
-            on_damage=lambda segment, mask: self.damages.append((segment, mask)),
+            on_damage=lambda *damage: self.damages.append(damage),
         )
 
     def make_pool(self, **options: Any) -> SegmentPool:
