@@ -4,14 +4,17 @@ import signal
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 import trio.testing
 
 from couchestord import daemon
-from couchestord.config import Address, Config, StoreConfig
+from couchestord.config import Address, Config, HealthConfig, MetricsConfig, S3Config, StoreConfig
 from couchestord.errors import ConfigError, NotAStore, TooFewDisks
+from couchestord.frontends.http import serve_http
+from couchestord.metrics import Snapshot
 
 
 @pytest.mark.parametrize(
@@ -95,3 +98,30 @@ async def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="cannot make the folder"):
         await daemon.create_store(config_of(tmp_path / "file" / "data"), 6)
+
+
+async def test_s3_clients_are_held_to_the_configured_rate_and_late_ones_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    servers = list[tuple[tuple[Any, ...], dict[str, Any]]]()
+
+    def serve(*arguments: Any, **options: Any) -> Any:
+        servers.append((arguments, options))
+        return serve_http(*arguments, **options)
+
+    async def nothing(_: object) -> None: ...
+
+    monkeypatch.setattr(daemon, "serve_http", serve)
+    anywhere = Address("127.0.0.1", 0)
+    config = Config(
+        StoreConfig(data=tmp_path / "data"),
+        s3=S3Config(anywhere, bytes_per_s_min=12345),
+        metrics=MetricsConfig(anywhere),
+        health=HealthConfig(anywhere),
+    )
+    made, stop = daemon._Daemon(config, {}), daemon._Stop(trio.CancelScope())
+    await made.run(nothing, lambda _: stop._asked.set(), 6, stop)
+    arguments, options = servers[-1]
+    assert arguments[2].bytes_per_s_min == 12345
+    options["observe_late"]("body")
+    assert b'couchestord_late_clients_total{awaited="body"} 1.0' in made._metrics.render(Snapshot())

@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from couchestord.clock import SystemClock
-from couchestord.frontends.http import serve_http
+from couchestord.frontends.http import Limits, serve_http
 from couchestord.frontends.s3.server import S3Server
 from couchestord.model import AccessKey
 from couchestord.store import ObjectStore, StoreOptions
@@ -22,6 +22,8 @@ class Live:
     """A running server and the two users it knows."""
 
     port: int
+    hasty_port: int
+    """Of the same server, with no patience for slow bodies."""
     admin: AccessKey
     user: AccessKey
     token: trio.lowlevel.TrioToken
@@ -44,15 +46,17 @@ async def _serve(folder: Path, started: "queue.Queue[tuple[Live, trio.Event] | B
         await store.create_user("root", admin=True)
         await store.create_user("ann")
         admin, user = await store.create_key("root"), await store.create_key("ann")
-        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        listeners, hasty = [await trio.open_tcp_listeners(0, host="127.0.0.1") for _ in range(2)]
         stop = trio.Event()
-        live = Live(listeners[0].socket.getsockname()[1], admin, user, trio.lowlevel.current_trio_token(), store)
+        port, hasty_port = (listener[0].socket.getsockname()[1] for listener in (listeners, hasty))
+        live = Live(port, hasty_port, admin, user, trio.lowlevel.current_trio_token(), store)
 
         def observe(operation: str, status: int, seconds: float, bytes_in: int, bytes_out: int) -> None:
             assert seconds >= 0
             live.observed.append((operation, status, bytes_in, bytes_out))
 
-        async with serve_http(listeners, S3Server(store, SystemClock(), observe=observe).handler):
+        handler = S3Server(store, SystemClock(), observe=observe).handler
+        async with serve_http(listeners, handler), serve_http(hasty, handler, Limits(body_timeout_s=0.05)):
             started.put((live, stop))
             await stop.wait()
 

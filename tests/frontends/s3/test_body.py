@@ -74,11 +74,12 @@ class Raw:
         until: bytes | None = None,
         meanwhile: Callable[[], None] | None = None,
         key: AccessKey | None = None,
+        stall: bool = False,
     ) -> tuple[int, bytes]:
         """Status and body of the answer. `meanwhile`: what is done once the server waits for the body.
 
         What is wrong with the body that is sent: `change`, bytes replaced after signing; `until`, where it ends; `cut`,
-        how many of its last bytes are announced and not sent.
+        how many of its last bytes are announced and not sent. `stall`: the client then stays, and says no more.
         """
         key = key or self.live.admin
         timestamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
@@ -106,7 +107,7 @@ class Raw:
             body = body[: body.rindex(until)]
         if meanwhile:
             sent["expect"] = "100-continue"
-        return self.exchange(method, target, sent, body, len(body), cut, meanwhile)
+        return self.exchange(method, target, sent, body, len(body), cut, meanwhile, stall)
 
     def exchange(
         self,
@@ -117,19 +118,22 @@ class Raw:
         length: int,
         cut: int = 0,
         meanwhile: Callable[[], None] | None = None,
+        stall: bool = False,
     ) -> tuple[int, bytes]:
+        port = self.live.hasty_port if stall else self.live.port
         lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
         if "transfer-encoding" not in headers:
             lines.append(f"content-length: {length}")
         head = "\r\n".join([*lines, "connection: close", "", ""]).encode("latin-1")
-        with socket.create_connection(("127.0.0.1", self.live.port), timeout=30) as connection:
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
             if meanwhile:
                 connection.sendall(head)
                 assert connection.recv(65536).startswith(b"HTTP/1.1 100 ")
                 meanwhile()
                 head = b""
             connection.sendall(head + body[: len(body) - cut])
-            connection.shutdown(socket.SHUT_WR)
+            if not stall:
+                connection.shutdown(socket.SHUT_WR)
             answer = b""
             while data := connection.recv(65536):
                 answer += data
@@ -250,6 +254,13 @@ def test_a_changed_trailer_is_refused(raw: Raw, bucket: str, mode: str, size: in
 @pytest.mark.parametrize("cut", [1, 500])
 def test_a_body_cut_short_is_refused(raw: Raw, bucket: str, mode: str, size: int, cut: int) -> None:
     assert_refused(raw.send("PUT", f"/{bucket}/k", b"x" * size, mode=mode, cut=cut), "IncompleteBody", 400)
+
+
+@each_mode
+@each_size
+def test_a_body_that_stops_arriving_is_refused(raw: Raw, bucket: str, mode: str, size: int) -> None:
+    """As S3 does, with 400: SDKs try again when they are told so."""
+    assert_refused(raw.send("PUT", f"/{bucket}/k", b"x" * size, mode=mode, cut=1, stall=True), "RequestTimeout", 400)
 
 
 @each_size
