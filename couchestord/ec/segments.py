@@ -75,6 +75,7 @@ class SegmentPool:
         self._turns = trio.Semaphore(options.open_max, max_value=options.open_max)
         self._idle: list[OpenSegment] = []
         self._unsealed: dict[int, SealSegment] = {}
+        self._refusal_said = False
         self._pins: Counter[int] = Counter()
         self._turn = disks.epoch
 
@@ -245,9 +246,12 @@ class SegmentPool:
             try:
                 await self._submit(request)
             except (Unavailable, NoSpace) as error:
-                log.warning("segment was not sealed yet", segment=id_, reason=str(error))
+                if not self._refusal_said:  # every stream that begins comes here
+                    log.warning("segment was not sealed yet", segment=id_, reason=str(error))
+                self._refusal_said = True
                 return
             self._unsealed.pop(id_, None)
+        self._refusal_said = False
 
 
 class StripeWriter:

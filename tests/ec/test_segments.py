@@ -399,6 +399,24 @@ async def refuse_seal(rig: Rig, pool: SegmentPool, error: Exception) -> None:
         await writer.sync()
 
 
+async def test_seals_that_are_refused_again_and_again_are_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each stream tries them first. Once all were done, the next refusal is news."""
+    async with open_rig(tmp_path) as rig:
+        pool = make_pool(rig)
+        for turn in (1, 2):
+            async with pool.writer(alone=True) as writer:
+                await write(writer, b"x")
+            rig.refuse = NoSpace(f"turn {turn}")
+            for _ in range(3):
+                await pool.retire(0)
+            rig.refuse = None
+            assert caplog.text.count("segment was not sealed yet") == turn
+            await pool.retire(0)
+            assert all(row.state for row in rig.catalog.reading.segments())
+
+
 async def test_reserve_keeps_bytes_in_one_segment(tmp_path: Path) -> None:
     async with open_rig(tmp_path) as rig:
         pool = make_pool(rig)
