@@ -223,7 +223,6 @@ class _Daemon:
             while stop.starting():
                 if await self._serve(prepare, announce_first, create_disks_count, stop, s3, metrics):
                     break
-                await self._pause()
         _log.info("daemon has stopped")
 
     async def _serve(
@@ -248,6 +247,7 @@ class _Daemon:
                     raise
                 _log.error("the store cannot be opened again; it is tried on", reason=str(error))
                 self._readiness.waiting(f"starting: the store cannot be opened: {error}")
+                await self._pause()
                 return False
             await prepare(store)
             async with AsyncExitStack() as servers:
@@ -262,7 +262,7 @@ class _Daemon:
                 self._readiness.opened(store.health)
                 _log.info("daemon is ready", s3=str(_address(s3)), data=str(config.store.data))
                 announce(path)
-                is_end = await stop.wait_or(store.wait_until_better)
+                is_end = await stop.wait_or(partial(self._wait_until_better, store))
                 if is_end:
                     notify_systemd("STOPPING=1", self._environ)
                     self._readiness.stopping()
@@ -273,8 +273,13 @@ class _Daemon:
             await store.drain()
         return is_end
 
+    async def _wait_until_better(self, store: ObjectStore) -> None:
+        """One that cannot be written after all, time and again, is served for longer and longer in between."""
+        await store.wait_until_better()
+        await self._pause()
+
     async def _pause(self) -> None:
-        """A store that cannot be written after all, time and again, is served in between."""
+        """Before the store is opened again: twice as long when that was done just now."""
         now = trio.current_time()
         self._pause_s = min(_PAUSE_S_MAX, 2 * self._pause_s) if now < self._reopened_at + _PAUSE_S_MAX else _PAUSE_S_MIN
         self._reopened_at = now + self._pause_s

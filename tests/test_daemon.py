@@ -15,6 +15,7 @@ from couchestord.config import Address, Config, HealthConfig, MetricsConfig, S3C
 from couchestord.errors import ConfigError, NotAStore, TooFewDisks
 from couchestord.frontends.http import serve_http
 from couchestord.metrics import Snapshot
+from couchestord.store import ObjectStore
 
 
 @pytest.mark.parametrize(
@@ -125,3 +126,30 @@ async def test_s3_clients_are_held_to_the_configured_rate_and_late_ones_counted(
     assert arguments[2].bytes_per_s_min == 12345
     options["observe_late"]("body")
     assert b'couchestord_late_clients_total{awaited="body"} 1.0' in made._metrics.render(Snapshot())
+
+
+async def test_a_store_that_cannot_be_written_after_all_is_served_in_between(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = Address("127.0.0.1", 0)
+    config = Config(
+        StoreConfig(data=tmp_path), s3=S3Config(here), metrics=MetricsConfig(here), health=HealthConfig(here)
+    )
+    paused: list[str] = []
+
+    async def is_better(_: ObjectStore) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def pause(running: daemon._Daemon) -> None:
+        paused.append(running._readiness.state)
+        if len(paused) == 3:
+            await stop.watch(signals_of(signal.SIGTERM))
+
+    async def prepare(store: ObjectStore) -> None:
+        assert store.health().state == "healthy"
+
+    monkeypatch.setattr(ObjectStore, "wait_until_better", is_better)
+    monkeypatch.setattr(daemon._Daemon, "_pause", pause)
+    stop = daemon._Stop(trio.CancelScope())
+    await daemon._Daemon(config, {}).run(prepare, lambda _: None, 6, stop)
+    assert paused == ["healthy"] * 3, "not while it is closed"
