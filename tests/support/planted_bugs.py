@@ -349,6 +349,13 @@ BUGS = (
         _ROT + "test_shards_in_each_others_place",
     ),
     _bug(
+        "a damaged shard that a read came upon is passed over in silence",
+        "ec/stripes.py",
+        "                self._trust.note(segment, each.shard, reason)",
+        "                pass",
+        _ROT + "test_shards_that_rot_while_running",
+    ),
+    _bug(
         "a shard that was found damaged is left so",
         "ec/rebuild.py",
         "            self._damages.add((segment_id, index, disk))",
