@@ -27,6 +27,7 @@ SMALL = StoreOptions(
     engine="zfec",
     reserve_bytes=0,
     journal=JOURNAL,
+    disk_deadline_s=120.0,  # a sync of a loaded machine takes seconds: no disk is to be given up for that
     rebuild_grace_s=0.0,
     background_bytes_per_s=1 << 40,
     services=False,
