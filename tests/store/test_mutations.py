@@ -7,7 +7,7 @@ from model import ModelBroken
 from model_run import run_model
 from mutations import MUTATIONS
 
-SEEDS = range(1, 41)
+SEEDS = range(1, 81)
 
 
 @pytest.mark.parametrize("name", sorted(MUTATIONS))

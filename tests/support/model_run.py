@@ -41,10 +41,11 @@ def run_model(
 ) -> list[str]:
     """What was done. Raises ModelBroken, with the seed and the same, when the store breaks a promise.
 
-    `races`: most operations are two creators of one key. `rots`: every fault of a disk is rot.
+    `races`: most operations are two creators of one key, and the power goes when one is refused before the other knows.
+    `rots`: every fault of a disk is rot.
     """
     run = ModelRun(seed, folder, lives, bursts)
-    run.races_weight = 40 if races else 2
+    run.races_weight, run.cuts_races = (40, True) if races else (2, False)
     run.faults = ("rot",) if rots else FAULTS
     try:
         run_seeded(seed, run.main)
@@ -75,7 +76,7 @@ class ModelRun:
         self.impaired: set[int] = set()
         self.rotten: set[int] = set()
         self.made_count = 0
-        self.races_weight = 2
+        self.races_weight, self.cuts_races = 2, False
         self.faults: tuple[str, ...] = FAULTS
         self.last_replicas: list[int] = []
         self.core: Core
@@ -484,6 +485,8 @@ class ModelRun:
                 outcome = type(error).__name__
             if not self.machine.is_cut:
                 outcomes[number] = outcome
+                if self.cuts_races and outcome == "refused" and not outcomes[1 - number]:
+                    self.cut()
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(one, 0)
