@@ -53,8 +53,8 @@ test-tools:
 run: $(STAMP) ## a store in DATA (default ./data), in the foreground; ARGS are passed on
 	$(BIN)/couchestord up --data $(DATA) $(ARGS)
 
-test: $(STAMP) test-tools ## all tests but the long ones; ARGS go to pytest
-	PATH="$(abspath $(BIN)):$$PATH" python -m pytest -q $(ARGS)
+test: $(STAMP) test-tools ## all tests but the long ones, on up to four processors; ARGS go to pytest
+	PATH="$(abspath $(BIN)):$$PATH" python -m pytest -q -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 soak: $(STAMP) test-tools ## the long forms: kill -9, power cuts, faults, model runs
 	PATH="$(abspath $(BIN)):$$PATH" python -m pytest -v -m soak $(ARGS)
