@@ -95,6 +95,8 @@ async def run_core(disks: Disks, catalog_path: Path, options: StoreOptions, cloc
                     log.warning("segments were not sealed yet", reason=str(error))
                     core.pool.seal_later(before)
                 if core.started.read_only is None:
+                    # before anybody is answered: until they are compared, they are no redundancy
+                    core.jobs.monitor.uncompared.update(disks.stale)
                     for index in disks.stale:
                         nursery.start_soon(core.jobs.monitor.welcome, index)
                 if options.services:

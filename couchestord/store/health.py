@@ -51,6 +51,10 @@ def _health(core: "Core", before: list[str]) -> Health:
             reasons.append(f"writes are refused: {disks.writers_needed} good disks are needed")
     for index, why in sorted(disks.failures.items()):
         reasons.append(f"disk {index} is not used: {why}")
+    for index in sorted(core.jobs.monitor.uncompared):
+        reasons.append(f"disk {index} was away and is being compared with the catalog")
+    if core.journal.short_file():
+        reasons.append("journal files lack copies, which are being made")
     full = [index for index in disks.good() if disks.is_full(index)]
     if full:
         reasons.append(f"disks {', '.join(map(str, full))} are full")

@@ -7,7 +7,7 @@ from pathlib import Path
 import trio
 
 from couchestord import logs
-from couchestord.errors import Error, NotAStore
+from couchestord.errors import DiskError, Error, NotAStore
 from couchestord.io.directory import DirectoryDisk
 from couchestord.io.disks import Disks, read_superblock, replicas_needed
 from couchestord.io.room import ask_room
@@ -50,6 +50,9 @@ class Monitor:
         self._not_before: dict[int, float] = {}
         self._good_since: dict[int, float] = {}
         """When a disk came back after its last failed call."""
+        self.uncompared: set[int] = set()
+        """Disks that were away, until it is known what they lack: nobody may count on what lies there before."""
+        self._comparing: set[int] = set()
         self._held: Callable[[], None] | None = None
         self._was_full = False
         self.interval_s = interval_s
@@ -85,6 +88,8 @@ class Monitor:
             self._disks.release_failed()
             for folder in self._folders:
                 await self._try_return(folder)
+        for index in sorted(self.uncompared):
+            await self.welcome(index)  # it could not be compared before
         return Progress.IDLE
 
     async def _is_present(self, disk: DirectoryDisk) -> bool:
@@ -171,8 +176,24 @@ class Monitor:
         return False
 
     async def welcome(self, index: int) -> None:
-        """A disk that was away is here: remove what is gone, queue what it missed."""
+        """A disk that was away is here: remove what is gone, queue what it missed. `work` tries again what failed."""
+        self.uncompared.add(index)
+        if index in self._comparing:
+            return
+        self._comparing.add(index)
+        disk = self._disks.get(index)
         try:
             await self._returned(index)
         except Error as error:
             log.error("a returned disk could not be compared", disk=self._disks.name(index), reason=str(error))
+            is_done = False
+            if isinstance(error, DiskError) and self._disks.get(index) is disk:
+                self._disks.fail(index, error)
+        else:
+            # another one may have come in its place meanwhile
+            is_done = self._disks.get(index) is disk
+        finally:
+            self._comparing.discard(index)
+        # one that is away again is compared when it returns
+        if is_done or self._disks.get(index) is None:
+            self.uncompared.discard(index)

@@ -20,9 +20,11 @@ from small_store import (
     segments,
 )
 
-from couchestord.errors import DiskFull, NoSpace, TooFewDisks
+from couchestord.ec.rebuild import Rebuilder
+from couchestord.errors import DiskFull, JournalFull, NoSpace, TooFewDisks
 from couchestord.io.disk import Capacity
 from couchestord.io.folder import LockedFolder
+from couchestord.store.health import health
 from couchestord.store.store import ObjectStore
 
 BODIES = {b"%d" % number: body_of(size, number) for number, size in enumerate((10, 70_000, 6 * STRIPE_BYTES, 900_000))}
@@ -332,3 +334,41 @@ async def test_store_that_was_started_on_full_disks_says_when_they_have_room(tmp
         core.disks.kept_bytes = lambda _: 0
         await monitor.work()
         assert core.better.is_set()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_old_copy_of_a_disk_is_no_redundancy_before_it_is_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    async with new_store(tmp_path) as store:
+        await store.put("box", b"before", body_of(STRIPE_BYTES))
+    shutil.copytree(tmp_path / "disk-1", tmp_path / "old")
+    async with ObjectStore.open(tmp_path, SMALL) as store:
+        await store.put("box", b"key", body_of(5 * STRIPE_BYTES))
+    shutil.rmtree(tmp_path / "disk-1")
+    (tmp_path / "old").rename(tmp_path / "disk-1")
+    original, tries = Rebuilder.check_returned, list[int]()
+    has_begun, is_free = trio.Event(), trio.Event()
+
+    async def check_returned(rebuilder: Rebuilder, index: int) -> int:
+        tries.append(index)
+        has_begun.set()
+        await is_free.wait()
+        if fails and len(tries) == 1:
+            raise JournalFull("not now")
+        return await original(rebuilder, index)
+
+    monkeypatch.setattr(Rebuilder, "check_returned", check_returned)
+    async with ObjectStore.open(tmp_path, SMALL) as store:
+        core = core_of(store)
+        assert "disk 1 was away and is being compared with the catalog" in health(core).reasons
+        await has_begun.wait()
+        is_free.set()
+        while core.jobs.monitor.uncompared:
+            await core.jobs.monitor.work()
+        assert tries == [1] * (1 + fails)
+        [reason, *_] = health(core).reasons
+        assert "segments lack shards" in reason or "journal files lack copies" in reason
+        for service in (core.jobs.rebuilder, core.jobs.rejournaler):
+            await finish(service)
+        assert health(core).reasons == ()
