@@ -129,24 +129,27 @@ class Monitor:
         except Error as error:
             log.debug("disk cannot be opened", disk=str(folder), reason=str(error))
             return
+        is_taken = False
         try:
             identity, _ = await read_superblock(disk)
             if identity.index not in self._disks.failures:
                 raise NotAStore(f"{folder} claims to be disk {identity.index}, which is here already")
             if trio.current_time() < self._not_before.get(identity.index, 0):
-                disk.close()
                 return
             if self._held:
                 if identity.store_id != self._disks.store_id:
                     raise NotAStore(f"{folder} belongs to another store")
-                disk.close()
                 self._held()
                 return
             await self._disks.join(identity.index, disk)
+            is_taken = True
         except Error as error:
             log.warning("disk is not taken back", disk=str(folder), reason=str(error))
-            disk.close()
             return
+        finally:
+            if not is_taken:
+                # when this step is cancelled, too: it is locked, and the next start wants it
+                disk.close()
         # one that fails before the next step was good, too
         self._good_before.add(identity.index)
         self._good_since.setdefault(identity.index, trio.current_time())

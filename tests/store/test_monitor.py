@@ -22,6 +22,7 @@ from small_store import (
 
 from couchestord.ec.rebuild import Rebuilder
 from couchestord.errors import DiskFull, JournalFull, NoSpace, TooFewDisks
+from couchestord.io.directory import DirectoryDisk
 from couchestord.io.disk import Capacity
 from couchestord.io.folder import LockedFolder
 from couchestord.store.health import health
@@ -113,6 +114,25 @@ async def test_disk_of_another_store_is_refused(tmp_path: Path, caplog: pytest.L
         assert disks.failures == {2: "the folder is gone"}
         assert "another store" in caplog.text
         assert (tmp_path / "one/disk-2/superblock").read_bytes() == superblock
+
+
+async def test_a_look_that_is_cut_short_leaves_no_disk_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    await make_store(tmp_path)
+    (tmp_path / "disk-5").rename(tmp_path / "away")
+    looking = trio.Event()
+
+    async def look(_: object) -> None:
+        looking.set()
+        await trio.sleep_forever()
+
+    async with ObjectStore.open(tmp_path, SMALL) as store:
+        (tmp_path / "away").rename(tmp_path / "disk-5")
+        monkeypatch.setattr("couchestord.store.monitor.read_superblock", look)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(core_of(store).jobs.monitor.work)
+            await looking.wait()
+            nursery.cancel_scope.cancel()
+        (await DirectoryDisk.open(tmp_path / "disk-5")).close()
 
 
 async def test_empty_folder_is_no_disk(tmp_path: Path) -> None:
