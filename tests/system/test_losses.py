@@ -201,7 +201,9 @@ def test_started_with_too_few_disks_writes_by_itself_when_enough_are_back(tmp_pa
             refused = error_of(lambda: node.s3().put_object(Bucket=BUCKET, Key="new", Body=b"new"))
             assert refused == (503, "ServiceUnavailable")
             # the store is being opened again, for a moment, after the disk before came back
-            wait_until(lambda: f"{len(gone)} of 6 disks were missing" in node.page("healthz")[1]["reasons"][0], 60, node.said)
+            wait_until(
+                lambda: f"{len(gone)} of 6 disks were missing" in node.page("healthz")[1]["reasons"][0], 60, node.said
+            )
             assert node.page("healthz")[0] == 503
             bring_back(node, gone.pop())
             wait_until(lambda: used(node, tuple(set(range(6)) - set(gone))), 60, node.said)
