@@ -36,7 +36,7 @@ class Journal:
         self._active: JournalFile | None = None
         self._needs_epoch = True
         self._void = [taken(file) for file in chain.void]
-        self.spares = Spares(disks, options.spare_bytes)
+        self.spares = Spares(disks, options.spare_bytes, options.spare_below_bytes)
         self.degraded_reads_count = 0
         self.syncs_count = 0
         self.damaged: set[tuple[str, int]] = set()

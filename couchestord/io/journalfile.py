@@ -23,6 +23,8 @@ class JournalOptions:
     """Replicas of a file; at least m+1."""
     spare_bytes: int = 8 << 20
     """Kept on each disk for a next file when there is no other room; at least a group and the seals of a start."""
+    spare_below_bytes: int = 4 << 30
+    """With more room than that a disk keeps none yet."""
 
     def zeroes_at(self, end: int) -> int:
         """How much to write ahead of a file that ends there: as much as it holds, so that a short one stays small."""

@@ -17,14 +17,17 @@ PATH = f"{FOLDER}/{NAME}"
 
 
 class Spares:
-    """Which good disks have a spare file. A service: each step makes the file on disks that lack one and have room."""
+    """Which good disks have a spare file. A service: each step makes the file on disks that lack one, have room for it,
+    and not much more: with plenty, nobody takes all of it between two steps.
+    """
 
     name = "spare"
     interval_s = 5.0
 
-    def __init__(self, disks: Disks, size_bytes: int) -> None:
-        """Zeroes in each file; 0: none is made."""
+    def __init__(self, disks: Disks, size_bytes: int, below_bytes: int) -> None:
+        """Zeroes in each file, 0 for none; the free room below which a disk gets one."""
         self._size_bytes = size_bytes
+        self._below_bytes = below_bytes
         self._disks = disks
         self._there: dict[int, int] = {}
         """Size by disk."""
@@ -82,7 +85,7 @@ class Spares:
         if disk is None:
             return
         try:
-            if (await disk.capacity()).free_bytes < 2 * self._size_bytes:
+            if not 2 * self._size_bytes <= (await disk.capacity()).free_bytes < self._below_bytes:
                 return
             await disk.preallocate(PATH, 0, self._size_bytes)
             await disk.sync_dir(FOLDER)

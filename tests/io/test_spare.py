@@ -1,5 +1,7 @@
 """Disks without a free byte: the journal goes on in the files that are kept for that."""
 
+from dataclasses import replace
+
 import pytest
 from log_rig import NO_PREALLOCATION, SMALL_FILES, entry, new_disks, open_log, renew, restarted, start_log
 from simdisk import SimDisk
@@ -59,6 +61,19 @@ async def test_starts_and_appends_without_a_free_byte(options: JournalOptions) -
     with pytest.raises(NoSpace):
         await renew(log)
     assert await (await open_log(restarted(sims), options)).contents() == held
+
+
+async def test_a_disk_with_plenty_of_room_keeps_none_yet() -> None:
+    sims = await new_disks(3)
+    log = await start_log(sims, replace(SMALL_FILES, spare_below_bytes=1 << 30))
+    await log.journal.spares.work()
+    assert await kept(sims) == set()
+    sims[2].capacity_bytes = 1 << 30
+    await log.journal.spares.work()
+    assert await kept(sims) == {2}
+    empty(sims)
+    await log.journal.spares.work()
+    assert await kept(sims) == {2}
 
 
 async def test_one_full_disk_is_passed_over_and_keeps_its_file() -> None:

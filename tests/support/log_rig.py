@@ -14,8 +14,13 @@ from couchestord.io.journalfile import Entry, JournalOptions
 from couchestord.io.recovery import Chain, chain, scan
 
 STORE_ID = b"0123456789abcdef"
-SMALL_FILES = JournalOptions(size_bytes=1 << 20, file_bytes=16 << 10, preallocate_bytes=8 << 10, spare_bytes=24 << 10)
-NO_PREALLOCATION = JournalOptions(size_bytes=1 << 20, file_bytes=16 << 10, preallocate_bytes=0, spare_bytes=12 << 10)
+ALWAYS = 1 << 60
+SMALL_FILES = JournalOptions(
+    size_bytes=1 << 20, file_bytes=16 << 10, preallocate_bytes=8 << 10, spare_bytes=24 << 10, spare_below_bytes=ALWAYS
+)
+NO_PREALLOCATION = JournalOptions(
+    size_bytes=1 << 20, file_bytes=16 << 10, preallocate_bytes=0, spare_bytes=12 << 10, spare_below_bytes=ALWAYS
+)
 
 
 def entry(meta: bytes, body: bytes = b"") -> Entry:

@@ -104,7 +104,11 @@ def small_options(k: int, m: int, disks_count: int, *, preallocate_bytes: int = 
         engine="zfec",
         reserve_bytes=0,
         journal=JournalOptions(
-            size_bytes=512 << 10, file_bytes=12 << 10, preallocate_bytes=preallocate_bytes, replication_factor=m + 1
+            size_bytes=512 << 10,
+            file_bytes=12 << 10,
+            preallocate_bytes=preallocate_bytes,
+            replication_factor=m + 1,
+            spare_below_bytes=1 << 60,
         ),
         rebuild_grace_s=0.0,
         background_bytes_per_s=1 << 40,

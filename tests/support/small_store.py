@@ -20,7 +20,7 @@ from couchestord.store.store import ObjectStore
 
 STRIPE_BYTES = 64 << 10
 SEGMENT_BYTES = 1 << 20
-JOURNAL = JournalOptions(size_bytes=64 << 20, file_bytes=1 << 20, preallocate_bytes=64 << 10)
+JOURNAL = JournalOptions(size_bytes=64 << 20, file_bytes=1 << 20, preallocate_bytes=64 << 10, spare_below_bytes=1 << 60)
 SMALL = StoreOptions(
     stripe_bytes=STRIPE_BYTES,
     segment_bytes=SEGMENT_BYTES,
