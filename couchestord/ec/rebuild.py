@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import trio
 
 from couchestord import logs
-from couchestord.ec.rebuild_shard import NEW_SUFFIX, ShardRebuild, StripeWalk, is_live
+from couchestord.ec.rebuild_shard import ShardRebuild, StripeWalk, is_live
 from couchestord.ec.segments import Submit
 from couchestord.ec.shards import FOLDER, PAGE_BYTES, parse_shard_name, shard_path
 from couchestord.ec.stripes import StripeStore
@@ -15,6 +15,7 @@ from couchestord.ec.throttle import Throttle
 from couchestord.errors import Corrupt, DataLost, DiskError, DiskFailed, NoSpace, NoSuchFile, Unavailable, UnknownFormat
 from couchestord.io.catalog.read import CatalogReader, PlacementRow, SegmentRow
 from couchestord.io.catalog.segments import STATE_SEALED
+from couchestord.io.cutshort import remove_cut_short
 from couchestord.io.disks import Disks, shards_per_disk
 from couchestord.io.requests import LoseShards, PlaceShard, SaveJob
 from couchestord.io.room import ask_room
@@ -103,17 +104,9 @@ class Rebuilder:
             await self._sweep(disk_index)
 
     async def _sweep(self, disk_index: int) -> None:
-        disk, current = self._disks.get(disk_index), self._current
-        if disk is None:
-            return
+        current = self._current
         kept = shard_path(current.row.id, current.index) if current and current.target == disk_index else ""
-        try:
-            for name in await disk.list(FOLDER):
-                made = name.removesuffix(NEW_SUFFIX)
-                if made != name and parse_shard_name(made) and f"{FOLDER}/{made}" != kept:
-                    await disk.unlink(f"{FOLDER}/{name}")
-        except DiskError as error:
-            log.warning("shards that were cut short stay", disk=disk.name, reason=str(error))
+        await remove_cut_short(self._disks, disk_index, FOLDER, parse_shard_name, kept)
 
     async def _work(self) -> Progress:
         self._watch_disks()

@@ -21,10 +21,8 @@ from couchestord.ec.shards import (
 from couchestord.ec.stripes import StripeStore
 from couchestord.errors import Corrupt, DataLost, NoSuchFile
 from couchestord.io.catalog.read import CatalogReader, ExtentRow, SegmentRow
+from couchestord.io.cutshort import NEW_SUFFIX
 from couchestord.io.disk import Disk
-
-NEW_SUFFIX = ".new"
-"""Ends the name of a shard file that is being rebuilt."""
 
 
 class StripeWalk:

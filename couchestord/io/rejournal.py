@@ -7,6 +7,7 @@ import trio
 from couchestord import logs
 from couchestord.errors import DataLost, DiskError, NoSuchFile
 from couchestord.io import records as rec
+from couchestord.io.cutshort import NEW_SUFFIX, remove_cut_short
 from couchestord.io.disks import Disks
 from couchestord.io.journal import Journal
 from couchestord.io.journalfile import ShortFile
@@ -15,7 +16,6 @@ from couchestord.service import Progress
 
 log = logs.get(__name__)
 COPY_BYTES = 1 << 20
-NEW_SUFFIX = ".new"
 
 
 class Rejournaler:
@@ -47,15 +47,7 @@ class Rejournaler:
             await self._sweep(index)
 
     async def _sweep(self, index: int) -> None:
-        disk = self._disks.get(index)
-        if disk is None:
-            return
-        try:
-            for name in await disk.list(FOLDER):
-                if name.endswith(NEW_SUFFIX) and rec.parse_file_name(name.removesuffix(NEW_SUFFIX)):
-                    await disk.unlink(f"{FOLDER}/{name}")
-        except DiskError as error:
-            log.warning("copies of journal files that were cut short stay", disk=disk.name, reason=str(error))
+        await remove_cut_short(self._disks, index, FOLDER, rec.parse_file_name)
 
     async def _work(self) -> Progress:
         short = self._journal.short_file()
