@@ -8,12 +8,13 @@ ours (Kubernetes sets COUCHESTORD_PORT and the like for a service of that name).
 import difflib
 import re
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from couchestord.errors import ConfigError
+from couchestord.model import ANY_CLASS
 
 ENVIRONMENT_PREFIX: Final = "COUCHESTORD_"
 
@@ -22,6 +23,7 @@ _SIZE_UNITS: Final = {
     **{"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12},
 }
 _DURATION_UNITS: Final = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,16}")
 _QUANTITY: Final = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*")
 
 
@@ -104,13 +106,24 @@ def _path(value: object) -> Path:
     return value if isinstance(value, Path) else Path(_text(value))
 
 
-def _paths(value: object) -> tuple[Path, ...]:
+def _list(value: object) -> Sequence[object]:
     """A list, or as the environment writes it, a text with commas."""
     if isinstance(value, str):
-        value = [part.strip() for part in value.split(",") if part.strip()]
+        return [part.strip() for part in value.split(",") if part.strip()]
     if not isinstance(value, list | tuple):
-        raise ValueError("is not a list of folders")
-    return tuple(_path(part) for part in value)
+        raise ValueError("is not a list")
+    return value
+
+
+def _paths(value: object) -> tuple[Path, ...]:
+    return tuple(_path(part) for part in _list(value))
+
+
+def _names(value: object) -> tuple[str, ...]:
+    names = tuple(_text(part) for part in _list(value))
+    if any(_NAME.fullmatch(name) is None or name == ANY_CLASS for name in names):
+        raise ValueError(f"is not a list of names of up to 16 letters, digits, - and _, other than {ANY_CLASS!r}")
+    return names
 
 
 def _at_least(low: float, parse: Callable[[object], Any]) -> Callable[[object], Any]:
@@ -135,6 +148,8 @@ class StoreConfig:
     data: Path = _setting(Path("data"), _path)
     disks: tuple[Path, ...] = _setting((), _paths)
     """Folders, one per disk. Empty: data/disk-0, data/disk-1 and so on."""
+    disk_classes: tuple[str, ...] = _setting((), _names)
+    """Class of each disk, which policies choose disks by. Empty: all are of `default`."""
     k: int = _setting(4, _integer(1, 128))
     m: int = _setting(2, _integer(0, 64))
     stripe_size_bytes: int = _setting(1 << 20, _at_least(4096, parse_size), key="stripe_size")
@@ -151,8 +166,9 @@ class StoreConfig:
     """A disk that does not answer a call for so long is given up."""
     monitor_interval_s: float = _setting(1.0, _at_least(0.01, parse_duration), key="monitor_interval")
     rebuild_grace_s: float = _setting(10.0, _at_least(0.0, parse_duration), key="rebuild_grace")
-    uploads_kept_s: float = _setting(7 * 86_400.0, _at_least(0.0, parse_duration), key="uploads_kept")
     """How long a disk may be away before its shards are made anew elsewhere."""
+    uploads_kept_s: float = _setting(7 * 86_400.0, _at_least(0.0, parse_duration), key="uploads_kept")
+    """An upload that got no part for so long is aborted. 0: never."""
     background_bytes_per_s: int = _setting(64 << 20, _at_least(4096, parse_size), key="background_rate")
     """Bytes that background jobs move per second."""
     snapshot_bytes_min: int = _setting(64 << 20, _at_least(4096, parse_size), key="snapshot_size_min")

@@ -63,6 +63,7 @@ def store_options(config: Config, disks: Sequence[Path] = ()) -> StoreOptions:
         m=store.m,
         disks_count=len(chosen) or store.k + store.m,
         disks=chosen,
+        disk_classes=store.disk_classes,
         stripe_bytes=store.stripe_size_bytes,
         segment_bytes=store.segment_bytes,
         min_healthy_shards=store.min_healthy_shards,
@@ -97,6 +98,8 @@ async def create_store(config: Config, disks_count: int) -> tuple[Path, ...]:
     disks = config.store.disks or tuple(data / f"disk-{index}" for index in range(disks_count))
     if len(disks) * store.shards_per_disk < k + m:
         raise TooFewDisks(_too_few(len(disks), store.shards_per_disk, k, m))
+    if len(store.disk_classes) not in (0, len(disks)):
+        raise ConfigError(f"store.disk_classes names {len(store.disk_classes)} classes, there are {len(disks)} disks")
     left = sorted(path.name for path in data.glob("catalog*"))
     if left and not any(any(disk.iterdir()) for disk in disks if disk.is_dir()):
         raise NotAStore(

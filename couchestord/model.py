@@ -86,6 +86,8 @@ class ObjectInfo(NamedTuple):
     parts_count: int | None = None
 
 
+ANY_CLASS = "any"
+"""What commands and files write for `Policy.disk_class` being empty."""
 DEFAULT_POLICY = "default"
 
 

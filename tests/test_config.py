@@ -63,6 +63,8 @@ def test_environment_list_and_names_that_are_not_ours() -> None:
         ("[store]\nstripe_size = 10\n", ["store.stripe_size 10", "less than 4096"]),
         ("[store]\ndisks = 3\n", ["store.disks 3", "list"]),
         ("[store]\ndisks = ['a', './a']\n", ["twice"]),
+        ("[store]\ndisk_classes = 'ssd, any'\n", ["store.disk_classes", "other than 'any'"]),
+        ("[store]\ndisk_classes = ['a b']\n", ["store.disk_classes", "names"]),
         ("[store]\nm = 3\n", ["journal.replication_factor is 3", "at least 4"]),
         ("[store]\nmin_healthy_shards = 3\n", ["min_healthy_shards is 3", "k = 4"]),
         ("[log]\nformat = 'yaml'\n", ["log.format 'yaml'", "text, json"]),

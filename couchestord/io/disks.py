@@ -38,9 +38,7 @@ TORN = (
 class Disks:
     """All members of a store by index. Belongs to the store's task context."""
 
-    def __init__(
-        self, identity: sb.Identity, slot: sb.Slot, members: Mapping[int, Disk], classes: Mapping[int, str]
-    ) -> None:
+    def __init__(self, identity: sb.Identity, slot: sb.Slot, members: Mapping[int, Disk]) -> None:
         self.store_id = identity.store_id
         self.count = identity.disks_count
         self.shards_per_disk = identity.shards_per_disk
@@ -53,8 +51,7 @@ class Disks:
         )
         """The default policy as the store was made with it; what it is now says the catalog."""
         self.slot = slot
-        self.classes = dict(classes)
-        """Class of each disk that was here at some time."""
+        self._classes = identity.disk_classes
         self.failures: dict[int, str] = {index: "missing" for index in range(self.count) if index not in members}
         self._members = dict(members)
         self.stale: list[int] = []
@@ -80,9 +77,12 @@ class Disks:
         default = self.default_policy
         return disks_to_spare(default.k, default.m, self.count) if self.slot.m is None else self.slot.m
 
+    def class_of(self, index: int) -> str:
+        return self._classes[index] if self._classes else CLASS_DEFAULT
+
     def of_class(self, disk_class: str) -> set[int]:
-        """Indexes of the disks of a class, missing ones too; empty: of any. A disk that was never here has no class."""
-        return {index for index in range(self.count) if not disk_class or self.classes.get(index) == disk_class}
+        """Indexes of the disks of a class, missing ones too; empty: of any."""
+        return {index for index in range(self.count) if not disk_class or self.class_of(index) == disk_class}
 
     def good(self) -> list[int]:
         """Indexes of the disks that may be written, in order."""
@@ -197,7 +197,6 @@ class Disks:
             await self._write_slot(index, disk, self.slot, before)
             await self._write_slots(self.slot, before)
             self._members[index] = disk
-            self.classes[index] = identity.disk_class
             self.failures.pop(index, None)
             self._full.discard(index)
         log.info("disk is back", disk=disk.name, index=index)
@@ -325,7 +324,7 @@ async def create_store(
 ) -> None:
     """Write the superblocks of a new store. Raises StoreExists when a disk has one already: it is left untouched.
 
-    `classes` has the class of each disk; empty: they are alike.
+    `classes` has the class of each disk; empty: all are of `default`.
     """
     for disk in disks:
         try:
@@ -343,7 +342,7 @@ async def create_store(
             len(disks),
             k,
             m,
-            classes[index] if classes else CLASS_DEFAULT,
+            tuple(classes),
             created_ns,
             stripe_bytes=stripe_bytes,
             min_healthy_shards=min_healthy_shards,
@@ -390,7 +389,7 @@ async def load_disks(candidates: Sequence[Disk]) -> Disks:
     roots = [slot.snapshot for slot in [newest, *slots] if slot.snapshot is not None]
     generation = max(slot.generation for slot in slots)
     newest = replace(newest, generation=generation, snapshot=max(roots, key=lambda root: root.sequence, default=None))
-    disks = Disks(found[0][0], newest, members, {identity.index: identity.disk_class for identity, _ in found})
+    disks = Disks(found[0][0], newest, members)
     disks.stale = [identity.index for identity, slot in found if slot.epoch < newest.epoch]
     disks.lagging = {identity.index: slot.generation for identity, slot in found if slot.generation != generation}
     return disks

@@ -36,7 +36,8 @@ class Identity(msgspec.Struct, frozen=True, array_like=True):
     disks_count: int
     k: int
     m: int
-    disk_class: str
+    disk_classes: tuple[str, ...]
+    """Class of every disk of the store, by index, so that one that is missing has its class too. Empty: all default."""
     created_ns: int
     min_reader: int = FORMAT
     min_writer: int = FORMAT

@@ -184,7 +184,8 @@ def policy_status(disks: Disks, policy: Policy) -> dict[str, Any]:
 def _disk_status(core: "Core", index: int, room: Room | None, places: list[PlacementRow]) -> dict[str, Any]:
     disks = core.disks
     disk = disks.get(index)
-    found: dict[str, Any] = {"index": index, "name": disks.name(index), "state": "good" if disk else "missing"}
+    found: dict[str, Any] = {"index": index, "name": disks.name(index), "class": disks.class_of(index)}
+    found["state"] = "good" if disk else "missing"
     if disk is None:
         found["reason"] = disks.failures.get(index, "")
     elif room is not None:

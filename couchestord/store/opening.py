@@ -9,7 +9,7 @@ import trio
 from couchestord import logs
 from couchestord.clock import Clock
 from couchestord.ec.placement import check_policy
-from couchestord.errors import DiskError, DiskLocked, NotAStore
+from couchestord.errors import DiskError, DiskLocked, InvalidArgument, NotAStore
 from couchestord.io.directory import DirectoryDisk
 from couchestord.io.disk import Disk
 from couchestord.io.disks import Disks, create_store, load_disks
@@ -34,6 +34,8 @@ async def create_directories(path: Path, options: StoreOptions, clock: Clock) ->
     """Make the folders and the superblocks of a new store. Raises InvalidArgument, StoreExists, DiskError."""
     folders = disk_folders(path, options)
     check_policy(options.policy(), len(folders), options.shards_per_disk)
+    if len(options.disk_classes) not in (0, len(folders)):
+        raise InvalidArgument(f"there are {len(options.disk_classes)} classes for {len(folders)} disks")
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     disks: list[Disk] = []
     try:
@@ -49,6 +51,7 @@ async def create_directories(path: Path, options: StoreOptions, clock: Clock) ->
             stripe_bytes=options.stripe_bytes,
             min_healthy_shards=options.min_healthy_shards,
             shards_per_disk=options.shards_per_disk,
+            classes=options.disk_classes,
         )
     finally:
         for disk in disks:

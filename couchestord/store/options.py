@@ -29,6 +29,8 @@ class StoreOptions:
     disks_count: int = 6
     disks: tuple[Path, ...] = ()
     """Folders of the disks; empty: `disk-0`, `disk-1`, ... in the data folder."""
+    disk_classes: tuple[str, ...] = ()
+    """Class of each disk, when a store is made; empty: all are of `default`."""
     stripe_bytes: int = 1 << 20
     segment_bytes: int = 256 << 20
     """Data after which a segment is sealed; at most so much that its shard takes a 64th of the smallest disk."""

@@ -249,7 +249,7 @@ async def test_no_store_and_newer_programs() -> None:
     with pytest.raises(NotAStore):
         await load_disks([SimDisk("empty", random.Random(1))])
     sims = await new_disks(9)
-    newer = sb.Identity(STORE_ID, b"d", 5, 6, 4, 2, "default", 1, min_writer=sb.FORMAT + 1)
+    newer = sb.Identity(STORE_ID, b"d", 5, 6, 4, 2, (), 1, min_writer=sb.FORMAT + 1)
     await sims[5].write_at(sb.PATH, 0, [sb.pack_identity(newer)])
     before = await sims[5].read(sb.PATH, 0, 1 << 20)
     with pytest.raises(UnknownFormat):

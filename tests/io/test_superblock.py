@@ -8,7 +8,7 @@ from couchestord.errors import Corrupt, UnknownFormat
 from couchestord.io import superblock as sb
 from couchestord.io.checksum import xxh3_64
 
-IDENTITY = sb.Identity(b"s" * 16, b"d" * 16, 2, 6, 4, 2, "default", 123)
+IDENTITY = sb.Identity(b"s" * 16, b"d" * 16, 2, 6, 4, 2, (), 123)
 ROOT = sb.SnapshotRoot(7, 1, 1000, 99, 2**63)
 
 
@@ -85,6 +85,6 @@ def test_newer_formats_are_unknown_not_damaged() -> None:
     with pytest.raises(UnknownFormat):
         sb.newest_slot([newer(sb.pack_slot(sb.Slot(4, 3))[1], 1), sb.pack_slot(sb.Slot(3, 3))[1]])
     for name in ("min_reader", "min_writer"):
-        asking = sb.Identity(b"s", b"d", 0, 6, 4, 2, "default", 1, **{name: sb.FORMAT + 1})
+        asking = sb.Identity(b"s", b"d", 0, 6, 4, 2, (), 1, **{name: sb.FORMAT + 1})
         with pytest.raises(UnknownFormat):
             sb.unpack_identity(sb.pack_identity(asking))

@@ -203,3 +203,40 @@ async def test_a_full_disk_costs_new_segments_a_shard_until_it_has_room(tmp_path
         await finish(core.jobs.rebuilder)
         assert [each.missing for each in segments(store)] == [0] * len(segments(store))
         assert store.health().state == "healthy"
+
+
+CLASSES = ("ssd", "hdd") * 4
+
+
+async def test_a_class_is_kept_to_also_while_its_disks_are_away(tmp_path: Path) -> None:
+    """By new segments, and by shards that are made anew: on the class's last disk, not on another's."""
+    options = replace(SMALL, disks_count=8, disk_classes=CLASSES)
+    of_class = {index for index, name in enumerate(CLASSES) if name == "ssd"}
+    async with new_store(tmp_path, disks_count=8, disk_classes=CLASSES) as store:
+        await store.policies.add(replace(SAFE, name="fast", k=2, m=1, disk_class="ssd"))
+        await store.create_bucket("quick", policy="fast")
+        await store.put("quick", b"first", body_of(5 * STRIPE_BYTES))
+        (row,) = segments(store)
+        assert set(row.disks) < of_class
+        lost = row.disks[0]
+        assert [disk["class"] for disk in (await store.status())["disks"]] == list(CLASSES)
+    (tmp_path / f"disk-{lost}").rename(tmp_path / "away")
+    async with ObjectStore.open(tmp_path, options) as store:
+        assert [disk["class"] for disk in (await store.status())["disks"]] == list(CLASSES)
+        await finish(core_of(store).jobs.rebuilder)
+        await store.put("quick", b"second", body_of(5 * STRIPE_BYTES, 1))
+        for row in segments(store):
+            assert set(row.disks) == of_class - {lost}
+            assert not row.missing
+        await store.policies.change("fast", m=2)
+        await store.put("quick", b"third", body_of(5 * STRIPE_BYTES, 2))
+        # not two shards on a disk for want of the one that is away
+        assert sorted(segments(store)[-1].disks) == sorted([-1, *(of_class - {lost})])
+        for number, key in enumerate((b"first", b"second", b"third")):
+            assert await read(store, key, "quick") == body_of(5 * STRIPE_BYTES, number)
+
+
+async def test_each_disk_has_one_class(tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgument, match="2 classes for 6 disks"):
+        await ObjectStore.create(tmp_path, replace(SMALL, disk_classes=("ssd", "hdd")))
+    assert not list(tmp_path.iterdir())

@@ -5,10 +5,9 @@ from dataclasses import replace
 from typing import Any, Final
 
 from couchestord.errors import InvalidArgument, KeyAlreadyExists, NoSuchUser
-from couchestord.model import DEFAULT_POLICY, AccessKey, BucketInfo
+from couchestord.model import ANY_CLASS, DEFAULT_POLICY, AccessKey, BucketInfo
 from couchestord.store import ObjectStore
 
-ANY_CLASS: Final = "any"
 Command = Callable[[ObjectStore, "Arguments"], Awaitable[Any]]
 
 
