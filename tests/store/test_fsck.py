@@ -5,6 +5,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from small_store import (
     SMALL,
     STRIPE_BYTES,
@@ -20,7 +21,9 @@ from small_store import (
 )
 
 from couchestord.errors import DiskLocked, NotAStore
+from couchestord.io.recovery import chain, scan
 from couchestord.store.fsck import Finding, check_store
+from couchestord.store.opening import load_directories
 from couchestord.store.store import ObjectStore
 
 BODIES = {b"%d" % number: body_of(20_000, number) for number in range(30)} | {b"long": body_of(20 * STRIPE_BYTES)}
@@ -236,6 +239,48 @@ async def test_records_that_are_on_no_disk(tmp_path: Path) -> None:
     assert len(lost) == 1
     assert lost[0].where == "journal"
     assert "were durable and are on no disk that is here" in lost[0].what
+
+
+async def with_an_old_file_back(path: Path) -> list[tuple[int, int]]:
+    """A store that was trimmed, to which a disk that was away brings its oldest journal file back; the records
+    [from, before) that lie in no file between that one and the others.
+    """
+    await filled(path)
+    old = min(journal_files(path), key=lambda file: (file.name.split("-")[1], file.name))
+    brought = old.read_bytes()
+    async with ObjectStore.open(path, SMALL) as store:
+        await core_of(store).destage_all()
+        await put_all(store, {b"inline/after": INLINE[b"inline/7"]})
+        assert core_of(store).journal.first_sequence != 1
+    assert not old.exists()
+    old.write_bytes(brought)
+    disks = await load_directories(path, SMALL)
+    log_chain = chain(await scan(disks, indexed=False))
+    disks.close()
+    return list(log_chain.damage)
+
+
+def lost(found: list[Finding]) -> list[str]:
+    return [f"{finding.where}: {finding.what}" for finding in found if finding.severity == "lost"]
+
+
+async def test_records_that_the_snapshot_holds_are_not_lost(tmp_path: Path) -> None:
+    [(low, high)] = await with_an_old_file_back(tmp_path)
+    assert high - low > len(INLINE) // 2, "there is a gap behind the old file"
+    assert lost(await findings(tmp_path)) == []
+
+
+async def test_of_a_gap_that_is_longer_than_the_snapshot_the_rest_is_lost(tmp_path: Path) -> None:
+    [(low, high)] = await with_an_old_file_back(tmp_path)
+    async with ObjectStore.open(tmp_path, SMALL) as store:
+        root = core_of(store).disks.slot.snapshot
+        assert root is not None
+        assert low < root.sequence < high
+        # what the snapshot holds ends in the midst of the gap
+        await core_of(store).disks.set_snapshot(replace(root, sequence=high - 4))
+    assert lost(await findings(tmp_path)) == [
+        f"journal: records {high - 3} to {high - 1} were durable and are on no disk that is here"
+    ]
 
 
 async def test_catalog_missing_or_damaged_is_a_note(tmp_path: Path) -> None:
