@@ -206,22 +206,7 @@ class Node:
         """A boto3 client, by default one that tries once; the same one until the daemon is started again."""
         if (timeout_s, attempts) in self._clients:
             return self._clients[timeout_s, attempts]
-        access, secret = self.key
-        settings = botocore.config.Config(
-            retries={"total_max_attempts": attempts, "mode": "standard"},
-            connect_timeout=timeout_s,
-            read_timeout=timeout_s,
-            max_pool_connections=16,
-            s3={"addressing_style": "path"},
-        )
-        client = boto3.client(
-            "s3",
-            endpoint_url=self.addresses["s3"],
-            aws_access_key_id=access,
-            aws_secret_access_key=secret,
-            region_name="us-east-1",
-            config=settings,
-        )
+        client = connect(self.addresses["s3"], self.key, timeout_s=timeout_s, attempts=attempts)
         self._clients[timeout_s, attempts] = client
         return client
 
@@ -253,6 +238,26 @@ class Node:
         )
         assert done.returncode == 0, f"{line[0]} ended with {done.returncode}: {done.stderr[-2000:]}"
         return done.stdout
+
+
+def connect(url: str, key: tuple[str, str], *, timeout_s: float = 30.0, attempts: int = 1) -> Any:
+    """A boto3 client with an access key and its secret."""
+    settings = botocore.config.Config(
+        retries={"total_max_attempts": attempts, "mode": "standard"},
+        connect_timeout=timeout_s,
+        read_timeout=timeout_s,
+        max_pool_connections=16,
+        signature_version="s3v4",
+        s3={"addressing_style": "path"},
+    )
+    return boto3.client(
+        "s3",
+        endpoint_url=url,
+        aws_access_key_id=key[0],
+        aws_secret_access_key=key[1],
+        region_name="us-east-1",
+        config=settings,
+    )
 
 
 def wait_until(holds: Callable[[], bool], within_s: float, tell: Callable[[], object]) -> None:
