@@ -60,17 +60,17 @@ class Checkpointer:
     async def _checkpoint(self) -> bool:
         if self._catalog.committed_sequence == self.sequence:
             return True
-        path = self._catalog.path
+        main = self._catalog.main
         self._catalog.check_in_place()
         ahead = NOTHING
         if self._catalog.wal_bytes() >= WAL_BYTES_AHEAD_MIN:
             # most of it while the writer goes on; it waits for the rest only
-            ahead = await trio.to_thread.run_sync(checkpoint_ahead, path)
+            ahead = await trio.to_thread.run_sync(checkpoint_ahead, main)
         # between two groups: a writer that never rests would else never let the WAL begin anew
         async with self._quiet():
             sequence = self._catalog.committed_sequence
             with self._catalog.out_of_wal():
-                complete = await trio.to_thread.run_sync(checkpoint_with_sums, path, ahead)
+                complete = await trio.to_thread.run_sync(checkpoint_with_sums, main, ahead)
         # it opened them by their names
         self._catalog.check_in_place()
         if not complete:
@@ -203,7 +203,7 @@ class Snapshotter:
             earlier = None if self._whole or self._is_weak() else await self._earlier()
             seed = int.from_bytes(self._random_bytes(8), "little")
             root, segments = await sn.write_snapshot(
-                self._catalog.path, frozen.sequence, self._pool, self._strongest(), earlier, seed
+                self._catalog.main, frozen.sequence, self._pool, self._strongest(), earlier, seed
             )
         except Error as error:
             log.error("snapshot failed", reason=str(error))

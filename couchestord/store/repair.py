@@ -12,7 +12,7 @@ import trio
 from couchestord import logs
 from couchestord.errors import Corrupt, DataLost, Error, NoSpace
 from couchestord.io.catalog.catalog import Catalog, remove
-from couchestord.io.catalog.pages import checkpoint_with_sums, verify_pages
+from couchestord.io.catalog.pages import checkpoint_with_sums, verify_open_pages
 from couchestord.io.catalog.reserve import Reserve
 from couchestord.io.journal import Journal
 from couchestord.io.sqlite import is_damage, is_full, may_pass, sqlite_errors
@@ -122,7 +122,7 @@ class Repairer:
             raise Corrupt(f"it failed again, {REOPENED_MAX} times within {WELL_S:.0f} s each: {failure}")
         committed = catalog.committed_sequence
         catalog.check_in_place()
-        await trio.to_thread.run_sync(verify_pages, catalog.path)
+        await trio.to_thread.run_sync(verify_open_pages, catalog.main)
         catalog.reopen_writer()
         if catalog.applier.sequence < committed:
             raise Corrupt(f"it ends at {catalog.applier.sequence}, and held {committed} before")
@@ -161,7 +161,7 @@ class Repairer:
                 sequence = made.committed_sequence
                 if sequence < catalog.committed_sequence:
                     raise DataLost(f"the log ends at {sequence}, the catalog held {catalog.committed_sequence}")
-                if not await trio.to_thread.run_sync(checkpoint_with_sums, path):
+                if not await trio.to_thread.run_sync(checkpoint_with_sums, made.main):
                     raise Corrupt("the new catalog could not be checkpointed")
             finally:
                 made.close()

@@ -27,7 +27,7 @@ from couchestord.ec.stripes import StripeStore
 from couchestord.errors import Corrupt, DataLost, DiskError, InternalError
 from couchestord.io import requests as rq
 from couchestord.io.catalog.pages import PAGE_BYTES as CATALOG_PAGE_BYTES
-from couchestord.io.catalog.pages import check_pages, store_sums, stored_sums
+from couchestord.io.catalog.pages import MainFile, check_pages, store_sums, stored_sums
 from couchestord.io.catalog.read import SegmentRow
 from couchestord.io.catalog.segments import STATE_SEALED
 from couchestord.io.checksum import xxh3_64
@@ -70,9 +70,9 @@ _TABLE = msgspec.msgpack.Decoder(Table)
 
 
 async def write_snapshot(
-    path: Path, sequence: int, pool: SegmentPool, policy: int, earlier: Earlier | None, seed: int
+    main: MainFile, sequence: int, pool: SegmentPool, policy: int, earlier: Earlier | None, seed: int
 ) -> tuple[SnapshotRoot, set[int]]:
-    """Write the main file of the catalog at `path`, which nobody may change meanwhile, to stripes; synced on return.
+    """Write the main file of a catalog, which nobody may change meanwhile, to stripes; synced on return.
 
     Pieces that are as they were in the `earlier` snapshot are named where they lie; without one, `seed` is that of the
     sums. Answers the root to be put into the superblocks and the segments that hold the snapshot.
@@ -85,19 +85,17 @@ async def write_snapshot(
     # in segments of its own: when later snapshots need no more of them, their room is free at once
     async with pool.writer(policy, alone=True) as writer:
         piece_bytes = min(PIECE_BYTES, writer.policy.stripe_bytes) // CATALOG_PAGE_BYTES * CATALOG_PAGE_BYTES
-        unchanged = await _unchanged(path, piece_bytes, earlier) if earlier else {}
-        sums = await trio.to_thread.run_sync(stored_sums, path)
-        file = await trio.open_file(path, "rb")
-        async with file:
-            size = 0
-            while data := await file.read(piece_bytes):
-                check_pages(sums, size // CATALOG_PAGE_BYTES, data)
-                piece = unchanged.get(len(pieces))
-                if piece is None:
-                    segment, stripe = await writer.append(data)
-                    piece = PieceOf(segment, stripe, len(data), xxh3_64(data, seed))
-                pieces.append(piece)
-                size += len(data)
+        unchanged = await _unchanged(main, piece_bytes, earlier) if earlier else {}
+        sums = await trio.to_thread.run_sync(stored_sums, main)
+        size = 0
+        while data := await trio.to_thread.run_sync(main.read, size, piece_bytes):
+            check_pages(sums, size // CATALOG_PAGE_BYTES, data)
+            piece = unchanged.get(len(pieces))
+            if piece is None:
+                segment, stripe = await writer.append(data)
+                piece = PieceOf(segment, stripe, len(data), xxh3_64(data, seed))
+            pieces.append(piece)
+            size += len(data)
         if size != len(sums) * CATALOG_PAGE_BYTES:
             raise Corrupt(f"the catalog has {size} bytes, and had {len(sums)} pages at the last checkpoint")
         table = msgspec.msgpack.encode(Table(sequence, size, tuple(pieces), seed))
@@ -109,17 +107,15 @@ async def write_snapshot(
     return root, {piece.segment for piece in pieces} | {segment}
 
 
-async def _unchanged(path: Path, piece_bytes: int, earlier: Earlier) -> dict[int, PieceOf]:
+async def _unchanged(main: MainFile, piece_bytes: int, earlier: Earlier) -> dict[int, PieceOf]:
     """The pieces, by number, that are as they were, but for those in segments of which too little is wanted."""
     found: dict[int, PieceOf] = {}
     wanted_bytes: Counter[int] = Counter()
-    file = await trio.open_file(path, "rb")
-    async with file:
-        for number, piece in enumerate(earlier.table.pieces):
-            data = await file.read(piece_bytes)
-            if len(data) == piece.length and xxh3_64(data, earlier.table.seed) == piece.checksum:
-                found[number] = piece
-                wanted_bytes[piece.segment] += piece.length
+    for number, piece in enumerate(earlier.table.pieces):
+        data = await trio.to_thread.run_sync(main.read, number * piece_bytes, piece_bytes)
+        if len(data) == piece.length and xxh3_64(data, earlier.table.seed) == piece.checksum:
+            found[number] = piece
+            wanted_bytes[piece.segment] += piece.length
     least_bytes = earlier.table.size // SEGMENTS_KEPT_MAX
     kept = {
         id_

@@ -321,7 +321,7 @@ async def _keep_what_only_the_catalog_knows(disks: Disks, catalog: Catalog, jour
     if not journal.is_unbroken(snapshot + 1, catalog.applier.sequence):
         while True:
             try:
-                await trio.to_thread.run_sync(checkpoint_with_sums, catalog.path)
+                await trio.to_thread.run_sync(checkpoint_with_sums, catalog.main)
                 return
             except (Corrupt, OSError) as error:
                 if not _made_room(catalog.path, error):

@@ -55,10 +55,10 @@ async def test_readers_of_the_store_keep_no_checkpoint_from_its_end(
     real = checkpoint_with_sums
     async with new_store(tmp_path) as store:
 
-        def read_meanwhile(path: Path, ahead: pages.Moved) -> bool:
+        def read_meanwhile(main: pages.MainFile, ahead: pages.Moved) -> bool:
             assert core_of(store).catalog.reading.bucket("box")
             core_of(store).catalog.accounts.users()
-            return real(path, ahead)
+            return real(main, ahead)
 
         monkeypatch.setattr(maintenance, "checkpoint_with_sums", read_meanwhile)
         await store.put("box", b"key", b"body")
@@ -325,14 +325,14 @@ async def test_sums_hold_whatever_is_written_beside_a_checkpoint_ahead(tmp_path:
                     # a reader of what was there: what is written from now on cannot be moved
                     stack.enter_context(other_reader(tmp_path))
                     await write(5)
-                ahead = checkpoint_ahead(path)
+                ahead = checkpoint_ahead(core_of(store).catalog.main)
                 assert ahead.frames > 0
                 verify_pages(path)
             await write(rng.choice((0, 1, 20)))
             verify_pages(path)
             if turn % 2:
                 with core_of(store).catalog.out_of_wal():
-                    assert checkpoint_with_sums(path, ahead)
+                    assert checkpoint_with_sums(core_of(store).catalog.main, ahead)
                 assert not committed_pages(Path(f"{path}-wal"))
                 verify_pages(path)
         kept = dump(path)
@@ -343,10 +343,10 @@ async def test_wal_that_began_anew_is_summed_from_its_first_frame(tmp_path: Path
     async with new_store(tmp_path) as store:
         path = catalog_of(tmp_path)
         await put_all(store, {b"%d" % number: b"" for number in range(40)})
-        ahead = checkpoint_ahead(path)
+        ahead = checkpoint_ahead(core_of(store).catalog.main)
         await put_all(store, {b"%d" % number: b"more" for number in range(40)})
         assert salt_of(Path(f"{path}-wal")) != ahead.salt
-        assert checkpoint_with_sums(path, ahead)
+        assert checkpoint_with_sums(core_of(store).catalog.main, ahead)
         verify_pages(path)
 
 
@@ -357,9 +357,9 @@ async def test_checkpoint_leaves_little_to_the_part_that_writers_wait_for(
     left: list[int] = []
     real = checkpoint_with_sums
 
-    def watched(path: Path, ahead: pages.Moved) -> bool:
-        left.append(len(frame_pages(Path(f"{path}-wal"), ahead.frames)))
-        return real(path, ahead)
+    def watched(main: pages.MainFile, ahead: pages.Moved) -> bool:
+        left.append(len(frame_pages(Path(f"{main.path}-wal"), ahead.frames)))
+        return real(main, ahead)
 
     monkeypatch.setattr(maintenance, "checkpoint_with_sums", watched)
     async with new_store(tmp_path) as store:
@@ -380,10 +380,10 @@ async def test_sums_that_could_not_be_stored_ahead_are_dropped(tmp_path: Path, m
         with monkeypatch.context() as patch:
             patch.setattr(pages, "_store", fail)
             with pytest.raises(OSError, match="as the test wants it"):
-                checkpoint_ahead(path)
+                checkpoint_ahead(core_of(store).catalog.main)
         assert not sums_path(path).exists()
         await put_all(store, {b"%03d" % number: b"y" for number in range(3)})
-        assert checkpoint_with_sums(path)
+        assert checkpoint_with_sums(core_of(store).catalog.main)
         verify_pages(path)
         assert sums_path(path).exists()
 
@@ -408,7 +408,7 @@ def test_wal_does_not_begin_anew_before_what_was_moved_ahead_is_summed(
 ) -> None:
     path = tmp_path / "catalog.sqlite"
     Catalog.create(path, b"0123456789abcdef", Policy())
-    with contextlib.closing(open_writer(path)) as connection:
+    with contextlib.closing(pages.MainFile(path)) as main, contextlib.closing(open_writer(path)) as connection:
         connection.execute("create table filler (number integer primary key, text blob)")
         connection.executemany("insert into filler values (?, ?)", ((number, b"x" * 900) for number in range(100)))
 
@@ -418,8 +418,8 @@ def test_wal_does_not_begin_anew_before_what_was_moved_ahead_is_summed(
             return found
 
         monkeypatch.setattr(pages, "checkpoint", checkpoint_and_write)
-        ahead = checkpoint_ahead(path)
+        ahead = checkpoint_ahead(main)
         monkeypatch.undo()
         verify_pages(path)
-        assert checkpoint_with_sums(path, ahead)
+        assert checkpoint_with_sums(main, ahead)
         verify_pages(path)

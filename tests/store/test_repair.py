@@ -260,14 +260,14 @@ async def test_a_checkpoint_whose_wal_was_replaced_beneath_it_does_not_count(
 ) -> None:
     """SQLite moves what the other one holds: a checkpoint compares no sums of frames."""
 
-    def checkpoint(path: Path, *how: Any) -> bool:
-        wal = Path(f"{path}-wal")
+    def checkpoint(main: pages.MainFile, *how: Any) -> bool:
+        wal = Path(f"{main.path}-wal")
         data = bytearray(wal.read_bytes())
         for at in range(32 + 24, len(data), 24 + 4096):
             data[at : at + 4096] = bytes(4096)
         wal.unlink()
         wal.write_bytes(data)
-        return pages.checkpoint_with_sums(path, *how)
+        return pages.checkpoint_with_sums(main, *how)
 
     async with new_store(tmp_path) as store:
         core = core_of(store)
@@ -344,19 +344,19 @@ async def test_damage_that_a_reader_finds_is_repaired(tmp_path: Path, harm: Call
 async def test_pages_that_cannot_be_read_are_tried_again_before_they_are_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def failing(_path: Path) -> NoReturn:
+    def failing(_main: pages.MainFile) -> NoReturn:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    def unreadable(path: Path) -> None:
+    def unreadable(main: pages.MainFile) -> None:
         with monkeypatch.context() as patch:
             patch.setattr(pages, "page_sums", failing)
-            pages.verify_pages(path)
+            pages.verify_open_pages(main)
 
     async with new_store(tmp_path) as store:
         core = core_of(store)
         await put_all(store, BODIES)
         core.writer.fail(OSError(errno.EIO, "as the test wants it"))
-        monkeypatch.setattr(repair, "verify_pages", unreadable)
+        monkeypatch.setattr(repair, "verify_open_pages", unreadable)
         for _ in range(repair.REOPENED_MAX - 1):
             core.jobs.repairer._not_before = 0
             await core.jobs.repairer.work()

@@ -156,7 +156,7 @@ BUGS = (
     _bug(
         "a snapshot without what the WAL holds",
         "store/maintenance.py",
-        "            complete = await trio.to_thread.run_sync(checkpoint_with_sums, path, ahead)",
+        "            complete = await trio.to_thread.run_sync(checkpoint_with_sums, main, ahead)",
         "            complete = True",
         _CATALOG + "test_snapshot_and_log_with_a_disk_missing",
     ),

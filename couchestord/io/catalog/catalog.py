@@ -2,7 +2,7 @@
 
 import struct
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import astuple
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from couchestord.errors import Corrupt, Unavailable, UnknownFormat
 from couchestord.io.catalog.accounts import AccountReader
 from couchestord.io.catalog.apply import Applier
 from couchestord.io.catalog.generations import Generations
-from couchestord.io.catalog.pages import store_sums, sums_path, sync_folder
+from couchestord.io.catalog.pages import MainFile, store_sums, sums_path, sync_folder
 from couchestord.io.catalog.read import CatalogReader
 from couchestord.io.catalog.schema import SCHEMA_VERSION, TABLES, statements
 from couchestord.io.sqlite import (
@@ -47,19 +47,15 @@ class Catalog:
         """
         self.path = path
         self._on_failure: Callable[[Exception], None] | None = None
-        self._reader: Connection | Shut = open_reader(path)
-        try:
+        with ExitStack() as opened:
+            self.main = opened.enter_context(closing(MainFile(path)))
+            """To read the main file by."""
+            self._reader: Connection | Shut = opened.enter_context(closing(open_reader(path)))
             self._check_version()
-            writer = open_writer(path)
-            try:
-                with sqlite_errors(f"reading the catalog {path}"):
-                    self.applier = Applier(writer)
-            except BaseException:
-                writer.close()
-                raise
-        except BaseException:
-            self._reader.close()
-            raise
+            writer = opened.enter_context(closing(open_writer(path)))
+            with sqlite_errors(f"reading the catalog {path}"):
+                self.applier = Applier(writer)
+            opened.pop_all()
         self._writer: Connection | Shut = writer
         self._files = _identities(path)
         self.committed_sequence = self.applier.sequence
@@ -133,6 +129,7 @@ class Catalog:
         """
         self.shut("the catalog is being replaced")
         put_in_place(made, self.path)
+        self.main.replaced()
         self.reopen_writer()
         self.committed_sequence = self.applier.sequence
         self.reopen_reader()
@@ -263,6 +260,7 @@ class Catalog:
         self._writer.close()
         # the last one, and it cannot write: closing never moves the WAL into a main file whose sums then are wrong
         self._reader.close()
+        self.main.close()
 
 
 def _identities(path: Path) -> list[tuple[int, int]]:

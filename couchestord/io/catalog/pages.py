@@ -29,20 +29,59 @@ def sums_path(path: Path) -> Path:
     return Path(f"{path}.sums")
 
 
-def page_sums(path: Path) -> "array[int]":
+class MainFile:
+    """The main file of a catalog, to be read past SQLite.
+
+    Opened before the first connection to it and closed after the last: whoever closes a descriptor of a file drops all
+    locks that his process holds on it, SQLite's too. Another program that opened the catalog then would believe itself
+    alone, and remove the WAL when it ends.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Raises Corrupt when it cannot be opened."""
+        self.path = path
+        self._descriptor = self._open()
+
+    def _open(self) -> int:
+        try:
+            return os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise Corrupt(f"opening the catalog {self.path}: {error}") from error
+
+    def replaced(self) -> None:
+        """Another file has its name, and nobody has either open. Raises Corrupt; then this goes on with the old one."""
+        descriptor = self._open()
+        os.close(self._descriptor)
+        self._descriptor = descriptor
+
+    def size_bytes(self) -> int:
+        return os.fstat(self._descriptor).st_size
+
+    def read(self, at: int, size: int) -> bytes:
+        """`size` bytes from offset `at` on, fewer at the end. Blocks. Raises OSError."""
+        data = os.pread(self._descriptor, size, at)
+        while len(data) < size and (more := os.pread(self._descriptor, size - len(data), at + len(data))):
+            data += more
+        return data
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+def page_sums(main: MainFile) -> "array[int]":
     """XXH3 of every page, seeded with its number. Blocks: about 0.2 s for a million objects."""
     sums = array("Q")
-    with path.open("rb") as file:
-        while block := file.read(_READ_BYTES):
-            view = memoryview(block)
-            for at in range(0, len(block), PAGE_BYTES):
-                sums.append(xxh3_64(view[at : at + PAGE_BYTES], len(sums)))
+    while block := main.read(len(sums) * PAGE_BYTES, _READ_BYTES):
+        view = memoryview(block)
+        for at in range(0, len(block), PAGE_BYTES):
+            sums.append(xxh3_64(view[at : at + PAGE_BYTES], len(sums)))
     return sums
 
 
 def store_sums(path: Path) -> None:
-    """Write and sync the sums of the main file as it is now. Blocks. Call when no checkpoint can run."""
-    _store(path, page_sums(path))
+    """Write and sync the sums of the main file as it is now, which nobody has open. Blocks. Raises Corrupt, OSError."""
+    with closing(MainFile(path)) as main:
+        _store(path, page_sums(main))
 
 
 class Moved(NamedTuple):
@@ -55,12 +94,13 @@ class Moved(NamedTuple):
 NOTHING: Final = Moved(b"", 0)
 
 
-def checkpoint_ahead(path: Path) -> Moved:
+def checkpoint_ahead(main: MainFile) -> Moved:
     """Move what the WAL holds now into the main file and sum it, while others write, so that little is left to
     `checkpoint_with_sums`. Blocks.
 
     The WAL cannot begin anew meanwhile, since a reader is in it: it goes on holding every page that was moved.
     """
+    path = main.path
     with closing(open_reader(path)) as holding, sqlite_errors(f"checkpointing the catalog {path}"):
         holding.execute("begin")
         holding.execute("select sequence from state").fetchone()
@@ -69,18 +109,18 @@ def checkpoint_ahead(path: Path) -> Moved:
         if frames <= 0:
             return NOTHING
         wal = Path(f"{path}-wal")
-        _sum_moved(path, set(frame_pages(wal)[:frames]))
+        _sum_moved(main, set(frame_pages(wal)[:frames]))
         return Moved(salt_of(wal), frames)
 
 
-def checkpoint_with_sums(path: Path, ahead: Moved = NOTHING) -> bool:
+def checkpoint_with_sums(main: MainFile, ahead: Moved = NOTHING) -> bool:
     """Move the whole WAL into the main file, sum the pages it held anew, and let the WAL begin anew, empty.
 
     Blocks, for a time that grows with the WAL, less what was moved `ahead`, and not with the catalog. Nobody may write
     meanwhile. False when a reader was in the way; then the sums are as they were, and the WAL still holds every page
     that differs from them.
     """
-    wal = Path(f"{path}-wal")
+    path, wal = main.path, Path(f"{main.path}-wal")
     # the WAL may have begun anew since
     first = ahead.frames if salt_of(wal) == ahead.salt else 0
     pages = frame_pages(wal, first)
@@ -88,36 +128,34 @@ def checkpoint_with_sums(path: Path, ahead: Moved = NOTHING) -> bool:
     if frames != moved:
         return False
     # what lies behind them was never committed, and not moved
-    _sum_moved(path, set(pages[: max(0, frames - first)]))
+    _sum_moved(main, set(pages[: max(0, frames - first)]))
     truncate_wal(path)
     return True
 
 
-def _sum_moved(path: Path, pages: set[int]) -> None:
+def _sum_moved(main: MainFile, pages: set[int]) -> None:
     try:
-        _advance(path, pages)
+        _advance(main, pages)
     except OSError:
         # SQLite may reuse the WAL from here on, and nobody would sum these pages again: the next time all are summed
-        sums_path(path).unlink(missing_ok=True)
+        sums_path(main.path).unlink(missing_ok=True)
         raise
 
 
-def _advance(path: Path, pages: set[int]) -> None:
+def _advance(main: MainFile, pages: set[int]) -> None:
     """Store the sums with those of `pages`, and of pages that are new, taken from the main file."""
     try:
-        sums = _load(path)
+        sums = _load(main.path)
     except (FileNotFoundError, Corrupt):
-        sums = page_sums(path)
+        sums = page_sums(main)
     else:
-        count = -(-path.stat().st_size // PAGE_BYTES)
+        count = -(-main.size_bytes() // PAGE_BYTES)
         pages |= set(range(len(sums), count))
         sums.extend([0] * (count - len(sums)))
         del sums[count:]
-        with path.open("rb") as file:
-            for number in sorted(page for page in pages if page < count):
-                file.seek(number * PAGE_BYTES)
-                sums[number] = xxh3_64(file.read(PAGE_BYTES), number)
-    _store(path, sums)
+        for number in sorted(page for page in pages if page < count):
+            sums[number] = xxh3_64(main.read(number * PAGE_BYTES, PAGE_BYTES), number)
+    _store(main.path, sums)
 
 
 def _store(path: Path, sums: "array[int]") -> None:
@@ -144,40 +182,38 @@ def sync_folder(path: Path) -> None:
 
 
 def verify_pages(path: Path) -> None:
+    """As `verify_open_pages`, of a catalog that nobody has open."""
+    with closing(MainFile(path)) as main:
+        verify_open_pages(main)
+
+
+def verify_open_pages(main: MainFile) -> None:
     """Raises Corrupt when a page of the main file cannot be read, or differs from the last checkpoint's and the WAL
-    does not hold it.
+    does not hold it. Blocks.
     """
     try:
-        _verify_pages(path)
-    except OSError as error:
-        raise Corrupt(f"its pages cannot be read: {error}") from error
-
-
-def _verify_pages(path: Path) -> None:
-    try:
-        expected = _load(path)
+        expected = _load(main.path)
+        found = page_sums(main)
+        if len(found) < len(expected):
+            raise Corrupt(f"{len(expected) - len(found)} of its {len(expected)} pages are missing")
+        differing = {number for number, total in enumerate(expected) if found[number] != total}
+        lost = differing - committed_pages(Path(f"{main.path}-wal")) if differing else differing
     except FileNotFoundError:
         return  # never checkpointed: all there is lies in the WAL, which has sums of its own
-    try:
-        found = page_sums(path)
-    except FileNotFoundError as error:
-        raise Corrupt("it is gone") from error
-    if len(found) < len(expected):
-        raise Corrupt(f"{len(expected) - len(found)} of its {len(expected)} pages are missing")
-    differing = {number for number, total in enumerate(expected) if found[number] != total}
-    lost = differing - committed_pages(Path(f"{path}-wal")) if differing else differing
+    except OSError as error:
+        raise Corrupt(f"its pages cannot be read: {error}") from error
     if lost:
         raise Corrupt(f"{len(lost)} of its {len(expected)} pages fail their checksum, the first is page {min(lost)}")
 
 
-def stored_sums(path: Path) -> "array[int]":
+def stored_sums(main: MainFile) -> "array[int]":
     """What the last checkpoint summed, for `check_pages`; all pages summed now when that was lost. Blocks. Raises
     Corrupt.
     """
     try:
-        return _load(path)
+        return _load(main.path)
     except FileNotFoundError:
-        return page_sums(path)
+        return page_sums(main)
 
 
 def check_pages(sums: "array[int]", first: int, data: bytes) -> None:

@@ -10,6 +10,7 @@ import pytest
 from couchestord.errors import Corrupt
 from couchestord.io.catalog.pages import (
     PAGE_BYTES,
+    MainFile,
     checkpoint_ahead,
     checkpoint_with_sums,
     store_sums,
@@ -27,14 +28,21 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def database(path: Path) -> Iterator[sqlite3.Connection]:
+def main(path: Path) -> Iterator[MainFile]:
+    path.touch()
+    with contextlib.closing(MainFile(path)) as main:
+        yield main
+
+
+@pytest.fixture
+def database(path: Path, main: MainFile) -> Iterator[sqlite3.Connection]:
     """Forty rows, each with a page of its own, in the main file, with sums."""
     with contextlib.closing(open_writer(path)) as connection:
         connection.execute("create table state (sequence integer)")
         connection.execute("insert into state values (0)")
         connection.execute("create table row (number integer primary key, text blob)")
         connection.executemany("insert into row values (?, ?)", ((number, b"0" * 3000) for number in range(40)))
-        assert checkpoint_with_sums(path)
+        assert checkpoint_with_sums(main)
         yield connection
 
 
@@ -106,7 +114,9 @@ def test_page_of_a_torn_frame_may_not_differ(path: Path, database: sqlite3.Conne
         verify_pages(path)
 
 
-def test_checkpoint_sums_no_page_that_was_not_committed(path: Path, database: sqlite3.Connection) -> None:
+def test_checkpoint_sums_no_page_that_was_not_committed(
+    path: Path, main: MainFile, database: sqlite3.Connection
+) -> None:
     """Frames of a transaction that was rolled back lie behind the end of the WAL: what they name may have rotted."""
     change(database, 1)
     database.execute("pragma cache_size=5")
@@ -115,22 +125,22 @@ def test_checkpoint_sums_no_page_that_was_not_committed(path: Path, database: sq
     database.execute("rollback")
     page = last_frame_page(path)
     rot(path, page)
-    assert checkpoint_with_sums(path)
+    assert checkpoint_with_sums(main)
     with pytest.raises(Corrupt, match=f"the first is page {page}"):
         verify_pages(path)
 
 
 @pytest.mark.parametrize("ahead", [False, True])
-def test_sums_follow_what_was_moved(path: Path, database: sqlite3.Connection, ahead: bool) -> None:
+def test_sums_follow_what_was_moved(path: Path, main: MainFile, database: sqlite3.Connection, ahead: bool) -> None:
     for number in range(10):
         change(database, number)
     if ahead:
-        moved = checkpoint_ahead(path)
+        moved = checkpoint_ahead(main)
         assert moved.frames > 0
         change(database, 20)
-        assert checkpoint_with_sums(path, moved)
+        assert checkpoint_with_sums(main, moved)
     else:
-        assert checkpoint_with_sums(path)
+        assert checkpoint_with_sums(main)
     assert Path(f"{path}-wal").stat().st_size == 0
     verify_pages(path)
     page = path.read_bytes().rindex(b"1" * 3000) // PAGE_BYTES
@@ -139,14 +149,14 @@ def test_sums_follow_what_was_moved(path: Path, database: sqlite3.Connection, ah
         verify_pages(path)
 
 
-def test_sums_are_damaged_or_missing(path: Path, database: sqlite3.Connection) -> None:
+def test_sums_are_damaged_or_missing(path: Path, main: MainFile, database: sqlite3.Connection) -> None:
     stored = sums_path(path).read_bytes()
     for damaged in (b"", stored[:-1], stored[:10], b"X" + stored[1:], stored[:-1] + bytes([stored[-1] ^ 1])):
         sums_path(path).write_bytes(damaged)
         with pytest.raises(Corrupt, match="sums of its pages are damaged"):
             verify_pages(path)
     change(database, 3)
-    assert checkpoint_with_sums(path), "damaged sums are all taken anew"
+    assert checkpoint_with_sums(main), "damaged sums are all taken anew"
     verify_pages(path)
     sums_path(path).unlink()
     verify_pages(path)
