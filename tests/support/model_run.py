@@ -13,7 +13,7 @@ from typing import Any
 
 import trio
 from model import Model, ModelBroken, OpenUpload, Place, State, Version, top
-from shadow import Shadow, check_redundancy, scrub
+from shadow import Shadow, check_nothing_left, check_redundancy, scrub
 from simstore import INLINE_BYTES_MAX, SimMachine, run_seeded, small_options
 
 from couchestord.errors import (
@@ -25,10 +25,12 @@ from couchestord.errors import (
     NoSuchUpload,
     PreconditionFailed,
 )
+from couchestord.io.catalog.read import BucketRow, CatalogReader
 from couchestord.model import ByteRange, Conditions, Policy
 from couchestord.service import Progress, Service
 from couchestord.store.core import Core
 from couchestord.store.store import ObjectStore
+from couchestord.store.values import version_id
 
 GEOMETRIES = ((4, 2, 6), (4, 2, 6), (2, 2, 5), (2, 1, 4))
 KEYS = (b"a", b"a/", b"a//b", b"a/b", b"a/b/c", b"b/1", b"b/2", b"b-", b"dir/x/y/z", b"\xc3\xa9/\xc3\xa9")
@@ -144,6 +146,24 @@ class ModelRun:
         self.note(f"start without {self.machine.away} and without a catalog")
         async with self.running():
             pass
+        self.machine.away.clear()
+        async with self.running():
+            await self.make_good()
+            await self.delete_all()
+            await self.step_to_idle()
+            await check_nothing_left(self.core)
+
+    async def delete_all(self) -> None:
+        """Every version of every object, every upload, and the buckets with them."""
+        self.note("delete everything")
+        reading = self.core.catalog.reading
+        for bucket in await self.store.list_buckets():
+            row = reading.bucket(bucket.name)
+            assert row is not None
+            for key in KEYS:
+                while (version := _any_version(reading, row, key)) is not None:
+                    await self.store.delete(bucket.name, key, version_id=version)
+            await self.store.delete_bucket(bucket.name)
 
     def cut(self) -> None:
         count = len(self.machine.disks)
@@ -350,14 +370,11 @@ class ModelRun:
             await jobs.monitor.work()  # sees that disks that were full have room
             jobs.destager.force()
             for service in (jobs.destager, jobs.rebuilder, jobs.rejournaler, jobs.compactor, jobs.housekeeper):
-                for _ in range(STEPS_TO_IDLE_MAX):
-                    if await service.work() not in (Progress.BUSY, Progress.THROTTLED):
-                        break
-                else:
-                    raise ModelBroken(f"{service.name} does not come to an end")
+                await _finish(service)
             await jobs.snapshotter.take()
             await jobs.snapshotter.trim()
             await self.core.pool.aclose()
+            await _finish(jobs.compactor)  # the snapshot before is dead
             # what could not be rebuilt is tried again after a while
             await trio.sleep(120)
 
@@ -769,6 +786,22 @@ class ModelRun:
 
 async def _sizes(disk: Any) -> dict[str, int]:
     return {path: len(file.data) for path, file in disk._names.items()}
+
+
+def _any_version(reading: CatalogReader, bucket: BucketRow, key: bytes) -> str | None:
+    """The id of a version of a key, markers included; None when none is left."""
+    *folders, name = key.split(b"/")
+    directory = reading.directory(bucket.root, tuple(folder + b"/" for folder in folders))
+    live = reading.live(bucket.root, key)
+    rows = [live] if live else reading.versions(directory, name) if directory is not None else []
+    return version_id(rows[0], "Enabled") if rows else None
+
+
+async def _finish(service: Service) -> None:
+    for _ in range(STEPS_TO_IDLE_MAX):
+        if await service.work() not in (Progress.BUSY, Progress.THROTTLED):
+            return
+    raise ModelBroken(f"{service.name} does not come to an end")
 
 
 async def _acknowledged(call: Awaitable[Any]) -> bool:

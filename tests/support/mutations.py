@@ -7,6 +7,7 @@ import pytest
 import trio
 from simdisk import SimDisk
 
+from couchestord.ec.compact import Compactor
 from couchestord.ec.opensegment import OpenSegment
 from couchestord.ec.segments import SegmentPool
 from couchestord.io import journal
@@ -167,6 +168,24 @@ def leave_out_a_shards_sync(patch: Patch) -> None:
     patch.setattr(OpenSegment, "_on_shards", on_shards)
 
 
+def leave_the_files_of_segments_that_are_gone(patch: Patch) -> None:
+    """A start, and the return of a disk, remove nothing."""
+
+    async def sweep(*_: Any) -> int:
+        return 0
+
+    patch.setattr(Compactor, "sweep", sweep)
+
+
+def leave_segments_open(patch: Patch) -> None:
+    """A start does not seal what was being written."""
+
+    async def leave_open(*_: Any) -> int:
+        return 0
+
+    patch.setattr("couchestord.store.core.seal_left_open", leave_open)
+
+
 MUTATIONS: dict[str, Callable[[Patch], None]] = {
     mutation.__name__: mutation
     for mutation in (
@@ -181,5 +200,7 @@ MUTATIONS: dict[str, Callable[[Patch], None]] = {
         ignore_an_epoch,
         lose_a_delete_on_rebuild,
         leave_out_a_shards_sync,
+        leave_the_files_of_segments_that_are_gone,
+        leave_segments_open,
     )
 }

@@ -13,7 +13,7 @@ from simstore import SimMachine
 
 from couchestord.ec.rebuild_shard import StripeWalk, check_stripe, is_live
 from couchestord.ec.shards import FOLDER as SEGMENTS
-from couchestord.ec.shards import parse_shard_name
+from couchestord.ec.shards import parse_shard_name, shard_path
 from couchestord.errors import Corrupt, DiskError
 from couchestord.io import mutations as mu
 from couchestord.io import records as rec
@@ -25,7 +25,7 @@ from couchestord.io.journalfile import Entry
 from couchestord.io.records import record_digest
 from couchestord.io.recovery import FOLDER as JOURNAL
 from couchestord.store.core import Core
-from couchestord.store.snapshot import JOB, protected_segments
+from couchestord.store.snapshot import JOB, protected_segments, read_table
 
 
 class Shadow:
@@ -154,3 +154,28 @@ async def check_redundancy(core: Core) -> None:
                 whole.append(index)
         if len(whole) <= core.disks.m:
             raise ModelBroken(f"{file.path} lies on {whole} only, of {file.replicas}")
+
+
+async def check_nothing_left(core: Core) -> None:
+    """Raises ModelBroken when an idle store without objects keeps more than its snapshot."""
+    tables = dump(core.catalog.path)
+    for table in ("inode", "content", "piece", "extent", "part", "upload"):
+        if tables[table]:
+            raise ModelBroken(f"nothing refers to what is left in table {table}: {tables[table][:3]}")
+    rows = {row.id: row for row in core.catalog.reading.segments()}
+    root = core.disks.slot.snapshot
+    assert root is not None
+    snapshot = {root.segment, *(piece.segment for piece in (await read_table(root, core.stripes, rows)).pieces)}
+    known: dict[int, set[str]] = {index: set() for index in core.disks.good()}
+    for row in rows.values():
+        if row.id not in snapshot:
+            raise ModelBroken(f"segment {row} holds nothing and stays")
+        for index, number in enumerate(row.disks):
+            if number >= 0:
+                known[number].add(shard_path(row.id, index))
+    for number, paths in known.items():
+        disk = core.disks.get(number)
+        assert disk is not None
+        unknown = {f"{SEGMENTS}/{name}" for name in await disk.list(SEGMENTS)} - paths
+        if unknown:
+            raise ModelBroken(f"disk {number} holds files of no segment: {sorted(unknown)[:3]}")

@@ -28,6 +28,9 @@ _MUST_BE_EMPTY: dict[str, str] = {
     "(select 1 from inode i where i.id=p.inode)",
     "contents whose extents do not cover them": "select id from content c where length<>(select "
     "coalesce(sum(length),0) from extent x where x.id>=c.id and x.id<c.id+c.extents)",
+    "contents that nothing refers to": "select id from content where refs<1",
+    "extents of no content": "select id from extent x where id>=coalesce((select c.id+c.extents from content c "
+    "where c.id<=x.id order by c.id desc limit 1), 0)",
     "extents in segments that do not exist": "select id from extent x where segment<>0 and not exists "
     "(select 1 from segment s where s.id=x.segment)",
     "extents that lie under another policy than their content": "select x.id from extent x join segment s "
