@@ -23,11 +23,7 @@ def register(commands: Commands) -> None:
     _register_key(commands)
     _register_bucket(commands)
     _register_policy(commands)
-    user = _group(commands, "user", "who may sign requests", "  couchestord user add ann --no-admin\n")
-    add = _leaf(user, "add", "make a user without a key", "  couchestord user add ann\n")
-    add.add_argument("user", metavar="USER")
-    add.add_argument("--no-admin", action="store_true", help="no rights on other users' buckets")
-    add.set_defaults(run=lambda o: _run(o, "user add", {"user": o.user, "admin": not o.no_admin}, text.user))
+    _register_user(commands)
     status = _leaf(
         commands,
         "status",
@@ -67,6 +63,22 @@ def _register_key(commands: Commands) -> None:
     remove = _leaf(key, "remove", "take an access key away", "  couchestord key remove KEYID\n")
     remove.add_argument("access_key", metavar="KEY")
     remove.set_defaults(run=lambda o: _run(o, "key remove", {"access_key": o.access_key}, text.removed))
+
+
+def _register_user(commands: Commands) -> None:
+    examples = "  couchestord user list\n  couchestord user add ann --no-admin\n  couchestord user remove ann\n"
+    user = _group(commands, "user", "who may sign requests: list, add, remove", examples)
+    listing = _leaf(user, "list", "the users, oldest first", "  couchestord user list --json\n")
+    listing.set_defaults(run=lambda o: _run(o, "user list", {}, text.users))
+    add = _leaf(user, "add", "make a user without a key", "  couchestord user add ann\n")
+    add.add_argument("user", metavar="USER")
+    add.add_argument("--no-admin", action="store_true", help="no rights on other users' buckets")
+    add.set_defaults(run=lambda o: _run(o, "user add", {"user": o.user, "admin": not o.no_admin}, text.user))
+    remove = _leaf(
+        user, "remove", "remove a user who owns no bucket, and its access keys", "  couchestord user remove ann\n"
+    )
+    remove.add_argument("user", metavar="USER")
+    remove.set_defaults(run=lambda o: _run(o, "user remove", {"user": o.user}, text.user_removed))
 
 
 def _register_bucket(commands: Commands) -> None:

@@ -33,6 +33,15 @@ def user(result: dict[str, Any]) -> str:
     return f"user {_plain(result['user'])} was made{', an administrator' if result['admin'] else ''}"
 
 
+def users(result: list[dict[str, Any]]) -> str:
+    return tree(result) if result else "no users; make one with: couchestord key add USER"
+
+
+def user_removed(result: dict[str, Any]) -> str:
+    keys = ", ".join(map(_plain, result["access_keys"]))
+    return f"user {_plain(result['user'])} was removed{', and the access keys ' + keys if keys else ''}"
+
+
 def buckets(result: list[dict[str, Any]]) -> str:
     if not result:
         return "no buckets; make one with: couchestord bucket create BUCKET"

@@ -29,13 +29,14 @@ class Accounts:
         user: User = await self._submit(rq.MakeUser(name, admin))
         return user
 
-    async def delete_user(self, name: str) -> None:
-        """Remove a user and its keys, once the user owns no bucket.
+    async def delete_user(self, name: str) -> tuple[str, ...]:
+        """Remove a user who owns no bucket, with its keys; returns the ids of these.
 
         A bucket belongs to a name: left behind, it would fall to the next user of that name. So the buckets are to be
         deleted first, or to be made anew by somebody else. Raises NoSuchUser, UserOwnsBuckets, which names them.
         """
-        await self._submit(rq.RemoveUser(name))
+        keys: tuple[str, ...] = await self._submit(rq.RemoveUser(name))
+        return keys
 
     async def create_key(self, user: str, *, access_key: str | None = None, secret_key: str | None = None) -> AccessKey:
         """Make a key for a user; what is not given is random. Raises NoSuchUser, KeyAlreadyExists, InvalidArgument."""

@@ -90,9 +90,9 @@ class ObjectStore(Accounts):
     # -- buckets ---------------------------------------------------------------------------------------------------
 
     async def create_bucket(self, bucket: str, *, owner: str = "", policy: str = DEFAULT_POLICY) -> BucketInfo:
-        """A bucket whose objects are kept under a policy.
+        """A bucket whose objects are kept under a policy. `owner` is a user; empty: nobody.
 
-        Raises InvalidBucketName, BucketAlreadyOwnedByYou, BucketAlreadyExists, NoSuchPolicy.
+        Raises InvalidBucketName, BucketAlreadyOwnedByYou, BucketAlreadyExists, NoSuchUser, NoSuchPolicy.
         """
         made: BucketInfo = await self._core.submit(rq.MakeBucket(bucket, owner, policy))
         return made

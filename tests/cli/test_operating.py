@@ -54,6 +54,24 @@ def test_key_removed(data: Path, capsys: Capture) -> None:
     assert entry.run(["key", "remove", access_key, "--data", str(data)]) == 3
 
 
+def test_users(data: Path, capsys: Capture) -> None:
+    access_key = ask(capsys, data, "key", "add", "ann")["access_key"]
+    ask(capsys, data, "user", "add", "bob", "--no-admin")
+    ask(capsys, data, "bucket", "create", "photos", "--owner", "ann")
+    assert ask(capsys, data, "user", "list") == [
+        {"user": "ann", "admin": True, "access_keys": 1, "buckets": 1},
+        {"user": "bob", "admin": False, "access_keys": 0, "buckets": 0},
+    ]
+    assert entry.run(["user", "remove", "ann", "--data", str(data)]) == 1
+    assert "owns photos" in capsys.readouterr().err
+    ask(capsys, data, "bucket", "remove", "photos")
+    assert entry.run(["user", "remove", "ann", "--data", str(data)]) == 0
+    assert capsys.readouterr().out == f"user ann was removed, and the access keys {access_key}\n"
+    assert ask(capsys, data, "user", "remove", "bob") == {"user": "bob", "access_keys": []}
+    assert ask(capsys, data, "key", "list") == ask(capsys, data, "user", "list") == []
+    assert entry.run(["user", "remove", "ann", "--data", str(data)]) == 3
+
+
 def test_buckets(data: Path, capsys: Capture) -> None:
     ask(capsys, data, "user", "add", "ann")
     created = ask(capsys, data, "bucket", "create", "photos", "--owner", "ann")

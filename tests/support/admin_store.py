@@ -37,12 +37,23 @@ class AdminStore:
         self.users[name] = User(name, admin, 0)
         return self.users[name]
 
+    async def delete_user(self, name: str) -> tuple[str, ...]:
+        if self.users.pop(name, None) is None:
+            raise NoSuchUser(f"there is no user {name}")
+        keys = tuple(key.access_key for key in self.keys.values() if key.user == name)
+        for key in keys:
+            del self.keys[key]
+        return keys
+
     async def list_users(self) -> list[User]:
         return list(self.users.values())
 
     async def create_key(self, user: str, *, access_key: str | None = None, secret_key: str | None = None) -> AccessKey:
         if user not in self.users:
             raise NoSuchUser(f"there is no user {user}")
+        there = self.keys.get(access_key or "")
+        if there is not None and (there.user, there.secret_key) == (user, secret_key):
+            return there
         key = AccessKey(user, access_key or f"GENERATED{len(self.keys)}", secret_key or "made-up-secret", 0)
         if key.access_key in self.keys:
             raise KeyAlreadyExists(f"the access key {key.access_key} exists")
@@ -57,10 +68,9 @@ class AdminStore:
     async def list_keys(self) -> list[AccessKey]:
         return list(self.keys.values())
 
-    def find_key(self, access_key: str) -> AccessKey | None:
-        return self.keys.get(access_key)
-
     async def create_bucket(self, bucket: str, *, owner: str = "", policy: str = "default") -> BucketInfo:
+        if owner and owner not in self.users:
+            raise NoSuchUser(f"there is no user {owner}")
         if bucket in self.buckets:
             raise BucketAlreadyOwnedByYou(f"the bucket {bucket} exists")
         self.buckets[bucket] = BucketInfo(bucket, 5, owner, policy=policy)

@@ -99,6 +99,7 @@ class DecideRig:
     # -- short forms -----------------------------------------------------------------------------------------------
 
     def bucket(self, name: str = "bucket", versioning: str = "") -> None:
+        self.do(rq.MakeUser("owner", False))
         self.do(rq.MakeBucket(name, "owner"))
         if versioning:
             self.do(rq.SetVersioning(name, versioning))

@@ -1,10 +1,11 @@
 """What an operator can do to a store: one function per command, the same whether a daemon runs or not."""
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from couchestord.errors import InvalidArgument, KeyAlreadyExists, NoSuchUser
+from couchestord.errors import InvalidArgument
 from couchestord.model import ANY_CLASS, DEFAULT_POLICY, AccessKey, BucketInfo
 from couchestord.store import ObjectStore
 
@@ -84,13 +85,7 @@ async def _key_add(store: ObjectStore, arguments: Arguments) -> dict[str, str]:
         raise InvalidArgument("an access key and its secret are given together or not at all")
     if user not in {known.name for known in await store.list_users()}:
         await store.create_user(user, admin=admin)
-    try:
-        key = await store.create_key(user, access_key=access_key, secret_key=secret_key)
-    except KeyAlreadyExists:
-        known = store.find_key(access_key) if access_key else None
-        if known is None or (known.user, known.secret_key) != (user, secret_key):
-            raise
-        key = known
+    key = await store.create_key(user, access_key=access_key, secret_key=secret_key)
     return _key_row(key, show_secrets=secret_key is None)
 
 
@@ -106,6 +101,24 @@ async def _user_add(store: ObjectStore, arguments: Arguments) -> dict[str, Any]:
     arguments.end()
     user = await store.create_user(name, admin=admin)
     return {"user": user.name, "admin": user.admin}
+
+
+async def _user_list(store: ObjectStore, arguments: Arguments) -> list[dict[str, Any]]:
+    """Oldest first, with how many access keys and buckets each has."""
+    arguments.end()
+    keys = Counter(key.user for key in await store.list_keys())
+    buckets = Counter(bucket.owner for bucket in await store.list_buckets())
+    return [
+        {"user": user.name, "admin": user.admin, "access_keys": keys[user.name], "buckets": buckets[user.name]}
+        for user in await store.list_users()
+    ]
+
+
+async def _user_remove(store: ObjectStore, arguments: Arguments) -> dict[str, Any]:
+    """With its access keys, which are named."""
+    name = arguments.text("user")
+    arguments.end()
+    return {"user": name, "access_keys": list(await store.delete_user(name))}
 
 
 async def _bucket_list(store: ObjectStore, arguments: Arguments) -> list[dict[str, Any]]:
@@ -124,8 +137,6 @@ async def _bucket_create(store: ObjectStore, arguments: Arguments) -> dict[str, 
     bucket, owner = arguments.text("bucket"), arguments.optional_text("owner")
     policy = arguments.optional_text("policy") or DEFAULT_POLICY
     arguments.end()
-    if owner is not None and owner not in {user.name for user in await store.list_users()}:
-        raise NoSuchUser(f"there is no user {owner}")
     return _bucket_row(await store.create_bucket(bucket, owner=owner or "", policy=policy))
 
 
@@ -188,6 +199,8 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "key add": _key_add,
     "key remove": _key_remove,
     "user add": _user_add,
+    "user list": _user_list,
+    "user remove": _user_remove,
     "bucket list": _bucket_list,
     "bucket create": _bucket_create,
     "bucket set": _bucket_set,

@@ -1,6 +1,6 @@
 """Buckets: create, head, delete, list, location, versioning state."""
 
-from couchestord.errors import InvalidArgument, NotSupported
+from couchestord.errors import AccessDenied, InvalidArgument, NoSuchUser, NotSupported
 from couchestord.frontends.http import Response
 from couchestord.frontends.s3.call import Call
 from couchestord.frontends.s3.fields import iso_time, refuse_unsupported, xml_response
@@ -19,7 +19,10 @@ async def create_bucket(call: Call) -> Response:
     region = read_location(wanted)
     if region not in ("", call.options.region):
         raise InvalidArgument(f"buckets are made in the region {call.options.region}")
-    await call.store.create_bucket(call.bucket, owner=call.user.name)
+    try:
+        await call.store.create_bucket(call.bucket, owner=call.user.name)
+    except NoSuchUser:
+        raise AccessDenied("access denied: the user was removed meanwhile") from None
     return Response(200, [(b"Location", b"/" + call.bucket.encode("ascii"))])
 
 

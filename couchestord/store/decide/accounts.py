@@ -42,6 +42,8 @@ class AccountDecisions:
             if there.owner == request.owner:
                 raise BucketAlreadyOwnedByYou(f"bucket {request.name!r} exists and is yours")
             raise BucketAlreadyExists(f"bucket {request.name!r} exists and belongs to somebody else")
+        if request.owner and self._it.accounts.user(request.owner) is None:
+            raise NoSuchUser(f"there is no user {request.owner!r}")
         root, now_ns = self._it.applier.next_id, self._it.clock.now_ns()
         policy = self._policy(request.policy)
         outcome = mu.BucketMade(request.name, root, request.owner, now_ns, policy.id)
@@ -103,7 +105,8 @@ class AccountDecisions:
                 f"user {request.name!r} owns {', '.join(owned[:BUCKETS_NAMED_MAX])}{more}, which the next user of that "
                 "name would get: delete these buckets first; to lock the user out, remove its keys"
             )
-        return Decision(mu.UserRemoved(request.name))
+        rows = self._it.accounts.keys()
+        return Decision(mu.UserRemoved(request.name), tuple(row.id for row in rows if row.user == request.name))
 
     def make_key(self, request: rq.MakeKey) -> Decision:
         if self._it.accounts.user(request.user) is None:

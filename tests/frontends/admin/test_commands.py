@@ -59,6 +59,23 @@ async def test_key_remove(store: AdminStore) -> None:
         await run(store, "key remove", access_key="AK")
 
 
+async def test_users(store: AdminStore) -> None:
+    assert await run(store, "user list") == []
+    await run(store, "user add", user="ann", admin=False)
+    for key in ("A1", "A2"):
+        await run(store, "key add", user="ann", access_key=key, secret_key="SK")
+    await run(store, "key add", user="bob", access_key="B1", secret_key="SK")
+    await run(store, "bucket create", bucket="photos", owner="bob")
+    assert await run(store, "user list") == [
+        {"user": "ann", "admin": False, "access_keys": 2, "buckets": 0},
+        {"user": "bob", "admin": True, "access_keys": 1, "buckets": 1},
+    ]
+    assert await run(store, "user remove", user="ann") == {"user": "ann", "access_keys": ["A1", "A2"]}
+    assert await run(store, "key list") == [{"user": "bob", "access_key": "B1"}]
+    with pytest.raises(NoSuchUser):
+        await run(store, "user remove", user="ann")
+
+
 async def test_buckets(store: AdminStore) -> None:
     await run(store, "user add", user="ann")
     await run(store, "bucket create", bucket="photos", owner="ann")

@@ -5,6 +5,7 @@ import hashlib
 import http.client
 import io
 import os
+import socket
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -298,6 +299,24 @@ def test_presigned_urls(live: Any, bucket: str) -> None:
     assert status == 403
     assert b"<Code>AccessDenied</Code>" in answer
     s3.close()
+
+
+def test_a_user_removed_while_it_makes_a_bucket_gets_none(live: Any, s3: Any) -> None:
+    """Else the bucket would fall to the next user of that name."""
+    live.run(live.store.create_user, "late")
+    late = connect(live, live.run(live.store.create_key, "late"), signature_version="s3v4")
+    target = late.generate_presigned_url("create_bucket", {"Bucket": "of-late"}).partition(f":{live.port}")[2]
+    late.close()
+    body = b"<CreateBucketConfiguration/>"
+    head = f"PUT {target} HTTP/1.1\r\nHost: 127.0.0.1:{live.port}\r\nContent-Length: {len(body)}\r\n"
+    with socket.create_connection(("127.0.0.1", live.port), timeout=30) as client:
+        client.sendall(f"{head}Expect: 100-continue\r\n\r\n".encode())
+        assert client.recv(100).startswith(b"HTTP/1.1 100"), "she was known when she asked"
+        live.run(live.store.delete_user, "late")
+        client.sendall(body)
+        answer = client.recv(1000)
+    assert answer.startswith(b"HTTP/1.1 403"), answer
+    assert "of-late" not in [row["Name"] for row in s3.list_buckets()["Buckets"]]
 
 
 def test_a_wrong_region_is_told_the_right_one(live: Any, bucket: str) -> None:

@@ -35,6 +35,7 @@ class Course:
         self.segments: list[int] = []
         self.versions: list[tuple[str, bytes, str]] = []
         self.refused = 0
+        self.rig.do(rq.MakeUser("owner", False))
         for bucket in BUCKETS:
             self.rig.do(rq.MakeBucket(bucket, "owner"))
 

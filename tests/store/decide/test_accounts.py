@@ -50,6 +50,8 @@ def unchanged(rig: DecideRig, call: Callable[[], object]) -> object:
 
 def test_buckets(rig: DecideRig) -> None:
     refused(rig, InvalidBucketName, *(rq.MakeBucket(name, "ann") for name in ("", "ab", "A-b", "a_b", "x" * 64)))
+    refused(rig, NoSuchUser, rq.MakeBucket("box", "ann"))
+    rig.do(rq.MakeUser("ann", False))
     rig.do(rq.MakeBucket("box", "ann"))
     refused(rig, BucketAlreadyOwnedByYou, rq.MakeBucket("box", "ann"))
     refused(rig, BucketAlreadyExists, rq.MakeBucket("box", "bob"))
@@ -95,6 +97,7 @@ def test_a_user_goes_after_its_buckets(rig: DecideRig) -> None:
         refused(rig, UserOwnsBuckets, rq.RemoveUser("ann"))
         rig.do(rq.RemoveBucket(name))
     rig.do(rq.RemoveUser("ann"))
+    refused(rig, NoSuchUser, rq.MakeBucket("late", "ann"))
 
 
 def test_keys(rig: DecideRig) -> None:
@@ -109,5 +112,8 @@ def test_keys(rig: DecideRig) -> None:
     assert unchanged(rig, lambda: rig.do(rq.MakeKey("ann", "AKID", "a/good=secret"))) == made
     refused(rig, KeyAlreadyExists, rq.MakeKey("ann", "AKID", "another-one"), rq.MakeKey("bob", "AKID", "a/good=secret"))
     refused(rig, NoSuchAccessKey, rq.RemoveKey("none"))
-    rig.do(rq.RemoveUser("ann"))
+    rig.do(rq.MakeKey("bob", "BKID", "long-enough"))
+    assert rig.do(rq.RemoveUser("ann")) == ("AKID",)
     refused(rig, NoSuchAccessKey, rq.RemoveKey("AKID"))
+    left = rig.catalog.writing_accounts.keys()
+    assert [key.id for key in left] == ["BKID"]
