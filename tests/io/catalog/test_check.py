@@ -23,8 +23,8 @@ FAULTS = {
     "update piece set inode=9999": "pieces of inodes that do not exist",
     "update extent set length=length+1 where segment=0": "contents whose extents do not cover them",
     "insert into content values (9999, 0, 0, 0, 0)": "contents that nothing refers to",
-    "insert into extent (id, start, length, segment, stripe, stripe_start) values (9999, 0, 5, 0, 1, 0)": "extents of no "
-    "content",
+    "insert into extent (id, start, length, segment, stripe, stripe_start) "
+    "values (9999, 0, 5, 0, 1, 0)": "extents of no content",
     "update extent set segment=9999 where segment<>0": "extents in segments that do not exist",
     "update content set policy=7": "policies that do not exist",
     "update segment set policy=7": "extents that lie under another policy than their content",
