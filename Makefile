@@ -56,8 +56,9 @@ run: $(STAMP) ## a store in DATA (default ./data), in the foreground; ARGS are p
 test: $(STAMP) test-tools ## all tests but the long ones, on up to four processors; ARGS go to pytest
 	PATH="$(abspath $(BIN)):$$PATH" python -m pytest -q -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
-soak: $(STAMP) test-tools ## the long forms: kill -9, power cuts, faults, model runs
-	PATH="$(abspath $(BIN)):$$PATH" python -m pytest -v -m soak $(ARGS)
+soak: $(STAMP) test-tools ## the long forms: kill -9, power cuts, faults, model runs; within an hour on two processors
+	PATH="$(abspath $(BIN)):$$PATH" python -m pytest -v -m soak -n auto --maxprocesses 4 --dist worksteal \
+	  -o tmp_path_retention_policy=failed --durations 20 $(ARGS)
 
 lint: $(STAMP) ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .

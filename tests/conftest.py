@@ -20,6 +20,15 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     return True
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Which seeds the long form of the model ran."""
+    reports = [*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")]
+    kept = (seeds for report in reports for name, seeds in report.user_properties if name == "seeds")
+    ran = sorted({seed for seeds in kept for seed in seeds})
+    if ran:
+        terminalreporter.write_line(f"{len(ran)} seeds of the model ran, {ran[0]} to {ran[-1]}")
+
+
 @pytest.fixture(autouse=True)
 def log_level_as_before() -> Iterator[None]:
     """A command that a test runs in this process may set the level of all logs: the next test must not inherit it."""

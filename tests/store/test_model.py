@@ -5,6 +5,7 @@ A seed that fails says what was done: run it alone with `COUCHESTORD_MODEL_SEEDS
 
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -33,8 +34,11 @@ SOAK_SEEDS = _seeds("COUCHESTORD_SOAK_SEEDS", "1000:1600")
 
 @pytest.mark.soak
 @pytest.mark.parametrize("seeds", [SOAK_SEEDS[at : at + 20] for at in range(0, len(SOAK_SEEDS), 20)], ids=_name)
-def test_store_keeps_its_promises_for_long(seeds: list[int], tmp_path: Path) -> None:
-    """`COUCHESTORD_SOAK_SEEDS=1000:3000` chooses the seeds."""
+def test_store_keeps_its_promises_for_long(
+    seeds: list[int], tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    """`COUCHESTORD_SOAK_SEEDS=1000:3000` chooses the seeds; which ones ran is said at the end."""
+    record_property("seeds", seeds)
     for seed in seeds:
         folder = tmp_path / str(seed)
         folder.mkdir()
