@@ -44,9 +44,6 @@ class Descriptors:
         self._left: list[Descriptor] = []
         self._generation = 0
 
-    def __len__(self) -> int:
-        return len(self._by_path)
-
     def acquire(self, path: str, *, write: bool = False) -> Descriptor:
         """The file, opened if need be (made, when `write`). In a thread: may wait. OSError as of open."""
         flags = os.O_NOFOLLOW | (os.O_RDWR | os.O_CREAT if write else os.O_RDONLY)
@@ -118,8 +115,8 @@ class Descriptors:
         for descriptor in [*left, *(descriptor for _, descriptor in dropped)]:
             os.close(descriptor.number)
 
-    def forget_all(self) -> None:
-        """No name leads where it did. In a thread, unless nothing can wait."""
+    def close(self) -> None:
+        """Close all, when no call is under way. In a thread, unless nothing can wait."""
         self.forget(*tuple(self._by_path))
 
     def _detach(self, path: str, dropped: list[tuple[str, Descriptor]]) -> None:

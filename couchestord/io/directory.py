@@ -88,40 +88,14 @@ class DirectoryDisk:
         return self._name
 
     @property
-    def depth(self) -> int:
-        """Calls under way."""
-        return self._threads.depth
-
-    @property
-    def descriptors_count(self) -> int:
-        """Files held open."""
-        return len(self._folder.descriptors)
-
-    @property
     def failure(self) -> str | None:
-        """Why every call fails at once with DiskFailed; None while the disk is well."""
+        """Why every call fails at once with DiskFailed, for good; None while the disk is well."""
         return self._suspicion or self._threads.failure
 
     def suspect(self, reason: str) -> None:
         """Trust this disk no more: every later call raises DiskFailed. The first reason stays. Any thread may call."""
         if self._suspicion is None:
             self._suspicion = f"{self._name}: {reason}"
-
-    async def renew(self) -> None:
-        """Try again after a failure: new threads, the folder opened and locked anew, all descriptors forgotten.
-
-        Raises DiskFailed, DiskTimeout or DiskLocked when the folder cannot be opened; then the disk stays failed. Calls
-        that were abandoned may still take effect: trust no file that was being written, renamed or removed.
-        """
-        if self._closed:
-            raise DiskFailed(f"{self._name}: closed")
-        self._suspicion = self._suspicion or self._threads.failure or f"{self._name}: being renewed"
-        self._threads.renew()
-        try:
-            await self._threads.run(self._folder.reopen)
-        except OSError as error:
-            raise self._translate(error, "open", "") from error
-        self._suspicion = None
 
     def is_present(self) -> bool:
         """Whether the path still leads to the directory that was opened: False once it is moved, deleted or unmounted.

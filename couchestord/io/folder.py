@@ -112,26 +112,13 @@ class LockedFolder:
         self._identity = _identify(os.fstat(self._root))
         self.descriptors = Descriptors(self._root, descriptors_max, on_lost)
 
-    def reopen(self) -> None:
-        """Open and lock what the path leads to now. After an error the lock is not held: try again, or close."""
-        # Descriptors of a file system that was unmounted keep it alive, dead as it may be: let go of all of them.
-        # The root's number may be in use by a hung thread: dup2 makes it another directory's in one step.
-        fcntl.flock(self._lock, fcntl.LOCK_UN)
-        root, lock = _open_locked(self._folder)
-        os.dup2(root, self._root, inheritable=False)
-        os.dup2(lock, self._lock, inheritable=False)
-        os.close(root)
-        os.close(lock)
-        self.descriptors.forget_all()
-        self._identity = _identify(os.fstat(self._root))
-
     def unlock(self) -> None:
         """Let another process have the folder. Never waits."""
         fcntl.flock(self._lock, fcntl.LOCK_UN)
 
     def close(self) -> None:
         """Give all descriptors back; once, when no call is under way."""
-        self.descriptors.forget_all()
+        self.descriptors.close()
         os.close(self._root)
         os.close(self._lock)
 

@@ -32,11 +32,6 @@ def split_key(key: bytes) -> tuple[tuple[bytes, ...], bytes]:
     return tuple([part + b"/" for part in directories]), name
 
 
-def join_key(directories: tuple[bytes, ...], name: bytes) -> bytes:
-    """The key that `split_key` cut into these. Each of `directories` ends in `/`."""
-    return b"".join(directories) + name
-
-
 def prefix_range(prefix: bytes) -> tuple[bytes, bytes | None]:
     """The half-open range `low <= x < high` of the byte strings that begin with `prefix`; None: no upper bound."""
     stem = prefix.rstrip(b"\xff")

@@ -10,7 +10,7 @@ single system task sleeps until then. It ends when it finds nothing under way an
 
 A thread that hangs in the kernel cannot be stopped. When a call misses its deadline the whole crew of threads is given
 up: every call under way ends with DiskTimeout, what still waits in the queue is never begun, what a hung thread brings
-home later is dropped. `renew` hires a new crew.
+home later is dropped.
 """
 
 import queue
@@ -139,9 +139,9 @@ class DiskThreads:
         """Call `function` in a thread; its result or exception is that of the call.
 
         Raises DiskTimeout when the deadline, counted from now, passes first: the function may still be running and may
-        still take effect. Raises DiskFailed after that, until `renew`. Cancellation before the call is delivered at
-        once; later it waits for the end of the call (or its deadline) and comes at the next checkpoint, so the caller
-        always learns how a write ended.
+        still take effect. Raises DiskFailed from then on. Cancellation before the call is delivered at once; later it
+        waits for the end of the call (or its deadline) and comes at the next checkpoint, so the caller always learns
+        how a write ended.
         """
         if self._failure is not None:
             raise DiskFailed(self._failure)
@@ -187,13 +187,6 @@ class DiskThreads:
             last = self._last if self._alive == 0 else None
         if last is not None:
             last()
-
-    def renew(self) -> None:
-        """Take up work again with new threads, after a timeout. Calls under way, if any, end with DiskTimeout."""
-        if self._crew is not None:
-            self._crew.end(DiskTimeout, f"{self._name}: given up for new threads")
-        self._crew = None
-        self._failure = None
 
     def close(self, last: Callable[[], object] | None = None) -> None:
         """Let the threads go. Calls under way end with DiskFailed, no call may follow. Does not wait.

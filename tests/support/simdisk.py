@@ -299,12 +299,6 @@ class SimDisk:
         if self._failure is None:
             self._failure = f"{self._name}: {reason}"
 
-    async def renew(self) -> None:
-        await trio.lowlevel.checkpoint()
-        if self.gone:
-            raise DiskFailed(f"{self._name}: gone")
-        self._failure = None
-
     def is_present(self) -> bool:
         return not self.gone
 

@@ -69,13 +69,6 @@ class AccountReader:
         )
         return [UploadRow(*row) for row in rows]
 
-    def uploads_before(self, created_ns: int, limit: int) -> list[UploadRow]:
-        rows = self._rows(
-            "select id, bucket, object_key, created_ns, attributes from upload where created_ns<? limit ?",
-            (created_ns, limit),
-        )
-        return [UploadRow(*row) for row in rows]
-
     def parts(self, upload: str, after: int = 0, limit: int = 10_001) -> list[PartRow]:
         rows = self._rows(
             "select number, size, etag, modified_ns, checksums, pieces from part where upload=? and "

@@ -387,11 +387,6 @@ class CatalogReader:
         """k and m of every policy, and of the segments that were written under older forms of one."""
         return list(self._rows("select k, m from policy union select k, m from segment"))
 
-    def segments_missing(self) -> list[SegmentRow]:
-        """Segments with a shard that is not whole, the most endangered first."""
-        rows = [_segment(row) for row in self._rows("select * from segment where missing<>0")]
-        return sorted(rows, key=lambda row: (-row.missing.bit_count(), row.id))
-
 
 def _segment(row: tuple[object, ...]) -> SegmentRow:
     values = list(row)

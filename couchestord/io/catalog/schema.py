@@ -84,7 +84,6 @@ CLUSTERED = frozenset({"entry", "version", "xattr", "link", "piece", "part"})
 INDEXES: dict[str, str] = {
     "extent_place": "extent (segment, stripe)",
     "upload_key": "upload (bucket, object_key, id)",
-    "segment_missing": "segment (missing) where missing <> 0",
     "segment_place": "segment (disks, missing, m, policy)",
     "segment_dead": "segment (id) where state = 1 and live_bytes = 0",
     "segment_thin": "segment (live_bytes / (stripes_end * k)) where state = 1 and live_bytes > 0",
