@@ -94,11 +94,8 @@ async def run_core(disks: Disks, catalog_path: Path, options: StoreOptions, cloc
                     # no reason not to serve: what is open from before is not appended to
                     log.warning("segments were not sealed yet", reason=str(error))
                     core.pool.seal_later(before)
-                if core.started.read_only is None:
-                    # before anybody is answered: until they are compared, they are no redundancy
-                    core.jobs.monitor.uncompared.update(disks.stale)
-                    for index in disks.stale:
-                        nursery.start_soon(core.jobs.monitor.welcome, index)
+                # before anybody is answered: until they are compared, they are no redundancy
+                core.jobs.monitor.welcome(disks.stale)
                 if options.services:
                     # what no job may change, none need look at, but for disks that go and a catalog that cannot be read
                     few = (core.jobs.monitor, core.jobs.repairer)
@@ -167,10 +164,7 @@ async def _build(nursery: trio.Nursery, disks: Disks, catalog_path: Path, option
     pins.hold(protected_segments(catalog.accounts.jobs().get(SNAPSHOT_JOB)))
     intake = Intake(pool, OBJECT_BYTES_MAX)
     parts = ReaderParts(catalog.reading, journal, stripes, pins)
-    read_only = bool(started.read_only)
-    built = build_jobs(
-        options, clock, disks, catalog, journal, writer, stripes, pool, pins, reserve, restore, read_only=read_only
-    )
+    built = build_jobs(options, clock, disks, catalog, journal, writer, stripes, pool, pins, reserve, restore, nursery)
     jobs.append(built)
     better = trio.Event()
     if started.read_only is not None:

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import trio
+
 from couchestord.clock import Clock
 from couchestord.ec.compact import Compactor
 from couchestord.ec.destage import DestageOptions, Destager
@@ -89,10 +91,9 @@ def build_jobs(
     pins: Pins,
     reserve: Reserve,
     restore: Callable[[Path], Awaitable[bool]],
-    *,
-    read_only: bool,
+    nursery: trio.Nursery,
 ) -> Jobs:
-    """Make the services; nothing runs yet. `restore` is the repairer's. `read_only`: disks that return are left."""
+    """Make the services; nothing runs yet. `restore` is the repairer's, `nursery` for disks that return."""
     submit = writer.submit
     throttle = Throttle(options.background_bytes_per_s, lambda: writer.waiting_count > 0)
     checkpointer = Checkpointer(catalog, writer.quiet)
@@ -110,9 +111,7 @@ def build_jobs(
     rejournaler = Rejournaler(disks, journal)
 
     async def returned(index: int) -> None:
-        # else the catalog may end behind the log, and not know where a shard was made anew
-        if not read_only:
-            await _compare(index, catalog, journal, pool, compactor, rejournaler, rebuilder)
+        await _compare(index, catalog, journal, pool, compactor, rejournaler, rebuilder)
 
     return Jobs(
         checkpointer=checkpointer,
@@ -143,7 +142,7 @@ def build_jobs(
         housekeeper=Housekeeper(
             catalog, clock, submit, pool, compactor, options.upload_results_kept_s, options.uploads_kept_s
         ),
-        monitor=Monitor(disks, options.monitor_interval_s, options.disk_deadline_s, returned),
+        monitor=Monitor(disks, options.monitor_interval_s, options.disk_deadline_s, returned, nursery),
         repairer=Repairer(catalog, journal, writer, checkpointer, restore, reserve, disks.default_policy),
         spares=journal.spares,
     )

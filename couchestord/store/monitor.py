@@ -1,7 +1,7 @@
 """Watches the disks: notices one that went, takes back one that returned, and opens full ones to new data again."""
 
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 
 import trio
@@ -28,7 +28,9 @@ KEPT_AGAIN = 0.25
 
 
 class Monitor:
-    """A service; each step looks at every disk once."""
+    """A service; each step looks at every disk once. What a disk that returned lacks is found out beside, in a task of
+    its own: that reads every header on it, and the others are to be looked at meanwhile.
+    """
 
     name = "monitor"
 
@@ -38,7 +40,10 @@ class Monitor:
         interval_s: float,
         deadline_s: float,
         returned: Callable[[int], Awaitable[None]],
+        nursery: trio.Nursery,
     ) -> None:
+        """`returned` compares a disk that was away, in a task of `nursery`; cancel it before the disks are closed."""
+        self._nursery = nursery
         self._disks = disks
         self._deadline_s = deadline_s
         self._returned = returned
@@ -88,8 +93,7 @@ class Monitor:
             self._disks.release_failed()
             for folder in self._folders:
                 await self._try_return(folder)
-        for index in sorted(self.uncompared):
-            await self.welcome(index)  # it could not be compared before
+        self.welcome(self.uncompared)
         return Progress.IDLE
 
     async def _is_present(self, disk: DirectoryDisk) -> bool:
@@ -153,7 +157,7 @@ class Monitor:
         # one that fails before the next step was good, too
         self._good_before.add(identity.index)
         self._good_since.setdefault(identity.index, trio.current_time())
-        await self.welcome(identity.index)
+        self.welcome([identity.index])
 
     async def _answers(self, folder: Path) -> bool:
         """True when `folder` has a superblock and takes a change in time. A disk that hangs costs one thread, not one
@@ -178,20 +182,28 @@ class Monitor:
             return await trio.to_thread.run_sync(ask, abandon_on_cancel=True)
         return False
 
-    async def welcome(self, index: int) -> None:
-        """A disk that was away is here: remove what is gone, queue what it missed. `work` tries again what failed."""
-        self.uncompared.add(index)
-        if index in self._comparing:
-            return
-        self._comparing.add(index)
-        disk = self._disks.get(index)
+    def welcome(self, indexes: Iterable[int]) -> None:
+        """Disks that were away are here: what is gone is removed and what they missed is queued, beside. `work` tries
+        again what failed.
+        """
+        if self._held:
+            return  # the catalog may end behind the log, and not know where a shard was made anew
+        self.uncompared.update(indexes)
+        for index in sorted(self.uncompared - self._comparing):
+            self._comparing.add(index)
+            self._nursery.start_soon(self._compare, index)
+
+    async def _compare(self, index: int) -> None:
+        disk, is_done = self._disks.get(index), False
         try:
             await self._returned(index)
         except Error as error:
             log.error("a returned disk could not be compared", disk=self._disks.name(index), reason=str(error))
-            is_done = False
             if isinstance(error, DiskError) and self._disks.get(index) is disk:
                 self._disks.fail(index, error)
+        except Exception:
+            # the nursery is everybody's
+            log.exception("a returned disk could not be compared", disk=self._disks.name(index))
         else:
             # another one may have come in its place meanwhile
             is_done = self._disks.get(index) is disk

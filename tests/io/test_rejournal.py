@@ -2,7 +2,19 @@ from pathlib import Path
 
 import pytest
 import trio
-from small_store import SMALL, body_of, catalog_of, core_of, finish, flip, journal_files, make_store, put_all, read
+from small_store import (
+    SMALL,
+    body_of,
+    catalog_of,
+    core_of,
+    finish,
+    flip,
+    journal_files,
+    look,
+    make_store,
+    put_all,
+    read,
+)
 
 from couchestord.errors import DiskFailed
 from couchestord.store.store import ObjectStore
@@ -115,7 +127,7 @@ async def test_copies_that_were_cut_short_are_removed_by_a_start_and_when_their_
         assert not lefts[0].exists()
         (tmp_path / "away").rename(tmp_path / "disk-4")
         assert lefts[1].exists()
-        await core.jobs.monitor.work()
+        await look(store)
         assert not lefts[1].exists()
         assert others.exists()
 

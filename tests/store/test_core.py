@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 from simdisk import SimDisk
-from small_store import SMALL, STRIPE_BYTES, HandClock, body_of, core_of, finish, make_store, put_all, read
+from small_store import SMALL, STRIPE_BYTES, HandClock, body_of, compared, core_of, finish, make_store, put_all, read
 
 from couchestord.ec.shards import shard_path
 from couchestord.errors import Corrupt, DiskFailed, JournalFull, NoSuchKey, ShuttingDown, TooFewDisks
@@ -292,7 +292,8 @@ async def test_a_disk_that_returns_to_a_store_that_is_read_only_is_left_as_it_is
             core = core_of(store)
             assert bool(core.started.read_only) == is_read_only
             await core.disks.join(5, again[5])
-            await core.jobs.monitor.welcome(5)
+            core.jobs.monitor.welcome([5])
+            await compared(core)
             assert (left.partition("/")[2] in await again[5].list("segments")) == is_read_only
 
 

@@ -1,7 +1,7 @@
 import json
 from pathlib import Path
 
-from small_store import STRIPE_BYTES, body_of, core_of, finish, new_store, put_all, read, segments, shard_files
+from small_store import STRIPE_BYTES, body_of, core_of, finish, look, new_store, put_all, read, segments, shard_files
 
 
 async def test_every_job_is_run_and_has_a_name_of_its_own(tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ async def test_status_counts_what_was_done(tmp_path: Path) -> None:
         await core.pool.aclose()
         await read(store, b"long")
         core.disks.fail(1, "as the test wants it")
-        await core.jobs.monitor.work()
+        await look(store)
         await finish(core.jobs.rebuilder)
         assert core.jobs.status()["rebuild"]["rebuilt_shards"] == 1
         for key in (*(b"%d" % number for number in range(20)), b"long"):

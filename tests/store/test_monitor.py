@@ -10,9 +10,11 @@ from small_store import (
     SMALL,
     STRIPE_BYTES,
     body_of,
+    compared,
     core_of,
     faults_of,
     finish,
+    look,
     make_store,
     new_store,
     put_all,
@@ -49,7 +51,7 @@ async def test_folder_that_goes_is_noticed_and_taken_back(tmp_path: Path) -> Non
         assert 2 in disks.failures
         # nothing was written behind its back, wherever the folder went
         away.rename(here)
-        await monitor.work()
+        await look(store)
         assert disks.failures == {}
         await finish(core_of(store).jobs.rebuilder)
         assert all(not row.missing for row in segments(store))
@@ -76,7 +78,7 @@ async def test_reader_that_is_older_than_a_rebuild_makes_no_work_when_the_disk_i
             await finish(core.jobs.rebuilder)
             assert segments(store)[0].disks[0] != row.disks[0]
             (tmp_path / "away").rename(here)
-            await core.jobs.monitor.work()
+            await look(store)
             assert core.disks.failures == {}
             assert list((here / "segments").iterdir()) == []
             await finish(core.jobs.rebuilder)
@@ -153,13 +155,13 @@ async def test_disk_missing_at_the_start_is_taken_in_later(tmp_path: Path) -> No
         await put_all(store, BODIES)
     (tmp_path / "disk-5").rename(tmp_path / "away")
     async with ObjectStore.open(tmp_path, SMALL) as store:
-        monitor, disks = core_of(store).jobs.monitor, core_of(store).disks
+        disks = core_of(store).disks
         assert set(disks.failures) == {5}
         await store.delete("box", b"2")
         await finish(core_of(store).jobs.compactor)
         await store.put("box", b"new", body_of(5 * STRIPE_BYTES))
         (tmp_path / "away").rename(tmp_path / "disk-5")
-        await monitor.work()
+        await look(store)
         assert disks.failures == {}
         await finish(core_of(store).jobs.rebuilder)
         assert await read(store, b"new") == body_of(5 * STRIPE_BYTES)
@@ -181,7 +183,7 @@ async def test_more_disks_gone_than_the_code_makes_good(tmp_path: Path) -> None:
             await store.put("box", b"new", body_of(5 * STRIPE_BYTES))
         for index in (1, 3, 4):
             (tmp_path / f"away-{index}").rename(tmp_path / f"disk-{index}")
-        await core_of(store).jobs.monitor.work()
+        await look(store)
         await finish(core_of(store).jobs.rebuilder)
         await store.put("box", b"new", body_of(5 * STRIPE_BYTES))
         for key, body in BODIES.items():
@@ -356,9 +358,118 @@ async def test_store_that_was_started_on_full_disks_says_when_they_have_room(tmp
         assert core.better.is_set()
 
 
+class Comparisons:
+    def __init__(self) -> None:
+        self.begun: list[int] = []
+        self.free = trio.Event()
+        self.failure: Exception | None = None
+
+    async def begin(self, count: int) -> None:
+        with trio.fail_after(60):
+            while len(self.begun) < count:
+                await trio.sleep(0.001)
+
+
+@pytest.fixture
+def comparisons(monkeypatch: pytest.MonkeyPatch) -> Comparisons:
+    """Those of disks that return, which wait for the test."""
+    held = Comparisons()
+    original = Rebuilder.check_returned
+
+    async def check_returned(rebuilder: Rebuilder, index: int) -> int:
+        held.begun.append(index)
+        await held.free.wait()
+        if held.failure is not None:
+            failure, held.failure = held.failure, None
+            raise failure
+        return await original(rebuilder, index)
+
+    monkeypatch.setattr(Rebuilder, "check_returned", check_returned)
+    return held
+
+
+async def leave(store: ObjectStore, folder: Path) -> None:
+    """The folder of a disk goes, and is missed."""
+    folder.rename(folder.with_name(f"away-{folder.name}"))
+    await core_of(store).jobs.monitor.work()
+
+
+async def come_back(store: ObjectStore, folder: Path) -> None:
+    folder.with_name(f"away-{folder.name}").rename(folder)
+    with trio.fail_after(60):
+        await core_of(store).jobs.monitor.work()
+
+
+async def test_a_disk_that_goes_is_noticed_while_another_is_compared(tmp_path: Path, comparisons: Comparisons) -> None:
+    async with new_store(tmp_path) as store:
+        await put_all(store, BODIES)
+        core = core_of(store)
+        await leave(store, tmp_path / "disk-2")
+        await store.put("box", b"new", body_of(5 * STRIPE_BYTES))
+        await come_back(store, tmp_path / "disk-2")
+        await comparisons.begin(1)
+        await leave(store, tmp_path / "disk-4")
+        assert core.disks.failures == {4: "the folder is gone"}
+        await core.jobs.monitor.work()
+        assert comparisons.begun == [2], "never twice at once"
+        assert "disk 2 was away and is being compared with the catalog" in health(core).reasons
+        await come_back(store, tmp_path / "disk-4")
+        await comparisons.begin(2)
+        comparisons.free.set()
+        await look(store)
+        assert comparisons.begun == [2, 4]
+        assert not core.jobs.monitor.uncompared
+        await finish(core.jobs.rebuilder)
+        await finish(core.jobs.rejournaler)
+        assert health(core).reasons == ()
+
+
+async def test_a_disk_that_goes_and_returns_while_it_is_compared_is_compared_again(
+    tmp_path: Path, comparisons: Comparisons
+) -> None:
+    async with new_store(tmp_path) as store:
+        core = core_of(store)
+        await leave(store, tmp_path / "disk-2")
+        await come_back(store, tmp_path / "disk-2")
+        await comparisons.begin(1)
+        await leave(store, tmp_path / "disk-2")
+        await come_back(store, tmp_path / "disk-2")
+        assert core.disks.failures == {}
+        comparisons.free.set()
+        await compared(core)
+        assert core.jobs.monitor.uncompared == {2}, "it was another one that was compared"
+        await look(store)
+        assert comparisons.begun == [2, 2]
+        assert not core.jobs.monitor.uncompared
+
+
+async def test_a_comparison_that_breaks_breaks_nothing_else(tmp_path: Path, comparisons: Comparisons) -> None:
+    async with new_store(tmp_path) as store:
+        core = core_of(store)
+        await leave(store, tmp_path / "disk-2")
+        comparisons.failure = RuntimeError("as the test wants it")
+        comparisons.free.set()
+        await come_back(store, tmp_path / "disk-2")
+        await compared(core)
+        assert core.jobs.monitor.uncompared == {2}
+        await look(store)
+        assert not core.jobs.monitor.uncompared
+        assert comparisons.begun == [2, 2]
+
+
+async def test_a_store_that_is_closed_while_it_compares_leaves_no_disk_locked(
+    tmp_path: Path, comparisons: Comparisons
+) -> None:
+    async with new_store(tmp_path) as store:
+        await leave(store, tmp_path / "disk-2")
+        await come_back(store, tmp_path / "disk-2")
+        await comparisons.begin(1)
+    (await DirectoryDisk.open(tmp_path / "disk-2")).close()
+
+
 @pytest.mark.parametrize("fails", [False, True])
 async def test_old_copy_of_a_disk_is_no_redundancy_before_it_is_compared(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
+    tmp_path: Path, comparisons: Comparisons, fails: bool
 ) -> None:
     async with new_store(tmp_path) as store:
         await store.put("box", b"before", body_of(STRIPE_BYTES))
@@ -367,26 +478,16 @@ async def test_old_copy_of_a_disk_is_no_redundancy_before_it_is_compared(
         await store.put("box", b"key", body_of(5 * STRIPE_BYTES))
     shutil.rmtree(tmp_path / "disk-1")
     (tmp_path / "old").rename(tmp_path / "disk-1")
-    original, tries = Rebuilder.check_returned, list[int]()
-    has_begun, is_free = trio.Event(), trio.Event()
-
-    async def check_returned(rebuilder: Rebuilder, index: int) -> int:
-        tries.append(index)
-        has_begun.set()
-        await is_free.wait()
-        if fails and len(tries) == 1:
-            raise JournalFull("not now")
-        return await original(rebuilder, index)
-
-    monkeypatch.setattr(Rebuilder, "check_returned", check_returned)
+    comparisons.failure = JournalFull("not now") if fails else None
     async with ObjectStore.open(tmp_path, SMALL) as store:
         core = core_of(store)
         assert "disk 1 was away and is being compared with the catalog" in health(core).reasons
-        await has_begun.wait()
-        is_free.set()
-        while core.jobs.monitor.uncompared:
-            await core.jobs.monitor.work()
-        assert tries == [1] * (1 + fails)
+        await comparisons.begin(1)
+        comparisons.free.set()
+        await compared(core)
+        assert bool(core.jobs.monitor.uncompared) == fails
+        await look(store)
+        assert comparisons.begun == [1] * (1 + fails)
         [reason, *_] = health(core).reasons
         assert "segments lack shards" in reason or "journal files lack copies" in reason
         for service in (core.jobs.rebuilder, core.jobs.rejournaler):

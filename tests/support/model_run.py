@@ -15,6 +15,7 @@ import trio
 from model import Model, ModelBroken, OpenUpload, Place, State, Version, top
 from shadow import Shadow, check_nothing_left, check_redundancy, scrub
 from simstore import INLINE_BYTES_MAX, SimMachine, run_seeded, small_options
+from small_store import compared
 
 from couchestord.errors import (
     BucketNotEmpty,
@@ -347,7 +348,8 @@ class ModelRun:
             self.core.disks.release_failed()
             await self.core.disks.join(index, self.machine.replace(index, keep_all=keep_all))
             self.machine.away.discard(index)
-            await self.core.jobs.monitor.welcome(index)
+            self.core.jobs.monitor.welcome([index])
+            await compared(self.core)
 
     async def make_good(self) -> None:
         """Faults stop, background jobs run until they are idle: full redundancy must be back by itself."""
@@ -368,6 +370,7 @@ class ModelRun:
         await self.core.pool.aclose()
         for _ in range(3):
             await jobs.monitor.work()  # sees that disks that were full have room
+            await compared(self.core)
             jobs.destager.force()
             for service in (jobs.destager, jobs.rebuilder, jobs.rejournaler, jobs.compactor, jobs.housekeeper):
                 await _finish(service)

@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import trio
+
 from couchestord.io.catalog.check import find_faults
 from couchestord.io.catalog.read import SegmentRow
 from couchestord.io.journalfile import JournalOptions
@@ -92,6 +94,18 @@ async def finish(service: Service) -> None:
         if await service.work() in (Progress.IDLE, Progress.DONE):
             return
     raise AssertionError(f"{service.name} does not come to an end")
+
+
+async def compared(core: Core) -> None:
+    """Until no disk that returned is being compared any more."""
+    while core.jobs.monitor._comparing:
+        await trio.sleep(0.001)
+
+
+async def look(store: ObjectStore) -> None:
+    """A step of the monitor, and what it began."""
+    await core_of(store).jobs.monitor.work()
+    await compared(core_of(store))
 
 
 async def read(store: ObjectStore, key: bytes, bucket: str = "box", **how: Any) -> bytes:
