@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import trio
 
-from couchestord import logs
+from couchestord import logs, openfiles
 from couchestord.clock import SystemClock
 from couchestord.config import Address, Config
 from couchestord.errors import ConfigError, Error, NotAStore, TooFewDisks
@@ -38,6 +38,8 @@ from couchestord.store import ObjectStore, StoreOptions
 _log = logs.get(__name__)
 
 _SNAPSHOT_TIMEOUT_S: Final = 5.0
+_PAGES_LIMITS: Final = Limits(connections_max=50)
+"""Of the servers of health and metrics, each."""
 _BACKLOG: Final = 1024
 _PAUSE_S_MIN: Final = 0.1
 _PAUSE_S_MAX: Final = 30.0
@@ -201,6 +203,7 @@ class _Daemon:
         self._announced = False
         self._reopened_at = -math.inf
         self._pause_s = _PAUSE_S_MIN
+        self._clients_max = Limits().connections_max
 
     async def run(
         self,
@@ -210,11 +213,13 @@ class _Daemon:
         stop: _Stop,
     ) -> None:
         config = self._config
+        disks_count = len(_disks_there(config)) or create_disks_count or config.store.k + config.store.m
+        self._clients_max = openfiles.make_room(disks_count, self._clients_max)
         async with AsyncExitStack() as stack:
             s3 = await _bind("s3", config.s3.address, stack)
             metrics = await _bind("metrics", config.metrics.address, stack)
             health = await _bind("health", config.health.address, stack)
-            await stack.enter_async_context(serve_http(health, HealthPages(self._readiness).handle))
+            await stack.enter_async_context(serve_http(health, HealthPages(self._readiness).handle, _PAGES_LIMITS))
 
             def announce_first(path: Path) -> None:
                 if self._announced:
@@ -255,11 +260,11 @@ class _Daemon:
             await prepare(store)
             async with AsyncExitStack() as servers:
                 page = MetricsPage(self._metrics, partial(self._snapshot, store))
-                await servers.enter_async_context(serve_http(_copies(metrics), page.handle))
+                await servers.enter_async_context(serve_http(_copies(metrics), page.handle, _PAGES_LIMITS))
                 path = await servers.enter_async_context(serve_admin(config.store.data, partial(execute, store)))
                 options = S3Options(region=config.s3.region)
                 server = S3Server(store, self._clock, options, self._metrics.count_request)
-                limits = Limits(bytes_per_s_min=config.s3.bytes_per_s_min)
+                limits = Limits(connections_max=self._clients_max, bytes_per_s_min=config.s3.bytes_per_s_min)
                 serving = serve_http(_copies(s3), server.handler, limits, observe_late=self._metrics.count_late)
                 await servers.enter_async_context(serving)
                 self._readiness.opened(store.health)
@@ -294,7 +299,7 @@ class _Daemon:
         async with AsyncExitStack() as stack:
             store = None
             try:
-                if create_disks_count is None or _has_disks(self._config):
+                if create_disks_count is None or any(disk.exists() for disk in _disks_there(self._config)):
                     store = await stack.enter_async_context(open_store(self._config))
             except NotAStore:
                 if create_disks_count is None:
@@ -324,9 +329,9 @@ def program_version() -> str:
         return "unknown"
 
 
-def _has_disks(config: Config) -> bool:
-    """There is a folder where a disk could be."""
-    return any(disk.exists() for disk in config.store.disks or config.store.data.glob("disk-*"))
+def _disks_there(config: Config) -> Sequence[Path]:
+    """The folders where disks could be."""
+    return config.store.disks or list(config.store.data.glob("disk-*"))
 
 
 async def _bind(section: str, address: Address, stack: AsyncExitStack) -> list[trio.SocketListener]:
