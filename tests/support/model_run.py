@@ -36,6 +36,7 @@ from couchestord.store.values import version_id
 GEOMETRIES = ((4, 2, 6), (4, 2, 6), (2, 2, 5), (2, 1, 4))
 KEYS = (b"a", b"a/", b"a//b", b"a/b", b"a/b/c", b"b/1", b"b/2", b"b-", b"dir/x/y/z", b"\xc3\xa9/\xc3\xa9")
 FAULTS = ("gone", "eio", "short", "full", "frozen", "rot", "rot")
+JOBS = ("destage", "compact", "rebuild", "rejournal", "snapshot", "trim", "checkpoint", "housekeep")
 STEPS_TO_IDLE_MAX = 3000
 
 
@@ -259,12 +260,10 @@ class ModelRun:
         )[0]
         await choice()
 
-    async def step(self) -> None:
-        """One step of a background job."""
+    async def step(self, name: str = "") -> None:
+        """One step of a background job, of any if it is not said of which."""
         jobs = self.core.jobs
-        name = self.rng.choice(
-            ("destage", "destage", "compact", "rebuild", "rejournal", "snapshot", "trim", "checkpoint", "housekeep")
-        )
+        name = name or self.rng.choice(("destage", *JOBS))
         self.note(f"step {name}")
         try:
             if name == "destage":
