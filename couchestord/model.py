@@ -154,19 +154,6 @@ class ListPage:
 
 
 @dataclass(frozen=True, slots=True)
-class VersionEntry:
-    """A row of a listing of versions."""
-
-    key: bytes
-    version_id: str
-    latest: bool
-    delete_marker: bool
-    size_bytes: int
-    etag: str
-    modified_ns: int
-
-
-@dataclass(frozen=True, slots=True)
 class DeleteResult:
     """What a delete did. `version_id` is the marker made or the version removed, None without versioning."""
 

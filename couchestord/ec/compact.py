@@ -8,9 +8,10 @@ from couchestord import logs
 from couchestord.ec.codec import Buffer
 from couchestord.ec.moves import Mover
 from couchestord.ec.segments import SegmentPool, Submit
+from couchestord.ec.shardfile import remove_shard
 from couchestord.ec.shards import FOLDER, PAGE_BYTES, parse_shard_name, shard_path
 from couchestord.ec.throttle import Throttle
-from couchestord.errors import DiskError, NoSpace, NoSuchFile, Unavailable
+from couchestord.errors import DiskError, NoSpace, Unavailable
 from couchestord.io.catalog.read import CatalogReader, ExtentRow, SegmentRow
 from couchestord.io.disks import Disks
 from couchestord.io.requests import DropSegment
@@ -95,21 +96,10 @@ class Compactor:
                 dropped += 1
                 self._stuck.pop(row.id, None)
                 self._passed_over.pop(row.id, None)
-                await self._unlink(row)
+                for index, number in enumerate(row.disks):
+                    await remove_shard(self._disks, number, row.id, index)
         self.dropped_segments_count += dropped
         return dropped
-
-    async def _unlink(self, row: SegmentRow) -> None:
-        for index, number in enumerate(row.disks):
-            disk = self._disks.get(number)
-            if disk is None:
-                continue
-            try:
-                await disk.unlink(shard_path(row.id, index))
-            except NoSuchFile:
-                continue
-            except DiskError as error:
-                log.warning("shard file was not removed", disk=disk.name, segment=row.id, reason=str(error))
 
     async def sweep(self, next_id: Callable[[], int], only: int | None = None) -> int:
         """Remove files of segments that the catalog once knew and no longer does, and of shards that were rebuilt on

@@ -9,6 +9,7 @@ import trio
 from couchestord import logs
 from couchestord.ec.rebuild_shard import ShardRebuild, StripeWalk, is_live
 from couchestord.ec.segments import Submit
+from couchestord.ec.shardfile import remove_shard
 from couchestord.ec.shards import FOLDER, PAGE_BYTES, parse_shard_name, shard_path
 from couchestord.ec.stripes import StripeStore
 from couchestord.ec.throttle import Throttle
@@ -263,12 +264,7 @@ class Rebuilder:
     async def _place(self, current: ShardRebuild) -> None:
         row, index = current.row, current.index
         if not await self._submit(PlaceShard(row.id, index, current.target)):
-            disk = self._disks.get(current.target)
-            if disk is not None:
-                try:
-                    await disk.unlink(shard_path(row.id, index))
-                except DiskError as error:
-                    log.warning("shard file was not removed", disk=disk.name, segment=row.id, reason=str(error))
+            await remove_shard(self._disks, current.target, row.id, index)
             return
         extents = self._catalog.extents_in_segment(row.id, 0, 1 << 20) if current.holes else []
         lost = [page for page in current.holes if is_live(row, extents, page)]
@@ -277,6 +273,9 @@ class Rebuilder:
             self._put_off(current)
             await self._submit(LoseShards(row.id, 1 << index))
             return
+        if row.disks[index] != current.target:
+            # the disk was full and its copy damaged, or it came back meanwhile
+            await remove_shard(self._disks, row.disks[index], row.id, index)
         self._stripes.forget_damage(row.id, index, current.target)
         self.rebuilt_shards_count += 1
         log.info("shard was rebuilt", segment=row.id, shard=index, disk=self._disks.name(current.target))

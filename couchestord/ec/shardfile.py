@@ -3,6 +3,7 @@
 Raises Corrupt for bytes that are damaged, cut short or another's, UnknownFormat for a newer program's, and DiskError.
 """
 
+from couchestord import logs
 from couchestord.ec.shards import (
     CHECK_BYTES,
     PAGE_BYTES,
@@ -15,8 +16,11 @@ from couchestord.ec.shards import (
     unpack_stripe_header,
     verify_blocks,
 )
-from couchestord.errors import Corrupt
+from couchestord.errors import Corrupt, DiskError, NoSuchFile
 from couchestord.io.disk import Disk
+from couchestord.io.disks import Disks
+
+log = logs.get(__name__)
 
 
 class ShardFile:
@@ -61,3 +65,18 @@ class ShardFile:
             raise Corrupt("shard is cut short")
         verify_blocks(header, low // CHECK_BYTES, payload)
         return payload
+
+
+async def remove_shard(disks: Disks, number: int, segment: int, index: int) -> None:
+    """Remove the file of a shard that the catalog knows no longer there. One that stays, since its disk is away or
+    fails, is found by a sweep when the disk is back, or at a start.
+    """
+    disk = disks.get(number)
+    if disk is None:
+        return
+    try:
+        await disk.unlink(shard_path(segment, index))
+    except NoSuchFile:
+        return
+    except DiskError as error:
+        log.warning("shard file was not removed", disk=disk.name, segment=segment, reason=str(error))

@@ -14,8 +14,6 @@ from couchestord.store.reader import plan
 if TYPE_CHECKING:
     from couchestord.store.core import Core
 
-SEGMENTS_SHOWN_MAX = 1000
-
 
 @dataclass(frozen=True, slots=True)
 class Health:

@@ -232,6 +232,27 @@ async def test_a_disk_that_is_gone_is_replaced_by_others(tmp_path: Path) -> None
         await bench.check()
 
 
+@pytest.mark.parametrize("is_full", [True, False])
+async def test_a_shard_that_was_made_anew_elsewhere_leaves_no_file_behind(tmp_path: Path, is_full: bool) -> None:
+    """Its disk is full, so that there was no room for a second copy, or comes back while the copy is made."""
+    async with open_rig(tmp_path, disks_count=7) as rig:
+        bench = Bench(rig)
+        id_ = await bench.put()
+        home = rig.segment(id_).disks[0]
+        if is_full:
+            bench.report(id_, 1)
+            rig.disks.set_tight(home, True)
+        else:
+            rig.disks.fail(home, "pulled")
+            await bench.rebuilder.work()
+            rig.disks.failures.clear()
+        await bench.run()
+        assert rig.segment(id_).disks[0] != home
+        await bench.check_file(id_, 0)
+        assert await rig.sims[home].list("segments") == {}
+        await bench.check()
+
+
 async def test_what_a_reader_misses_where_a_shard_lay_before_is_no_damage(tmp_path: Path) -> None:
     """But what it misses where the shard lies now is."""
     async with open_rig(tmp_path, disks_count=7) as rig:
@@ -241,7 +262,7 @@ async def test_what_a_reader_misses_where_a_shard_lay_before_is_no_damage(tmp_pa
         rig.disks.fail(before.disks[0], "pulled")
         await bench.run()
         rig.disks.failures.clear()
-        await rig.sims[before.disks[0]].unlink(shard_path(id_, 0))
+        await rig.sims[before.disks[0]].unlink(shard_path(id_, 0))  # as a sweep does when it is back
         row = rig.segment(id_)
         for count, (layout, rebuilt) in enumerate(((before, False), (row, True)), start=1):
             if rebuilt:
