@@ -10,6 +10,7 @@ import fcntl
 import os
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from couchestord.errors import DiskLocked, InvalidArgument
@@ -150,10 +151,8 @@ class LockedFolder:
     def _make_folder(self, path: str) -> None:
         """The folder of `path`, durably: callers sync names in folders, the name of a folder is this module's
         affair."""
-        try:
+        with suppress(FileExistsError):  # made by another thread, which may not have synced it yet
             os.mkdir(path.partition("/")[0], FOLDER_MODE, dir_fd=self._root)
-        except FileExistsError:
-            return
         os.fsync(self._root)
 
     def _sync_descriptor(self, descriptor: Descriptor) -> None:

@@ -143,11 +143,11 @@ class Journal:
             # a file of the same epoch may follow a full one; after a failure only one of a newer epoch
             if self._needs_epoch:
                 await self._disks.take_epoch()
-                self._needs_epoch = False
+            self._needs_epoch = False
             made = await self._make_file(self._disks.epoch, first, void_from)
             if made is not None:
+                self._needs_epoch = False
                 break
-            self._needs_epoch = True
         while self._files and self._files[-1].first >= first:
             self._void.append(self._files.pop())
             self._firsts.pop()
@@ -161,6 +161,8 @@ class Journal:
     async def _make_file(self, epoch: int, first: int, void_from: int) -> JournalFile | None:
         """A new file on a good set, its name durable; None when a disk of the set failed."""
         chosen = self._choose(first)
+        # cut off or failed, it leaves something of that name: nothing else may get it
+        self._needs_epoch = True
         file = JournalFile(epoch, first, chosen, void_from)
         header = rec.pack_file_header(rec.FileHeader(self._disks.store_id, epoch, first, tuple(chosen), void_from))
         zeroes = self._options.zeroes_at(0)
@@ -318,7 +320,7 @@ class Journal:
     # -- redundancy ------------------------------------------------------------------------------------------------
 
     def short_file(self) -> ShortFile | None:
-        """The oldest file, but for the one that is written, that lies whole on too few good disks."""
+        """The oldest file, but for the one that is written, that lies whole on too few good disks, though on one."""
         needed = replicas_needed(self._disks.m, self._disks.missing_count())
         for file in self._files:
             if file is self._active or not file.offsets:
@@ -337,21 +339,22 @@ class Journal:
     def _is_whole(self, file: JournalFile, index: int) -> bool:
         return self._disks.get(index) is not None and (file.path, index) not in self.damaged
 
-    async def check_returned(self, index: int) -> int:
-        """A disk that was away is here: the files that it should hold whole and does not are to be copied to it.
+    async def check_returned(self, index: int) -> None:
+        """A disk that was away is here: the files that it should hold whole and does not are to be copied to it, those
+        that it holds and a start without it did not see are read from it too.
 
-        By size; what lies in them is verified when it is read. Returns how many are short. Raises DiskError.
+        By size; what lies in them is verified when it is read. Raises DiskError.
         """
         disk = self._disks.get(index)
         if disk is None:
-            return 0
+            return
         sizes = await disk.list(FOLDER)
-        count = 0
         for file in self._files:
-            if index in file.replicas and sizes.get(rec.file_name(file.epoch, file.first), 0) < file.end_offset:
+            is_whole = sizes.get(rec.file_name(file.epoch, file.first), 0) >= file.end_offset
+            if is_whole and index not in file.replicas:
+                file.replicas.append(index)
+            elif not is_whole and index in file.replicas:
                 self.damaged.add((file.path, index))
-                count += 1
-        return count
 
     def replica_made(self, short: ShortFile) -> None:
         """A whole, synced copy of the file lies on the target now."""

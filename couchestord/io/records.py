@@ -71,13 +71,12 @@ def file_name(epoch: int, first_sequence: int) -> str:
 
 def parse_file_name(name: str) -> tuple[int, int] | None:
     """(epoch, first sequence), or None for a name that is not a journal file's."""
-    epoch, dash, first = name.partition("-")
-    if len(epoch) != 16 or len(first) != 16 or not dash:
-        return None
+    epoch, _, first = name.partition("-")
     try:
-        return int(epoch, 16), int(first, 16)
+        parsed = int(epoch, 16), int(first, 16)
     except ValueError:
         return None
+    return parsed if file_name(*parsed) == name else None
 
 
 def pack_file_header(header: FileHeader) -> bytes:
@@ -119,9 +118,7 @@ def pack_record(
     return head + _SUM.pack(xxh3_64(store_id + head + meta)) + meta
 
 
-def unpack_record(
-    store_id: bytes, buffer: bytes | bytearray | memoryview, offset: int = 0, *, verify_body: bool = True
-) -> RecordHead:
+def unpack_record(store_id: bytes, buffer: bytes | bytearray | memoryview, offset: int = 0) -> RecordHead:
     """The head of the record at `offset`. Raises Corrupt when it is not whole and right in `buffer`, UnknownFormat
     for a newer one.
     """
@@ -132,7 +129,7 @@ def unpack_record(
         raise Corrupt("not a record")
     meta_at = offset + HEAD_BYTES
     body_at = meta_at + meta_length
-    if len(buffer) < body_at + (body_length if verify_body else 0):
+    if len(buffer) < body_at + body_length:
         raise Corrupt("record is cut short")
     view = memoryview(buffer)
     identity = b"".join((store_id, view[offset : offset + _HEAD.size], view[meta_at:body_at]))
@@ -142,7 +139,7 @@ def unpack_record(
         raise UnknownFormat(
             f"journal record of version {version}; this program reads {RECORD_VERSION}. Use a newer couchestord."
         )
-    if verify_body and xxh3_64(view[body_at : body_at + body_length]) != body_sum:
+    if xxh3_64(view[body_at : body_at + body_length]) != body_sum:
         raise Corrupt("record body fails its checksum")
     return RecordHead(epoch, sequence, group, meta_length, body_length, body_sum)
 

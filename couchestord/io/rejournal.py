@@ -8,6 +8,7 @@ from couchestord import logs
 from couchestord.errors import DataLost, DiskError, NoSuchFile
 from couchestord.io import records as rec
 from couchestord.io.cutshort import NEW_SUFFIX, remove_cut_short
+from couchestord.io.disk import Disk
 from couchestord.io.disks import Disks
 from couchestord.io.journal import Journal
 from couchestord.io.journalfile import ShortFile
@@ -27,7 +28,6 @@ class Rejournaler:
     def __init__(self, disks: Disks, journal: Journal) -> None:
         self._disks = disks
         self._journal = journal
-        self._hopeless: set[str] = set()
         self._turn = trio.Lock()
         self._swept = False
         self.copied_count = 0
@@ -51,36 +51,37 @@ class Rejournaler:
 
     async def _work(self) -> Progress:
         short = self._journal.short_file()
-        if short is None or short.path in self._hopeless:
-            return Progress.IDLE
-        disk = self._disks.get(short.target)
-        if disk is None:
+        disk = self._disks.get(short.target) if short else None
+        if short is None or disk is None:
             return Progress.IDLE
         temporary = short.path + NEW_SUFFIX
         try:
             # a copy that was cut short, or whose sync failed, is never written again
             with suppress(NoSuchFile):
                 await disk.unlink(temporary)
-            await self._copy(short, temporary)
+            await self._copy(disk, short, temporary)
             await disk.sync(temporary)
             await disk.rename(temporary, short.path)
             await disk.sync_dir(FOLDER)
-        except DataLost as error:
-            log.error("a journal file cannot be copied", file=short.path, reason=str(error))
-            self._hopeless.add(short.path)
-            return Progress.IDLE
-        except DiskError as error:
-            self._disks.fail(short.target, error)
+            if not self._journal.holds(short.header.first_sequence):
+                # it was trimmed meanwhile
+                await disk.unlink(short.path)
+                return Progress.BUSY
+        except (DataLost, DiskError) as error:
+            if isinstance(error, DiskError):
+                self._disks.fail(short.target, error)
+            elif self._journal.holds(short.header.first_sequence):
+                # no replica that is here counts as whole any more: it is not tried again before a disk returns
+                log.error("a journal file cannot be copied", file=short.path, reason=str(error))
+            with suppress(DiskError):
+                await disk.unlink(temporary)  # a disk that is full wants the room
             return Progress.BUSY
         self._journal.replica_made(short)
         self.copied_count += 1
         log.info("journal file copied", file=short.path, disk=disk.name)
         return Progress.BUSY
 
-    async def _copy(self, short: ShortFile, temporary: str) -> None:
-        disk = self._disks.get(short.target)
-        if disk is None:
-            raise DiskError("the disk went away")
+    async def _copy(self, disk: Disk, short: ShortFile, temporary: str) -> None:
         parts = [rec.pack_file_header(short.header)]
         size, offset = len(parts[0]), 0
         for sequence in range(short.header.first_sequence, short.end):

@@ -169,15 +169,15 @@ def open_main_file(path: Path) -> Connection:
 def checkpoint(path: Path) -> tuple[int, int]:
     """Move what the WAL holds into the main file and sync it. Blocks: run it in a thread.
 
-    Returns (frames in the WAL, frames moved); equal when everything committed before the call is in the main file.
+    Returns (frames in the WAL, frames moved); equal when everything committed before the call is in the main file. None
+    counts as moved when another program is at it, which nobody told how far it gets.
     """
     with sqlite_errors(f"checkpointing the catalog {path}"):
         connection = _connect_to_checkpoint(path, timeout=5.0)
         try:
             connection.execute("pragma synchronous=normal")
             busy, frames, moved = connection.execute("pragma wal_checkpoint(passive)").fetchone()
-            del busy
-            return frames, moved
+            return frames, 0 if busy else moved
         finally:
             connection.close()
 

@@ -235,6 +235,16 @@ async def test_what_a_disk_holds_of_a_failed_group_is_void_when_it_comes_back() 
         assert await (await open_log(restarted(sims))).contents() == held
 
 
+@pytest.mark.parametrize("steps", range(12))
+async def test_nothing_more_is_written_to_a_file_whose_making_was_cut_off(steps: int) -> None:
+    sims = await new_disks(6)
+    log = await start(sims)
+    if not await cut_off(lambda: log.journal.append(1, [entry(b"lost")]), steps):
+        names = {name for sim in sims for name in await sim.list("journal")}
+        await fill(log, 1, 1)
+        assert log.journal.replicas(1)[0].removeprefix("journal/") not in names
+
+
 async def test_torn_tail_is_cut_and_is_no_damage() -> None:
     sims = await new_disks(5)
     log = await start(sims, NO_PREALLOCATION)

@@ -50,6 +50,10 @@ def test_file_names_sort_and_come_back() -> None:
     assert [rec.parse_file_name(name) for name in names] == keys
     for name in ("", "x", names[0] + ".new", names[0][:-1], names[0].replace("-", "_"), "g" * 16 + "-" + "0" * 16):
         assert rec.parse_file_name(name) is None
+    # what a number may look like as well: such a file is not ours
+    for number in ("000000000000000A", "0x00000000000001", "+000000000000001", "0000000000000_01", " 00000000000000a"):
+        assert rec.parse_file_name(f"{number}-{1:016x}") is None
+        assert rec.parse_file_name(f"{1:016x}-{number}") is None
 
 
 @pytest.mark.parametrize("body", [b"", b"x", b"body" * 1000])
@@ -75,7 +79,6 @@ def test_each_cut_record_is_refused() -> None:
     for length in range(len(data)):
         with pytest.raises(Corrupt):
             rec.unpack_record(STORE, data[:length])
-    assert rec.unpack_record(STORE, data[:-4], verify_body=False).body_length == 4
 
 
 def test_a_record_of_another_store_never_passes() -> None:

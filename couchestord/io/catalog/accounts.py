@@ -123,9 +123,5 @@ class AccountReader:
         row = self._row(f"select {_POLICY} from policy where name=?", (name,))
         return Policy(*row) if row else None
 
-    def setting(self, name: str) -> bytes | None:
-        row = self._row("select value from setting where name=?", (name,))
-        return row[0] if row else None
-
     def jobs(self) -> dict[str, bytes]:
         return dict(self._rows("select name, state from job order by name"))

@@ -162,10 +162,11 @@ class Catalog:
 
     @staticmethod
     def create(path: Path, store_id: bytes, default: Policy) -> None:
-        """Make an empty catalog at `path`, replacing whatever lies there, with the policy the store began with."""
+        """Make an empty catalog at `path`, replacing whatever lies there, with the policy the store began with. Raises
+        Corrupt, OSError.
+        """
         remove(path)
-        connection = open_writer(path)
-        try:
+        with sqlite_errors(f"making the catalog {path}"), closing(open_writer(path)) as connection:
             connection.execute("begin immediate")
             for statement in statements():
                 connection.execute(statement)
@@ -175,8 +176,6 @@ class Catalog:
             )
             connection.execute("insert into policy values (?, ?, ?, ?, ?, ?, ?, ?)", astuple(default))
             connection.execute("commit")
-        finally:
-            connection.close()
         # the last connection left everything in the main file: rot is found from the first day on
         store_sums(path)
 
@@ -295,6 +294,8 @@ def put_in_place(made: Path, path: Path) -> None:
     aside. A crash in between leaves none, or the new one. Raises OSError.
     """
     discard(path)
+    # a WAL that came back beside the new one would be taken for its own
+    sync_folder(path.parent)
     # a catalog without its sums would not be looked through at a start
     sums_path(made).replace(sums_path(path))
     made.replace(path)

@@ -2,6 +2,8 @@
 
 import contextlib
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -162,3 +164,27 @@ def test_sums_are_damaged_or_missing(path: Path, main: MainFile, database: sqlit
     verify_pages(path)
     store_sums(path)
     assert sums_path(path).exists()
+
+
+CHECKPOINTING = """
+import fcntl, sys
+with open(sys.argv[1], "r+b") as shm:
+    fcntl.lockf(shm, fcntl.LOCK_EX, 1, 121)  # as whoever checkpoints does
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_checkpoint_does_not_count_while_another_program_is_at_one(
+    path: Path, main: MainFile, database: sqlite3.Connection
+) -> None:
+    change(database, 7)
+    command = [sys.executable, "-c", CHECKPOINTING, f"{path}-shm"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout
+        assert other.stdout.readline() == b"held\n"
+        assert checkpoint_ahead(main).frames == 0
+        assert not checkpoint_with_sums(main)
+        other.communicate()
+    assert checkpoint_with_sums(main)
+    verify_pages(path)

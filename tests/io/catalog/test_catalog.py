@@ -1,0 +1,41 @@
+"""The catalog's files: made, and put in each other's place."""
+
+from pathlib import Path
+
+import pytest
+
+from couchestord.errors import Corrupt
+from couchestord.io.catalog import catalog
+from couchestord.io.catalog.catalog import FILE_SUFFIXES, Catalog, put_in_place
+from couchestord.io.catalog.pages import sync_folder
+from couchestord.model import Policy
+
+STORE_ID = b"0123456789abcdef"
+
+
+def test_what_sqlite_says_of_a_catalog_that_is_made_is_an_error_of_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalog, "statements", lambda: ["create table"])
+    with pytest.raises(Corrupt, match="making the catalog"):
+        Catalog.create(tmp_path / "new", STORE_ID, Policy())
+
+
+def test_old_files_are_gone_for_good_before_a_new_catalog_has_their_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut that brought the old WAL back beside it would make one catalog of both."""
+    path, made = tmp_path / "db", tmp_path / "db.new"
+    Catalog.create(made, STORE_ID, Policy())
+    for suffix in FILE_SUFFIXES:
+        Path(f"{path}{suffix}").write_bytes(b"old")
+    there: list[list[str]] = []
+
+    def sync(folder: Path) -> None:
+        there.append([suffix for suffix in FILE_SUFFIXES if Path(f"{path}{suffix}").exists()])
+        sync_folder(folder)
+
+    monkeypatch.setattr(catalog, "sync_folder", sync)
+    put_in_place(made, path)
+    assert there == [[], ["", ".sums"]]
+    assert all(Path(f"{path}{suffix}.discarded").read_bytes() == b"old" for suffix in FILE_SUFFIXES)
