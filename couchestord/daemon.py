@@ -102,13 +102,13 @@ async def create_store(config: Config, disks_count: int) -> tuple[Path, ...]:
         raise TooFewDisks(_too_few(len(disks), store.shards_per_disk, k, m))
     if len(store.disk_classes) not in (0, len(disks)):
         raise ConfigError(f"store.disk_classes names {len(store.disk_classes)} classes, there are {len(disks)} disks")
-    left = sorted(path.name for path in data.glob("catalog*"))
-    if left and not any(any(disk.iterdir()) for disk in disks if disk.is_dir()):
-        raise NotAStore(
-            f"{data} has held a store ({left[0]} is there), but none of its disks is: mount them, or move the catalog "
-            "away to make a new store"
-        )
     try:
+        left = sorted(path.name for path in data.glob("catalog*"))
+        if left and not any(any(disk.iterdir()) for disk in disks if disk.is_dir()):
+            raise NotAStore(
+                f"{data} has held a store ({left[0]} is there), but none of its disks is: mount them, or move the "
+                "catalog away to make a new store"
+            )
         for folder in (data, *disks):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
@@ -213,7 +213,7 @@ class _Daemon:
         stop: _Stop,
     ) -> None:
         config = self._config
-        disks_count = len(_disks_there(config)) or create_disks_count or config.store.k + config.store.m
+        disks_count = len(config.store.disks or _disks_there(config)) or create_disks_count or 1
         self._clients_max = openfiles.make_room(disks_count, self._clients_max)
         async with AsyncExitStack() as stack:
             s3 = await _bind("s3", config.s3.address, stack)
@@ -299,7 +299,7 @@ class _Daemon:
         async with AsyncExitStack() as stack:
             store = None
             try:
-                if create_disks_count is None or any(disk.exists() for disk in _disks_there(self._config)):
+                if create_disks_count is None or _disks_there(self._config):
                     store = await stack.enter_async_context(open_store(self._config))
             except NotAStore:
                 if create_disks_count is None:
@@ -329,9 +329,12 @@ def program_version() -> str:
         return "unknown"
 
 
-def _disks_there(config: Config) -> Sequence[Path]:
+def _disks_there(config: Config) -> list[Path]:
     """The folders where disks could be."""
-    return config.store.disks or list(config.store.data.glob("disk-*"))
+    try:
+        return [disk for disk in config.store.disks or config.store.data.glob("disk-*") if disk.exists()]
+    except OSError as error:
+        raise ConfigError(f"cannot look at {error.filename}: {error.strerror}") from None
 
 
 async def _bind(section: str, address: Address, stack: AsyncExitStack) -> list[trio.SocketListener]:

@@ -74,7 +74,11 @@ class PreconditionFailed(Conflict):
 
 
 class NotModified(Conflict):
-    """GET or HEAD with If-None-Match or If-Modified-Since: the caller has the present version."""
+    """GET or HEAD with If-None-Match or If-Modified-Since: the caller has the present version, of that `etag`."""
+
+    def __init__(self, message: str, etag: str = "") -> None:
+        super().__init__(message)
+        self.etag = etag
 
 
 class MethodNotAllowed(Conflict):

@@ -5,9 +5,10 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Final, NoReturn
 
 from couchestord.cli import checking, operating, serving
+from couchestord.daemon import program_version
 from couchestord.errors import Error, NotFound
 
 EXIT_DONE: Final = 0
@@ -28,15 +29,23 @@ is not there. Every command takes --json: the result, or the error, as JSON.
 """
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The whole command line; each command's function is its default `run`."""
-    parser = argparse.ArgumentParser(
+class _JsonParser(argparse.ArgumentParser):
+    """Tells a wrong command line as JSON."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, _as_json("WrongCommandLine", message) + "\n")
+
+
+def build_parser(*, as_json: bool = False) -> argparse.ArgumentParser:
+    """The whole command line; each command's function is its default `run`. `as_json`: what is wrong is told so."""
+    parser = (_JsonParser if as_json else argparse.ArgumentParser)(
         prog="couchestord",
         description="S3 objects on this machine's disks, under Reed-Solomon coding.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action="version", version=f"couchestord {program_version()}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     serving.register(commands)
     operating.register(commands)
@@ -46,7 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(arguments: Sequence[str]) -> int:
     """Runs the command line; returns the exit code. Raises SystemExit for help and a wrong command line (argparse)."""
-    options = build_parser().parse_args(arguments)
+    options = build_parser(as_json="--json" in arguments).parse_args(arguments)
     try:
         options.run(options)
         sys.stdout.flush()
@@ -75,9 +84,13 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
         yield error
 
 
+def _as_json(name: str, message: str) -> str:
+    return json.dumps({"error": {"name": name, "message": message}})
+
+
 def _complain(error: Error, *, as_json: bool) -> None:
     message = str(error) or type(error).__name__
     if as_json:
-        print(json.dumps({"error": {"name": type(error).__name__, "message": message}}), file=sys.stderr)
+        print(_as_json(type(error).__name__, message), file=sys.stderr)
     else:
         print(f"couchestord: {message}", file=sys.stderr)

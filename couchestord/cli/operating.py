@@ -103,7 +103,7 @@ def _register_bucket(commands: Commands) -> None:
 
 
 def _register_policy(commands: Commands) -> None:
-    examples = "  couchestord policy add safe --k 4 --m 4\n  couchestord bucket create archive --policy safe\n"
+    examples = "  couchestord policy add safe --k 2 --m 4\n  couchestord bucket create archive --policy safe\n"
     policy = _group(commands, "policy", "how data is coded and where it lies: list, show, add, set", examples)
     listing = _leaf(policy, "list", "the policies, the default first", "  couchestord policy list --json\n")
     listing.set_defaults(run=lambda o: _run(o, "policy list", {}, text.tree))
@@ -117,7 +117,7 @@ def _register_policy(commands: Commands) -> None:
             "make a policy; what is not given is as in the default one",
             "  couchestord policy add wide --k 8 --m 3\n",
         ),
-        ("set", "change a policy", f"  couchestord policy set default --min-healthy-shards 6\n\n{about}"),
+        ("set", "change a policy", f"  couchestord policy set default --min-healthy-shards 5\n\n{about}"),
     ):
         leaf = _leaf(policy, name, help_, example)
         leaf.add_argument("policy", metavar="POLICY")

@@ -100,9 +100,9 @@ def _is_table(rows: list[Any]) -> bool:
 
 def _plain(value: object) -> str:
     """One word of output: a name that holds control characters cannot write over the terminal."""
-    if isinstance(value, str):
+    if isinstance(value, str) and value:
         return value if value.isprintable() else json.dumps(value)
-    if value is None or value in ([], {}):
+    if value is None or value in ([], {}, ""):
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"

@@ -373,11 +373,12 @@ async def load_disks(candidates: Sequence[Disk]) -> Disks:
             disk.close()
             continue
         if found and identity.store_id != found[0][0].store_id:
-            raise ForeignDisk(f"{disk.name} and {next(iter(members.values())).name} belong to different stores")
+            other = next(iter(members.values())).name
+            raise ForeignDisk(f"{disk.name} and {other} belong to different stores: name the disks of one only")
         if identity.index in members:
-            raise ForeignDisk(
-                f"{disk.name} and {members[identity.index].name} both claim to be disk {identity.index}; one is a copy"
-            )
+            other = members[identity.index].name
+            both = f"{disk.name} and {other} both claim to be disk {identity.index}"
+            raise ForeignDisk(f"{both}; one is a copy: take it away")
         members[identity.index] = disk
         found.append((identity, slot))
     if not found:

@@ -3,7 +3,7 @@
 from couchestord.errors import NoSuchKey, NotModified, PreconditionFailed
 from couchestord.io.catalog.read import EntryRow
 from couchestord.model import NO_CONDITIONS, Conditions
-from couchestord.store.values import etag_text
+from couchestord.store.values import etag_text, key_words
 
 _SECOND_NS = 1_000_000_000
 
@@ -16,7 +16,7 @@ def check_write(conditions: Conditions, current: EntryRow | None, key: bytes) ->
     """Raises PreconditionFailed, or NoSuchKey for If-Match on a key that is not there."""
     if conditions.if_match:
         if current is None:
-            raise NoSuchKey(f"If-Match: the key {key!r} does not exist")
+            raise NoSuchKey(f"If-Match: the key {key_words(key)} does not exist")
         if not _matches(conditions.if_match, etag_text(current.etag)):
             raise PreconditionFailed("If-Match: the object has another etag")
     if conditions.if_none_match and current is not None and _matches(conditions.if_none_match, etag_text(current.etag)):
@@ -39,9 +39,9 @@ def check_read(conditions: Conditions, row: EntryRow) -> None:
         raise PreconditionFailed("If-Unmodified-Since: the object was modified later")
     if conditions.if_none_match:
         if _matches(conditions.if_none_match, etag):
-            raise NotModified("If-None-Match: the object has such an etag")
+            raise NotModified("If-None-Match: the object has such an etag", etag)
     elif conditions.if_modified_since_ns is not None and modified_s <= conditions.if_modified_since_ns // _SECOND_NS:
-        raise NotModified("If-Modified-Since: the object was not modified later")
+        raise NotModified("If-Modified-Since: the object was not modified later", etag)
 
 
 def check_source(conditions: Conditions, row: EntryRow) -> None:

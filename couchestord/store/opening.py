@@ -1,5 +1,6 @@
 """Folders into a running store."""
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -9,10 +10,11 @@ import trio
 from couchestord import logs
 from couchestord.clock import Clock
 from couchestord.ec.placement import check_policy
-from couchestord.errors import DiskError, DiskLocked, InvalidArgument, NotAStore
+from couchestord.errors import AccessDenied, DiskError, DiskLocked, InvalidArgument, NotAStore
 from couchestord.io.directory import DirectoryDisk
 from couchestord.io.disk import Disk
 from couchestord.io.disks import Disks, create_store, load_disks
+from couchestord.io.superblock import PATH as SUPERBLOCK
 from couchestord.store.core import Core, run_core
 from couchestord.store.options import StoreOptions
 
@@ -26,7 +28,10 @@ def disk_folders(path: Path, options: StoreOptions) -> list[Path]:
     if options.disks:
         return list(options.disks)
     numbers = set(range(options.disks_count))
-    numbers |= {int(found.name[5:]) for found in path.glob("disk-*") if found.name[5:].isdecimal()}
+    try:
+        numbers |= {int(found.name[5:]) for found in path.glob("disk-*") if found.name[5:].isdecimal()}
+    except PermissionError as error:
+        raise _may_not_look(path, error) from None
     return [path / f"disk-{number}" for number in sorted(numbers)]
 
 
@@ -67,7 +72,9 @@ async def load_directories(path: Path, options: StoreOptions) -> Disks:
             if disk is not None:
                 opened.append(disk)
         if not opened:
-            raise NotAStore(f"no store lies in {path}: make one with `couchestord init --data {path}`")
+            raise NotAStore(
+                f"no store lies in {path}: mount its disks, or make one with `couchestord init --data {path}`"
+            )
         return await load_disks(opened)
     except BaseException:
         for disk in opened:
@@ -85,7 +92,7 @@ async def open_directories(path: Path, options: StoreOptions, clock: Clock) -> A
 
 
 async def _open_disk(folder: Path, options: StoreOptions) -> Disk | None:
-    if not await trio.to_thread.run_sync(folder.is_dir, abandon_on_cancel=True):
+    if not await trio.to_thread.run_sync(_is_there, folder, abandon_on_cancel=True):
         log.warning("disk is missing", disk=str(folder))
         return None
     try:
@@ -95,3 +102,27 @@ async def _open_disk(folder: Path, options: StoreOptions) -> Disk | None:
     except DiskError as error:
         log.error("disk cannot be opened", disk=str(folder), reason=str(error))
         return None
+
+
+def _is_there(folder: Path) -> bool:
+    """Raises AccessDenied where this user may not look, and when root would leave files that the owner cannot read."""
+    try:
+        if not folder.is_dir():
+            return False
+        owner = (folder / SUPERBLOCK).stat().st_uid
+    except FileNotFoundError:
+        return True
+    except PermissionError as error:
+        raise _may_not_look(folder, error) from None
+    except OSError:
+        return True  # who opens the disk will say
+    if os.geteuid() == 0 != owner:
+        raise AccessDenied(
+            f"{folder} belongs to the user {owner}, who could not read what root writes there: run this as that user, "
+            f"for instance with sudo -u '#{owner}'"
+        )
+    return True
+
+
+def _may_not_look(folder: Path, error: OSError) -> AccessDenied:
+    return AccessDenied(f"cannot look at {folder}: {error.strerror}; run this as the user that the store belongs to")

@@ -36,7 +36,7 @@ from couchestord.store.opening import create_directories, open_directories
 from couchestord.store.options import StoreOptions
 from couchestord.store.policies import Policies
 from couchestord.store.reader import ObjectReader, open_reader
-from couchestord.store.values import bucket_info, is_marker, object_info, pack_etag
+from couchestord.store.values import bucket_info, is_marker, key_words, object_info, pack_etag
 
 _NO_ATTRIBUTES = Attributes()
 UPLOADS_LISTED_MAX = 1000
@@ -193,7 +193,7 @@ class ObjectStore(Accounts):
         bucket_row = self._bucket(bucket)
         _, _, row = find_version(self._core.catalog.reading, bucket_row, key, version_id, with_extent=with_extent)
         if is_marker(row):
-            raise MethodNotAllowed(f"version {version_id} of {key!r} is a delete marker")
+            raise MethodNotAllowed(f"version {version_id} of {key_words(key)} is a delete marker")
         check_read(conditions, row)
         return row, object_info(bucket_row, key, row)
 

@@ -72,6 +72,11 @@ def version_id(row: EntryRow, versioning: str) -> str | None:
     return NULL_VERSION if versioning else None
 
 
+def key_words(key: bytes) -> str:
+    """A key as a message names it."""
+    return repr(key.decode("utf-8", "backslashreplace"))
+
+
 def parse_version_id(text: str) -> int | None:
     """The id behind a version id, None for the null version. Raises NoSuchVersion for what is no version id."""
     if text == NULL_VERSION:

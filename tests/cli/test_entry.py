@@ -1,4 +1,5 @@
 import argparse
+import errno
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,6 +57,38 @@ def test_help_tells_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
     assert "exit codes: 0 done; 1 failed" in shown
 
 
+@pytest.mark.parametrize("call", ["up", "serve", "init", "fsck", "recover", "key list"])
+def test_a_folder_one_may_not_look_into(
+    tmp_path: Path, call: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(folder: Path, *_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+
+    for look in ("glob", "is_dir", "stat"):
+        monkeypatch.setattr(Path, look, refuse)
+    ports = ["--s3-addr=127.0.0.1:0", "--metrics-addr=127.0.0.1:0", "--health-addr=127.0.0.1:0"]
+    line = [*call.split(), "--data", str(tmp_path), *(ports if call in ("up", "serve") else ())]
+    assert entry.run(line) == 1
+    assert "Permission denied" in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("wrong", [["--json"], ["key", "add", "ann", "--access-key", "K"], ["status", "--nonsense"]])
+def test_wrong_command_line_is_told_as_json(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        entry.run([*wrong, "--json"])
+    assert ended.value.code == 2
+    told = capsys.readouterr()
+    assert json.loads(told.err)["error"]["name"] == "WrongCommandLine"
+    assert told.out == ""
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        entry.run(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith("couchestord ")
+
+
 def test_wrong_command_line_is_2(capsys: pytest.CaptureFixture[str]) -> None:
     for wrong in ([], ["key"], ["nonsense"], ["up", "--disk", "6"], ["key", "add", "ann", "--access-key", "K"]):
         with pytest.raises(SystemExit) as ended:
@@ -71,7 +104,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--json", action="store_true")
     parser.set_defaults(run=fail)
-    monkeypatch.setattr(entry, "build_parser", lambda: parser)
+    monkeypatch.setattr(entry, "build_parser", lambda **_: parser)
 
 
 @pytest.mark.parametrize(

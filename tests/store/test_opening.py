@@ -1,3 +1,4 @@
+import os
 import shutil
 import sqlite3
 from contextlib import closing
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 from small_store import SMALL, STRIPE_BYTES, body_of, core_of, fingerprints, flip, make_store, put_all, read
 
-from couchestord.errors import DiskLocked, ForeignDisk, NotAStore, StoreExists, TooFewDisks, UnknownFormat
+from couchestord.errors import AccessDenied, DiskLocked, ForeignDisk, NotAStore, StoreExists, TooFewDisks, UnknownFormat
 from couchestord.store.opening import disk_folders
 from couchestord.store.store import ObjectStore
 
@@ -153,6 +154,20 @@ async def test_one_disk_twice_is_refused(tmp_path: Path) -> None:
         await opens(tmp_path)
     shutil.rmtree(tmp_path / "disk-6")
     await opens(tmp_path)
+
+
+async def test_root_leaves_nothing_in_the_store_of_another_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its owner's daemon could not read it, and would give the disks up."""
+    await make_store(tmp_path)
+    if os.geteuid() == 0:
+        os.chown(tmp_path / "disk-0/superblock", 65534, -1)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    before = fingerprints([tmp_path / "disk-0"])
+    with pytest.raises(AccessDenied, match="run this as that user"):
+        await opens(tmp_path)
+    assert fingerprints([tmp_path / "disk-0"]) == before
 
 
 async def test_disks_that_changed_places_are_known(tmp_path: Path) -> None:

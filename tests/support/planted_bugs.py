@@ -86,8 +86,8 @@ BUGS = (
     _bug(
         "a missing disk is made anew",
         "store/opening.py",
-        "    if not await trio.to_thread.run_sync(folder.is_dir, abandon_on_cancel=True):",
-        "    folder.mkdir(exist_ok=True)\n    if not await trio.to_thread.run_sync(folder.is_dir, abandon_on_cancel=True):",
+        "    if not await trio.to_thread.run_sync(_is_there, folder, abandon_on_cancel=True):",
+        "    folder.mkdir(exist_ok=True)\n    if not await trio.to_thread.run_sync(_is_there, folder, abandon_on_cancel=True):",
         _LOSSES + "test_deleted_folders_leave_the_redundancy_that_is_possible",
     ),
     _bug(

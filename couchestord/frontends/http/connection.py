@@ -75,7 +75,7 @@ class Connection:
         if not self._busy and self.protocol.has_early_bytes:
             self._note_late("head")
             with suppress(OSError):
-                self._socket.send(bare_response(408))
+                self._socket.send(bare_response(408, "the head of the request came too slowly"))
         self._scope.cancel()
 
     def _note_late(self, awaited: str) -> None:
@@ -141,7 +141,7 @@ class Connection:
                     self.deadline_s = trio.current_time() + limits.head_timeout_s
                 protocol.receive(await self._receive(_HEAD_RECEIVE_BYTES))
         except MalformedMessage as error:
-            await self._refuse(error.status)
+            await self._refuse(error)
             return None
 
     async def _receive_next(self) -> bytes:
@@ -320,10 +320,10 @@ class Connection:
     def _taken_bytes(self) -> int:
         return self._sent_bytes + self._partly_sent_bytes - untaken_bytes(self._socket)
 
-    async def _refuse(self, status: int) -> None:
+    async def _refuse(self, error: MalformedMessage) -> None:
         """Answers a head that is not HTTP as it should be, and gives the client time to read that."""
         self.deadline_s, self._busy = trio.current_time() + self._limits.write_timeout_s, True
-        await self._send(bare_response(status))
+        await self._send(bare_response(error.status, str(error)))
         await self._linger()
 
     async def _linger(self) -> None:

@@ -118,9 +118,9 @@ class HttpProtocol:
     def _refuse(self, raw: bytes, start: int = 0) -> None:
         """Raises MalformedMessage. What comes before `start` was found to be well."""
         if len(raw) > self._head_bytes_max:
-            raise MalformedMessage(431, "the head is too large")
+            raise MalformedMessage(431, f"the request line and headers take more than {self._head_bytes_max} bytes")
         if raw.count(b"\n") > self._headers_max + 2:
-            raise MalformedMessage(431, "too many headers")
+            raise MalformedMessage(431, f"there are more than {self._headers_max} headers")
         if _BARE_OR_FOLDED.search(raw, start):
             raise MalformedMessage(400, "a line does not end in CRLF, or is folded")
 
@@ -135,6 +135,8 @@ class HttpProtocol:
             raise MalformedMessage(error.error_status_hint, str(error)) from error
         if not isinstance(event, h11.Request):
             raise MalformedMessage(400, "no request")
+        if not event.http_version.startswith(b"1."):
+            raise MalformedMessage(505, "this server speaks HTTP/1.1 only")
         headers = list(event.headers)
         length = _framing(headers, event.http_version)
         if length is None:

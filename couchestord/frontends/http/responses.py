@@ -58,6 +58,8 @@ def response_head(status: int, headers: Sequence[Header], date: bytes, length: i
     return b"%b%bDate: %b\r\nServer: couchestord\r\n%b%b" % (line, block, date, framing, end)
 
 
-def bare_response(status: int) -> bytes:
-    """A whole response without a body that closes the connection."""
-    return b"HTTP/1.1 %d \r\nContent-Length: 0\r\nConnection: close\r\n\r\n" % status
+def bare_response(status: int, reason: str) -> bytes:
+    """A whole response that closes the connection, for where there is no request to answer. `reason`: for a person."""
+    body = reason.encode("ascii", "backslashreplace") + b"\n"
+    line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+    return b"%bContent-Type: text/plain\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%b" % (line, len(body), body)

@@ -100,7 +100,7 @@ class HttpServer:
         """503, read what comes for a moment so that the answer is not lost to a reset, close."""
         try:
             with sock, suppress(OSError), trio.move_on_after(_REFUSAL_TIMEOUT_S):
-                sock.send(bare_response(503))
+                sock.send(bare_response(503, "too many connections are open; try again later"))
                 sock.shutdown(socket.SHUT_WR)
                 while True:
                     await trio.lowlevel.wait_readable(sock)

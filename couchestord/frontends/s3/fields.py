@@ -103,10 +103,11 @@ def attributes_of(headers: Headers) -> Attributes:
 
 
 def _etags(value: bytes | None) -> tuple[str, ...]:
+    """An empty list is a condition too, one that no etag meets."""
     if value is None:
         return ()
     tags = (tag.strip() for tag in text(value).split(","))
-    return tuple(tag.removeprefix("W/").strip('"') for tag in tags if tag)
+    return tuple(tag.removeprefix("W/").strip('"') for tag in tags if tag) or ("",)
 
 
 def _time_ns(value: bytes | None) -> int | None:

@@ -12,7 +12,9 @@ from couchestord.errors import (
     InvalidPartOrder,
     InvalidRequest,
     NoSuchUpload,
+    NotModified,
     NotSupported,
+    PreconditionFailed,
 )
 from couchestord.frontends.http import Response
 from couchestord.frontends.s3 import fields
@@ -87,13 +89,16 @@ async def upload_part_copy(call: Call) -> Response:
     bucket, key, version_id = parse_copy_source(call.headers[b"x-amz-copy-source"])
     await call.check_bucket(bucket)
     wanted = call.headers.get(b"x-amz-copy-source-range")
-    reader = await call.store.get(
-        bucket,
-        key,
-        byte_range=None if wanted is None else fields.copy_range(wanted),
-        version_id=version_id,
-        conditions=fields.read_conditions(call.headers, b"x-amz-copy-source-"),
-    )
+    try:
+        reader = await call.store.get(
+            bucket,
+            key,
+            byte_range=None if wanted is None else fields.copy_range(wanted),
+            version_id=version_id,
+            conditions=fields.read_conditions(call.headers, b"x-amz-copy-source-"),
+        )
+    except NotModified as error:
+        raise PreconditionFailed(str(error)) from None
     pieces = Pieces(reader)
     try:
         if reader.length > call.options.put_bytes_max:

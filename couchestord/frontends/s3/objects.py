@@ -10,7 +10,7 @@ from couchestord.frontends.s3 import fields
 from couchestord.frontends.s3.body import VerifiedBody
 from couchestord.frontends.s3.call import Call
 from couchestord.frontends.s3.errors import message, s3_code
-from couchestord.frontends.s3.fields import Header, xml_response
+from couchestord.frontends.s3.fields import xml_response
 from couchestord.frontends.s3.routes import parse_copy_source
 from couchestord.frontends.s3.xml import DeletedKey, document, element, key_text, read_delete
 from couchestord.model import Attributes, ByteRange, Conditions
@@ -242,7 +242,7 @@ async def _delete_row(call: Call, key: DeletedKey, *, quiet: bool) -> str:
     if key.version_id is not None:
         named += element("VersionId", key.version_id)
     try:
-        conditions = Conditions((key.etag,) if key.etag else (), bucket_owner=call.owner_needed(call.bucket))
+        conditions = Conditions(() if key.etag is None else (key.etag,), bucket_owner=call.owner_needed(call.bucket))
         result = await call.store.delete(call.bucket, key.key, version_id=key.version_id, conditions=conditions)
     except Error as error:
         code = s3_code(error)[0]
@@ -253,9 +253,3 @@ async def _delete_row(call: Call, key: DeletedKey, *, quiet: bool) -> str:
         named += "<DeleteMarker>true</DeleteMarker>"
         named += element("DeleteMarkerVersionId", result.version_id or "null")
     return f"<Deleted>{named}</Deleted>"
-
-
-def not_modified_headers(call: Call) -> list[Header]:
-    """A 304 names the version that the client has: the one it asked about, when it asked about one."""
-    asked = fields.read_conditions(call.headers).if_none_match
-    return [fields.etag_header(asked[0])] if len(asked) == 1 and asked[0].isalnum() else []

@@ -21,7 +21,7 @@ from couchestord.frontends.http import Request, RequestBody, Response
 from couchestord.frontends.s3 import buckets, listing, multipart, objects
 from couchestord.frontends.s3.call import Call, Handler, S3Options
 from couchestord.frontends.s3.errors import message, s3_code
-from couchestord.frontends.s3.fields import Header
+from couchestord.frontends.s3.fields import Header, etag_header
 from couchestord.frontends.s3.routes import Operation, parse_target, route
 from couchestord.frontends.s3.sigv4 import Verifier
 from couchestord.frontends.s3.xml import element, error_document
@@ -152,7 +152,7 @@ class _Answer:
             _log.error("%s failed", self._operation or _UNROUTED, exc_info=error)
         headers: list[Header] = []
         if isinstance(error, NotModified):
-            return Response(304, objects.not_modified_headers(self._call) if self._call else ())
+            return Response(304, [etag_header(error.etag)])
         if isinstance(error, InvalidRange):
             headers.append((b"Content-Range", b"bytes */%d" % error.size_bytes))
         if status == 503:

@@ -189,7 +189,7 @@ def read_delete(body: bytes, keys_max: int) -> tuple[list[DeletedKey], bool]:
             raise MalformedXML("conditions on Size and LastModifiedTime are not supported")
         etag = child.child("ETag")
         version_id = child.child("VersionId") or None
-        keys.append(DeletedKey(key.encode("utf-8"), version_id, etag.strip('"') if etag else None))
+        keys.append(DeletedKey(key.encode("utf-8"), version_id, None if etag is None else etag.strip().strip('"')))
     if not 1 <= len(keys) <= keys_max:
         raise MalformedXML(f"from 1 to {keys_max} keys are needed")
     return keys, (root.child("Quiet") or "").strip().lower() == "true"

@@ -11,7 +11,7 @@ from couchestord.io.catalog.apply import ENTRY_VERSIONED, Applier
 from couchestord.io.catalog.read import BucketRow, CatalogReader, EntryRow
 from couchestord.io.keys import split_key
 from couchestord.io.mutations import AnyOutcome, MadeDirectory
-from couchestord.store.values import parse_version_id
+from couchestord.store.values import key_words, parse_version_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +104,8 @@ def find_version(
     live = reader.entry(directory, name, with_extent=with_extent) if directory is not None else None
     if directory is None or (version_id is None and live is None):
         if version_id is not None:
-            raise NoSuchVersion(f"there is no version {version_id!r} of {key!r}")
-        raise NoSuchKey(f"there is no key {key!r} in bucket {bucket.name!r}")
+            raise NoSuchVersion(f"there is no version {version_id!r} of {key_words(key)}")
+        raise NoSuchKey(f"there is no key {key_words(key)} in bucket {bucket.name!r}")
     if version_id is None:
         assert live is not None
         return directory, name, live
@@ -115,4 +115,4 @@ def find_version(
         has_own_id = bool(row.flags & ENTRY_VERSIONED)
         if has_own_id == (id_ is not None) and id_ in (None, row.inode):
             return directory, name, row
-    raise NoSuchVersion(f"there is no version {version_id!r} of {key!r}")
+    raise NoSuchVersion(f"there is no version {version_id!r} of {key_words(key)}")

@@ -137,6 +137,7 @@ async def test_head_and_body_leave_in_one_segment() -> None:
         b"GET / HTTP/1.1\r\nHost: h\r\n" + b"A: b\r\n" * 201 + b"\r\n",
         b"GET /" + b"a" * 40_000 + b" HTTP/1.1\r\nHost: h\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 not http \r\n\r\n",
+        b"GET / HTTP/2.0\r\nHost: h\r\n\r\n",
     ],
 )
 async def test_malformed_heads_are_refused_and_reach_no_handler(head: bytes) -> None:
@@ -145,8 +146,11 @@ async def test_malformed_heads_are_refused_and_reach_no_handler(head: bytes) -> 
 
     async with serving(never) as (_, port):
         answer = await exchange(port, head)
-    assert answer.startswith((b"HTTP/1.1 400", b"HTTP/1.1 431", b"HTTP/1.1 501")), answer
+    assert answer.startswith((b"HTTP/1.1 400", b"HTTP/1.1 431", b"HTTP/1.1 501", b"HTTP/1.1 505")), answer
     assert b"Connection: close" in answer
+    told, _, reason = answer.partition(b"\r\n\r\n")
+    assert b"Content-Length: %d" % len(reason) in told
+    assert len(reason) > 1
 
 
 async def test_a_head_without_end_is_cut_at_the_limit_and_others_are_served() -> None:

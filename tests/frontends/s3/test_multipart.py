@@ -88,6 +88,9 @@ def test_a_checksum_of_the_object_is_never_believed_unseen(s3: Any, bucket: str)
     value = base64.b64encode(digest_of("CRC32", body + b"end")).decode()
     s3.put_object(Bucket=bucket, Key="source", Body=b"copied")
     copied = s3.upload_part_copy(**place, PartNumber=3, CopySource=f"{bucket}/source")["CopyPartResult"]["ETag"]
+    with pytest.raises(ClientError) as raised:  # 304 is for who reads
+        s3.upload_part_copy(**place, PartNumber=3, CopySource=f"{bucket}/source", CopySourceIfNoneMatch=copied)
+    assert code_of(raised) == ("PreconditionFailed", 412)
     more = {"Parts": [{"PartNumber": 1, "ETag": listed["Parts"][0]["ETag"]}, {"PartNumber": 3, "ETag": copied}]}
     with pytest.raises(ClientError) as raised:
         s3.complete_multipart_upload(**place, MultipartUpload=more, ChecksumCRC32=value, ChecksumType="FULL_OBJECT")

@@ -96,19 +96,26 @@ def test_odd_ranges(s3: Any, bucket: str) -> None:
 
 def test_conditions(s3: Any, bucket: str) -> None:
     etag = s3.put_object(Bucket=bucket, Key="k", Body=b"one", IfNoneMatch="*")["ETag"]
+    modified = s3.head_object(Bucket=bucket, Key="k")["LastModified"]
     refused: list[tuple[Any, dict[str, Any], tuple[str, int]]] = [
         (s3.put_object, {"Body": b"two", "IfNoneMatch": "*"}, ("PreconditionFailed", 412)),
         (s3.put_object, {"Body": b"two", "IfMatch": '"0"'}, ("PreconditionFailed", 412)),
         (s3.put_object, {"Body": b"two", "IfNoneMatch": '"x"'}, ("NotImplemented", 501)),
         (s3.put_object, {"Body": b"two", "IfMatch": etag, "Key": "none"}, ("NoSuchKey", 404)),
+        (s3.put_object, {"Body": b"two", "IfMatch": ","}, ("PreconditionFailed", 412)),
+        (s3.delete_object, {"IfMatch": ","}, ("PreconditionFailed", 412)),
         (s3.get_object, {"IfMatch": '"0"'}, ("PreconditionFailed", 412)),
         (s3.get_object, {"IfNoneMatch": etag}, ("304", 304)),
         (s3.head_object, {"IfNoneMatch": etag.strip('"')}, ("304", 304)),
+        (s3.get_object, {"IfNoneMatch": f'"0", {etag}'}, ("304", 304)),
+        (s3.get_object, {"IfModifiedSince": modified}, ("304", 304)),
     ]
     for call, arguments, answer in refused:
         with pytest.raises(ClientError) as raised:
             call(**{"Bucket": bucket, "Key": "k", **arguments})
         assert code_of(raised) == answer, arguments
+        if answer[1] == 304:
+            assert raised.value.response["ResponseMetadata"]["HTTPHeaders"]["etag"] == etag
     assert s3.get_object(Bucket=bucket, Key="k", IfMatch=etag)["Body"].read() == b"one"
     s3.put_object(Bucket=bucket, Key="k", Body=b"two", IfMatch=etag)
 

@@ -79,6 +79,13 @@ def test_hostile_documents_are_refused(body: bytes) -> None:
         read_delete(body, 1)
 
 
+def test_an_empty_etag_of_a_key_to_be_deleted_is_a_condition() -> None:
+    (key, other), _ = read_delete(
+        b"<Delete><Object><Key>a</Key><ETag/></Object><Object><Key>b</Key></Object></Delete>", 2
+    )
+    assert (key.etag, other.etag) == ("", None)
+
+
 @pytest.mark.parametrize("part", ["", "<PartNumber>1</PartNumber>", "<PartNumber>x</PartNumber><ETag>e</ETag>"])
 def test_incomplete_parts_are_refused(part: str) -> None:
     with pytest.raises(MalformedXML):
