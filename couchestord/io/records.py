@@ -118,15 +118,21 @@ def pack_record(
     return head + _SUM.pack(xxh3_64(store_id + head + meta)) + meta
 
 
-def unpack_record(store_id: bytes, buffer: bytes | bytearray | memoryview, offset: int = 0) -> RecordHead:
+def unpack_record(
+    store_id: bytes, buffer: bytes | bytearray | memoryview, offset: int = 0, *, epoch: int | None = None
+) -> RecordHead:
     """The head of the record at `offset`. Raises Corrupt when it is not whole and right in `buffer`, UnknownFormat
     for a newer one.
+
+    With `epoch`, one of another is Corrupt before anything is summed: for a search through bytes that clients chose.
     """
     if len(buffer) - offset < HEAD_BYTES:
         raise Corrupt("record head is cut short")
-    magic, version, meta_length, body_length, epoch, sequence, group, body_sum = _HEAD.unpack_from(buffer, offset)
+    magic, version, meta_length, body_length, its_epoch, sequence, group, body_sum = _HEAD.unpack_from(buffer, offset)
     if magic != RECORD_MAGIC or meta_length > META_BYTES_MAX or body_length > BODY_BYTES_MAX:
         raise Corrupt("not a record")
+    if epoch is not None and epoch != its_epoch:
+        raise Corrupt("record of another epoch")
     meta_at = offset + HEAD_BYTES
     body_at = meta_at + meta_length
     if len(buffer) < body_at + body_length:
@@ -141,7 +147,7 @@ def unpack_record(store_id: bytes, buffer: bytes | bytearray | memoryview, offse
         )
     if xxh3_64(view[body_at : body_at + body_length]) != body_sum:
         raise Corrupt("record body fails its checksum")
-    return RecordHead(epoch, sequence, group, meta_length, body_length, body_sum)
+    return RecordHead(its_epoch, sequence, group, meta_length, body_length, body_sum)
 
 
 def record_digest(meta: bytes | memoryview, body_sum: int) -> int:

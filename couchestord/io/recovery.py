@@ -257,11 +257,11 @@ def _proven_behind(store_id: bytes, file: FoundFile, part: _Part) -> int:
     at = data.find(rec.RECORD_MAGIC, max(0, file.end_offset + 1 - part.base))
     while at >= 0:
         try:
-            head = rec.unpack_record(store_id, data, at)
+            head = rec.unpack_record(store_id, data, at, epoch=file.epoch)
         except Corrupt:
             at = data.find(rec.RECORD_MAGIC, at + 1)
             continue
-        if head.epoch == file.epoch and head.sequence > file.end:
+        if head.sequence > file.end:
             proven = max(proven, head.group)
         at = data.find(rec.RECORD_MAGIC, at + head.length)
     return proven

@@ -81,6 +81,16 @@ def test_each_cut_record_is_refused() -> None:
             rec.unpack_record(STORE, data[:length])
 
 
+def test_nothing_of_a_record_of_an_epoch_that_is_not_wanted_is_summed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client may send bodies that are full of heads, each of which promises megabytes."""
+    data = record()
+    head = rec.unpack_record(STORE, data)
+    assert rec.unpack_record(STORE, data, epoch=head.epoch) == head
+    monkeypatch.setattr(rec, "xxh3_64", None)
+    with pytest.raises(Corrupt, match="another epoch"):
+        rec.unpack_record(STORE, data, epoch=head.epoch + 1)
+
+
 def test_a_record_of_another_store_never_passes() -> None:
     with pytest.raises(Corrupt):
         rec.unpack_record(STORE, record(store=b"another store..."))

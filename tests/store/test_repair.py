@@ -344,12 +344,12 @@ async def test_damage_that_a_reader_finds_is_repaired(tmp_path: Path, harm: Call
 async def test_pages_that_cannot_be_read_are_tried_again_before_they_are_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def failing(_main: pages.MainFile) -> NoReturn:
+    def failing(*_: object) -> NoReturn:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     def unreadable(main: pages.MainFile) -> None:
         with monkeypatch.context() as patch:
-            patch.setattr(pages, "page_sums", failing)
+            patch.setattr(os, "pread", failing)
             pages.verify_open_pages(main)
 
     async with new_store(tmp_path) as store:

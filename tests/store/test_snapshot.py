@@ -1,6 +1,9 @@
+import errno
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import trio
@@ -357,6 +360,24 @@ async def test_rot_in_the_catalog_is_not_taken_for_the_truth(tmp_path: Path) -> 
     async with ObjectStore.open(tmp_path, SMALL) as store:
         for key, body in {**bodies, b"later": b"!"}.items():
             assert await read(store, key) == body
+
+
+async def test_a_catalog_that_cannot_be_read_for_a_snapshot_is_repaired(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object) -> NoReturn:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    async with new_store(tmp_path) as store:
+        core = core_of(store)
+        await put_all(store, BODIES)
+        assert await core.jobs.checkpointer.checkpoint()
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "pread", failing)
+            assert not await core.jobs.snapshotter.take()
+        assert "cannot be read" in str(core.writer.broken_because)
+        await finish(core.jobs.repairer)
+        assert await core.jobs.snapshotter.take()
 
 
 async def test_a_catalog_that_changed_its_length_is_no_snapshot(tmp_path: Path) -> None:

@@ -58,10 +58,13 @@ class MainFile:
         return os.fstat(self._descriptor).st_size
 
     def read(self, at: int, size: int) -> bytes:
-        """`size` bytes from offset `at` on, fewer at the end. Blocks. Raises OSError."""
-        data = os.pread(self._descriptor, size, at)
-        while len(data) < size and (more := os.pread(self._descriptor, size - len(data), at + len(data))):
-            data += more
+        """`size` bytes from offset `at` on, fewer at the end. Blocks. Raises Corrupt when they cannot be read."""
+        data = b""
+        try:
+            while len(data) < size and (more := os.pread(self._descriptor, size - len(data), at + len(data))):
+                data += more
+        except OSError as error:
+            raise Corrupt(f"its pages cannot be read: {error}") from error
         return data
 
     def close(self) -> None:
@@ -136,7 +139,7 @@ def checkpoint_with_sums(main: MainFile, ahead: Moved = NOTHING) -> bool:
 def _sum_moved(main: MainFile, pages: set[int]) -> None:
     try:
         _advance(main, pages)
-    except OSError:
+    except (OSError, Corrupt):
         # SQLite may reuse the WAL from here on, and nobody would sum these pages again: the next time all are summed
         sums_path(main.path).unlink(missing_ok=True)
         raise
@@ -201,7 +204,7 @@ def verify_open_pages(main: MainFile) -> None:
     except FileNotFoundError:
         return  # never checkpointed: all there is lies in the WAL, which has sums of its own
     except OSError as error:
-        raise Corrupt(f"its pages cannot be read: {error}") from error
+        raise Corrupt(f"its sums or its WAL cannot be read: {error}") from error
     if lost:
         raise Corrupt(f"{len(lost)} of its {len(expected)} pages fail their checksum, the first is page {min(lost)}")
 
