@@ -202,7 +202,8 @@ class ObjectStore(Accounts):
     ) -> DeleteResult:
         """Delete an object, or one version of it. A key that is not there is no error. Works on a full disk.
 
-        In a versioned bucket a delete without version puts a delete marker. Raises NoSuchBucket, PreconditionFailed.
+        In a versioned bucket a delete without version puts a delete marker. Raises NoSuchBucket, PreconditionFailed,
+        and NoSuchVersion for what is no version id.
         """
         result: DeleteResult = await self._core.submit(rq.DeleteObject(bucket, key, version_id, conditions))
         return result

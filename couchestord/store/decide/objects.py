@@ -16,6 +16,7 @@ from couchestord.store.values import (
     etag_text,
     is_marker,
     object_info,
+    parse_version_id,
 )
 
 
@@ -157,6 +158,8 @@ class ObjectDecisions:
         return Decision(outcome, DeleteResult(f"{place.next_id:016x}" if versioned else NULL_VERSION, True))
 
     def _delete_version(self, bucket: BucketRow, request: rq.DeleteObject) -> Decision:
+        """One that is not there is no error, unless no version can have such an id."""
+        parse_version_id(request.version_id or "")
         try:
             directory, name, row = self._it.version(bucket, request.key, request.version_id)
         except (NoSuchVersion, NoSuchKey):

@@ -176,6 +176,19 @@ def test_copy(s3: Any, bucket: str) -> None:
         assert code_of(raised) == answer
 
 
+def test_a_version_id_that_is_none_is_refused_whether_the_key_is_there_or_not(s3: Any, bucket: str) -> None:
+    s3.put_object(Bucket=bucket, Key="k", Body=b"x")
+    for key in ("k", "none", "none/k"):
+        for wrong in ("\0", "\u00e9", "zz", "0" * 15, "0" * 15 + "G"):
+            with pytest.raises(ClientError) as raised:
+                s3.delete_object(Bucket=bucket, Key=key, VersionId=wrong)
+            assert code_of(raised) == ("NoSuchVersion", 404), (key, wrong)
+        answer = s3.delete_objects(Bucket=bucket, Delete={"Objects": [{"Key": key, "VersionId": "zz"}]})
+        assert [row["Code"] for row in answer["Errors"]] == ["NoSuchVersion"]
+        s3.delete_object(Bucket=bucket, Key=key, VersionId="0" * 16)
+    assert s3.get_object(Bucket=bucket, Key="k")["Body"].read() == b"x"
+
+
 def test_delete_many(s3: Any, bucket: str) -> None:
     keys = [f"k{index}" for index in range(150)]
     for key in keys[:10]:
