@@ -119,7 +119,8 @@ def test_deleting_an_older_version_under_a_marker_leaves_it_deleted(rig: DecideR
 
 def test_deleting_what_is_not_there_is_no_error(rig: DecideRig) -> None:
     assert rig.delete(KEY, "0" * 16) == DeleteResult("0" * 16)
-    assert rig.delete(KEY, "nonsense") == DeleteResult("nonsense")
+    with pytest.raises(NoSuchVersion):
+        rig.delete(KEY, "nonsense")
     rig.put(KEY, b"1")
     assert rig.delete(KEY, "0" * 16) == DeleteResult("0" * 16)
     assert state(rig) == ["1null"]
