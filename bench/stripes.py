@@ -26,8 +26,9 @@ from couchestord.ec.shards import shard_path
 from couchestord.ec.stripes import StripeStore
 from couchestord.io.catalog.read import SegmentRow
 from couchestord.io.directory import DirectoryDisk
-from couchestord.io.disks import Disks, create_store, load_disks
+from couchestord.io.disks import Disks, load_disks
 from couchestord.io.mutations import Extent
+from couchestord.io.newdisk import create_store
 from couchestord.io.requests import MakeSegment
 
 MIB = 1 << 20

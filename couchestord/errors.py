@@ -61,6 +61,10 @@ class KeyAlreadyExists(Conflict):
 class PolicyAlreadyExists(Conflict): ...
 
 
+class DiskInUse(Conflict):
+    """The disk that is to be replaced is here."""
+
+
 class PolicyChanged(Conflict):
     """The policy was changed meanwhile."""
 

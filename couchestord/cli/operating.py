@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -19,11 +20,12 @@ from couchestord.frontends.admin.commands import execute
 
 
 def register(commands: Commands) -> None:
-    """Adds key, user, bucket, policy, status and info."""
+    """Adds key, user, bucket, policy, disk, status and info."""
     _register_key(commands)
     _register_bucket(commands)
     _register_policy(commands)
     _register_user(commands)
+    _register_disk(commands)
     status = _leaf(
         commands,
         "status",
@@ -129,6 +131,28 @@ def _register_policy(commands: Commands) -> None:
         leaf.set_defaults(run=partial(_policy_put, f"policy {name}"))
 
 
+def _register_disk(commands: Commands) -> None:
+    disk = _group(commands, "disk", "disks: list, replace", "  couchestord disk list\n  couchestord disk replace 3\n")
+    listing = _leaf(
+        disk, "list", "the disks: are they well, and what would their loss cost", "  couchestord disk list\n"
+    )
+    listing.set_defaults(run=lambda o: _run(o, "disk list", {}, text.tree))
+    replace = _leaf(
+        disk,
+        "replace",
+        "put an empty disk in the place of one that is lost for good",
+        "  couchestord disk replace 3                           mounted where disk 3 was (store.disks, DIR/disk-3)\n"
+        "  couchestord disk replace 3 /srv/disks/spare          in another folder of store.disks\n\n"
+        "The daemon may run or not. The new disk is filled again in the background: `couchestord status` is healthy\n"
+        "when that is done. Nothing that lies in FOLDER is overwritten: it must be empty. A disk that was only away\n"
+        "needs none of this: mount it at its place.\n",
+    )
+    replace.add_argument("disk", metavar="N", type=int, help="number of the disk that is lost")
+    replace.add_argument("folder", metavar="FOLDER", nargs="?", help="of the new disk (default: that of disk N)")
+    replace.add_argument("--force", action="store_true", help="though FOLDER is on no file system of its own")
+    replace.set_defaults(run=_disk_replace)
+
+
 def _group(commands: Commands, name: str, help_: str, examples: str) -> Commands:
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
@@ -183,6 +207,14 @@ def _policy_put(command: str, options: argparse.Namespace) -> None:
         except ValueError as error:
             raise InvalidArgument(f"--stripe-size {options.stripe_size!r} {error}") from None
     _run(options, command, {name: value for name, value in arguments.items() if value is not None}, text.tree)
+
+
+def _disk_replace(options: argparse.Namespace) -> None:
+    arguments: dict[str, Any] = {"disk": options.disk, "force": options.force}
+    if options.folder is not None:
+        # the daemon's working directory is another one
+        arguments["folder"] = os.path.abspath(options.folder)
+    _run(options, "disk replace", arguments, text.disk_replaced)
 
 
 def _info(options: argparse.Namespace) -> None:

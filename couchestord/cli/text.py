@@ -52,6 +52,14 @@ def bucket_created(result: dict[str, Any]) -> str:
     return f"bucket {_plain(result['bucket'])} was made"
 
 
+def disk_replaced(result: dict[str, Any]) -> str:
+    where = f"disk {result['disk']} is {'' if result['new'] else 'already '}in {_plain(result['folder'])}"
+    return (
+        f"{where}. The daemon takes it in at its next look, or at its start, and fills it with what it lacks;\n"
+        "how far that is tells: couchestord status"
+    )
+
+
 def removed(result: dict[str, str]) -> str:
     return f"{_plain(next(iter(result.values())))} was removed"
 

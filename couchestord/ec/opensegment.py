@@ -37,12 +37,20 @@ class OpenSegment:
         self.data_bytes = 0
         self.broken = False
         self._disks = disks
+        self._homes = [disks.ids.get(number) for number in row.disks]
         self._unsynced: set[int] = set()
         self._named: set[int] = set()
 
     def whole(self) -> list[int]:
         """Shards that hold everything up to `end`."""
         return [index for index in range(self.row.k + self.row.m) if not self.missing >> index & 1]
+
+    def replaced(self) -> int:
+        """Bits of the shards in whose disk's place another disk is now: it has nothing of what was written."""
+        return sum(1 << index for index in range(len(self._homes)) if not self._is_home(index))
+
+    def _is_home(self, index: int) -> bool:
+        return self._disks.ids.get(self.row.disks[index]) == self._homes[index]
 
     async def write(self, encoded: Sequence[EncodedStripe]) -> bool:
         """Write stripes at the end. False when a shard could not be written: it is broken, they are not part of it.
@@ -105,7 +113,7 @@ class OpenSegment:
 
         async def one(index: int) -> None:
             number = self.row.disks[index]
-            disk = self._disks.get(number)
+            disk = self._disks.get(number) if self._is_home(index) else None
             try:
                 if disk is None:
                     raise DiskFailed("given up")

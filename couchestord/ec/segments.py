@@ -108,16 +108,16 @@ class SegmentPool:
             self.give_up(segment)
         await self._seal_rest()
 
-    async def seal_unfit(self) -> None:
+    async def seal_unfit(self) -> bool:
         """Seal the segments that wait open and would not be appended to again: full, on fewer disks than could be, or
-        of a policy that has changed.
+        of a policy that has changed. False when the writer refused some.
 
         Only a sealed segment is rebuilt or dropped, and without this an idle store would never seal it.
         """
         for segment in [each for each in self._idle if not self._is_fit(each, self._policies(each.row.policy))]:
             self._idle.remove(segment)
             self.give_up(segment)
-        await self._seal_rest()
+        return await self._seal_rest()
 
     def seal_later(self, rows: Iterable[SegmentRow]) -> None:
         """What a run before left open and could not be sealed at the start is sealed as what is given up here is."""
@@ -126,8 +126,7 @@ class SegmentPool:
     async def aclose(self) -> None:
         """Seal what is open. Call it when no writer is left; after a crash `seal_left_open` does it."""
         while self._idle:
-            segment = self._idle.pop()
-            self.give_up(segment)
+            self.give_up(self._idle.pop())
         await self._seal_rest()
 
     # -- for writers ---------------------------------------------------------------------------------------------------
@@ -165,7 +164,7 @@ class SegmentPool:
 
     def give_up(self, segment: OpenSegment) -> None:
         """Never append to it again: it is sealed as soon as the writer takes the request."""
-        added = segment.missing & ~segment.row.missing
+        added = (segment.missing | segment.replaced()) & ~segment.row.missing
         self._unsealed[segment.row.id] = SealSegment(segment.row.id, segment.synced_end, added)
 
     async def seal(self, segment: OpenSegment) -> None:
@@ -199,7 +198,7 @@ class SegmentPool:
     def _is_fit(self, segment: OpenSegment, policy: Policy) -> bool:
         """May it be appended to, and would a new one not be another, or have more shards?"""
         row = segment.row
-        if segment.broken or segment.data_bytes >= self.options.segment_bytes:
+        if segment.broken or segment.replaced() or segment.data_bytes >= self.options.segment_bytes:
             return False
         if (row.k, row.m, row.stripe_bytes) != (policy.k, policy.m, policy.stripe_bytes):
             return False
@@ -240,8 +239,8 @@ class SegmentPool:
                 free_bytes[index] = room.left_bytes
         return free_bytes
 
-    async def _seal_rest(self) -> None:
-        """Seal what could not be sealed when it was given up. A writer that refuses now is asked again later."""
+    async def _seal_rest(self) -> bool:
+        """Seal what could not be sealed when it was given up. One that refuses now (False) is asked again later."""
         for id_, request in list(self._unsealed.items()):
             try:
                 await self._submit(request)
@@ -249,9 +248,10 @@ class SegmentPool:
                 if not self._refusal_said:  # every stream that begins comes here
                     log.warning("segment was not sealed yet", segment=id_, reason=str(error))
                 self._refusal_said = True
-                return
+                return False
             self._unsealed.pop(id_, None)
         self._refusal_said = False
+        return True
 
 
 class StripeWriter:

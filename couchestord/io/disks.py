@@ -18,7 +18,6 @@ from couchestord.errors import (
     ForeignDisk,
     NoSuchFile,
     NotAStore,
-    StoreExists,
     TooFewDisks,
 )
 from couchestord.io import superblock as sb
@@ -38,7 +37,9 @@ TORN = (
 class Disks:
     """All members of a store by index. Belongs to the store's task context."""
 
-    def __init__(self, identity: sb.Identity, slot: sb.Slot, members: Mapping[int, Disk]) -> None:
+    def __init__(self, slot: sb.Slot, members: Mapping[int, Disk], identities: Mapping[int, sb.Identity]) -> None:
+        self.identity = identity = next(iter(identities.values()))
+        """Of some disk: what it says of the store, all say."""
         self.store_id = identity.store_id
         self.count = identity.disks_count
         self.shards_per_disk = identity.shards_per_disk
@@ -52,6 +53,8 @@ class Disks:
         """The default policy as the store was made with it; what it is now says the catalog."""
         self.slot = slot
         self._classes = identity.disk_classes
+        self.ids = {index: each.disk_id for index, each in identities.items()}
+        """Id of the disk that is here, or was last, in each place."""
         self.failures: dict[int, str] = {index: "missing" for index in range(self.count) if index not in members}
         self._members = dict(members)
         self.stale: list[int] = []
@@ -176,7 +179,9 @@ class Disks:
     async def join(self, index: int, disk: Disk) -> None:
         """Use a disk that was missing: it learns the present epoch first, and the others that it did.
 
-        Raises DiskError, ForeignDisk, Corrupt.
+        One that is not the disk that was here before in that place begins a new epoch, so that neither is taken for the
+        other later; and it makes no majority, nor does one that no epoch was ever told: they say nothing of what others
+        may have written. Raises DiskError, ForeignDisk, Corrupt, TooFewDisks.
         """
         identity, slot = await read_superblock(disk)
         if identity.store_id != self.store_id or identity.index != index:
@@ -191,12 +196,18 @@ class Disks:
             if newest > self.epoch_known(index):
                 raise ForeignDisk(TORN.format(disk.name, newest))
             before = self.slot
+            is_other = self.ids.get(index, identity.disk_id) != identity.disk_id
+            if is_other or (before.epoch and not slot.epoch):
+                self.check_writable()
+            epoch = before.epoch + is_other
+            told = [*self.good(), index] if is_other else [index]
             generation = max(before.generation, slot.generation) + 1
-            self.slot = replace(before, generation=generation, epochs=self._told([index], before.epoch))
+            self.slot = replace(before, generation=generation, epoch=epoch, epochs=self._told(told, epoch))
             self.lagging[index] = slot.generation
             await self._write_slot(index, disk, self.slot, before)
             await self._write_slots(self.slot, before)
             self._members[index] = disk
+            self.ids[index] = identity.disk_id
             self.failures.pop(index, None)
             self._full.discard(index)
         log.info("disk is back", disk=disk.name, index=index)
@@ -309,53 +320,6 @@ async def _write_slot(disk: Disk, slot: sb.Slot) -> None:
     await disk.write_at(sb.PATH, offset, [page], sync=True)
 
 
-async def create_store(
-    disks: Sequence[Disk],
-    *,
-    store_id: bytes,
-    disk_ids: Sequence[bytes],
-    k: int,
-    m: int,
-    created_ns: int,
-    stripe_bytes: int = 1 << 20,
-    min_healthy_shards: int = 0,
-    shards_per_disk: int = 1,
-    classes: Sequence[str] = (),
-) -> None:
-    """Write the superblocks of a new store. Raises StoreExists when a disk has one already: it is left untouched.
-
-    `classes` has the class of each disk; empty: all are of `default`.
-    """
-    for disk in disks:
-        try:
-            await read_superblock(disk)
-        except NotAStore:
-            continue
-        except Corrupt as error:
-            raise StoreExists(f"{disk.name} holds a damaged superblock ({error}); not touching it") from error
-        raise StoreExists(f"{disk.name} belongs to a store already")
-    for index, disk in enumerate(disks):
-        identity = sb.Identity(
-            store_id,
-            disk_ids[index],
-            index,
-            len(disks),
-            k,
-            m,
-            tuple(classes),
-            created_ns,
-            stripe_bytes=stripe_bytes,
-            min_healthy_shards=min_healthy_shards,
-            shards_per_disk=shards_per_disk,
-        )
-        # both slots: whichever is written next, torn or not, the other one stays
-        pages = [sb.pack_identity(identity), *(sb.pack_slot(sb.Slot(generation, 0))[1] for generation in (0, 1))]
-        # under another name first: a superblock is there whole or not at all
-        await disk.write_at(sb.PATH + ".new", 0, pages, sync=True)
-        await disk.rename(sb.PATH + ".new", sb.PATH)
-        await disk.sync_dir("")
-
-
 async def load_disks(candidates: Sequence[Disk]) -> Disks:
     """The store that these disks form; disks without a superblock or that cannot be read count as missing.
 
@@ -376,9 +340,8 @@ async def load_disks(candidates: Sequence[Disk]) -> Disks:
             other = next(iter(members.values())).name
             raise ForeignDisk(f"{disk.name} and {other} belong to different stores: name the disks of one only")
         if identity.index in members:
-            other = members[identity.index].name
-            both = f"{disk.name} and {other} both claim to be disk {identity.index}"
-            raise ForeignDisk(f"{both}; one is a copy: take it away")
+            twin = next(each for each in found if each[0].index == identity.index)
+            raise ForeignDisk(_why_twice((disk, identity, slot), (members[identity.index], *twin)))
         members[identity.index] = disk
         found.append((identity, slot))
     if not found:
@@ -390,7 +353,16 @@ async def load_disks(candidates: Sequence[Disk]) -> Disks:
     roots = [slot.snapshot for slot in [newest, *slots] if slot.snapshot is not None]
     generation = max(slot.generation for slot in slots)
     newest = replace(newest, generation=generation, snapshot=max(roots, key=lambda root: root.sequence, default=None))
-    disks = Disks(found[0][0], newest, members)
+    disks = Disks(newest, members, {identity.index: identity for identity, _ in found})
     disks.stale = [identity.index for identity, slot in found if slot.epoch < newest.epoch]
     disks.lagging = {identity.index: slot.generation for identity, slot in found if slot.generation != generation}
     return disks
+
+
+def _why_twice(one: tuple[Disk, sb.Identity, sb.Slot], two: tuple[Disk, sb.Identity, sb.Slot]) -> str:
+    """Why two disks with the same index cannot be used."""
+    both = f"{one[0].name} and {two[0].name} both claim to be disk {one[1].index}; "
+    if one[1].disk_id == two[1].disk_id:
+        return f"{both}one is a copy: take it away"
+    old = min(one, two, key=lambda each: (each[2].epoch, each[2].generation))
+    return f"{both}one took the place of the other; take {old[0].name} away, which the store went on without"

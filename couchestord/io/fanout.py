@@ -10,15 +10,19 @@ from couchestord.io.disks import Disks
 
 
 async def call_all(disks: Disks, indexes: Sequence[int], call: Callable[[int, Disk], Awaitable[None]]) -> bool:
-    """Run a call on several disks at once; a disk that fails is given up. True when none failed."""
+    """Run a call on several disks at once; a disk that fails is given up. True when none failed.
+
+    On the disks that are here now: not on one that comes in the place of another while the first ones are called.
+    """
     failed = 0
+    chosen = {index: disks.get(index) for index in indexes}
 
     async def one(index: int) -> None:
         nonlocal failed
-        disk = disks.get(index)
+        disk = chosen[index]
         try:
             if disk is None:
-                raise DiskError(disks.failures[index])
+                raise DiskError(disks.failures.get(index, "given up"))
             await call(index, disk)
         except* DiskError as group:
             failed += 1

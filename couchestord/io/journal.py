@@ -136,7 +136,8 @@ class Journal:
 
     async def _writable(self, first: int, void_from: int) -> JournalFile:
         file = self._active
-        if file is not None and file.end_offset < self._options.file_bytes:
+        # in an epoch that another began a disk may be here that lacks the file
+        if file is not None and file.end_offset < self._options.file_bytes and file.epoch == self._disks.epoch:
             return file
         self._active = None
         while True:
@@ -145,7 +146,7 @@ class Journal:
                 await self._disks.take_epoch()
             self._needs_epoch = False
             made = await self._make_file(self._disks.epoch, first, void_from)
-            if made is not None:
+            if made is not None and made.epoch == self._disks.epoch:
                 self._needs_epoch = False
                 break
         while self._files and self._files[-1].first >= first:

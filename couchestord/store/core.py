@@ -95,7 +95,8 @@ async def run_core(disks: Disks, catalog_path: Path, options: StoreOptions, cloc
                     log.warning("segments were not sealed yet", reason=str(error))
                     core.pool.seal_later(before)
                 # before anybody is answered: until they are compared, they are no redundancy
-                core.jobs.monitor.welcome(disks.stale)
+                strangers = [i for i in disks.good() if core.jobs.known.is_stranger(i, disks.ids[i])]
+                core.jobs.monitor.welcome([*disks.stale, *strangers])
                 if options.services:
                     # what no job may change, none need look at, but for disks that go and a catalog that cannot be read
                     few = (core.jobs.monitor, core.jobs.repairer)

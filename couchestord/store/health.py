@@ -189,6 +189,7 @@ def _disk_status(core: "Core", index: int, room: Room | None, places: list[Place
     elif room is not None:
         found |= {"total_bytes": room.total_bytes, "free_bytes": room.free_bytes, "shared_by": room.sharers_count}
     found["full"] = disks.is_full(index)
+    found["comparing"] = index in core.jobs.monitor.uncompared
     found["shards"] = sum(place.segments_count for place in places if index in place.disks)
     loses, cost = _cost_of_loss(disks, index, places, core.journal.holders())
     return found | {"loses_data_if_lost": loses, "if_lost": cost}

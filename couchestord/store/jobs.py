@@ -14,6 +14,7 @@ from couchestord.ec.rebuild import Rebuilder, RebuildOptions
 from couchestord.ec.segments import SegmentPool
 from couchestord.ec.stripes import StripeStore
 from couchestord.ec.throttle import Throttle
+from couchestord.errors import Unavailable
 from couchestord.io.catalog.catalog import Catalog
 from couchestord.io.catalog.reserve import Reserve
 from couchestord.io.disks import Disks
@@ -23,6 +24,7 @@ from couchestord.io.rejournal import Rejournaler
 from couchestord.io.spare import Spares
 from couchestord.service import Service
 from couchestord.store.housekeeping import Housekeeper
+from couchestord.store.known import KnownDisks
 from couchestord.store.maintenance import Checkpointer, Snapshotter
 from couchestord.store.monitor import Monitor
 from couchestord.store.options import StoreOptions
@@ -46,6 +48,7 @@ class Jobs:
     monitor: Monitor
     repairer: Repairer
     spares: Spares
+    known: KnownDisks
     running: set[str] = field(default_factory=set)
     """Names of the services whose last step found work."""
 
@@ -109,9 +112,10 @@ def build_jobs(
         catalog.accounts.policy,
     )
     rejournaler = Rejournaler(disks, journal)
+    known = KnownDisks(catalog.accounts.jobs, submit)
 
     async def returned(index: int) -> None:
-        await _compare(index, catalog, journal, pool, compactor, rejournaler, rebuilder)
+        await _compare(index, disks, known, catalog, journal, pool, compactor, rejournaler, rebuilder)
 
     return Jobs(
         checkpointer=checkpointer,
@@ -145,11 +149,14 @@ def build_jobs(
         monitor=Monitor(disks, options.monitor_interval_s, options.disk_deadline_s, returned, nursery),
         repairer=Repairer(catalog, journal, writer, checkpointer, restore, reserve, disks.default_policy),
         spares=journal.spares,
+        known=known,
     )
 
 
 async def _compare(
     index: int,
+    disks: Disks,
+    known: KnownDisks,
     catalog: Catalog,
     journal: Journal,
     pool: SegmentPool,
@@ -158,9 +165,15 @@ async def _compare(
     rebuilder: Rebuilder,
 ) -> None:
     """A disk that was away is here: remove what is gone, queue what it missed. Raises DiskError, Unavailable."""
+    disk, disk_id = disks.get(index), disks.ids[index]
     await compactor.sweep(lambda: catalog.applier.next_id, index)
-    await pool.seal_unfit()
+    is_sealed = await pool.seal_unfit()
     await rejournaler.sweep(index)
     await rebuilder.sweep(index)
     await journal.check_returned(index)
     await rebuilder.check_returned(index)
+    if known.is_stranger(index, disk_id):
+        if not is_sealed:
+            raise Unavailable("segments wait to be sealed, and only then can be compared")
+        if disk is not None and disks.get(index) is disk:
+            await known.compared(index, disk_id)

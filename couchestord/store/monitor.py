@@ -7,7 +7,7 @@ from pathlib import Path
 import trio
 
 from couchestord import logs
-from couchestord.errors import DiskError, Error, NotAStore
+from couchestord.errors import DiskError, Error, NotAStore, ShuttingDown
 from couchestord.io.directory import DirectoryDisk
 from couchestord.io.disks import Disks, read_superblock, replicas_needed
 from couchestord.io.room import ask_room
@@ -47,7 +47,7 @@ class Monitor:
         self._disks = disks
         self._deadline_s = deadline_s
         self._returned = returned
-        self._folders: list[Path] = []
+        self.folders: list[Path] = []
         self._asked: set[Path] = set()
         """Folders that a thread is looking at, or hangs at."""
         self._good_before: set[int] = set()
@@ -64,7 +64,12 @@ class Monitor:
 
     def watch(self, folders: Sequence[Path]) -> None:
         """Where disks that are missing may turn up."""
-        self._folders = list(folders)
+        self.folders = list(folders)
+
+    def expect(self, index: int) -> None:
+        """Another disk takes that place: how often the one before failed is not held against it."""
+        for memory in (self._penalty_s, self._not_before, self._good_since):
+            memory.pop(index, None)
 
     def hold(self, better: Callable[[], None]) -> None:
         """Nothing may be written, so no disk is taken back: `better` is called when one is there, or when disks that
@@ -91,7 +96,7 @@ class Monitor:
         self._punish_failures()
         if self._disks.missing_count():
             self._disks.release_failed()
-            for folder in self._folders:
+            for folder in self.folders:
                 await self._try_return(folder)
         self.welcome(self.uncompared)
         return Progress.IDLE
@@ -197,6 +202,8 @@ class Monitor:
         disk, is_done = self._disks.get(index), False
         try:
             await self._returned(index)
+        except ShuttingDown:
+            pass  # no fault of the disk's
         except Error as error:
             log.error("a returned disk could not be compared", disk=self._disks.name(index), reason=str(error))
             if isinstance(error, DiskError) and self._disks.get(index) is disk:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import trio
@@ -13,7 +14,8 @@ from couchestord.ec.placement import check_policy
 from couchestord.errors import AccessDenied, DiskError, DiskLocked, InvalidArgument, NotAStore
 from couchestord.io.directory import DirectoryDisk
 from couchestord.io.disk import Disk
-from couchestord.io.disks import Disks, create_store, load_disks
+from couchestord.io.disks import Disks, load_disks
+from couchestord.io.newdisk import create_store
 from couchestord.io.superblock import PATH as SUPERBLOCK
 from couchestord.store.core import Core, run_core
 from couchestord.store.options import StoreOptions
@@ -87,7 +89,9 @@ async def open_directories(path: Path, options: StoreOptions, clock: Clock) -> A
     """Open the disks that are there and run the store on them. Raises as `load_directories` and `run_core` do."""
     disks = await load_directories(path, options)
     async with run_core(disks, path / CATALOG_NAME, options, clock) as core:
-        core.jobs.monitor.watch(disk_folders(path, options))
+        # folders of disks that are missing may not be there, and how many there are the superblocks know
+        count = max(options.disks_count, disks.count)
+        core.jobs.monitor.watch(disk_folders(path, replace(options, disks_count=count)))
         yield core
 
 

@@ -32,6 +32,7 @@ from couchestord.store.decide.context import find_version
 from couchestord.store.decide.uploads import check_part_number, part_info
 from couchestord.store.health import Health, describe_object, health, status
 from couchestord.store.listing import list_page
+from couchestord.store.members import Members
 from couchestord.store.opening import create_directories, open_directories
 from couchestord.store.options import StoreOptions
 from couchestord.store.policies import Policies
@@ -67,6 +68,7 @@ class ObjectStore(Accounts):
         super().__init__(core.submit, core.catalog.accounts, core.catalog.generations)
         self._core = core
         self.policies = Policies(core)
+        self.disks = Members(core)
 
     @classmethod
     @asynccontextmanager

@@ -1,4 +1,5 @@
 import json
+import shutil
 import sys
 from io import StringIO
 from pathlib import Path
@@ -142,3 +143,26 @@ def test_secret_from_standard_input(data: Path, capsys: Capture, monkeypatch: py
     monkeypatch.setattr(sys, "stdin", StringIO("from-a-pipe\n"))
     ask(capsys, data, "key", "add", "ann", "--access-key", "AKID0000", "--secret-key-file", "-")
     assert ask(capsys, data, "key", "list", "--show-secrets")[0]["secret_key"] == "from-a-pipe"
+
+
+def test_disk_replaced_without_a_daemon(data: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.rmtree(data / "disk-3")
+    assert [row["state"] for row in ask(capsys, data, "disk", "list")] == ["good"] * 3 + ["missing"] + ["good"] * 2
+    assert entry.run(["disk", "replace", "2", "--data", str(data)]) == 1
+    assert f"disk 2 is in use, in {data}/disk-2: unmount it first" in capsys.readouterr().err
+    assert entry.run(["disk", "replace", "3", "--data", str(data)]) == 1
+    assert f"there is no folder {data}/disk-3: make it, or mount the new disk there" in capsys.readouterr().err
+    (data / "disk-3").mkdir()
+    monkeypatch.chdir(data)
+    assert entry.run(["disk", "replace", "3", "disk-3", "--data", str(data)]) == 0
+    assert capsys.readouterr().out.startswith(f"disk 3 is in {data}/disk-3. The daemon takes it in")
+    assert [row["state"] for row in ask(capsys, data, "disk", "list")].count("missing") == 0
+    with pytest.raises(SystemExit, match="2"):
+        entry.run(["disk", "replace", "three", "--data", str(data)])
+
+
+def test_disks_are_a_table(data: Path, capsys: Capture) -> None:
+    assert entry.run(["disk", "list", "--data", str(data)]) == 0
+    head, *rows = capsys.readouterr().out.splitlines()
+    assert head.split()[:5] == ["DISK", "FOLDER", "STATE", "CLASS", "REASON"]
+    assert [row.split()[:4] for row in rows] == [[str(i), f"{data}/disk-{i}", "good", "default"] for i in range(6)]

@@ -19,7 +19,8 @@ from couchestord.errors import (
     UnknownFormat,
 )
 from couchestord.io import superblock as sb
-from couchestord.io.disks import create_store, load_disks, read_superblock, replicas_needed
+from couchestord.io.disks import load_disks, read_superblock, replicas_needed
+from couchestord.io.newdisk import create_store
 
 ROOT = sb.SnapshotRoot(7, 1, 1000, 99, 5)
 

@@ -15,7 +15,8 @@ from small_store import SMALL, STRIPE_BYTES, HandClock, body_of, compared, core_
 from couchestord.ec.shards import shard_path
 from couchestord.errors import Corrupt, DiskFailed, JournalFull, NoSuchKey, ShuttingDown, TooFewDisks
 from couchestord.io.catalog.segments import STATE_OPEN, STATE_SEALED
-from couchestord.io.disks import create_store, load_disks
+from couchestord.io.disks import load_disks
+from couchestord.io.newdisk import create_store
 from couchestord.io.requests import SealSegment
 from couchestord.service import Progress
 from couchestord.store.core import run_core, run_service

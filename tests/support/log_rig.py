@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from simdisk import SimDisk
 
 from couchestord.io.checksum import xxh3_64
-from couchestord.io.disks import Disks, create_store, load_disks
+from couchestord.io.disks import Disks, load_disks
 from couchestord.io.indexing import Indexer
 from couchestord.io.journal import Journal
 from couchestord.io.journalfile import Entry, JournalOptions
+from couchestord.io.newdisk import create_store
 from couchestord.io.recovery import Chain, chain, scan
 
 STORE_ID = b"0123456789abcdef"

@@ -27,6 +27,8 @@ _CALLS = "system/test_syscalls.py::test_the_nth_call_fails"
 _FULL = "system/test_full.py::"
 _FROZEN = "system/test_frozen.py"
 _ROT = "system/test_rot.py::"
+_REPLACE = "system/test_replace.py::"
+_MEMBERS = "store/test_members.py::"
 _BAD = "system/test_bad_input.py::"
 _CLIENTS = "system/test_clients.py::"
 _NTH = "store/test_model_nth_call.py::test_the_nth_call_fails"
@@ -389,9 +391,52 @@ BUGS = (
     _bug(
         "an old copy of a disk is not compared",
         "store/core.py",
-        "                core.jobs.monitor.welcome(disks.stale)",
+        "                core.jobs.monitor.welcome([*disks.stale, *strangers])",
         "                pass",
         _ROT + "test_an_old_copy_of_a_disk_is_put_back",
+    ),
+    # an empty disk in the place of a lost one
+    _bug(
+        "a new disk is taken for the one that it replaces",
+        "store/members.py",
+        "            await core.jobs.known.forget(index)",
+        "            pass",
+        _MEMBERS + "test_cut_off_at_any_instant",
+    ),
+    _bug(
+        "what a new disk lacks of shards is not looked for",
+        "store/jobs.py",
+        "    await rebuilder.check_returned(index)",
+        "    pass",
+        _REPLACE + "test_an_empty_disk_takes_the_place_of_a_lost_one",
+    ),
+    _bug(
+        "what a new disk lacks of the journal is not looked for",
+        "store/jobs.py",
+        "    await journal.check_returned(index)",
+        "    pass",
+        _REPLACE + "test_an_empty_disk_takes_the_place_of_a_lost_one",
+    ),
+    _bug(
+        "an old disk in the place of the new one has its epoch",
+        "io/disks.py",
+        "epoch = before.epoch + is_other",
+        "epoch = before.epoch",
+        _MEMBERS + "test_old_disk_in_the_new_ones_place_within_one_epoch",
+    ),
+    _bug(
+        "the journal goes on in a file that a new disk lacks",
+        "io/journal.py",
+        "self._options.file_bytes and file.epoch == self._disks.epoch",
+        "self._options.file_bytes",
+        _MEMBERS + "test_journal_is_not_continued_on_a_disk_that_lacks_its_beginning",
+    ),
+    _bug(
+        "a segment goes on in a file that a new disk lacks",
+        "ec/opensegment.py",
+        " if self._is_home(index) else None",
+        "",
+        _MEMBERS + "test_segment_that_waits_open_is_not_continued_on_a_disk_that_lacks_its_beginning",
     ),
     # bad input
     _bug(

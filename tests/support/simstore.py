@@ -17,8 +17,9 @@ import trio
 import trio.testing
 from simdisk import SimDisk
 
-from couchestord.io.disks import create_store, load_disks
+from couchestord.io.disks import load_disks
 from couchestord.io.journalfile import JournalOptions
+from couchestord.io.newdisk import create_store
 from couchestord.store.core import Core, run_core
 from couchestord.store.options import StoreOptions
 from couchestord.store.store import ObjectStore

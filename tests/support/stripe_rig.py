@@ -21,7 +21,8 @@ from couchestord.io import requests as rq
 from couchestord.io.catalog.catalog import Catalog
 from couchestord.io.catalog.read import SegmentRow
 from couchestord.io.checksum import xxh3_64
-from couchestord.io.disks import Disks, create_store, load_disks
+from couchestord.io.disks import Disks, load_disks
+from couchestord.io.newdisk import create_store
 
 STORE_ID = b"store of a test!"
 STRIPE_BYTES = 256 << 10

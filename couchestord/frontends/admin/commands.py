@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Final
 
 from couchestord.errors import InvalidArgument
@@ -30,6 +31,12 @@ class Arguments:
         found = self._given.pop(name, None)
         if found is not None and (not isinstance(found, str) or not found):
             raise InvalidArgument(f"the argument {name} is not a text")
+        return found
+
+    def number(self, name: str) -> int:
+        found = self.optional_number(name)
+        if found is None:
+            raise InvalidArgument(f"the argument {name} is missing")
         return found
 
     def optional_number(self, name: str) -> int | None:
@@ -147,6 +154,20 @@ async def _bucket_remove(store: ObjectStore, arguments: Arguments) -> dict[str, 
     return {"bucket": bucket}
 
 
+async def _disk_list(store: ObjectStore, arguments: Arguments) -> list[dict[str, Any]]:
+    """By index."""
+    arguments.end()
+    return await store.disks.list()
+
+
+async def _disk_replace(store: ObjectStore, arguments: Arguments) -> dict[str, Any]:
+    """A folder is told as an absolute path: the daemon's own is another one."""
+    index, folder, force = arguments.number("disk"), arguments.optional_text("folder"), arguments.flag("force")
+    arguments.end()
+    done = await store.disks.replace(index, Path(folder) if folder else None, force=force)
+    return {"disk": done.index, "folder": str(done.folder), "new": done.is_new}
+
+
 def _key_row(key: AccessKey, *, show_secrets: bool) -> dict[str, str]:
     row = {"user": key.user, "access_key": key.access_key}
     return {**row, "secret_key": key.secret_key} if show_secrets else row
@@ -205,6 +226,8 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "bucket create": _bucket_create,
     "bucket set": _bucket_set,
     "bucket remove": _bucket_remove,
+    "disk list": _disk_list,
+    "disk replace": _disk_replace,
     "policy list": _policy_list,
     "policy show": _policy_show,
     "policy add": _policy_add,

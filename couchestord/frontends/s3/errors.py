@@ -24,6 +24,7 @@ TABLE: Final[dict[type[errors.Error], tuple[str, int]]] = {
     errors.KeyAlreadyExists: ("EntityAlreadyExists", 409),
     errors.PolicyAlreadyExists: ("EntityAlreadyExists", 409),
     errors.PolicyChanged: ("OperationAborted", 409),
+    errors.DiskInUse: ("OperationAborted", 409),
     errors.UserOwnsBuckets: ("DeleteConflict", 409),
     errors.Conflict: ("OperationAborted", 409),
     errors.PreconditionFailed: ("PreconditionFailed", 412),

@@ -107,7 +107,7 @@ async def test_unknown_argument_does_nothing(store: AdminStore, command: str) ->
     store.keys["AK"] = await store.create_key((await store.create_user("u")).name)
     before = (dict(store.users), dict(store.keys), dict(store.buckets))
     with pytest.raises(InvalidArgument, match="froce"):
-        await run(store, command, user="ann", access_key="AK", bucket="photos", key="k", policy="p", froce=True)
+        await run(store, command, user="ann", access_key="AK", bucket="photos", key="k", policy="p", disk=2, froce=True)
     assert (store.users, store.keys, store.buckets) == before
 
 
