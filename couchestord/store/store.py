@@ -392,8 +392,7 @@ class ObjectStore(Accounts):
         await self._core.destage_all()
 
     async def wait_until_better(self) -> None:
-        """Until a store that could not be written when it was opened is to be opened again: disks are back, or have
-        room. For ever when it could."""
+        """Until a store that was opened read only may be written when it is opened again; for ever for any other."""
         await self._core.better.wait()
 
     async def drain(self) -> None:
