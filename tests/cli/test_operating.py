@@ -48,6 +48,16 @@ def test_generated_key_is_told_once(data: Path, capsys: Capture) -> None:
     assert ask(capsys, data, "key", "list", "--show-secrets") == [added]
 
 
+def test_a_key_that_is_refused_leaves_no_user(data: Path, tmp_path: Path, capsys: Capture) -> None:
+    ask(capsys, data, "user", "add", "ann")
+    short = tmp_path / "short"
+    short.write_text("short")
+    line = ["key", "add", "eve", "--access-key", "AKID0000", "--secret-key-file", str(short), "--data", str(data)]
+    assert entry.run(line) == 1
+    assert "secret key must have" in capsys.readouterr().err
+    assert [row["user"] for row in ask(capsys, data, "user", "list")] == ["ann"]
+
+
 def test_key_removed(data: Path, capsys: Capture) -> None:
     access_key = ask(capsys, data, "key", "add", "ann")["access_key"]
     ask(capsys, data, "key", "remove", access_key)

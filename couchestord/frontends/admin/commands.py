@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from couchestord.errors import InvalidArgument
+from couchestord.errors import InvalidArgument, NoSuchUser
 from couchestord.model import ANY_CLASS, DEFAULT_POLICY, AccessKey, BucketInfo
 from couchestord.store import ObjectStore
 
@@ -90,9 +90,11 @@ async def _key_add(store: ObjectStore, arguments: Arguments) -> dict[str, str]:
     arguments.end()
     if (access_key is None) != (secret_key is None):
         raise InvalidArgument("an access key and its secret are given together or not at all")
-    if user not in {known.name for known in await store.list_users()}:
+    try:
+        key = await store.create_key(user, access_key=access_key, secret_key=secret_key)
+    except NoSuchUser:  # nothing else is wrong: a key that is refused leaves no user behind
         await store.create_user(user, admin=admin)
-    key = await store.create_key(user, access_key=access_key, secret_key=secret_key)
+        key = await store.create_key(user, access_key=access_key, secret_key=secret_key)
     return _key_row(key, show_secrets=secret_key is None)
 
 

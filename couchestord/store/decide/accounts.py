@@ -109,8 +109,6 @@ class AccountDecisions:
         return Decision(mu.UserRemoved(request.name), tuple(row.id for row in rows if row.user == request.name))
 
     def make_key(self, request: rq.MakeKey) -> Decision:
-        if self._it.accounts.user(request.user) is None:
-            raise NoSuchUser(f"there is no user {request.user!r}")
         # 15 and 30 random bytes: the lengths that S3 clients expect, 20 and 40 characters
         access_key = request.access_key or "CS" + base64.b32encode(self._it.clock.random_bytes(15)).decode()[:18]
         secret = request.secret_key or base64.urlsafe_b64encode(self._it.clock.random_bytes(30)).decode()
@@ -121,6 +119,8 @@ class AccountDecisions:
             if (there.user, there.secret) == (request.user, secret):
                 return Decision(None, AccessKey(there.user, there.id, there.secret, there.created_ns))
             raise KeyAlreadyExists(f"the access key {access_key!r} exists; remove it first, or choose another")
+        if self._it.accounts.user(request.user) is None:  # last: who makes the user then will get the key as well
+            raise NoSuchUser(f"there is no user {request.user!r}")
         now_ns = self._it.clock.now_ns()
         outcome = mu.KeyMade(access_key, request.user, secret, now_ns)
         return Decision(outcome, AccessKey(request.user, access_key, secret, now_ns))

@@ -111,6 +111,9 @@ def test_keys(rig: DecideRig) -> None:
     made = rig.do(rq.MakeKey("ann", "AKID", "a/good=secret"))
     assert unchanged(rig, lambda: rig.do(rq.MakeKey("ann", "AKID", "a/good=secret"))) == made
     refused(rig, KeyAlreadyExists, rq.MakeKey("ann", "AKID", "another-one"), rq.MakeKey("bob", "AKID", "a/good=secret"))
+    refused(rig, KeyAlreadyExists, rq.MakeKey("nobody", "AKID", "another-one"))
+    refused(rig, InvalidArgument, rq.MakeKey("nobody", "a,b", "another-one"))
+    refused(rig, NoSuchUser, rq.MakeKey("nobody", "NOBODY", "another-one"))
     refused(rig, NoSuchAccessKey, rq.RemoveKey("none"))
     rig.do(rq.MakeKey("bob", "BKID", "long-enough"))
     assert rig.do(rq.RemoveUser("ann")) == ("AKID",)
