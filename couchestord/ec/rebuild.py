@@ -28,6 +28,8 @@ log = logs.get(__name__)
 JOB = "rebuild"
 CANDIDATES_MAX = 64
 """Segments of one placement that are looked at in one step."""
+COMPARED_MAX = 256
+"""Rows of segments that are held at a time while a disk is compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,17 +143,16 @@ class Rebuilder:
         if disk is None:
             return 0
         sizes = await disk.list(FOLDER)
-        count = 0
-        for row in self._catalog.segments():
-            if row.state != STATE_SEALED:
-                continue
-            for index, number in enumerate(row.disks):
-                if number != disk_index or row.missing >> index & 1:
-                    continue
-                size_bytes = sizes.get(shard_path(row.id, index).removeprefix(f"{FOLDER}/"), 0)
-                if not await self._has_headers(row, index, size_bytes):
-                    await self._submit(LoseShards(row.id, 1 << index))
-                    count += 1
+        count = after = 0
+        while rows := self._catalog.segments(after, COMPARED_MAX):
+            after = rows[-1].id
+            for row in rows:
+                for index, number in enumerate(row.disks):
+                    if row.state != STATE_SEALED or number != disk_index or row.missing >> index & 1:
+                        continue
+                    size_bytes = sizes.get(shard_path(row.id, index).removeprefix(f"{FOLDER}/"), 0)
+                    if not await self._has_headers(row, index, size_bytes):
+                        count += await self._lose(row.id, index, disk_index)
         return count
 
     # -- what is to be done --------------------------------------------------------------------------------------------
@@ -162,16 +163,20 @@ class Rebuilder:
         self._away_since = {disk: self._away_since.get(disk, now) for disk in away}
 
     async def _record_damages(self) -> None:
-        """Into the catalog, so that they outlive a restart.
-
-        Who began to read before a shard was made anew elsewhere misses it where it lay: that is no damage.
-        """
         for damage in list(self._damages):
-            id_, index, disk = damage
-            row = self._catalog.segment(id_)
-            if row is not None and row.disks[index] == disk and not row.missing >> index & 1:
-                await self._submit(LoseShards(id_, 1 << index))
+            await self._lose(*damage)
             self._damages.discard(damage)
+
+    async def _lose(self, id_: int, index: int, disk: int) -> bool:
+        """A shard is damaged on a disk: into the catalog, so that it outlives a restart.
+
+        Who began to read before it was made anew elsewhere misses it where it lay: that is no damage.
+        """
+        row = self._catalog.segment(id_)
+        if row is None or row.disks[index] != disk or row.missing >> index & 1:
+            return False
+        await self._submit(LoseShards(id_, 1 << index))
+        return True
 
     def _lost(self, place: SegmentRow | PlacementRow) -> int:
         """Bits of the shards that a read cannot count on now."""

@@ -24,7 +24,6 @@ from couchestord.ec.shards import PAGE_BYTES, EncodedStripe, shard_length, strip
 from couchestord.ec.stripes import StripeStore
 from couchestord.errors import InvalidArgument, NoSpace, Unavailable
 from couchestord.io.catalog.read import SegmentRow
-from couchestord.io.catalog.segments import STATE_OPEN
 from couchestord.io.disks import Disks, shards_per_disk
 from couchestord.io.mutations import Extent
 from couchestord.io.requests import MakeSegment, SealSegment
@@ -121,7 +120,7 @@ class SegmentPool:
 
     def seal_later(self, rows: Iterable[SegmentRow]) -> None:
         """What a run before left open and could not be sealed at the start is sealed as what is given up here is."""
-        self._unsealed |= {row.id: SealSegment(row.id, -1) for row in rows if row.state == STATE_OPEN}
+        self._unsealed |= {row.id: SealSegment(row.id, -1) for row in rows}
 
     async def aclose(self) -> None:
         """Seal what is open. Call it when no writer is left; after a crash `seal_left_open` does it."""
@@ -390,11 +389,7 @@ class StripeWriter:
         self._last_full = length == segment.row.stripe_bytes
 
 
-async def seal_left_open(rows: Iterable[SegmentRow], submit: Submit) -> int:
-    """At a start: seal the segments that a run before left open; returns how many."""
-    count = 0
+async def seal_left_open(rows: Iterable[SegmentRow], submit: Submit) -> None:
+    """At a start: seal the segments that a run before left open."""
     for row in rows:
-        if row.state == STATE_OPEN:
-            await submit(SealSegment(row.id, -1))
-            count += 1
-    return count
+        await submit(SealSegment(row.id, -1))

@@ -85,7 +85,7 @@ async def run_core(disks: Disks, catalog_path: Path, options: StoreOptions, cloc
             core = await _build(nursery, disks, catalog_path, options, clock)
             try:
                 nursery.start_soon(core.writer.run)
-                before = core.catalog.reading.segments()
+                before = core.catalog.reading.segments_open()
                 try:
                     await seal_left_open(before, core.submit)
                 except (Unavailable, NoSpace, Corrupt) as error:

@@ -14,6 +14,7 @@ from couchestord.ec.shards import PAGE_BYTES, shard_path
 from couchestord.ec.throttle import Throttle
 from couchestord.errors import DataLost, DiskFailed, DiskFull, JournalFull
 from couchestord.io import requests as rq
+from couchestord.io.catalog.read import SegmentRow
 from couchestord.service import Progress
 
 LENGTH = 5 * STRIPE_BYTES + 999
@@ -522,6 +523,31 @@ async def test_a_returned_disk_is_compared_and_what_it_misses_is_queued(tmp_path
             for each in range(6):
                 await bench.check_file(id_, each)
         assert await bench.rebuilder.check_returned(2) == 0
+
+
+async def test_what_is_made_anew_elsewhere_while_its_disk_is_compared_is_not_missed_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_rig(tmp_path, disks_count=7) as rig:
+        bench = Bench(rig)
+        ids = [await bench.put(seed) for seed in range(3)]
+        home = rig.segment(ids[0]).disks[0]
+        (other,) = set(range(7)) - set(rig.segment(ids[0]).disks)
+
+        async def has_headers(_: Rebuilder, row: SegmentRow, index: int, size_bytes: int) -> bool:
+            seen.append(row.id)
+            if row.id == ids[0]:
+                await rig.submit(rq.PlaceShard(row.id, index, other))
+            return False
+
+        seen: list[int] = []
+        monkeypatch.setattr(Rebuilder, "_has_headers", has_headers)
+        monkeypatch.setattr("couchestord.ec.rebuild.COMPARED_MAX", 2)
+        count = await bench.rebuilder.check_returned(home)
+        held = [id_ for id_ in ids[1:] if home in rig.segment(id_).disks]
+        assert seen == [ids[0], *held]
+        assert [id_ for id_ in ids if rig.segment(id_).missing] == held
+        assert count == len(held)
 
 
 async def test_progress_is_saved_and_cleared(tmp_path: Path) -> None:

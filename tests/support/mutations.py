@@ -97,8 +97,8 @@ def decode_unverified(patch: Patch) -> None:
 def reopen_a_segment(patch: Patch) -> None:
     """What a run before left open is not sealed, and is the first to be written to again."""
 
-    async def leave_open(*_: Any) -> int:
-        return 0
+    async def leave_open(*_: Any) -> None:
+        return
 
     async def take(pool: SegmentPool, policy: Policy, *, new: bool = False) -> OpenSegment:
         for row in reopened["core"].reading.segments():
@@ -180,8 +180,8 @@ def leave_the_files_of_segments_that_are_gone(patch: Patch) -> None:
 def leave_segments_open(patch: Patch) -> None:
     """A start does not seal what was being written."""
 
-    async def leave_open(*_: Any) -> int:
-        return 0
+    async def leave_open(*_: Any) -> None:
+        return
 
     patch.setattr("couchestord.store.core.seal_left_open", leave_open)
 

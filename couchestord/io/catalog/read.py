@@ -339,8 +339,13 @@ class CatalogReader:
                 self._layouts[id_] = found
         return found
 
-    def segments(self) -> list[SegmentRow]:
-        return [_segment(row) for row in self._rows("select * from segment order by id")]
+    def segments(self, after: int = 0, limit: int = -1) -> list[SegmentRow]:
+        """Segments of greater ids, in order; with -1 all of them, which may be many."""
+        rows = self._rows("select * from segment where id>? order by id limit ?", (after, limit))
+        return [_segment(row) for row in rows]
+
+    def segments_open(self) -> list[SegmentRow]:
+        return [_segment(row) for row in self._rows("select * from segment where state = 0")]
 
     def segments_dead(self, limit: int) -> list[SegmentRow]:
         """Sealed segments without live bytes."""
