@@ -18,16 +18,15 @@ import trio
 
 from couchestord import logs
 from couchestord.ec.codec import Buffer
+from couchestord.ec.newsegment import NewSegments
 from couchestord.ec.opensegment import OpenSegment
-from couchestord.ec.placement import choose_disks
 from couchestord.ec.shards import PAGE_BYTES, EncodedStripe, shard_length, stripe_pages
 from couchestord.ec.stripes import StripeStore
 from couchestord.errors import InvalidArgument, NoSpace, Unavailable
 from couchestord.io.catalog.read import SegmentRow
-from couchestord.io.disks import Disks, shards_per_disk
+from couchestord.io.disks import Disks
 from couchestord.io.mutations import Extent
 from couchestord.io.requests import MakeSegment, SealSegment
-from couchestord.io.room import ask_room
 from couchestord.model import Policy
 
 log = logs.get(__name__)
@@ -76,7 +75,7 @@ class SegmentPool:
         self._unsealed: dict[int, SealSegment] = {}
         self._refusal_said = False
         self._pins: Counter[int] = Counter()
-        self._turn = disks.epoch
+        self._new = NewSegments(disks, options.segment_bytes)
 
     def writer(self, policy: int = 0, *, alone: bool = False) -> "StripeWriter":
         """A stream's writer under a policy as it is now, an async context manager. Waits for its turn at the first
@@ -113,7 +112,7 @@ class SegmentPool:
 
         Only a sealed segment is rebuilt or dropped, and without this an idle store would never seal it.
         """
-        for segment in [each for each in self._idle if not self._is_fit(each, self._policies(each.row.policy))]:
+        for segment in [each for each in self._idle if not self._new.is_fit(each, self._policies(each.row.policy))]:
             self._idle.remove(segment)
             self.give_up(segment)
         return await self._seal_rest()
@@ -142,11 +141,13 @@ class SegmentPool:
                 if segment not in self._idle:
                     continue  # somebody took it while another was being sealed
                 self._idle.remove(segment)
-                if self._is_fit(segment, policy):
+                if self._new.is_fit(segment, policy):
                     return segment
                 self.give_up(segment)
                 await self._seal_rest()
-            return OpenSegment(await self._make(policy), self._disks)
+            disks = await self._new.choose_disks(policy)
+            made = MakeSegment(policy.k, policy.m, policy.stripe_bytes, disks, policy.id)
+            return OpenSegment(await self._submit(made), self._disks)
         except BaseException:
             self._turns.release()
             raise
@@ -193,50 +194,6 @@ class SegmentPool:
         return all([self._disks.spend(row.disks[index], length) for index in segment.whole()])
 
     # -- inside --------------------------------------------------------------------------------------------------------
-
-    def _is_fit(self, segment: OpenSegment, policy: Policy) -> bool:
-        """May it be appended to, and would a new one not be another, or have more shards?"""
-        row = segment.row
-        if segment.broken or segment.replaced() or segment.data_bytes >= self.options.segment_bytes:
-            return False
-        if (row.k, row.m, row.stripe_bytes) != (policy.k, policy.m, policy.stripe_bytes):
-            return False
-        members = self._disks.of_class(policy.disk_class)
-        roomy = members.intersection(self._disks.roomy())
-        used = [row.disks[index] for index in segment.whole()]
-        wanted = min(len(roomy) * shards_per_disk(policy.shards_count, len(members)), policy.shards_count)
-        return len(used) >= max(wanted, policy.shards_min) and roomy.issuperset(used)
-
-    async def _make(self, policy: Policy) -> SegmentRow:
-        members = self._disks.of_class(policy.disk_class)
-        per_disk_max = shards_per_disk(policy.shards_count, len(members))
-        free_bytes = await self._room(policy, members, per_disk_max)
-        self._turn += 1
-        disks = choose_disks(
-            free_bytes,
-            shards_count=policy.shards_count,
-            per_disk_max=per_disk_max,
-            least_count=policy.shards_min,
-            good_count=len(members.intersection(self._disks.good())),
-            turn=self._turn,
-        )
-        row: SegmentRow = await self._submit(MakeSegment(policy.k, policy.m, policy.stripe_bytes, disks, policy.id))
-        return row
-
-    async def _room(self, policy: Policy, members: set[int], per_disk_max: int) -> dict[int, int]:
-        """Free bytes over the reserve, of the disks that may take new data."""
-        least = (2 * PAGE_BYTES + shard_length(policy.stripe_bytes, policy.k)) * per_disk_max
-        again = max(least, self.options.segment_bytes // policy.k * per_disk_max)
-
-        free_bytes: dict[int, int] = {}
-        for index, room in (await ask_room(self._disks)).items():
-            if index not in members:
-                continue
-            if self._disks.is_full(index) and room.left_bytes >= again:
-                self._disks.room_again(index)
-            if not self._disks.is_full(index) and room.left_bytes >= least:
-                free_bytes[index] = room.left_bytes
-        return free_bytes
 
     async def _seal_rest(self) -> bool:
         """Seal what could not be sealed when it was given up. One that refuses now (False) is asked again later."""
