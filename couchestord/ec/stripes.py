@@ -159,7 +159,7 @@ class StripeStore:
     async def shard(self, segment: SegmentRow, stripe: int, index: int) -> tuple[StripeHeader, Buffer]:
         """The whole payload of one shard, parity too: from its place, or from k others.
 
-        Raises DataLost; that is no news of damage, since the stripe may be one that was never finished.
+        Raises DataLost. Fewer than k shards are no news of damage: the stripe may be one that was never finished.
         """
         shape = await self.shape(segment, stripe, near=index, report=False)
         wanted = ShardRange(index, 0, shape.shard_length)
@@ -239,13 +239,11 @@ class StripeStore:
         try:
             if len(gathering.good) < len(wanted):
                 await self._make_good(segment, stripe, shape, wanted, gathering)
-        except DataLost:
-            if not report_loss:
-                gathering.bad.clear()
-            raise
         finally:
-            for each, reason in gathering.bad.items():
-                self._trust.note(segment, each.shard, reason)
+            # a stripe that was never finished, of which too little is there, is no damage: nothing can be made good
+            if report_loss or len({each.shard for each in gathering.good}) >= segment.k:
+                for each, reason in gathering.bad.items():
+                    self._trust.note(segment, each.shard, reason)
         return gathering.good
 
     async def _make_good(

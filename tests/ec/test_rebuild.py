@@ -452,7 +452,8 @@ async def test_it_goes_on_behind_a_stripe_of_which_no_header_is_left(tmp_path: P
                 assert await rig.extent_bytes(first + number) == data
 
 
-async def test_garbage_behind_the_last_extent_is_no_loss(tmp_path: Path) -> None:
+@pytest.mark.parametrize("damaged", [0, 4], ids=["one that has the garbage", "one that has not"])
+async def test_garbage_behind_the_last_extent_is_no_loss(tmp_path: Path, damaged: int) -> None:
     async with open_rig(tmp_path) as rig:
         bench = Bench(rig)
         id_ = await bench.put(end_known=False)
@@ -461,11 +462,13 @@ async def test_garbage_behind_the_last_extent_is_no_loss(tmp_path: Path) -> None
         encoded = await rig.stripes.encode(row, end, pattern(1000))
         for index in (0, 1, 2):  # a stripe that was written and never synced, of which three shards came through
             await sim_of(rig, id_, index).write_at(shard_path(id_, index), end * PAGE_BYTES, encoded.buffers(index))
-        await sim_of(rig, id_, 4).unlink(shard_path(id_, 4))
+        if damaged == 4:
+            await sim_of(rig, id_, 4).unlink(shard_path(id_, 4))
         bench.restart()
-        bench.report(id_, 1 << 4)
+        bench.report(id_, 1 << damaged)
         await bench.run()
-        await bench.check_file(id_, 4)
+        found = await bench.file(row.disks[damaged], id_, damaged)
+        assert found[PAGE_BYTES : end * PAGE_BYTES] == bench.shards[id_, damaged][PAGE_BYTES:]
         assert rig.segment(id_).missing == 0
         assert rig.damages == []  # else the shards without that garbage would be rebuilt, over and over
 
