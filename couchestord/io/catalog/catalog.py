@@ -70,14 +70,17 @@ class Catalog:
 
     def watch(self, on_failure: Callable[[Exception], None]) -> None:
         """Call it, in the task of the reader, when a reader finds that the file cannot be read. Readers get Unavailable
-        then.
+        then, and Corrupt while nobody watches.
         """
         self._on_failure = on_failure
 
     def _reader_failed(self, error: Exception) -> None:
-        if self._on_failure is not None and is_unreadable(error):
-            self._on_failure(error)
-            raise Unavailable("the catalog cannot be read and is being repaired; try again soon") from error
+        if not is_unreadable(error):
+            return
+        if self._on_failure is None:
+            raise Corrupt(f"the catalog {self.path} cannot be read: {error}") from error
+        self._on_failure(error)
+        raise Unavailable("the catalog cannot be read and is being repaired; try again soon") from error
 
     # -- another connection under those who use this one ---------------------------------------------------------------
 

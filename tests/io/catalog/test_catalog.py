@@ -1,5 +1,7 @@
 """The catalog's files: made, and put in each other's place."""
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -7,7 +9,7 @@ import pytest
 from couchestord.errors import Corrupt
 from couchestord.io.catalog import catalog
 from couchestord.io.catalog.catalog import FILE_SUFFIXES, Catalog, put_in_place
-from couchestord.io.catalog.pages import sync_folder
+from couchestord.io.catalog.pages import PAGE_BYTES, sync_folder
 from couchestord.model import Policy
 
 STORE_ID = b"0123456789abcdef"
@@ -39,3 +41,15 @@ def test_old_files_are_gone_for_good_before_a_new_catalog_has_their_name(
     put_in_place(made, path)
     assert there == [[], ["", ".sums"]]
     assert all(Path(f"{path}{suffix}.discarded").read_bytes() == b"old" for suffix in FILE_SUFFIXES)
+
+
+def test_what_cannot_be_read_before_anybody_watches_is_an_error_of_ours(tmp_path: Path) -> None:
+    path = tmp_path / "db"
+    Catalog.create(path, STORE_ID, Policy())
+    with closing(sqlite3.connect(path)) as connection:
+        (page,) = connection.execute("select rootpage from sqlite_master where name = 'policy'").fetchone()
+    with path.open("r+b") as file:
+        file.seek((page - 1) * PAGE_BYTES)
+        file.write(b"\xff" * PAGE_BYTES)
+    with closing(Catalog(path)) as damaged, pytest.raises(Corrupt, match="cannot be read"):
+        damaged.accounts.policies()
