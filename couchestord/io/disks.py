@@ -5,7 +5,8 @@ in doubt, and *missing* otherwise. Epochs are taken here: a new one is durable i
 before anything is written under it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 import trio
 from msgspec.structs import replace
@@ -57,8 +58,9 @@ class Disks:
         """Id of the disk that is here, or was last, in each place."""
         self.failures: dict[int, str] = {index: "missing" for index in range(self.count) if index not in members}
         self._members = dict(members)
-        self.stale: list[int] = []
-        """Disks that missed a start or a change while they were away, when the store was loaded."""
+        self.stale: dict[int, int] = {}
+        """Disks that missed a start or a change while they were away, when the store was loaded, and the epoch that
+        each knew of."""
         self._full: set[int] = set()
         self._tight: set[int] = set()
         self.kept_bytes: Callable[[int], int] = lambda _: 0
@@ -202,7 +204,9 @@ class Disks:
             epoch = before.epoch + is_other
             told = [*self.good(), index] if is_other else [index]
             generation = max(before.generation, slot.generation) + 1
-            self.slot = replace(before, generation=generation, epoch=epoch, epochs=self._told(told, epoch))
+            # what it held of the log may be gone
+            told_all, away = self._told(told, epoch), self._away_with([index])
+            self.slot = replace(before, generation=generation, epoch=epoch, epochs=told_all, away=away)
             self.lagging[index] = slot.generation
             await self._write_slot(index, disk, self.slot, before)
             await self._write_slots(self.slot, before)
@@ -220,14 +224,16 @@ class Disks:
     # -- epochs and roots ------------------------------------------------------------------------------------------
 
     async def take_epoch(self) -> int:
-        """A new epoch, synced into the superblock of every good disk. Raises TooFewDisks when too few took it."""
+        """A new epoch, synced into the superblock of every good disk, with those that are missing. Raises TooFewDisks
+        when too few took it.
+        """
         async with self._slots:
-            return (await self._store_slot(self.slot.epoch + 1, self.slot.snapshot, self.slot.m)).epoch
+            return (await self._store_slot(epoch=self.slot.epoch + 1, away=self._away_with(self.failures))).epoch
 
     async def set_snapshot(self, root: sb.SnapshotRoot | None) -> None:
         """Name the newest snapshot in the superblock of every good disk. Raises TooFewDisks."""
         async with self._slots:
-            await self._store_slot(self.slot.epoch, root, self.slot.m)
+            await self._store_slot(snapshot=root)
 
     async def set_m(self, m: int, *, lower: bool = False) -> bool:
         """Records must outlive the loss of `m` disks from now on; fewer than before only with `lower`.
@@ -237,15 +243,29 @@ class Disks:
         async with self._slots:
             if m == self.m or (m < self.m and not lower):
                 return False
-            await self._store_slot(self.slot.epoch, self.slot.snapshot, m)
+            await self._store_slot(m=m)
             return True
 
-    async def _store_slot(self, epoch: int, snapshot: sb.SnapshotRoot | None, m: int | None) -> sb.Slot:
+    def note_away(self, indexes: Iterable[int]) -> None:
+        """Copies of the end of the log may be fewer by these disks: the next slot says so."""
+        self.slot = replace(self.slot, away=self._away_with(indexes))
+
+    def _away_with(self, indexes: Iterable[int]) -> tuple[int, ...]:
+        return tuple(sorted({*self.slot.away, *indexes}))
+
+    async def set_away(self, away: Collection[int]) -> None:
+        """The log goes on in a file that has less copies for these disks only. Raises TooFewDisks."""
+        if not set(self.slot.away) <= set(away):
+            async with self._slots:
+                await self._store_slot(away=tuple(sorted(away)))
+
+    async def _store_slot(self, **changes: Any) -> sb.Slot:
         self.check_writable()
         before = self.slot
-        slot = sb.Slot(before.generation + 1, epoch, snapshot, self._told(self.good(), epoch), m)
+        epoch = changes.get("epoch", before.epoch)
+        told = self._told(self.good(), epoch)
         # the number is used up even when this fails: another try must not write other bytes under the same generation
-        self.slot = slot
+        self.slot = slot = replace(before, generation=before.generation + 1, epochs=told, **changes)
         written = await self._write_slots(slot, before)
         if written < self.writers_needed:
             raise TooFewDisks(
@@ -354,7 +374,7 @@ async def load_disks(candidates: Sequence[Disk]) -> Disks:
     generation = max(slot.generation for slot in slots)
     newest = replace(newest, generation=generation, snapshot=max(roots, key=lambda root: root.sequence, default=None))
     disks = Disks(newest, members, {identity.index: identity for identity, _ in found})
-    disks.stale = [identity.index for identity, slot in found if slot.epoch < newest.epoch]
+    disks.stale = {identity.index: slot.epoch for identity, slot in found if slot.epoch < newest.epoch}
     disks.lagging = {identity.index: slot.generation for identity, slot in found if slot.generation != generation}
     return disks
 

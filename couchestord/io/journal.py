@@ -8,11 +8,12 @@ then on. A file is never written twice at the same place, never continued after 
 
 import bisect
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import suppress
 
 import trio
 
 from couchestord import logs
-from couchestord.errors import Corrupt, DataLost, DiskError, DiskFull, InternalError, NoSpace
+from couchestord.errors import Corrupt, DataLost, DiskError, DiskFull, InternalError, NoSpace, TooFewDisks
 from couchestord.io import records as rec
 from couchestord.io.disk import Disk
 from couchestord.io.disks import Disks, replicas_needed
@@ -35,6 +36,8 @@ class Journal:
         self._firsts = [file.first for file in self._files]
         self._active: JournalFile | None = None
         self._needs_epoch = True
+        self._away: frozenset[int] = frozenset()
+        """Disks that the copies of the newest file do not count on."""
         self._void = [taken(file) for file in chain.void]
         self.spares = Spares(disks, options.spare_bytes, options.spare_below_bytes)
         self.degraded_reads_count = 0
@@ -132,19 +135,23 @@ class Journal:
                 file.offsets.extend(offsets)
                 file.groups.extend([first] * len(offsets))
                 file.end_offset += len(packed)
+                with suppress(TooFewDisks):  # the group is durable; the disks name too many, not too few
+                    await self._disks.set_away(self._away)
                 return
 
     async def _writable(self, first: int, void_from: int) -> JournalFile:
         file = self._active
-        # in an epoch that another began a disk may be here that lacks the file
-        if file is not None and file.end_offset < self._options.file_bytes and file.epoch == self._disks.epoch:
+        # a disk that came back, perhaps in an epoch that it began, may lack the file, and counts in the next
+        is_over = file is not None and (file.epoch != self._disks.epoch or file.end_offset >= self._options.file_bytes)
+        if file is not None and not is_over and set(self._disks.slot.away) <= self._disks.failures.keys():
             return file
         self._active = None
         while True:
-            # a file of the same epoch may follow a full one; after a failure only one of a newer epoch
-            if self._needs_epoch:
+            # a file of the same epoch may follow a full one; after a failure only one of a newer epoch, and when it
+            # has less copies for a disk that the others do not know to be away
+            while self._needs_epoch or not self._short_for(self._choose(first)) <= set(self._disks.slot.away):
                 await self._disks.take_epoch()
-            self._needs_epoch = False
+                self._needs_epoch = False
             made = await self._make_file(self._disks.epoch, first, void_from)
             if made is not None and made.epoch == self._disks.epoch:
                 self._needs_epoch = False
@@ -162,6 +169,7 @@ class Journal:
     async def _make_file(self, epoch: int, first: int, void_from: int) -> JournalFile | None:
         """A new file on a good set, its name durable; None when a disk of the set failed."""
         chosen = self._choose(first)
+        self._away = self._short_for(chosen)
         # cut off or failed, it leaves something of that name: nothing else may get it
         self._needs_epoch = True
         file = JournalFile(epoch, first, chosen, void_from)
@@ -205,6 +213,10 @@ class Journal:
         wanted = min(len(roomy), self.replicas_wanted)
         turn = (seed // 64 + self._disks.epoch) % len(roomy)
         return sorted((roomy[turn:] + roomy[:turn])[:wanted])
+
+    def _short_for(self, chosen: Sequence[int]) -> frozenset[int]:
+        """Disks for which there are less copies on those chosen than outlive the loss of m disks."""
+        return frozenset() if len(chosen) > self._disks.m else frozenset(self._disks.failures)
 
     def _pack(self, file: JournalFile, first: int, entries: Sequence[Entry]) -> tuple[bytes, list[int]]:
         parts: list[bytes | memoryview] = []

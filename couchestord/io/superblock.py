@@ -71,6 +71,9 @@ class Slot(msgspec.Struct, frozen=True, array_like=True):
     """The most lost disks that any policy makes good, and the journal must outlive. None: as many as k, m and the
     number of disks in the identity tell.
     """
+    away: tuple[int, ...] = ()
+    """Disks that the copies of the end of the log do not count on, by index: it has less copies for them, since they
+    were missing, or they came back since."""
 
 
 _T = TypeVar("_T", Identity, Slot)

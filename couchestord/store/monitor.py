@@ -59,7 +59,7 @@ class Monitor:
         """Disks that were away, until it is known what they lack: nobody may count on what lies there before."""
         self._comparing: set[int] = set()
         self._held: Callable[[], None] | None = None
-        self._was_full = False
+        self._has_enough: Callable[[], bool] = lambda: False
         self.interval_s = interval_s
 
     def watch(self, folders: Sequence[Path]) -> None:
@@ -73,13 +73,17 @@ class Monitor:
 
     def hold(self, better: Callable[[], None]) -> None:
         """Nothing may be written, so no disk is taken back: `better` is called when one is there, or when disks that
-        are full now have room.
+        are full now, for data or even for their superblock, have room.
         """
         self._held = better
-        self._was_full = not self._has_room()
+        # what there is enough of already made it no better
+        self._has_enough = next((f for f in (self._has_room, self._has_writers) if not f()), self._has_enough)
 
     def _has_room(self) -> bool:
         return len(self._disks.roomy()) >= replicas_needed(self._disks.m, self._disks.missing_count())
+
+    def _has_writers(self) -> bool:
+        return len(self._disks.spare()) >= self._disks.writers_needed
 
     async def work(self) -> Progress:
         for index in self._disks.good():
@@ -91,7 +95,7 @@ class Monitor:
                     disk.suspect(GONE)
                     self._disks.fail(index, GONE)
         await self._look_for_room()
-        if self._held and self._was_full and self._has_room():
+        if self._held and self._has_enough():
             self._held()
         self._punish_failures()
         if self._disks.missing_count():

@@ -7,7 +7,7 @@ served, nor applied to the catalog, before the tail of the log, which may lie on
 under a new epoch.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +31,7 @@ from couchestord.io.catalog.reserve import Reserve
 from couchestord.io.disks import Disks, disks_to_spare
 from couchestord.io.journal import Journal
 from couchestord.io.journalfile import Entry, JournalOptions
-from couchestord.io.recovery import Chain, chain, check_torn, scan
+from couchestord.io.recovery import Chain, FoundFile, chain, check_torn, scan
 from couchestord.io.sqlite import is_full, may_pass
 from couchestord.store.replay import follows_log, replay
 from couchestord.store.writer import CATALOG_ROOM_BYTES_MIN
@@ -60,16 +60,18 @@ async def start(
 ) -> Started:
     """Bring log and catalog together. `verify` raises Corrupt for a catalog file that rotted.
 
-    With more than m disks missing the log may end on those: what is here is served, and nothing is written. So it is
-    when there is no room to renew the tail of the log.
+    With more than m disks missing the log may end on those: what is here is served, and nothing is written. Disks that
+    are here and were away when the log was written last are counted among them. So it is when there is no room to renew
+    the tail of the log, or so many disks refuse to be written that no epoch can be taken.
 
     Raises JournalDamaged when acknowledged records are on no disk that is here and the catalog does not hold what they
-    said; NoSpace when the file system of the catalog is full, which stays as it is; TooFewDisks when no new epoch can
-    be taken, or more than m disks are missing and the catalog too; ForeignDisk when two parts of the store were written
-    apart; UnknownFormat for files of a newer program.
+    said; NoSpace when the file system of the catalog is full, which stays as it is; TooFewDisks when more than m disks
+    are missing and the catalog too; ForeignDisk when two parts of the store were written apart; UnknownFormat for files
+    of a newer program.
     """
     found = await scan(disks)
     check_torn(disks, found)
+    _note_behind(disks, found)
     indexed = any(file.indexed for file in found)
     try:
         return await _start(disks, catalog_path, options, restore, verify, chain(found))
@@ -95,16 +97,19 @@ async def _start(
         _check_reach(disks, catalog, log_chain)
         read_only: TooFewDisks | NoSpace | None = _too_few(disks)
         if read_only is None:
-            await disks.take_epoch()
-            journal.epoch_taken()
             try:
+                await disks.take_epoch()
+                journal.epoch_taken()
                 # first: a catalog must never hold what the loss of a disk can undo
                 await _renew_tail(disks, catalog, journal, log_chain)
-            except NoSpace as error:
-                read_only = NoSpace(f"the disks were full at the start, and no log can be begun: {error}")
-                # the records that were to be repeated still count
-                log_chain = chain(await scan(disks))
+            except (NoSpace, TooFewDisks) as error:
+                read_only = _refused(error)
+                # the records that were to be repeated still count; disks may have been given up meanwhile
+                end, log_chain = log_chain.end, chain(await scan(disks))
+                if max(log_chain.end, catalog.applier.sequence + 1) < end:
+                    raise
                 journal = Journal(disks, options, log_chain)
+                _check_reach(disks, catalog, log_chain)
         try:
             replayed = await _bring_up(catalog, journal)
         except Exception as error:
@@ -117,8 +122,11 @@ async def _start(
             replayed = await _bring_up(catalog, journal)
         if read_only is None:
             spare = [disks_to_spare(k, m, disks.count) for k, m in catalog.reading.geometries()]
-            if await disks.set_m(max(spare), lower=True):
-                journal.roll()
+            try:
+                if await disks.set_m(max(spare), lower=True):
+                    journal.roll()
+            except TooFewDisks as error:
+                read_only = _refused(error)
         await _keep_what_only_the_catalog_knows(disks, catalog, journal)
     except BaseException:
         catalog.close()
@@ -132,13 +140,33 @@ async def _start(
     return Started(catalog, journal, log_chain, rebuilt, replayed, read_only)
 
 
+def _note_behind(disks: Disks, found: Sequence[FoundFile]) -> None:
+    """A disk that knows of no epoch as new as the others told it is empty, or an old copy: the end of the log is not on
+    it. But for an epoch of which there is no file: a start that took it was cut off, perhaps before that disk knew.
+    """
+    newest = max((file.epoch for file in found), default=0)
+    disks.note_away(index for index, epoch in disks.stale.items() if epoch < min(newest, disks.epoch_known(index)))
+
+
 def _too_few(disks: Disks) -> TooFewDisks | None:
-    if disks.missing_count() <= disks.m:
+    """Why nothing may be written: every copy of the end of the log may lie on disks that are missing.
+
+    There are as many as outlive the loss of m disks, those counted among them that were away when it was written.
+    """
+    away = set(disks.slot.away) - disks.failures.keys()
+    if not disks.failures or disks.missing_count() + len(away) <= disks.m:
         return None
+    others = f", {len(away)} of the others when the log was written last" if away else ""
     return TooFewDisks(
-        f"{disks.missing_count()} of {disks.count} disks were missing at the start, more than {disks.m}, "
+        f"{disks.missing_count()} of {disks.count} disks were missing at the start{others}, more than {disks.m}, "
         "and the log may end on them: bring them back"
     )
+
+
+def _refused(error: NoSpace | TooFewDisks) -> NoSpace | TooFewDisks:
+    if isinstance(error, NoSpace):
+        return NoSpace(f"the disks were full at the start, and no log can be begun: {error}")
+    return TooFewDisks(f"too many disks refused to be written at the start: {error}")
 
 
 async def _find_catalog(
@@ -266,8 +294,8 @@ async def _judge(disks: Disks, catalog: Catalog, journal: Journal, log_chain: Ch
 def _judge_ahead(disks: Disks, catalog: Catalog, log_chain: Chain) -> str:
     """Why a catalog that ends behind the log cannot be used, empty when it can: the log has lost its end."""
     sequence = catalog.applier.sequence
-    if disks.missing_count() > disks.m:
-        why = "more disks are missing than the code makes good"
+    if _too_few(disks):
+        why = "it may end on disks that are missing"
     elif log_chain.reach > log_chain.end or log_chain.ends_in_rest:
         why = "the end of the log is damaged on every disk that is here"
     else:

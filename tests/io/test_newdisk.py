@@ -75,7 +75,7 @@ async def test_is_stale_until_it_is_told_of_the_epoch() -> None:
     disks = await without(sims, 2)
     await replace_member(disks, 2, new, b"new")
     again = await load_disks([*sims[:2], *sims[3:], new.crash()])
-    assert (again.stale, again.failures, again.epoch) == ([2], {}, 1)
+    assert (list(again.stale), again.failures, again.epoch) == ([2], {}, 1)
     await disks.join(2, new)
     assert (await read_superblock(new.crash()))[1].epoch == disks.epoch == 1
     assert disks.ids[2] == b"new"
@@ -94,7 +94,7 @@ async def test_other_disk_in_a_place_begins_an_epoch_that_the_one_before_does_no
         for each in [*sims[:2], sim, *sims[3:]]:
             assert (await read_superblock(each.crash()))[1].epoch == epoch
         assert [disks.epoch_known(index) for index in range(6)] == [epoch] * 6
-        assert (await load_disks([*sims[:2], *sims[3:], away.crash()])).stale == [2]
+        assert list((await load_disks([*sims[:2], *sims[3:], away.crash()])).stale) == [2]
     disks.fail(2, "unplugged")
     await disks.join(2, new.crash(keep_all=True))
     assert disks.epoch == 4, "the same one again"

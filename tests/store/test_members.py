@@ -290,7 +290,7 @@ async def test_old_disk_in_the_new_ones_place_within_one_epoch(tmp_path: Path) -
     (tmp_path / f"disk-{index}").rename(tmp_path / "new")
     (tmp_path / "old").rename(tmp_path / f"disk-{index}")
     async with ObjectStore.open(tmp_path, SMALL) as store:
-        assert core_of(store).disks.stale == [index]
+        assert list(core_of(store).disks.stale) == [index]
         await settle(store)
     await reopened_without(tmp_path, (file.replicas[0], file.replicas[1]), BODIES | MORE)
 

@@ -1,3 +1,5 @@
+import errno
+import os
 import shutil
 import threading
 from dataclasses import replace
@@ -23,10 +25,12 @@ from small_store import (
 )
 
 from couchestord.ec.rebuild import Rebuilder
-from couchestord.errors import DiskFull, JournalFull, NoSpace, TooFewDisks
+from couchestord.errors import DiskError, DiskFailed, DiskFull, JournalFull, NoSpace, TooFewDisks
+from couchestord.io import disks as disks_module
 from couchestord.io.directory import DirectoryDisk
-from couchestord.io.disk import Capacity
+from couchestord.io.disk import Capacity, Disk
 from couchestord.io.folder import LockedFolder
+from couchestord.io.superblock import Slot
 from couchestord.store.health import health
 from couchestord.store.store import ObjectStore
 
@@ -62,6 +66,23 @@ async def test_folder_that_goes_is_noticed_and_taken_back(tmp_path: Path) -> Non
             if key != b"2":
                 assert await read(store, key) == body
     assert faults_of(tmp_path) == []
+
+
+async def test_log_goes_on_in_a_new_file_once_a_disk_is_back(tmp_path: Path) -> None:
+    """Nothing was written meanwhile: the file would go on on a disk that may have lost what it held of it."""
+    async with new_store(tmp_path) as store:
+        core = core_of(store)
+        await store.put("box", b"before", b"")
+        file, (index, *_) = core.journal.replicas(core.catalog.committed_sequence)
+        here, away = tmp_path / f"disk-{index}", tmp_path / "away"
+        here.rename(away)
+        await core.jobs.monitor.work()
+        away.rename(here)
+        await core.jobs.monitor.work()
+        assert (core.disks.failures, core.disks.slot.away) == ({}, (index,))
+        await store.put("box", b"after", b"")
+        assert core.journal.replicas(core.catalog.committed_sequence)[0] != file
+        assert core.disks.slot.away == ()
 
 
 async def test_reader_that_is_older_than_a_rebuild_makes_no_work_when_the_disk_is_back(tmp_path: Path) -> None:
@@ -465,6 +486,51 @@ async def test_a_store_that_is_closed_while_it_compares_leaves_no_disk_locked(
         await come_back(store, tmp_path / "disk-2")
         await comparisons.begin(1)
     (await DirectoryDisk.open(tmp_path / "disk-2")).close()
+
+
+@pytest.mark.parametrize("error", [DiskFull("ENOSPC"), DiskFailed("EROFS")], ids=["full", "read-only"])
+async def test_store_whose_disks_refused_an_epoch_says_when_they_are_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: DiskError
+) -> None:
+    data = await make_store(tmp_path)
+    async with ObjectStore.open(data, SMALL) as store:
+        await put_all(store, BODIES)
+    write_slot = disks_module._write_slot
+    is_well = False
+
+    async def refuse(disk: Disk, slot: Slot) -> None:
+        if int(disk.name[-1]) < 3 and not is_well:
+            raise error
+        await write_slot(disk, slot)
+
+    def is_dir_well(path: Path, *_: object) -> None:
+        if int(path.name[-1]) < 3 and not is_well:
+            raise OSError(errno.EROFS, "read-only")
+
+    monkeypatch.setattr(disks_module, "_write_slot", refuse)
+    monkeypatch.setattr(os, "utime", is_dir_well)
+    async with ObjectStore.open(data, SMALL) as store:
+        core = core_of(store)
+        assert "too many disks refused to be written" in store.health().reasons[0]
+        with pytest.raises(TooFewDisks, match="refused to be written"):
+            await store.put("box", b"new", b"")
+        if isinstance(error, DiskFull):
+            for key, body in BODIES.items():
+                assert await read(store, key) == body
+            core.disks.kept_bytes = lambda _: 1 << 60
+        for _ in range(2):
+            await core.jobs.monitor.work()
+            assert not core.better.is_set()
+        is_well = True
+        core.disks.kept_bytes = lambda _: 0
+        await core.jobs.monitor.work()
+        assert core.better.is_set()
+    async with ObjectStore.open(data, SMALL) as store:
+        for key, body in BODIES.items():
+            assert await read(store, key) == body
+        await store.put("box", b"new", b"")
+        await core_of(store).jobs.monitor.work()
+        assert not core_of(store).better.is_set()
 
 
 @pytest.mark.parametrize("fails", [False, True])

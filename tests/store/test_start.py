@@ -7,7 +7,8 @@ catalog discarded before the new one is made.
 
 import random
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -18,16 +19,28 @@ from log_rig import SMALL_FILES, STORE_ID, entry, new_disks, restarted
 from loops import LoopDisk, need
 from simdisk import SimDisk
 
-from couchestord.errors import DiskFailed, ForeignDisk, JournalDamaged, NoSpace, TooFewDisks, UnknownFormat
+from couchestord.errors import (
+    DiskError,
+    DiskFailed,
+    DiskFull,
+    ForeignDisk,
+    JournalDamaged,
+    NoSpace,
+    TooFewDisks,
+    UnknownFormat,
+)
+from couchestord.io import disks as disks_module
 from couchestord.io import requests as rq
 from couchestord.io.catalog.catalog import FILE_SUFFIXES, Catalog, dump
 from couchestord.io.catalog.pages import PAGE_BYTES, store_sums, verify_pages
 from couchestord.io.catalog.reserve import Reserve
+from couchestord.io.disk import Disk
 from couchestord.io.disks import Disks, load_disks, read_superblock
 from couchestord.io.indexing import Indexer
 from couchestord.io.journal import Journal
 from couchestord.io.recovery import chain, check_torn, scan
 from couchestord.io.sqlite import checkpoint, open_writer
+from couchestord.io.superblock import Slot
 from couchestord.model import Conditions, Policy
 from couchestord.service import Progress
 from couchestord.store.decide import Decider
@@ -43,22 +56,26 @@ async def begin(sims: list[SimDisk], path: Path) -> Started:
     return await start(await load_disks(sims), path, SMALL_FILES, no_snapshot, verify_pages)
 
 
-async def work(sims: list[SimDisk], path: Path, seed: int, count: int = 60) -> None:
-    """A start and some writes; the catalog is left as a kill would leave it, but for its descriptors."""
+@asynccontextmanager
+async def running(sims: list[SimDisk], path: Path, seed: int) -> AsyncIterator[tuple[Disks, Started, Writer]]:
+    """A start; at the end the catalog is left as a kill would leave it, but for its descriptors."""
     disks = await load_disks(sims)
     started = await start(disks, path, SMALL_FILES, no_snapshot, verify_pages)
     catalog = started.catalog
-    writer = Writer(
-        catalog,
-        started.journal,
-        disks,
-        Decider(catalog, StepClock(seed), lambda: disks.epoch),
-        Reserve(catalog.path, 0),
-    )
-    rng = random.Random(seed)
+    decider = Decider(catalog, StepClock(seed), lambda: disks.epoch)
+    writer = Writer(catalog, started.journal, disks, decider, Reserve(catalog.path, 0))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(writer.run)
-        if catalog.reading.bucket("bucket") is None:
+        yield disks, started, writer
+        nursery.cancel_scope.cancel()
+    catalog.close()
+
+
+async def work(sims: list[SimDisk], path: Path, seed: int, count: int = 60) -> None:
+    """A start and some writes."""
+    rng = random.Random(seed)
+    async with running(sims, path, seed) as (_, started, writer):
+        if started.catalog.reading.bucket("bucket") is None:
             await writer.submit(rq.MakeBucket("bucket", ""))
         for _ in range(count):
             key = b"d%d/%d" % (rng.randrange(5), rng.randrange(40))
@@ -66,8 +83,6 @@ async def work(sims: list[SimDisk], path: Path, seed: int, count: int = 60) -> N
                 await writer.submit(rq.DeleteObject("bucket", key, None, Conditions()))
             else:
                 await writer.submit(put_request("bucket", key, rng.randbytes(rng.randint(1, 900))))
-        nursery.cancel_scope.cancel()
-    catalog.close()
 
 
 async def index_all(sims: list[SimDisk], path: Path) -> None:
@@ -194,8 +209,12 @@ async def test_a_start_that_fails_leaves_the_catalog_for_the_next(
     checkpointed(path, path)
     await work(sims, path, 2)
     before = dump(path)
-    monkeypatch.setattr(Disks, "writers_needed", 7)
-    with pytest.raises(TooFewDisks):
+
+    async def cut_off(_: Disks) -> int:
+        raise RuntimeError("killed")
+
+    monkeypatch.setattr(Disks, "take_epoch", cut_off)
+    with pytest.raises(RuntimeError, match="killed"):
         await begin(restarted(sims), path)
     monkeypatch.undo()
     started = await begin(sims, path)
@@ -513,6 +532,274 @@ async def test_with_more_than_m_disks_missing_a_store_is_served_and_not_written(
     assert (dump(path), started.read_only) == (before, None)
 
 
+async def put_on(disks: Disks, started: Started, writer: Writer, holders: tuple[int, ...]) -> None:
+    """Acknowledge an object whose record lies on these disks only."""
+    for index in range(6):
+        disks.set_tight(index, index not in holders)
+    started.journal.roll()
+    await writer.submit(put_request("bucket", b"last", b"body"))
+    assert set(started.journal.replicas(started.catalog.committed_sequence)[1]) == set(holders)
+
+
+async def never_here(sims: list[SimDisk], path: Path) -> list[SimDisk]:
+    """Disk 0 is away from before the start until after the end."""
+    async with running(sims[1:], path, 2) as (disks, started, writer):
+        await put_on(disks, started, writer, (1, 2))
+    return sims
+
+
+async def went_unnoticed(sims: list[SimDisk], path: Path) -> list[SimDisk]:
+    """Disk 0 goes, and no write to it fails: nothing lay on it that was written then."""
+    async with running(sims, path, 2) as (disks, started, writer):
+        disks.fail(0, DiskFailed("gone"))
+        await put_on(disks, started, writer, (1, 2))
+    return sims
+
+
+async def came_back(sims: list[SimDisk], path: Path) -> list[SimDisk]:
+    """Disk 0 knows the epoch again, and holds nothing that was written under it."""
+    async with running(sims[1:], path, 2) as (disks, started, writer):
+        await put_on(disks, started, writer, (1, 2))
+        await disks.join(0, sims[0])
+    return sims
+
+
+async def came_back_and_another_went(sims: list[SimDisk], path: Path) -> list[SimDisk]:
+    """... and an epoch is taken for that, but nothing written under it."""
+    async with running(sims[1:], path, 2) as (disks, started, writer):
+        await put_on(disks, started, writer, (1, 2))
+        await disks.join(0, sims[0])
+        await disks.take_epoch()
+    return sims
+
+
+async def started_since(sims: list[SimDisk], path: Path) -> list[SimDisk]:
+    """A start with all disks was cut off before it had repeated the tail of the log."""
+    await never_here(sims, path)
+    again = restarted(sims)
+    await (await load_disks(again)).take_epoch()
+    return again
+
+
+async def is_empty(sims: list[SimDisk], path: Path) -> list[SimDisk]:
+    """Disk 0 is another one in the place of the one that was there."""
+    async with running(sims, path, 2) as (disks, started, writer):
+        await put_on(disks, started, writer, (0, 1, 2))
+    return [(await new_disks(99))[0], *sims[1:]]
+
+
+async def is_an_old_copy(sims: list[SimDisk], path: Path) -> list[SimDisk]:
+    copy = sims[0].crash(keep_all=True)
+    async with running(sims, path, 2) as (disks, started, writer):
+        await put_on(disks, started, writer, (0, 1, 2))
+    return [copy, *sims[1:]]
+
+
+async def is_empty_and_joined(sims: list[SimDisk], path: Path) -> list[SimDisk]:
+    """The same, and the store was running."""
+    async with running(sims, path, 2) as (disks, started, writer):
+        await put_on(disks, started, writer, (0, 1, 2))
+        disks.fail(0, DiskFailed("gone"))
+        sims[0] = (await new_disks(99))[0]
+        await disks.join(0, sims[0])
+    return sims
+
+
+Away = Callable[[list[SimDisk], Path], Awaitable[list[SimDisk]]]
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        never_here,
+        went_unnoticed,
+        came_back,
+        came_back_and_another_went,
+        started_since,
+        is_empty,
+        is_an_old_copy,
+        is_empty_and_joined,
+    ],
+)
+async def test_a_disk_that_was_away_when_the_log_was_written_last_says_nothing_of_its_end(
+    tmp_path: Path, how: Away
+) -> None:
+    """All copies of the last record lie on disks 1 and 2, which are missing, and disk 0 could not know of it."""
+    path = tmp_path / "catalog.sqlite"
+    sims = await new_disks(17)
+    await work(sims, path, 1, 10)
+    sims = await how(sims, path)
+    before = dump(path)
+    some = restarted(sims, (1, 2))
+    started = await begin(some, path)
+    started.catalog.close()
+    assert "2 of 6 disks were missing at the start, 1 of the others" in str(started.read_only)
+    assert (started.rebuilt, dump(path)) == (None, before)
+    for sim, old in zip(some, (sims[0], *sims[3:]), strict=True):
+        assert await read_superblock(sim) == await read_superblock(old), "no epoch is taken"
+    kept = tmp_path / "kept.sqlite"
+    path.rename(kept)
+    with pytest.raises(TooFewDisks, match="bring them back"):
+        await begin(some, path)
+    kept.rename(path)
+    async with running(restarted(sims, (2,)), path, 3) as (_, started, writer):
+        assert (started.rebuilt, started.read_only, dump(path)) == (None, None, before)
+        await writer.submit(put_request("bucket", b"more", b"body"))
+
+
+@pytest.mark.parametrize("how", [never_here, came_back, is_empty])
+async def test_a_disk_that_was_away_counts_again_once_the_log_goes_on_on_enough_disks(
+    tmp_path: Path, how: Away
+) -> None:
+    path = tmp_path / "catalog.sqlite"
+    sims = await new_disks(18)
+    await work(sims, path, 1, 10)
+    sims = restarted(await how(sims, path))
+    started = await begin(sims, path)
+    started.catalog.close()
+    before = dump(path)
+    started = await begin(restarted(sims, (1, 2)), path)
+    started.catalog.close()
+    assert (started.rebuilt, started.read_only, dump(path)) == (None, None, before)
+
+
+async def test_a_disk_that_comes_back_counts_with_the_next_file(tmp_path: Path) -> None:
+    path = tmp_path / "catalog.sqlite"
+    sims = await new_disks(18)
+    await work(sims, path, 1, 10)
+    async with running(sims[1:], path, 2) as (disks, started, writer):
+        await put_on(disks, started, writer, (1, 2))
+        await disks.join(0, sims[0])
+        assert {(await read_superblock(sim))[1].away for sim in sims} == {(0,)}
+        for index in range(6):
+            disks.set_tight(index, False)
+        await writer.submit(put_request("bucket", b"next file", b"body"))
+        file, holders = started.journal.replicas(started.catalog.committed_sequence)
+        assert len(holders) == 3
+        assert {(await read_superblock(sim))[1].away for sim in sims} == {()}
+        await writer.submit(put_request("bucket", b"same file", b"body"))
+        assert started.journal.replicas(started.catalog.committed_sequence)[0] == file
+
+
+async def test_a_disk_that_was_away_counts_when_the_log_has_no_copy_less_for_it(tmp_path: Path) -> None:
+    path = tmp_path / "catalog.sqlite"
+    sims = await new_disks(18)
+    await work(sims, path, 1, 10)
+    async with running(sims[1:], path, 2) as (disks, started, writer):
+        await put_on(disks, started, writer, (1, 2, 3))
+        assert (disks.slot.away, disks.epoch) == ((), 2)
+    before = dump(path)
+    deleted(path, path)
+    started = await begin(restarted(sims, (1, 2)), path)
+    started.catalog.close()
+    assert (started.read_only, dump(path)) == (None, before)
+
+
+async def test_with_all_disks_here_it_does_not_matter_how_many_were_away(tmp_path: Path) -> None:
+    path = tmp_path / "catalog.sqlite"
+    sims = await new_disks(18)
+    await work(sims, path, 1, 10)
+    async with running(sims[2:], path, 2) as (disks, started, writer):
+        await put_on(disks, started, writer, (2,))
+        for index in (0, 1):
+            await disks.join(index, sims[index])
+        disks.fail(3, DiskFailed("gone"))
+        await disks.take_epoch()
+    before = dump(path)
+    assert (await read_superblock(sims[4]))[1].away == (0, 1, 3)
+    started = await begin(restarted(sims), path)
+    started.catalog.close()
+    assert (started.rebuilt, started.read_only, dump(path)) == (None, None, before)
+
+
+@pytest.mark.parametrize("told", [(5,), (0,), (0, 1, 2), (0, 1, 2, 3), (1, 2, 3, 4, 5)])
+@pytest.mark.parametrize("is_new", [False, True], ids=["after writes", "the very first start"])
+async def test_a_start_that_was_cut_off_while_it_took_its_epoch_hinders_none(
+    tmp_path: Path, told: tuple[int, ...], is_new: bool
+) -> None:
+    """Disks that were not told of it have missed nothing: nothing was written under it."""
+    path = tmp_path / "catalog.sqlite"
+    sims = await new_disks(19)
+    if not is_new:
+        await work(sims, path, 1, 10)
+        before = dump(path)
+    for away in ((), (0, 1), (2, 5), (3, 4)):
+        some = restarted(sims)
+        for _ in range(2):
+            taken = restarted(some)
+            await (await load_disks(taken)).take_epoch()
+            some = [taken[index] if index in told else some[index] for index in range(6)]
+        copy = tmp_path / f"{away}.sqlite"
+        if not is_new:
+            copy_catalog(path, copy)
+        started = await begin(restarted(some, away), copy)
+        started.catalog.close()
+        assert (started.read_only, started.rebuilt) == (None, None)
+        assert is_new or dump(copy) == before
+
+
+@pytest.mark.parametrize("error", [DiskFull("ENOSPC"), DiskFailed("EROFS")], ids=["full", "read-only"])
+@pytest.mark.parametrize("refusing", [(0, 1, 2), (1, 2, 3), (3, 4, 5), (0, 1, 2, 3, 4)])
+async def test_with_too_many_disks_that_refuse_an_epoch_a_store_is_served_and_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: DiskError, refusing: tuple[int, ...]
+) -> None:
+    path = tmp_path / "catalog.sqlite"
+    sims = await new_disks(20)
+    await work(sims, path, 1, 10)
+    async with running(sims, path, 2) as (disks, started, writer):
+        await put_on(disks, started, writer, (1, 2, 3))
+    before = dump(path)
+    write_slot = disks_module._write_slot
+
+    async def refuse(disk: Disk, slot: Slot) -> None:
+        if disk.name in {f"sim-{index}" for index in refusing}:
+            raise error
+        await write_slot(disk, slot)
+
+    some = restarted(sims)
+    for turn in (1, 2):
+        with monkeypatch.context() as patch:
+            patch.setattr(disks_module, "_write_slot", refuse)
+            started = await begin(some, path)
+        started.catalog.close()
+        assert "too many disks refused to be written at the start" in str(started.read_only)
+        assert (started.rebuilt, dump(path)) == (None, before)
+        epochs = {(await read_superblock(sim))[1].epoch for sim in some}
+        assert epochs == {2, 2 + turn}, "no number is taken twice"
+        some = restarted(some)
+    async with running(some, path, 3) as (disks, started, writer):
+        assert (started.rebuilt, started.read_only, dump(path), disks.epoch) == (None, None, before, 5)
+        await writer.submit(put_request("bucket", b"more", b"body"))
+
+
+async def test_what_only_disks_hold_that_refuse_an_epoch_is_not_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The catalog is behind, and with these disks given up the log would seem to end before what they hold."""
+    path, older = tmp_path / "catalog.sqlite", tmp_path / "older.sqlite"
+    sims = await new_disks(20)
+    await work(sims, path, 1, 10)
+    copy_catalog(path, older)
+    async with running(sims, path, 2) as (disks, started, writer):
+        await put_on(disks, started, writer, (1, 2, 3))
+    before = dump(path)
+    put_back_older(path, older)
+    write_slot = disks_module._write_slot
+
+    async def refuse(disk: Disk, slot: Slot) -> None:
+        if disk.name in ("sim-1", "sim-2", "sim-3"):
+            raise DiskFailed("EROFS")
+        await write_slot(disk, slot)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(disks_module, "_write_slot", refuse)
+        with pytest.raises(TooFewDisks, match="3 of 6 disks took the new superblock"):
+            await begin(restarted(sims), path)
+    started = await begin(restarted(sims), path)
+    started.catalog.close()
+    assert (started.rebuilt, started.read_only, dump(path)) == (None, None, before)
+
+
 @pytest.mark.parametrize("torn", [False, True])
 async def test_a_start_cut_off_leaves_no_catalog_ahead_of_what_is_durable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torn: bool
@@ -550,21 +837,8 @@ async def test_a_start_that_learns_of_a_stronger_policy_appends_to_more_disks(tm
     path = tmp_path / "catalog.sqlite"
     sims = await new_disks(16)
     await work(sims, path, 1, 5)
-    disks = await load_disks(sims)
-    started = await start(disks, path, SMALL_FILES, no_snapshot, verify_pages)
-    catalog = started.catalog
-    writer = Writer(
-        catalog,
-        started.journal,
-        disks,
-        Decider(catalog, StepClock(1), lambda: disks.epoch),
-        Reserve(catalog.path, 0),
-    )
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(writer.run)
+    async with running(sims, path, 1) as (_, _, writer):
         await writer.submit(rq.PutPolicy(Policy(name="strong", k=2, m=3), None))
-        nursery.cancel_scope.cancel()
-    started.catalog.close()
     disks = await load_disks(restarted(sims))
     assert disks.m == 2
     started = await start(disks, path, SMALL_FILES, no_snapshot, verify_pages)
@@ -573,6 +847,25 @@ async def test_a_start_that_learns_of_a_stronger_policy_appends_to_more_disks(tm
     end = started.catalog.applier.sequence + 1
     await started.journal.append(end, [entry(b"meta", b"body")])
     assert len(started.journal.replicas(end)[1]) == 4
+
+
+async def test_a_start_that_cannot_note_a_policy_is_read_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "catalog.sqlite"
+    sims = await new_disks(16)
+    await work(sims, path, 1, 5)
+    before = dump(path)
+
+    async def set_m(*_: object, **__: object) -> bool:
+        raise TooFewDisks("3 of 6 disks took the new superblock")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Disks, "set_m", set_m)
+        started = await begin(sims, path)
+    started.catalog.close()
+    assert "3 of 6 disks took the new superblock" in str(started.read_only)
+    started = await begin(restarted(sims), path)
+    started.catalog.close()
+    assert (started.read_only, dump(path)) == (None, before)
 
 
 @pytest.mark.parametrize("kept", [False, True], ids=["nothing kept", "less kept than needed"])

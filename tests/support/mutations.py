@@ -71,7 +71,7 @@ def reuse_a_sequence(patch: Patch) -> None:
 
     async def take_epoch(disks: Disks) -> int:
         async with disks._slots:
-            return (await disks._store_slot(max(1, disks.slot.epoch), disks.slot.snapshot, disks.slot.m)).epoch
+            return (await disks._store_slot(epoch=max(1, disks.slot.epoch))).epoch
 
     patch.setattr(Disks, "take_epoch", take_epoch)
 
