@@ -427,8 +427,8 @@ BUGS = (
     _bug(
         "the journal goes on in a file that a new disk lacks",
         "io/journal.py",
-        "self._options.file_bytes and file.epoch == self._disks.epoch",
-        "self._options.file_bytes",
+        "not is_over and set(self._disks.slot.away) <= self._disks.failures.keys():",
+        "file.end_offset < self._options.file_bytes:",
         _MEMBERS + "test_journal_is_not_continued_on_a_disk_that_lacks_its_beginning",
     ),
     _bug(
