@@ -133,11 +133,13 @@ class Rebuilder:
             return Progress.IDLE
         return Progress.BUSY
 
-    async def check_returned(self, disk_index: int) -> int:
+    async def check_returned(self, disk_index: int, *, open_too: bool = False) -> int:
         """Compare the files of a disk that was away with what the catalog says it holds; what is missing is queued.
 
-        Looks at sizes and at every header, not at payloads: those are verified whenever they are read. Returns how many
-        shards are to be rebuilt. Raises what the store's writer raises.
+        Of sealed segments; with `open_too` also of those that are written to: a shard that was not begun yet, or is
+        being written, may then be made anew for nothing. Looks at sizes and at every header, not at payloads: those are
+        verified whenever they are read. Returns how many shards are to be rebuilt. Raises what the store's writer
+        raises.
         """
         disk = self._disks.get(disk_index)
         if disk is None:
@@ -147,8 +149,10 @@ class Rebuilder:
         while rows := self._catalog.segments(after, COMPARED_MAX):
             after = rows[-1].id
             for row in rows:
+                if row.state != STATE_SEALED and not open_too:
+                    continue
                 for index, number in enumerate(row.disks):
-                    if row.state != STATE_SEALED or number != disk_index or row.missing >> index & 1:
+                    if number != disk_index or row.missing >> index & 1:
                         continue
                     size_bytes = sizes.get(shard_path(row.id, index).removeprefix(f"{FOLDER}/"), 0)
                     if not await self._has_headers(row, index, size_bytes):

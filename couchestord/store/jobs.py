@@ -171,8 +171,10 @@ async def _compare(
     await rejournaler.sweep(index)
     await rebuilder.sweep(index)
     await journal.check_returned(index)
-    await rebuilder.check_returned(index)
-    if known.is_stranger(index, disk_id):
+    is_stranger = known.is_stranger(index, disk_id)
+    # another disk than before lacks what was written to segments that are open still, too
+    await rebuilder.check_returned(index, open_too=is_stranger)
+    if is_stranger:
         if not is_sealed:
             raise Unavailable("segments wait to be sealed, and only then can be compared")
         if disk is not None and disks.get(index) is disk:

@@ -397,7 +397,7 @@ def comparisons(monkeypatch: pytest.MonkeyPatch) -> Comparisons:
     held = Comparisons()
     original = Rebuilder.check_returned
 
-    async def check_returned(rebuilder: Rebuilder, index: int) -> int:
+    async def check_returned(rebuilder: Rebuilder, index: int, **_: object) -> int:
         held.begun.append(index)
         await held.free.wait()
         if held.failure is not None:
