@@ -353,7 +353,8 @@ class Journal:
         return self._disks.get(index) is not None and (file.path, index) not in self.damaged
 
     async def check_returned(self, index: int) -> None:
-        """A disk that was away is here: the files that it should hold whole and does not are to be copied to it.
+        """A disk that was away is here: the files that it should hold whole and does not are to be copied to it, those
+        that it holds and a start without it did not see are read from it too.
 
         By size; what lies in them is verified when it is read. Raises DiskError.
         """
@@ -362,7 +363,10 @@ class Journal:
             return
         sizes = await disk.list(FOLDER)
         for file in self._files:
-            if index in file.replicas and sizes.get(rec.file_name(file.epoch, file.first), 0) < file.end_offset:
+            is_whole = sizes.get(rec.file_name(file.epoch, file.first), 0) >= file.end_offset
+            if is_whole and index not in file.replicas:
+                file.replicas.append(index)
+            elif not is_whole and index in file.replicas:
                 self.damaged.add((file.path, index))
 
     def replica_made(self, short: ShortFile) -> None:

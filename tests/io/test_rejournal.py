@@ -208,6 +208,26 @@ async def test_file_of_which_no_good_copy_is_left_stops_nothing(tmp_path: Path) 
         assert await read(store, b"50") == BODIES[b"50"]
 
 
+async def test_file_that_could_not_be_copied_is_when_a_disk_returns(tmp_path: Path) -> None:
+    await filled(tmp_path)
+    away, *holders = [file for file in journal_files(tmp_path) if BODIES[b"1"] in file.read_bytes()]
+    home = away.parent.parent
+    home.rename(tmp_path / "away")
+    async with ObjectStore.open(tmp_path, SMALL) as store:
+        core = core_of(store)
+        flip(holders[0], holders[0].read_bytes().find(BODIES[b"1"]) + 100)
+        assert await read(store, b"1") == BODIES[b"1"]
+        for file in holders:
+            flip(file, file.read_bytes().find(BODIES[b"2"]) + 100)
+        await finish(core.jobs.rejournaler)
+        assert not [left for left in journal_files(tmp_path) if left.name.endswith(".new")]
+        (tmp_path / "away").rename(home)
+        await look(store)
+        await finish(core.jobs.rejournaler)
+    for file in holders:
+        assert BODIES[b"2"] in file.read_bytes()
+
+
 async def test_file_that_is_trimmed_while_it_is_copied_does_not_come_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -248,3 +268,17 @@ async def test_copy_leaves_nothing_on_a_disk_that_is_full(tmp_path: Path, monkey
         await core.jobs.rejournaler.work()
         assert core.disks.is_full(short.target)
         assert not [left for left in journal_files(tmp_path) if left.name.endswith(".new")]
+
+
+async def test_copies_on_disks_that_return_after_a_start_without_them_are_read(tmp_path: Path) -> None:
+    await filled(tmp_path)
+    *away, left = [file.parent.parent for file in journal_files(tmp_path) if BODIES[b"1"] in file.read_bytes()]
+    for home in away:
+        home.rename(tmp_path / f"away-{home.name}")
+    async with ObjectStore.open(tmp_path, SMALL) as store:
+        for home in away:
+            (tmp_path / f"away-{home.name}").rename(home)
+        await look(store)
+        left.rename(tmp_path / "lost")
+        await look(store)
+        assert await read(store, b"1") == BODIES[b"1"]
