@@ -78,7 +78,8 @@ class Rebuilder:
         self._away_since: dict[int, float] = {}
         self._not_before: dict[tuple[int, int], float] = {}
         self._current: ShardRebuild | None = None
-        self._turn = trio.Lock()
+        self.turn = trio.Lock()
+        """Held while a shard is made and put in its place: hold it to judge which files of shards are of use."""
         self._swept = False
         self._saved = b""
         self.rebuilt_shards_count = 0
@@ -94,7 +95,7 @@ class Rebuilder:
 
     async def work(self) -> Progress:
         """Rebuild a few stripes. Calls take turns: two at once would write the same file."""
-        async with self._turn:
+        async with self.turn:
             if not self._swept:
                 self._swept = True
                 for index in self._disks.good():
@@ -103,7 +104,7 @@ class Rebuilder:
 
     async def sweep(self, disk_index: int) -> None:
         """Remove shards whose making was cut short from a disk that was away; not the one that is being made."""
-        async with self._turn:
+        async with self.turn:
             await self._sweep(disk_index)
 
     async def _sweep(self, disk_index: int) -> None:

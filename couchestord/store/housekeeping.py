@@ -1,10 +1,10 @@
 """Small things that nobody else removes."""
 
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from couchestord import logs
 from couchestord.clock import Clock
-from couchestord.ec.compact import Compactor
 from couchestord.ec.segments import SegmentPool, Submit
 from couchestord.errors import NotFound
 from couchestord.io import requests as rq
@@ -29,16 +29,16 @@ class Housekeeper:
         clock: Clock,
         submit: Submit,
         pool: SegmentPool,
-        compactor: Compactor,
+        sweep: Callable[[], Awaitable[object]],
         results_kept_s: float,
         uploads_kept_s: float,
     ) -> None:
-        """`uploads_kept_s`: how long an upload may lie without a new part; 0 for ever."""
+        """`sweep` removes files of no use. `uploads_kept_s`: how long an upload may get no part; 0 for ever."""
         self._catalog = catalog
         self._clock = clock
         self._submit = submit
         self._pool = pool
-        self._compactor = compactor
+        self._sweep = sweep
         self._results_kept_ns = int(results_kept_s * 1e9)
         self._uploads_kept_ns = int(uploads_kept_s * 1e9)
         self._swept = False
@@ -46,7 +46,7 @@ class Housekeeper:
 
     async def work(self) -> Progress:
         if not self._swept:
-            await self._compactor.sweep(lambda: self._catalog.applier.next_id)
+            await self._sweep()
             self._swept = True
         await self._pool.seal_unfit()
         before_ns = self._clock.now_ns() - self._results_kept_ns

@@ -99,7 +99,7 @@ def build_jobs(
     """Make the services; nothing runs yet. `restore` is the repairer's, `nursery` for disks that return."""
     submit = writer.submit
     throttle = Throttle(options.background_bytes_per_s, lambda: writer.waiting_count > 0)
-    checkpointer = Checkpointer(catalog, writer.quiet)
+    checkpointer = Checkpointer(catalog, writer.quiet, writer.fail)
     compactor = Compactor(catalog.reading, disks, pool, submit, throttle)
     rebuilder = Rebuilder(
         catalog.reading,
@@ -114,8 +114,13 @@ def build_jobs(
     rejournaler = Rejournaler(disks, journal)
     known = KnownDisks(catalog.accounts.jobs, submit)
 
+    async def sweep(only: int | None = None) -> None:
+        async with rebuilder.turn:  # a shard that was renamed, and is not in its place yet, seems of no use
+            await compactor.sweep(lambda: catalog.applier.next_id, only)
+
     async def returned(index: int) -> None:
-        await _compare(index, disks, known, catalog, journal, pool, compactor, rejournaler, rebuilder)
+        await sweep(index)
+        await _compare(index, disks, known, journal, pool, rejournaler, rebuilder)
 
     return Jobs(
         checkpointer=checkpointer,
@@ -144,7 +149,7 @@ def build_jobs(
         compactor=compactor,
         rebuilder=rebuilder,
         housekeeper=Housekeeper(
-            catalog, clock, submit, pool, compactor, options.upload_results_kept_s, options.uploads_kept_s
+            catalog, clock, submit, pool, sweep, options.upload_results_kept_s, options.uploads_kept_s
         ),
         monitor=Monitor(disks, options.monitor_interval_s, options.disk_deadline_s, returned, nursery),
         repairer=Repairer(catalog, journal, writer, checkpointer, restore, reserve, disks.default_policy),
@@ -157,16 +162,13 @@ async def _compare(
     index: int,
     disks: Disks,
     known: KnownDisks,
-    catalog: Catalog,
     journal: Journal,
     pool: SegmentPool,
-    compactor: Compactor,
     rejournaler: Rejournaler,
     rebuilder: Rebuilder,
 ) -> None:
-    """A disk that was away is here: remove what is gone, queue what it missed. Raises DiskError, Unavailable."""
+    """A disk that was away is here: remove what was cut short, queue what it missed. Raises DiskError, Unavailable."""
     disk, disk_id = disks.get(index), disks.ids[index]
-    await compactor.sweep(lambda: catalog.applier.next_id, index)
     is_sealed = await pool.seal_unfit()
     await rejournaler.sweep(index)
     await rebuilder.sweep(index)
