@@ -14,6 +14,7 @@ from couchestord.io.catalog.pages import NOTHING, checkpoint_ahead, checkpoint_w
 from couchestord.io.catalog.read import SegmentRow
 from couchestord.io.disks import Disks, disks_to_spare, replicas_needed
 from couchestord.io.journal import Journal
+from couchestord.io.sqlite import is_full, is_unreadable
 from couchestord.model import Policy
 from couchestord.service import Progress
 from couchestord.store import snapshot as sn
@@ -23,6 +24,8 @@ from couchestord.store.writer import Writer
 log = logs.get(__name__)
 WAL_BYTES_MIN = 8 << 20
 """A checkpoint waits for that much of the WAL, or for the interval."""
+INTERVAL_S = 0.25
+INTERVAL_FAILED_S = 5.0
 WAL_BYTES_AHEAD_MIN = 1 << 20
 """A checkpoint of less is done in one go."""
 IDLE_LOG_BYTES_MIN = 2 << 20
@@ -36,20 +39,35 @@ class Checkpointer:
     """Moves the catalog's WAL into its main file, off the loop, and keeps the sums of its pages."""
 
     name = "checkpoint"
-    interval_s = 0.25
 
-    def __init__(self, catalog: Catalog, quiet: Callable[[], AbstractAsyncContextManager[None]]) -> None:
-        """`quiet` keeps the writer from beginning a group."""
+    def __init__(
+        self,
+        catalog: Catalog,
+        quiet: Callable[[], AbstractAsyncContextManager[None]],
+        failed: Callable[[Exception], None],
+    ) -> None:
+        """`quiet` keeps the writer from beginning a group; `failed` is told that the file cannot be read or written."""
         self._catalog = catalog
         self._quiet = quiet
+        self._failed = failed
+        self.interval_s = INTERVAL_S
         self._lock = trio.Lock()
         self.sequence = 0
         """The main file, synced, holds everything up to here."""
 
     async def work(self) -> Progress:
         """Checkpoint when the WAL has grown."""
-        if self._catalog.wal_bytes() >= WAL_BYTES_MIN:
+        self.interval_s = INTERVAL_S
+        if self._catalog.wal_bytes() < WAL_BYTES_MIN:
+            return Progress.IDLE
+        try:
             await self.checkpoint()
+        except (Corrupt, OSError) as error:
+            log.error("catalog was not checkpointed", reason=str(error))
+            self.interval_s = INTERVAL_FAILED_S
+            if is_unreadable(error) and not is_full(error):
+                # repaired, or made anew: else its WAL grows until nothing may be written
+                self._failed(error)
         return Progress.IDLE
 
     async def checkpoint(self) -> bool:

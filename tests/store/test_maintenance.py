@@ -1,5 +1,6 @@
 import contextlib
 import random
+import sqlite3
 from dataclasses import replace
 from pathlib import Path
 
@@ -137,6 +138,32 @@ async def test_checkpoint_that_fails_leaves_the_next_one_free(tmp_path: Path, mo
                 with pytest.raises(Corrupt):
                     await call()
         assert await jobs.snapshotter.take()
+
+
+@pytest.mark.parametrize(("code", "repaired"), [(sqlite3.SQLITE_IOERR, True), (sqlite3.SQLITE_FULL, False)])
+async def test_checkpoint_that_cannot_write_the_file_calls_for_a_repair(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, repaired: bool
+) -> None:
+    """But not for want of room, which no repair makes."""
+    async with new_store(tmp_path) as store:
+        jobs, writer_ = core_of(store).jobs, core_of(store).writer
+        monkeypatch.setattr(maintenance, "WAL_BYTES_MIN", 1)
+
+        def failing(main: pages.MainFile, ahead: pages.Moved) -> bool:
+            cause = sqlite3.OperationalError("as the test wants it")
+            cause.sqlite_errorcode = code
+            raise Corrupt("checkpointing") from cause
+
+        monkeypatch.setattr(maintenance, "checkpoint_with_sums", failing)
+        await store.put("box", b"key", b"body")
+        await jobs.checkpointer.work()
+        assert bool(writer_.broken_because) is repaired
+        if repaired:
+            await jobs.repairer.work()
+            assert jobs.repairer.repaired_count == 1
+        await store.put("box", b"other", b"body")
+        monkeypatch.undo()
+        assert await jobs.checkpointer.checkpoint()
 
 
 async def test_clean_stop_leaves_sums_that_hold(tmp_path: Path) -> None:

@@ -431,13 +431,6 @@ BUGS = (
         "file.end_offset < self._options.file_bytes:",
         _MEMBERS + "test_journal_is_not_continued_on_a_disk_that_lacks_its_beginning",
     ),
-    _bug(
-        "a segment goes on in a file that a new disk lacks",
-        "ec/opensegment.py",
-        " if self._is_home(index) else None",
-        "",
-        _MEMBERS + "test_segment_that_waits_open_is_not_continued_on_a_disk_that_lacks_its_beginning",
-    ),
     # bad input
     _bug(
         "an unknown key of the configuration is ignored",
