@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -113,10 +114,7 @@ def build_jobs(
     )
     rejournaler = Rejournaler(disks, journal)
     known = KnownDisks(catalog.accounts.jobs, submit)
-
-    async def sweep(only: int | None = None) -> None:
-        async with rebuilder.turn:  # a shard that was renamed, and is not in its place yet, seems of no use
-            await compactor.sweep(lambda: catalog.applier.next_id, only)
+    sweep = partial(_sweep, catalog, compactor, rebuilder)
 
     async def returned(index: int) -> None:
         await sweep(index)
@@ -156,6 +154,12 @@ def build_jobs(
         spares=journal.spares,
         known=known,
     )
+
+
+async def _sweep(catalog: Catalog, compactor: Compactor, rebuilder: Rebuilder, only: int | None = None) -> None:
+    """Remove files of shards that are of no use. A shard that has its name, and is not in its place yet, seems so."""
+    async with rebuilder.turn:
+        await compactor.sweep(lambda: catalog.applier.next_id, only)
 
 
 async def _compare(
