@@ -115,11 +115,7 @@ def build_jobs(
     rejournaler = Rejournaler(disks, journal)
     known = KnownDisks(catalog.accounts.jobs, submit)
     sweep = partial(_sweep, catalog, compactor, rebuilder)
-
-    async def returned(index: int) -> None:
-        await sweep(index)
-        await _compare(index, disks, known, journal, pool, rejournaler, rebuilder)
-
+    returned = partial(_compare, disks, known, sweep, journal, pool, rejournaler, rebuilder)
     return Jobs(
         checkpointer=checkpointer,
         snapshotter=Snapshotter(
@@ -163,16 +159,18 @@ async def _sweep(catalog: Catalog, compactor: Compactor, rebuilder: Rebuilder, o
 
 
 async def _compare(
-    index: int,
     disks: Disks,
     known: KnownDisks,
+    sweep: Callable[[int], Awaitable[None]],
     journal: Journal,
     pool: SegmentPool,
     rejournaler: Rejournaler,
     rebuilder: Rebuilder,
+    index: int,
 ) -> None:
-    """A disk that was away is here: remove what was cut short, queue what it missed. Raises DiskError, Unavailable."""
+    """A disk that was away is here: remove what is gone, queue what it missed. Raises DiskError, Unavailable."""
     disk, disk_id = disks.get(index), disks.ids[index]
+    await sweep(index)
     is_sealed = await pool.seal_unfit()
     await rejournaler.sweep(index)
     await rebuilder.sweep(index)
