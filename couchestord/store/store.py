@@ -175,7 +175,7 @@ class ObjectStore(Accounts):
         Raises NoSuchKey, NoSuchVersion, MethodNotAllowed for a delete marker, InvalidRange, NotModified,
         PreconditionFailed; DataLost here or while reading.
         """
-        row, info = self._find(bucket, key, version_id, conditions, with_extent=True)
+        row, info = self._find(bucket, key, version_id, conditions)
         return open_reader(self._core.catalog.reading, self._core.reader_parts, info, row, byte_range)
 
     async def head(
@@ -190,10 +190,10 @@ class ObjectStore(Accounts):
         return self._find(bucket, key, version_id, conditions)[1]
 
     def _find(
-        self, bucket: str, key: bytes, version_id: str | None, conditions: Conditions, *, with_extent: bool = False
+        self, bucket: str, key: bytes, version_id: str | None, conditions: Conditions
     ) -> tuple[EntryRow, ObjectInfo]:
         bucket_row = self._bucket(bucket)
-        _, _, row = find_version(self._core.catalog.reading, bucket_row, key, version_id, with_extent=with_extent)
+        _, _, row = find_version(self._core.catalog.reading, bucket_row, key, version_id)
         if is_marker(row):
             raise MethodNotAllowed(f"version {version_id} of {key_words(key)} is a delete marker")
         check_read(conditions, row)

@@ -497,6 +497,13 @@ BUGS = (
         _CLIENTS + "test_one_process_sees_what_another_was_answered",
     ),
     _bug(
+        "objects that are kept outlive a commit",
+        "io/catalog/apply.py",
+        "        self.generations.rows += 1\n",
+        "",
+        "io/catalog/test_apply.py::test_an_object_that_readers_keep_is_dropped_with_any_commit",
+    ),
+    _bug(
         "many streams have large buffers",
         "store/intake.py",
         "BATCH_STREAMS_MAX = 32",

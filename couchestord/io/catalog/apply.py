@@ -80,6 +80,7 @@ class Applier:
             raise InternalError(f"record {sequence} does not follow {self.sequence}")
         self.sequence = sequence
         self.digest = digest
+        self.generations.rows += 1
         kind = type(outcome)
         if kind in _OF_NAMES:
             self.generations.names += 1

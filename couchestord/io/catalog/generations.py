@@ -18,9 +18,11 @@ class Generations:
     """Buckets, users and keys."""
     segments: int = 0
     """Segments, but for how much of them is in use."""
+    rows: int = 0
+    """Anything at all."""
     opened: int = 0
     """Connections that readers had: another one may lead to a catalog that was made anew. Not followed."""
 
     def follow(self, other: "Generations") -> None:
         """Be what the other is now."""
-        self.tree, self.names, self.segments = other.tree, other.names, other.segments
+        self.tree, self.names, self.segments, self.rows = other.tree, other.names, other.segments, other.rows

@@ -93,15 +93,12 @@ class Context:
 
 
 def find_version(
-    reader: CatalogReader, bucket: BucketRow, key: bytes, version_id: str | None, *, with_extent: bool = False
+    reader: CatalogReader, bucket: BucketRow, key: bytes, version_id: str | None
 ) -> tuple[int, bytes, EntryRow]:
-    """(directory, name, row) of the live object or of one version of a key. Raises NoSuchKey, NoSuchVersion.
-
-    `with_extent`: the row of a live object comes with its first extent.
-    """
+    """(directory, name, row) of the live object or of one version of a key. Raises NoSuchKey, NoSuchVersion."""
     parts, name = split_key(key)
     directory = reader.directory(bucket.root, parts)
-    live = reader.entry(directory, name, with_extent=with_extent) if directory is not None else None
+    live = reader.entry(directory, name) if directory is not None else None
     if directory is None or (version_id is None and live is None):
         if version_id is not None:
             raise NoSuchVersion(f"there is no version {version_id!r} of {key_words(key)}")

@@ -361,3 +361,39 @@ def test_the_layout_of_a_segment_is_kept_until_its_shards_change(tmp_path: Path)
     commit(mu.SegmentDropped(90))
     assert catalog.reading.layout(90) is None
     rig.close()
+
+
+def test_an_object_that_readers_keep_is_dropped_with_any_commit(tmp_path: Path) -> None:
+    """Nor does the writer keep one of a transaction that was taken back."""
+    rig = DecideRig(tmp_path)
+    catalog = rig.catalog
+    rig.bucket()
+    rig.put(b"key", b"one")
+    bucket = catalog.reading.bucket("bucket")
+    assert bucket is not None
+    before = catalog.reading.entry(bucket.root, b"key")
+    assert before is not None
+    assert before.extent is not None
+
+    def apply(request: object) -> None:
+        catalog.begin()
+        outcome = rig.decider.decide(request).outcome
+        assert outcome is not None
+        catalog.applier.apply(outcome, catalog.applier.sequence + 1, 0)
+
+    apply(put_request("bucket", b"key", b"other"))
+    other = catalog.writing.entry(bucket.root, b"key")
+    assert other is not None
+    assert other.size == len(b"other")
+    assert catalog.reading.entry(bucket.root, b"key") is before
+    catalog.rollback()
+    apply(rq.SetVersioning("bucket", "Enabled"))
+    assert catalog.writing.entry(bucket.root, b"key") == before
+    catalog.rollback()
+    rig.put(b"key", b"two!")
+    after = catalog.reading.entry(bucket.root, b"key")
+    assert after is not None
+    assert after.size == len(b"two!")
+    rig.delete(b"key")
+    assert catalog.reading.entry(bucket.root, b"key") is None
+    rig.close()
