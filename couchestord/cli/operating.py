@@ -117,7 +117,7 @@ def _register_policy(commands: Commands) -> None:
         (
             "add",
             "make a policy; what is not given is as in the default one",
-            "  couchestord policy add wide --k 8 --m 3\n",
+            "  couchestord policy add even --k 3 --m 3\n",
         ),
         ("set", "change a policy", f"  couchestord policy set default --min-healthy-shards 5\n\n{about}"),
     ):

@@ -17,6 +17,9 @@ from small_store import (
 )
 
 from couchestord.errors import DiskFailed, DiskFull
+from couchestord.io.disk import Disk
+from couchestord.io.journalfile import ShortFile
+from couchestord.store.core import Core
 from couchestord.store.store import ObjectStore
 
 BODIES = {b"%d" % number: body_of(40_000, number) for number in range(60)}
@@ -40,6 +43,15 @@ async def filled(path: Path) -> None:
 def victim(path: Path) -> Path:
     """A copy of the oldest file that bodies lie in."""
     return next(file for file in journal_files(path) if BODIES[b"1"] in file.read_bytes())
+
+
+def next_copy(core: Core) -> tuple[ShortFile, Disk]:
+    """What is to be copied next, and the disk that gets it."""
+    short = core.journal.short_file()
+    assert short is not None
+    target = core.disks.get(short.target)
+    assert target is not None
+    return short, target
 
 
 async def check_all(path: Path, *lost: str) -> None:
@@ -168,10 +180,7 @@ async def test_copy_that_was_cut_off_is_no_copy(tmp_path: Path, monkeypatch: pyt
     gone.unlink()
     async with ObjectStore.open(tmp_path, SMALL) as store:
         core = core_of(store)
-        short = core.journal.short_file()
-        assert short is not None
-        target = core.disks.get(short.target)
-        assert target is not None
+        short, target = next_copy(core)
 
         async def fail(*_: object) -> None:
             raise DiskFailed("as the test wants it")
@@ -236,10 +245,7 @@ async def test_file_that_is_trimmed_while_it_is_copied_does_not_come_back(
     gone.unlink()
     async with ObjectStore.open(tmp_path, SMALL) as store:
         core = core_of(store)
-        short = core.journal.short_file()
-        assert short is not None
-        target = core.disks.get(short.target)
-        assert target is not None
+        short, target = next_copy(core)
         sync = target.sync
 
         async def trim_first(path: str) -> None:
@@ -256,10 +262,7 @@ async def test_copy_leaves_nothing_on_a_disk_that_is_full(tmp_path: Path, monkey
     victim(tmp_path).unlink()
     async with ObjectStore.open(tmp_path, SMALL) as store:
         core = core_of(store)
-        short = core.journal.short_file()
-        assert short is not None
-        target = core.disks.get(short.target)
-        assert target is not None
+        short, target = next_copy(core)
 
         async def fail(*_: object) -> None:
             raise DiskFull("as the test wants it")
