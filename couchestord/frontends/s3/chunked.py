@@ -16,8 +16,8 @@ from enum import Enum, auto
 from typing import Final
 
 from couchestord.errors import IncompleteBody, InvalidRequest, SignatureDoesNotMatch
-from couchestord.frontends.s3.signing import EMPTY_SHA256
 from couchestord.frontends.s3.sigv4 import SigningScope
+from couchestord.signing import EMPTY_SHA256
 
 _LINE_BYTES_MAX: Final = 1024
 _TRAILERS_MAX: Final = 16

@@ -25,8 +25,8 @@ from couchestord.errors import (
     SignatureDoesNotMatch,
 )
 from couchestord.frontends.s3.routes import Target
-from couchestord.frontends.s3.signing import ALGORITHM, SigningKey, canonical_request, signing_key, string_to_sign
 from couchestord.model import AccessKey
+from couchestord.signing import ALGORITHM, SigningKey, canonical_request, signing_key, string_to_sign
 
 PRESIGNED_SECONDS_MAX: Final = 7 * 86400
 _SIGNING_KEYS_MAX: Final = 1024
@@ -128,7 +128,9 @@ class Verifier:
         self._check_time(claim, now_ns // 1_000_000_000)
         payload_header = _payload_header(claim, headers)
         key = self._signing_key(access_key.secret_key, stated.date)
-        canonical = canonical_request(method, target, headers, stated.signed_headers, payload_header)
+        canonical = canonical_request(
+            method, target.path, target.query.fields, headers, stated.signed_headers, payload_header
+        )
         signature = key.sign(string_to_sign(timestamp, stated.scope, canonical))
         if not hmac.compare_digest(signature.encode("ascii"), claim.signature.encode("utf-8")):
             raise SignatureDoesNotMatch("the signature does not match; check the secret key and the signing method")

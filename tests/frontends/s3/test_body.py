@@ -14,9 +14,9 @@ import trio
 from couchestord.frontends.http import Request
 from couchestord.frontends.s3.body import VerifiedBody
 from couchestord.frontends.s3.routes import parse_target
-from couchestord.frontends.s3.signing import EMPTY_SHA256, canonical_request, signing_key, string_to_sign
 from couchestord.frontends.s3.sigv4 import Authorized, Payload, SigningScope
 from couchestord.model import AccessKey
+from couchestord.signing import EMPTY_SHA256, canonical_request, signing_key, string_to_sign
 
 SMALL, BIG = 1000, 300_000
 MODES = [
@@ -92,7 +92,9 @@ class Raw:
         names = sorted(sent)
         raw = {name.encode(): value.encode() for name, value in sent.items()}
         target_ = parse_target(target.encode())
-        canonical = canonical_request(method.encode(), target_, raw, sorted(raw), sha256.encode())
+        canonical = canonical_request(
+            method.encode(), target_.path, target_.query.fields, raw, sorted(raw), sha256.encode()
+        )
         scope = f"{timestamp[:8]}/us-east-1/s3/aws4_request"
         derived = signing_key(secret or key.secret_key, timestamp[:8], "us-east-1")
         signature = derived.sign(string_to_sign(timestamp, scope, canonical))

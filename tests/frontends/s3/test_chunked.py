@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from couchestord.errors import Error, IncompleteBody, InvalidRequest, SignatureDoesNotMatch
 from couchestord.frontends.s3.chunked import ChunkedDecoder, Framing
-from couchestord.frontends.s3.signing import EMPTY_SHA256, signing_key
 from couchestord.frontends.s3.sigv4 import SigningScope
+from couchestord.signing import EMPTY_SHA256, signing_key
 
 # "Signature Calculations: transferring payload in multiple chunks" of the S3 API reference.
 SIGNING = SigningScope(

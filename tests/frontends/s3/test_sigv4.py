@@ -15,9 +15,9 @@ from couchestord.errors import (
     SignatureDoesNotMatch,
 )
 from couchestord.frontends.s3.routes import parse_target
-from couchestord.frontends.s3.signing import EMPTY_SHA256
 from couchestord.frontends.s3.sigv4 import Authorized, Payload, Verifier
 from couchestord.model import AccessKey
+from couchestord.signing import EMPTY_SHA256
 
 # Key pair, time and signatures of "Signature Calculations for the Authorization Header" in the S3 API reference.
 KEY = AccessKey("u", "AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY", 0)

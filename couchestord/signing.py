@@ -1,4 +1,4 @@
-"""The arithmetic of AWS Signature Version 4: what is signed, and with which key. Pure."""
+"""The arithmetic of AWS Signature Version 4: what is signed, and with which key. For who checks and who signs. Pure."""
 
 import hashlib
 import hmac
@@ -8,7 +8,6 @@ from typing import Final
 from urllib.parse import quote_from_bytes
 
 from couchestord.errors import SignatureDoesNotMatch
-from couchestord.frontends.s3.routes import Target
 
 ALGORITHM: Final = "AWS4-HMAC-SHA256"
 EMPTY_SHA256: Final = hashlib.sha256(b"").hexdigest()
@@ -50,9 +49,16 @@ def string_to_sign(timestamp: str, scope: str, canonical: bytes) -> str:
 
 
 def canonical_request(
-    method: bytes, target: Target, headers: Mapping[bytes, bytes], signed_headers: Sequence[bytes], payload: bytes
+    method: bytes,
+    path: bytes,
+    fields: Sequence[tuple[bytes, bytes]],
+    headers: Mapping[bytes, bytes],
+    signed_headers: Sequence[bytes],
+    payload: bytes,
 ) -> bytes:
-    """What a request is signed over. Raises SignatureDoesNotMatch when a signed header is not there."""
+    """What a request is signed over. Path and fields of the query decoded, headers by lower-case name, `payload` as
+    x-amz-content-sha256 says it. Raises SignatureDoesNotMatch when a signed header is not there.
+    """
     lines = []
     for name in signed_headers:
         value = headers.get(name)
@@ -61,15 +67,14 @@ def canonical_request(
         if b"  " in value:
             value = b" ".join(value.split())
         lines.append(name + b":" + value)
-    path = target.path
     if not _PLAIN_PATH.match(path):
         path = quote_from_bytes(path, safe="/-_.~").encode("ascii")
-    fields = target.query.fields
-    query = _canonical_query(fields) if fields else b""
+    query = canonical_query(fields) if fields else b""
     return b"\n".join((method, path, query, *lines, b"", b";".join(signed_headers), payload))
 
 
-def _canonical_query(fields: Sequence[tuple[bytes, bytes]]) -> bytes:
+def canonical_query(fields: Sequence[tuple[bytes, bytes]]) -> bytes:
+    """A query in the one order and spelling that is signed, which is fit to be sent as well."""
     pairs = sorted(
         (quote_from_bytes(name, safe="-_.~"), quote_from_bytes(value, safe="-_.~"))
         for name, value in fields
