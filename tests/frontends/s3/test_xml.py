@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from couchestord.errors import MalformedXML
 from couchestord.elements import read
+from couchestord.errors import MalformedXML
 from couchestord.frontends.s3.xml import document, element, key_text, read_complete, read_delete, read_location
 
 NS = "{http://s3.amazonaws.com/doc/2006-03-01/}"
