@@ -59,7 +59,7 @@ class Applier:
             mu.SegmentDropped: self._segments.dropped,
             mu.ShardsLost: self._segments.shards_lost,
             mu.ShardPlaced: self._segments.shard_placed,
-            mu.ExtentsMoved: self._segments.extents_moved,
+            mu.ExtentsMoved: self._extents_moved,
         }
         self.load()
 
@@ -80,12 +80,11 @@ class Applier:
             raise InternalError(f"record {sequence} does not follow {self.sequence}")
         self.sequence = sequence
         self.digest = digest
-        self.generations.rows += 1
         kind = type(outcome)
         if kind in _OF_NAMES:
-            self.generations.names += 1
+            self.generations.change_names()
         elif kind in _OF_SEGMENTS:
-            self.generations.segments += 1
+            self.generations.change_segments()
         self._by_type[kind](outcome)
 
     def save(self) -> None:
@@ -97,7 +96,7 @@ class Applier:
 
     def _change_tree(self) -> None:
         self.tree_generation += 1
-        self.generations.tree += 1
+        self.generations.change_tree()
 
     def _use_ids(self, first: int, count: int = 1) -> None:
         self.next_id = max(self.next_id, first + count)
@@ -157,6 +156,7 @@ class Applier:
     # -- objects ---------------------------------------------------------------------------------------------------
 
     def _object_put(self, it: mu.ObjectPut) -> None:
+        self.generations.change_object(it.directory, it.name)
         self._make_directories(it.made)
         content: int | None = None
         if it.extents is not None:
@@ -197,6 +197,7 @@ class Applier:
             self._use_ids(made.id)
 
     def _object_deleted(self, it: mu.ObjectDeleted) -> None:
+        self.generations.change_object(it.directory, it.name)
         self._make_directories(it.made)
         self._leave_current(it.directory, it.name, it.keep_current)
         self._run("delete from entry where directory=? and name=?", (it.directory, it.name))
@@ -212,6 +213,7 @@ class Applier:
         self._prune(it.directory)
 
     def _version_deleted(self, it: mu.VersionDeleted) -> None:
+        self.generations.change_object(it.directory, it.name)
         where = (it.directory, it.name)
         live = self._run("select inode from entry where directory=? and name=? and child=0", where).fetchone()
         if live and live[0] == it.id:
@@ -386,6 +388,11 @@ class Applier:
         self._run("delete from finished_upload where finished_ns<?", (it.before_ns,))
 
     # -- segments ----------------------------------------------------------------------------------------------------
+
+    def _extents_moved(self, it: mu.ExtentsMoved) -> None:
+        for move in it.moves:
+            self.generations.change_place(move.extent)
+        self._segments.extents_moved(it)
 
     def _segment_made(self, it: mu.SegmentMade) -> None:
         self._segments.made(it)

@@ -147,7 +147,7 @@ class Catalog:
     def _read_through(self, reader: Connection | Shut) -> None:
         self._reader.close()
         self._reader = reader
-        self.generations.opened += 1
+        self.generations.open()
         self.reading.connect(reader, self._reader_failed)
         self.accounts.connect(reader, self._reader_failed)
         self._hold()
@@ -200,7 +200,7 @@ class Catalog:
         """Write the counters and commit. Raises Corrupt; the transaction may then be open or gone."""
         with sqlite_errors(f"committing to the catalog {self.path}"):
             self.applier.save()
-            # before it, for a commit that raises may have happened
+            # before it too, for a commit that raises may have happened
             self.generations.follow(self.applier.generations)
             # before it too, for a commit that begins the WAL anew waits for no reader
             self._let_go()
@@ -209,6 +209,7 @@ class Catalog:
             finally:
                 self._hold()
         self.committed_sequence = self.applier.sequence
+        self.generations.commit(self.applier.generations, self.applier.sequence)
 
     def rollback(self) -> None:
         """Drop the open transaction, if one is open, and take the counters back."""
@@ -216,6 +217,7 @@ class Catalog:
             self._writer.execute("rollback")
         self.applier.load()
         self.applier.generations.follow(self.generations)
+        self.applier.generations.settle()
         self.writing.forget()
 
     @contextmanager

@@ -1,28 +1,119 @@
-"""How long what was looked up in the catalog may be kept. Pure."""
+"""How long what was looked up in the catalog may be kept. Pure.
 
-from dataclasses import dataclass
+Theory of operation. Who keeps a look-up keeps a number with it, and looks whether the number is still the same before
+using it. Buckets, users and keys, directories, and segments have one number each. Objects and the places of extents
+have a table of slots, chosen by a hash: a change of one object drops that one, and the few that share its slot.
+
+The numbers lie in plain memory, so several processes may share them. A number is taken before the row is read, and
+grows twice around a commit, so a row that was read in between is kept under a number that does not last. `sequence`
+grows between the commit and the second time: who sees a number of after a commit sees the sequence of that commit, and
+must not read the row in an older transaction.
+"""
+
+from typing import Final
+
+SLOTS_COUNT: Final = 1 << 16
+_MASK: Final = SLOTS_COUNT - 1
+_TREE, _NAMES, _SEGMENTS, _MOVES, _OPENED, _SEQUENCE, _NUMBERS_COUNT = range(7)
+MEMORY_BYTES: Final = 8 * (_NUMBERS_COUNT + SLOTS_COUNT)
 
 
-@dataclass(slots=True)
 class Generations:
-    """Numbers that grow when one of what they stand for changes or goes: who keeps a look-up keeps its number with it.
+    """Numbers that change when one of what they stand for changes or goes.
 
-    What is new changes none: that something is not there must not be kept.
-    The one door through which look-ups are dropped. The writer's numbers grow as outcomes are applied and fall back
-    with a rollback; those that readers see follow when they are committed and never fall.
+    What is new changes none: that something is not there must not be kept. The one door through which look-ups are
+    dropped. The writer's numbers grow as outcomes are applied and fall back with a rollback; those that readers see
+    follow when they are committed and never fall.
     """
 
-    tree: int = 0
-    """Directories that moved or went."""
-    names: int = 0
-    """Buckets, users and keys."""
-    segments: int = 0
-    """Segments, but for how much of them is in use."""
-    rows: int = 0
-    """Anything at all."""
-    opened: int = 0
-    """Connections that readers had: another one may lead to a catalog that was made anew. Not followed."""
+    __slots__ = ("_numbers", "_touched", "slots")
+
+    def __init__(self, memory: memoryview | None = None) -> None:
+        """Over `MEMORY_BYTES` of zeroes that other processes may see too; None: over some of its own."""
+        numbers = (memory if memory is not None else memoryview(bytearray(MEMORY_BYTES))).cast("B").cast("Q")
+        self._numbers = numbers[:_NUMBERS_COUNT]
+        self.slots = numbers[_NUMBERS_COUNT:]
+        """By `slot_of_name` and `slot_of_extent`: how often an object or a place there was changed."""
+        self._touched: list[int] = []
+
+    @property
+    def tree(self) -> int:
+        """Directories that moved or went."""
+        return self._numbers[_TREE]
+
+    @property
+    def names(self) -> int:
+        """Buckets, users and keys."""
+        return self._numbers[_NAMES]
+
+    @property
+    def segments(self) -> int:
+        """Segments, but for how much of them is in use."""
+        return self._numbers[_SEGMENTS]
+
+    @property
+    def moves(self) -> int:
+        """Extents that have another place."""
+        return self._numbers[_MOVES]
+
+    @property
+    def opened(self) -> int:
+        """Connections that readers had: another one may lead to a catalog that was made anew. Not followed."""
+        return self._numbers[_OPENED]
+
+    @property
+    def sequence(self) -> int:
+        """Of the last record that was committed, as far as readers may know."""
+        return self._numbers[_SEQUENCE]
+
+    def change_tree(self) -> None:
+        self._numbers[_TREE] += 1
+
+    def change_names(self) -> None:
+        self._numbers[_NAMES] += 1
+
+    def change_segments(self) -> None:
+        self._numbers[_SEGMENTS] += 1
+
+    def change_object(self, directory: int, name: bytes) -> None:
+        """The live object of that name is another one, or none."""
+        self._touch(slot_of_name(directory, name))
+
+    def change_place(self, extent: int) -> None:
+        self._numbers[_MOVES] += 1
+        self._touch(slot_of_extent(extent))
+
+    def open(self) -> None:
+        """Readers have another connection."""
+        self._numbers[_OPENED] += 1
+
+    def _touch(self, slot: int) -> None:
+        self.slots[slot] += 1
+        self._touched.append(slot)
 
     def follow(self, other: "Generations") -> None:
-        """Be what the other is now."""
-        self.tree, self.names, self.segments, self.rows = other.tree, other.names, other.segments, other.rows
+        """Change as the other did since it was settled."""
+        self._numbers[: _MOVES + 1] = other._numbers[: _MOVES + 1]
+        slots = self.slots
+        for slot in other._touched:
+            slots[slot] += 1
+
+    def settle(self) -> None:
+        """What was changed so far has been followed, or was taken back."""
+        self._touched.clear()
+
+    def commit(self, other: "Generations", sequence: int) -> None:
+        """The other's changes are committed up to that sequence: once more after `follow`."""
+        self._numbers[_SEQUENCE] = sequence
+        self.follow(other)
+        other.settle()
+
+
+def slot_of_name(directory: int, name: bytes) -> int:
+    """The slot of an object. The same in processes that were forked from one: Python seeds its hashes once."""
+    return hash((directory, name)) & _MASK
+
+
+def slot_of_extent(extent: int) -> int:
+    """The slot of an extent's place. Extents of neighbouring ids have different ones."""
+    return extent & _MASK

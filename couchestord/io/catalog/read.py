@@ -6,6 +6,7 @@ from collections.abc import Generator, Iterator
 from typing import Any, NamedTuple
 
 from couchestord.io.catalog.generations import Generations
+from couchestord.io.catalog.kept import KeptObjects
 from couchestord.io.catalog.segments import pack_disks, unpack_disks
 from couchestord.io.keys import split_key
 from couchestord.io.sqlite import Connection, OnError, Questions, Shut
@@ -100,19 +101,19 @@ _BUCKET = "name, root, owner, created_ns, versioning, policy"
 class CatalogReader:
     """Reads through one connection. Synchronous: a row costs about 7 us, a page of a listing under a millisecond.
 
-    Keeps look-ups of buckets, directories, objects and segments as long as `generations` says, objects only until the
-    next commit; without it, nothing may change under the reader.
+    Keeps look-ups of buckets, directories, objects and segments as long as `generations` says; without it, nothing may
+    change under the reader.
     """
 
     def __init__(
         self, connection: Connection, generations: Generations | None = None, on_error: OnError | None = None
     ) -> None:
         self._now = generations or Generations()
-        self._kept = Generations()
+        self._kept_tree = self._kept_names = self._kept_segments = 0
         self._buckets: dict[str, BucketRow] = {}
         self._paths: dict[tuple[int, bytes], int] = {}
         self._layouts: dict[int, SegmentRow] = {}
-        self._entries: dict[tuple[int, bytes], EntryRow] = {}
+        self._objects: KeptObjects[EntryRow] = KeptObjects(self._now)
         self.connect(connection, on_error)
 
     def connect(self, connection: Connection | Shut, on_error: OnError | None = None) -> None:
@@ -126,14 +127,14 @@ class CatalogReader:
         self._buckets.clear()
         self._paths.clear()
         self._layouts.clear()
-        self._entries.clear()
+        self._objects.clear()
 
     # -- buckets and the tree --------------------------------------------------------------------------------------
 
     def bucket(self, name: str) -> BucketRow | None:
-        if self._kept.names != self._now.names or len(self._buckets) > NAMES_CACHED_MAX:
+        if self._kept_names != self._now.names or len(self._buckets) > NAMES_CACHED_MAX:
             self._buckets.clear()
-            self._kept.names = self._now.names
+            self._kept_names = self._now.names
         found = self._buckets.get(name)
         if found is None:
             row = self._row(f"select {_BUCKET} from bucket where name=?", (name,))
@@ -148,9 +149,9 @@ class CatalogReader:
         """Id of the directory at that path, None when there is none."""
         if not parts:
             return root
-        if self._kept.tree != self._now.tree or len(self._paths) > PATHS_CACHED_MAX:
+        if self._kept_tree != self._now.tree or len(self._paths) > PATHS_CACHED_MAX:
             self._paths.clear()
-            self._kept.tree = self._now.tree
+            self._kept_tree = self._now.tree
         path = b"".join(parts)  # many short parts take thirty times as much
         found = self._paths.get((root, path))
         if found is not None:
@@ -171,15 +172,16 @@ class CatalogReader:
 
     def entry(self, directory: int, name: bytes) -> EntryRow | None:
         """The live object of that name, with the first extent of its content: cheaper than asking twice."""
-        if self._kept.rows != self._now.rows or len(self._entries) > NAMES_CACHED_MAX:
-            self._entries.clear()
-            self._kept.rows = self._now.rows
-        found = self._entries.get((directory, name))
-        if found is None and (row := self._row(_FOUND, (directory, name))) is not None:
-            *entry, id_, start, length, segment, stripe, stripe_start = row
-            extent = None if id_ is None else ExtentRow(id_, start, length, segment, stripe, stripe_start)
-            found = self._entries[directory, name] = EntryRow._make((*entry, extent))
-        return found
+        place = (directory, name)
+        return self._objects.get(place) or self._objects.look_up(place, self._object)
+
+    def _object(self, place: tuple[int, bytes]) -> tuple[EntryRow, int] | None:
+        found = self._row(_FOUND, place)
+        if found is None:
+            return None
+        *entry, id_, start, length, segment, stripe, stripe_start = found
+        extent = None if id_ is None else ExtentRow(id_, start, length, segment, stripe, stripe_start)
+        return EntryRow._make((*entry, extent)), id_ or 0
 
     def live(self, root: int, key: bytes) -> EntryRow | None:
         """The live object of that key, None when there is none."""
@@ -293,8 +295,7 @@ class CatalogReader:
         return found
 
     def extent(self, id_: int) -> ExtentRow | None:
-        row = self._row(f"select {_EXTENT} from extent where id=?", (id_,))
-        return ExtentRow(*row) if row else None
+        return next((ExtentRow(*row) for row in self._rows(f"select {_EXTENT} from extent where id=?", (id_,))), None)
 
     def extents_in_journal(self, after_sequence: int, limit: int) -> list[ExtentRow]:
         """Extents whose bytes still lie in journal records after that sequence, oldest first."""
@@ -325,14 +326,13 @@ class CatalogReader:
     # -- segments ---------------------------------------------------------------------------------------------------
 
     def segment(self, id_: int) -> SegmentRow | None:
-        row = self._row("select * from segment where id=?", (id_,))
-        return _segment(row) if row else None
+        return next((_segment(row) for row in self._rows("select * from segment where id=?", (id_,))), None)
 
     def layout(self, id_: int) -> SegmentRow | None:
         """The segment as far as reading from it goes: how many of its bytes are live may have changed."""
-        if self._kept.segments != self._now.segments or len(self._layouts) > SEGMENTS_CACHED_MAX:
+        if self._kept_segments != self._now.segments or len(self._layouts) > SEGMENTS_CACHED_MAX:
             self._layouts.clear()
-            self._kept.segments = self._now.segments
+            self._kept_segments = self._now.segments
         found = self._layouts.get(id_)
         if found is None:
             found = self.segment(id_)

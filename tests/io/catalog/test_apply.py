@@ -363,7 +363,7 @@ def test_the_layout_of_a_segment_is_kept_until_its_shards_change(tmp_path: Path)
     rig.close()
 
 
-def test_an_object_that_readers_keep_is_dropped_with_any_commit(tmp_path: Path) -> None:
+def test_an_object_that_readers_keep_is_dropped_when_it_changes(tmp_path: Path) -> None:
     """Nor does the writer keep one of a transaction that was taken back."""
     rig = DecideRig(tmp_path)
     catalog = rig.catalog
@@ -390,6 +390,8 @@ def test_an_object_that_readers_keep_is_dropped_with_any_commit(tmp_path: Path) 
     apply(rq.SetVersioning("bucket", "Enabled"))
     assert catalog.writing.entry(bucket.root, b"key") == before
     catalog.rollback()
+    rig.put(b"another", b"one")
+    assert catalog.reading.entry(bucket.root, b"key") is before  # and not for what happens to others
     rig.put(b"key", b"two!")
     after = catalog.reading.entry(bucket.root, b"key")
     assert after is not None

@@ -1,0 +1,83 @@
+"""Objects that are kept: never older than what was changed, and not too many."""
+
+from couchestord.io.catalog import kept
+from couchestord.io.catalog.generations import MEMORY_BYTES, Generations
+from couchestord.io.catalog.kept import KeptObjects, Place
+
+PLACE = (7, b"key")
+
+
+def test_what_changed_or_moved_is_read_again_and_nothing_else() -> None:
+    now = Generations()
+    objects: KeptObjects[str] = KeptObjects(now)
+    assert objects.get(PLACE) is None
+    assert objects.look_up(PLACE, lambda _: ("one", 5)) == "one"
+    assert objects.get(PLACE) == "one"
+    now.change_object(7, b"other")
+    now.change_object(8, b"key")
+    now.change_place(6)
+    assert objects.get(PLACE) == "one"
+    now.change_object(7, b"key")
+    assert objects.get(PLACE) is None
+    assert objects.look_up(PLACE, lambda _: ("two", 5)) == "two"
+    assert objects.get(PLACE) == "two"
+    now.change_place(5)
+    assert objects.get(PLACE) is None
+    assert objects.look_up(PLACE, lambda _: None) is None
+    assert objects.get(PLACE) is None
+
+
+def test_a_row_that_changes_while_it_is_read_is_not_kept() -> None:
+    """Another process commits just then: its numbers lie in memory that both see."""
+    memory = memoryview(bytearray(MEMORY_BYTES))
+    writer, now = Generations(memory), Generations(memory)
+    objects: KeptObjects[str] = KeptObjects(now)
+
+    def change(_: Place) -> tuple[str, int]:
+        writer.change_object(*PLACE)
+        return "old", 5
+
+    assert objects.look_up(PLACE, change) == "old"
+    assert objects.get(PLACE) is None
+
+    def move(_: Place) -> tuple[str, int]:
+        writer.change_place(5)
+        return "old", 5
+
+    assert objects.look_up(PLACE, move) == "old"
+    assert objects.get(PLACE) is None
+
+
+def test_readers_follow_what_was_committed_and_not_what_was_taken_back() -> None:
+    writing, seen = Generations(), Generations()
+    objects: KeptObjects[str] = KeptObjects(seen)
+    objects.look_up(PLACE, lambda _: ("one", 5))
+    writing.change_object(*PLACE)
+    assert objects.get(PLACE) == "one"
+    writing.settle()
+    seen.follow(writing)
+    assert objects.get(PLACE) == "one"
+    writing.change_object(*PLACE)
+    seen.follow(writing)
+    assert objects.get(PLACE) is None
+    objects.look_up(PLACE, lambda _: ("read before the commit", 5))
+    seen.commit(writing, 12)
+    assert objects.get(PLACE) is None
+    assert seen.sequence == 12
+    objects.look_up(PLACE, lambda _: ("two", 5))
+    seen.commit(writing, 13)
+    assert objects.get(PLACE) == "two"
+
+
+def test_those_used_longest_ago_go_first() -> None:
+    objects: KeptObjects[int] = KeptObjects(Generations())
+    count = kept.OBJECTS_KEPT_MAX
+    for number in range(count):
+        objects.look_up((1, b"%d" % number), lambda place: (int(place[1]), 0))
+        assert objects.get((1, b"0")) == 0
+    there = [number for number in range(2 * count) if objects.get((1, b"%d" % number)) is not None]
+    assert there[0] == 0
+    assert there[-1] == count - 1
+    assert count // 2 <= len(there) <= count
+    objects.clear()
+    assert objects.get((1, b"0")) is None
