@@ -1,12 +1,18 @@
-"""All figures of docs/performance.md: `python -m bench [--quick] [NAME ...]`, which is `make bench ARGS=...`.
+"""All figures of docs/performance.md: `python -m bench [--quick] [--large] [NAME ...]`, which is `make bench ARGS=...`.
 
-Each benchmark is a program of its own, run one after the other: what one leaves in memory does not meet the next.
+Each benchmark is a program of its own, run one after the other: what one leaves in memory does not meet the next. At
+the end comes the table of goals, of what this run measured.
 """
 
 import argparse
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
+
+from bench import goals
+from bench.figures import Measured, circumstances
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,11 +22,14 @@ class Program:
     name: str
     measures: str
     quick: tuple[str, ...] = ("--quick",)
+    has_figures: bool = False
+    """Whether it takes --figures FILE."""
 
 
 PROGRAMS = (
-    Program("s3", "CPU per S3 operation beside SeaweedFS, syncs per PUT"),
-    Program("space", "bytes on disk and in the catalog per object, start, memory"),
+    Program("s3", "CPU per S3 operation beside SeaweedFS and nginx, syncs per PUT", has_figures=True),
+    Program("keys", "a million objects: catalog, start, LIST", has_figures=True),
+    Program("space", "bytes on disk per object, memory", ("--quick", "--only", "memory"), has_figures=True),
     Program("stripes", "a 64 MiB object through the stripe store"),
     Program("codec", "the erasure coding engines"),
     Program("disk", "a call to a disk beside the bare system call", ()),
@@ -38,18 +47,26 @@ def main() -> int:
     )
     parser.add_argument("names", metavar="NAME", nargs="*", help="only these (default: all)")
     parser.add_argument("--quick", action="store_true", help="a short, noisy run of each")
+    parser.add_argument("--large", action="store_true", help="with ten million keys: half an hour more")
     options = parser.parse_args()
     unknown = sorted(set(options.names) - {program.name for program in PROGRAMS})
     if unknown:
         parser.error(f"no such benchmark: {', '.join(unknown)}")
     failed = []
-    for program in PROGRAMS:
-        if options.names and program.name not in options.names:
-            continue
-        print(f"\n== bench.{program.name}: {program.measures}\n", flush=True)
-        line = [sys.executable, "-m", f"bench.{program.name}", *(program.quick if options.quick else ())]
-        if subprocess.run(line, check=False).returncode:
-            failed.append(program.name)
+    begun = circumstances()
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "figures"
+        file.touch()
+        for program in PROGRAMS:
+            if options.names and program.name not in options.names:
+                continue
+            print(f"\n== bench.{program.name}: {program.measures}\n", flush=True)
+            line = [sys.executable, "-m", f"bench.{program.name}", *(program.quick if options.quick else ())]
+            line += ["--figures", str(file)] if program.has_figures else []
+            line += ["--large"] if program.name == "keys" and options.large else []
+            if subprocess.run(line, check=False).returncode:
+                failed.append(program.name)
+        print(f"\n== goals\n\nBegun {begun}.\nOver {circumstances()}.\n\n{goals.table(Measured.load(file))}")
     if failed:
         print(f"\nfailed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from bench.load import Signer, fetch
+from bench.load import Plain, Signer, fetch
 from bench.process import stop
 
 ROOT: Final = Path(__file__).resolve().parents[1]
@@ -39,8 +39,10 @@ class Server:
     name: str
     process: Popen
     port: int
-    signer: Signer
+    signer: Signer | Plain
     folder: Path
+    metrics: str = ""
+    """Address of its metrics; empty: it has none that we read."""
 
     @property
     def pid(self) -> int:
@@ -67,10 +69,10 @@ def command(*arguments: str | Path) -> Any:
     return json.loads(subprocess.run(line, capture_output=True, text=True, env=_environment(), check=True).stdout)
 
 
-def up(folder: Path) -> tuple[Popen, dict[str, str]]:
-    """`couchestord up` on free ports, and the addresses that it prints once it is ready."""
+def up(folder: Path, *options: str) -> tuple[Popen, dict[str, str]]:
+    """`couchestord up OPTIONS` on free ports, and the addresses that it prints once it is ready."""
     ports = [f"--{name}-addr=127.0.0.1:0" for name in ("s3", "metrics", "health")]
-    line = [sys.executable, "-m", "couchestord", "up", "--data", str(folder), *ports, "--json"]
+    line = [sys.executable, "-m", "couchestord", "up", "--data", str(folder), *ports, *options, "--json"]
     with (folder.parent / f"{folder.name}.log").open("a") as log:
         process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=log, text=True, env=_environment())
     assert process.stdout is not None
@@ -81,17 +83,26 @@ def up(folder: Path) -> tuple[Popen, dict[str, str]]:
 
 
 @contextmanager
-def couchestord(folder: Path) -> Iterator[Server]:
-    """Our daemon as `couchestord up` makes it: six disks, 4+2, all on one file system."""
-    process, addresses = up(folder)
+def couchestord(folder: Path, *options: str) -> Iterator[Server]:
+    """Our daemon as `couchestord up OPTIONS` makes it: six disks, 4+2, all on one file system, and DURABLE_BUCKET."""
+    process, addresses = up(folder, *options)
     try:
         key = command("key", "list", "--data", folder, "--show-secrets")[0]
         port = int(addresses["s3"].rpartition(":")[2])
-        server = Server("couchestord", process, port, Signer(port, key["access_key"], key["secret_key"]), folder)
-        server.put(f"/{DURABLE_BUCKET}")
+        signer = Signer(port, key["access_key"], key["secret_key"])
+        server = Server("couchestord", process, port, signer, folder, addresses["metrics"])
+        if DURABLE_BUCKET not in {row["bucket"] for row in command("bucket", "list", "--data", folder)}:
+            server.put(f"/{DURABLE_BUCKET}")
         yield server
     finally:
         stop(process)
+
+
+def has_option(option: str) -> bool:
+    """Whether `couchestord up` knows it."""
+    line = [sys.executable, "-m", "couchestord", "up", "--help"]
+    told = subprocess.run(line, capture_output=True, text=True, env=_environment(), check=True).stdout
+    return re.search(rf"{re.escape(option)}\b", told) is not None
 
 
 # -- SeaweedFS -------------------------------------------------------------------------------------------------------

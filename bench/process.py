@@ -1,4 +1,4 @@
-"""What a running server costs, read from /proc: CPU time, memory, system calls that sync."""
+"""What a running server costs, read from /proc: CPU time, memory, system calls that sync; and where it runs."""
 
 import os
 import re
@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
@@ -38,6 +39,30 @@ def cpu_s(pid: int) -> float:
         with suppress(OSError):
             ticks += sum(map(int, _stat(one)[11:15]))
     return ticks / TICKS_PER_SECOND
+
+
+@dataclass(frozen=True, slots=True)
+class Cores:
+    """Who runs where: servers on one core and the client on another, so that neither takes time from the other. With a
+    single core all are the same.
+    """
+
+    server: frozenset[int]
+    client: frozenset[int]
+    all: frozenset[int]
+
+    @classmethod
+    def here(cls) -> "Cores":
+        cores = sorted(os.sched_getaffinity(0))
+        return cls(frozenset(cores[:1]), frozenset(cores[-1:]), frozenset(cores))
+
+
+def pin(pid: int, cores: frozenset[int]) -> None:
+    """Keeps the threads of a process and of its descendants on `cores`, those that they start later, too."""
+    for one in tree(pid):
+        with suppress(OSError):
+            for thread in os.listdir(f"/proc/{one}/task"):
+                os.sched_setaffinity(int(thread), cores)
 
 
 def resident_bytes(pid: int) -> int:

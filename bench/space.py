@@ -1,38 +1,28 @@
-"""Room on disk, the catalog, the start and memory: `python -m bench.space [--quick] [--only PART ...]`.
+"""Room on disk and memory: `python -m bench.space [--quick] [--only PART ...]`.
 
 - small: 100,000 objects of 4 KiB through S3, then `du` of the whole data folder once they are destaged.
-- million: a million objects through the library; bytes of the catalog for each, the time from the start of the process
-  until /readyz says 200, in good order and after kill -9, and what is resident then.
 - memory: eight clients put, then get, objects of 1 GiB at the same time; the most that is resident.
 """
 
 import argparse
-import os
 import random
-import statistics
 import tempfile
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-import trio
-
-from bench import peers
+from bench import figures, peers
+from bench.figures import Figures
 from bench.load import Request, run
-from bench.peers import DURABLE_BUCKET, Popen
-from bench.process import MIB, cpu_s, disk_bytes, forget_peak, peak_resident_bytes, resident_bytes, stop
-from couchestord.store import ObjectStore
+from bench.peers import DURABLE_BUCKET
+from bench.process import MIB, cpu_s, disk_bytes, forget_peak, peak_resident_bytes, resident_bytes
 
 SMALL_BYTES: Final = 4096
 DESTAGE_TIMEOUT_S: Final = 300.0
 SETTLED_S: Final = 15.0
 """So long the folder must stay as it is to count as destaged and trimmed."""
-MILLION_BODY_BYTES: Final = 64
-WRITERS: Final = 256
 CLIENTS: Final = 8
-STARTS: Final = 3
 
 
 def _line(name: str, figure: str, goal: str = "") -> None:
@@ -57,7 +47,7 @@ def _wait_until_destaged(folder: Path, count: int) -> dict[str, Any]:
     raise SystemExit(f"not destaged within {DESTAGE_TIMEOUT_S:g} s")
 
 
-def small_objects(folder: Path, count: int) -> None:
+def small_objects(folder: Path, count: int, kept: Figures) -> None:
     rng = random.Random(0)
     body = rng.randbytes(SMALL_BYTES)
     with peers.couchestord(folder) as server:
@@ -84,6 +74,7 @@ def small_objects(folder: Path, count: int) -> None:
             _line(f"    {name}", f"{part / MIB:,.1f} MiB")
         _line("  journal, one replica", f"{status['journal']['bytes'] / MIB:,.1f} MiB")
         _line("  du after destage / bytes of the objects", f"{used_bytes / stored:.2f}", "goal 1.7")
+        kept.add("disk bytes per byte", used_bytes / stored)
 
 
 def _parts(folder: Path) -> dict[str, int]:
@@ -98,69 +89,15 @@ def _parts(folder: Path) -> dict[str, int]:
     return dict(sorted(parts.items(), key=lambda item: -item[1])[:6])
 
 
-# -- a million objects -----------------------------------------------------------------------------------------------
-
-
-async def _build(folder: Path, count: int) -> float:
-    """A store with so many objects, a thousand to a directory. Returns CPU seconds."""
-    numbers = iter(range(count))
-    rng = random.Random(0)
-
-    async def work(store: ObjectStore) -> None:
-        for number in numbers:
-            body = rng.randbytes(MILLION_BODY_BYTES)
-            await store.put("million", b"directory-%05d/object-%08d" % (number // 1000, number), body)
-
-    await ObjectStore.create(folder)
-    before = time.process_time()
-    async with ObjectStore.open(folder) as store:
-        await store.create_bucket("million")
-        async with trio.open_nursery() as nursery:
-            for _ in range(WRITERS):
-                nursery.start_soon(work, store)
-        return time.process_time() - before
-
-
-def _start_s(folder: Path) -> tuple[float, Popen, int]:
-    """Seconds from the start of the process until /readyz answers 200."""
-    begun = time.perf_counter()
-    process, addresses = peers.up(folder)
-    with urllib.request.urlopen(addresses["health"].removesuffix("healthz") + "readyz", timeout=10) as response:
-        assert response.status == 200
-    return time.perf_counter() - begun, process, resident_bytes(process.pid)
-
-
-def million(folder: Path, count: int) -> None:
-    build_cpu_s = trio.run(_build, folder, count)
-    catalog_bytes = sum(path.stat().st_size for path in folder.glob("catalog*"))
-    _line(f"{count:,} objects through the library: CPU of a put", f"{build_cpu_s / count * 1e6:,.0f} us")
-    _line("  catalog", f"{catalog_bytes / count:,.0f} bytes/object", "goal 400")
-    for part in sorted(folder.glob("catalog*")):
-        _line(f"    {part.name}", f"{part.stat().st_size / count:,.0f} bytes/object")
-    for name, end in (("in good order", stop), ("killed", _kill)):
-        found = []
-        for _ in range(STARTS):
-            seconds, process, resident = _start_s(folder)
-            found.append(seconds)
-            end(process)
-        # the first start follows another kind of end
-        _line(f"  start to /readyz 200 after an end {name}", f"{statistics.median(found[1:]):.2f} s", "goal 1 s")
-        _line("    each", ", ".join(f"{one:.2f}" for one in found))
-    _line("  resident when ready", f"{resident / MIB:,.0f} MiB", "goal 128 MiB")
-
-
-def _kill(process: Popen) -> None:
-    process.kill()
-    process.wait()
-
-
 # -- memory ----------------------------------------------------------------------------------------------------------
 
 
-def memory(folder: Path, size_bytes: int) -> None:
+def memory(folder: Path, size_bytes: int, kept: Figures) -> None:
     body = random.Random(0).randbytes(MIB) * (size_bytes // MIB)
     with peers.couchestord(folder) as server:
-        _line("memory: resident when idle", f"{resident_bytes(server.pid) / MIB:,.0f} MiB", "goal 128 MiB")
+        idle_bytes = resident_bytes(server.pid)
+        _line("memory: resident when idle", f"{idle_bytes / MIB:,.0f} MiB", "goal 128 MiB")
+        kept.add("idle bytes", idle_bytes)
 
         def requests(method: str) -> Iterator[Request]:
             content = body if method == "PUT" else b""
@@ -174,23 +111,24 @@ def memory(folder: Path, size_bytes: int) -> None:
             _line(
                 f"  peak, {CLIENTS} clients {method} {size_bytes // MIB} MiB", f"{peak / MIB:,.0f} MiB", "goal 300 MiB"
             )
+            kept.add(f"peak bytes/{method}", peak)
             rate = CLIENTS * size_bytes / 1e6 / load.elapsed_s
             _line("    all together", f"{rate:,.0f} MB/s")
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.space", description="Room, start and memory.")
+    parser = argparse.ArgumentParser(prog="python -m bench.space", description="Room and memory.")
     parser.add_argument("--quick", action="store_true", help="a hundredth of the objects, 64 MiB instead of 1 GiB")
     parser.add_argument("--folder", type=Path, help="where the data lies while it is measured")
-    parser.add_argument("--only", choices=("small", "million", "memory"), nargs="+", help="these parts")
+    parser.add_argument("--only", choices=("small", "memory"), nargs="+", help="these parts")
+    figures.add_option(parser)
     options = parser.parse_args(arguments)
-    quick = options.quick
+    quick, kept = options.quick, options.figures
     parts: dict[str, Callable[[Path], None]] = {
-        "small": lambda folder: small_objects(folder, 1000 if quick else 100_000),
-        "million": lambda folder: million(folder, 10_000 if quick else 1_000_000),
-        "memory": lambda folder: memory(folder, 64 * MIB if quick else 1024 * MIB),
+        "small": lambda folder: small_objects(folder, 1000 if quick else 100_000, kept),
+        "memory": lambda folder: memory(folder, 64 * MIB if quick else 1024 * MIB, kept),
     }
-    print(f"{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f} at the start", flush=True)
+    print(figures.circumstances(), flush=True)
     for name, part in parts.items():
         if options.only is None or name in options.only:
             with tempfile.TemporaryDirectory(dir=options.folder) as folder:
