@@ -204,6 +204,34 @@ class NoSuchFile(DiskError):
     """The disk is well, the file is not there."""
 
 
+# -- the bucket or folder behind the store
+# -----------------------------------------------------------------------------------------------
+
+
+class RemoteError(Error):
+    """A call to what keeps data outside this node failed. Callers of the store never see this."""
+
+
+class RemoteUnavailable(RemoteError):
+    """No answer in time, or none that helps, and neither has any of the repeats: later it may succeed."""
+
+
+class RemoteDenied(RemoteError):
+    """The key or its rights are refused. Nothing will succeed until somebody acts."""
+
+
+class RemoteRefused(RemoteError):
+    """The request is understood and refused (no such bucket, no room): the same one will not succeed by itself."""
+
+
+class NoSuchBlob(RemoteError):
+    """The backend is well, nothing is stored under that key."""
+
+
+class BlobExists(RemoteError):
+    """Other bytes are stored under that key. They stay."""
+
+
 class Corrupt(Error):
     """Bytes fail their checksum or carry another identity than asked for. Never served; another copy is taken."""
 

@@ -1,0 +1,102 @@
+"""What keeps bytes outside this node: objects that are written once, whole, and never changed. Pure.
+
+Errors, all of them `couchestord.errors.RemoteError`: `NoSuchBlob`, `BlobExists`, and for every call
+`RemoteUnavailable` (later it may succeed; the backend has repeated it already, within bounds), `RemoteDenied` and
+`RemoteRefused` (somebody must act). A call that failed, or was cancelled, may have taken effect; each may be repeated.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Final, NamedTuple, Protocol
+
+from couchestord.errors import InvalidArgument
+
+Buffer = bytes | bytearray | memoryview
+KEYS_PER_PAGE: Final = 1000
+_WORD = r"[a-z0-9][a-z0-9._-]*"
+_KEY = re.compile(rf"{_WORD}(?:/{_WORD})*")
+_KEY_LENGTH_MAX: Final = 200
+
+
+class Stored(NamedTuple):
+    """An object that is there."""
+
+    key: str
+    size_bytes: int
+
+
+class Page(NamedTuple):
+    """Some objects, in the order of their keys' bytes."""
+
+    objects: tuple[Stored, ...]
+    more: bool
+    """There may be others behind the last one."""
+
+
+class Backend(Protocol):
+    """One place that keeps objects. Called from one trio loop, by any number of tasks; every call ends in bounded time.
+
+    Keys are ours: words of lower-case letters, digits, `.`, `_` and `-` that begin with a letter or digit, joined by
+    `/`, at most 200 characters (`check_key`). None may be what another begins with before a `/`: in a folder that is a
+    folder (RemoteRefused).
+    """
+
+    @property
+    def name(self) -> str:
+        """For people and logs: where it is. Holds no secret."""
+        ...
+
+    async def put_new(self, key: str, parts: Sequence[Buffer]) -> None:
+        """Store an object, the parts one after the other: durable, whole and readable by all on return.
+
+        Nothing that is stored is ever replaced: BlobExists when other bytes are there. The same bytes are no error, so
+        that a call whose answer was lost can be repeated. The parts must not change until the call returns.
+        """
+        ...
+
+    async def get(self, key: str, offset: int, length: int) -> bytes:
+        """At most `length` bytes at `offset`; fewer only at the end. NoSuchBlob. Not verified: that is the caller's
+        part.
+        """
+        ...
+
+    async def size(self, key: str) -> int:
+        """Size in bytes. NoSuchBlob."""
+        ...
+
+    async def list(self, prefix: str, after: str = "") -> Page:
+        """A page of the objects whose keys begin with `prefix`, from behind the key `after` on. `prefix`: a key, a key
+        and a slash, or nothing.
+        """
+        ...
+
+    async def delete(self, key: str) -> None:
+        """The object is gone on return; one that was not there is no error. A read under way may fail."""
+        ...
+
+    async def aclose(self) -> None:
+        """Give connections and threads back. No call may follow."""
+        ...
+
+
+def check_key(key: str) -> None:
+    """InvalidArgument unless it is a key as `Backend` takes it."""
+    if len(key) > _KEY_LENGTH_MAX or _KEY.fullmatch(key) is None:
+        raise InvalidArgument(f"not the key of a blob: {key!r}")
+
+
+def check_prefix(prefix: str) -> None:
+    """InvalidArgument unless it is nothing, a key, or a key and a slash."""
+    if prefix:
+        check_key(prefix.removesuffix("/"))
+
+
+def check_range(offset: int, length: int) -> None:
+    """InvalidArgument when either is negative."""
+    if offset < 0 or length < 0:
+        raise InvalidArgument(f"negative offset or length: {offset}, {length}")
+
+
+def parts_length(parts: Sequence[Buffer]) -> int:
+    """Bytes in all parts."""
+    return sum(memoryview(part).nbytes for part in parts)

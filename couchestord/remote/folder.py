@@ -1,0 +1,227 @@
+"""A folder as a backend: a mounted file system that outlives this node's disks.
+
+An object is a file; directories are made on the way and stay. A file is written in `.new`, synced, and linked to its
+name, which never replaces another; then the folder is synced. What a crash leaves in `.new` is garbage, and nobody
+reads it: several stores may use one folder, so none removes what may be another's.
+
+Calls run in a few threads of their own with a deadline. One that misses it is given up: its thread goes on until the
+kernel answers and keeps its place among the few, so that a file system that hangs costs no more threads than these.
+"""
+
+import os
+import stat
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Final, TypeVar
+
+import trio
+
+from couchestord.errors import BlobExists, InvalidArgument, NoSuchBlob, RemoteDenied, RemoteRefused, RemoteUnavailable
+from couchestord.remote.backend import (
+    KEYS_PER_PAGE,
+    Buffer,
+    Page,
+    Stored,
+    check_key,
+    check_prefix,
+    check_range,
+    parts_length,
+)
+
+_Result = TypeVar("_Result")
+_NEW: Final = ".new"
+_FOLDER_MODE: Final = 0o700
+_FILE_MODE: Final = 0o600
+_NOT_THERE: Final = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
+_COMPARE_BYTES: Final = 1 << 20
+
+
+class FolderBackend:
+    """Objects as files below `folder`. When that is not the folder any more that it was at first (a mount that is gone,
+    say), calls raise RemoteUnavailable: what is not there would pass for lost.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        random_bytes: Callable[[int], bytes],
+        *,
+        deadline_s: float = 60.0,
+        threads_count: int = 4,
+        keys_per_page: int = KEYS_PER_PAGE,
+    ) -> None:
+        """Raises InvalidArgument when there is no such folder."""
+        if not folder.is_dir():
+            raise InvalidArgument(f"there is no folder {folder}")
+        self._folder = folder.absolute()
+        self._identity = _identify(self._folder)
+        self._random_bytes = random_bytes
+        self._deadline_s = deadline_s
+        self._keys_per_page = keys_per_page
+        self._threads = trio.CapacityLimiter(threads_count)
+
+    @property
+    def name(self) -> str:
+        return str(self._folder)
+
+    async def put_new(self, key: str, parts: Sequence[Buffer]) -> None:
+        check_key(key)
+        await self._run(partial(_put_new, self._folder, key, parts, self._random_bytes(8).hex()))
+
+    async def get(self, key: str, offset: int, length: int) -> bytes:
+        check_key(key)
+        check_range(offset, length)
+        return await self._run(partial(_get, self._folder / key, offset, length))
+
+    async def size(self, key: str) -> int:
+        check_key(key)
+        return await self._run(partial(_size, self._folder / key))
+
+    async def list(self, prefix: str, after: str = "") -> Page:
+        check_prefix(prefix)
+        found = await self._run(partial(_walk, self._folder, prefix, after))
+        return Page(tuple(found[: self._keys_per_page]), len(found) > self._keys_per_page)
+
+    async def delete(self, key: str) -> None:
+        check_key(key)
+        await self._run(partial(_delete, self._folder / key))
+
+    async def aclose(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def _run(self, work: Callable[[], _Result]) -> _Result:
+        try:
+            with trio.fail_after(self._deadline_s):
+                return await trio.to_thread.run_sync(self._work, work, abandon_on_cancel=True, limiter=self._threads)
+        except trio.TooSlowError:
+            raise RemoteUnavailable(f"{self.name}: no answer within {self._deadline_s:g} s") from None
+        except _NOT_THERE as error:
+            raise NoSuchBlob(f"{self.name}: {error.filename} is not there") from None
+        except PermissionError as error:
+            raise RemoteDenied(f"{self.name}: {error}") from error
+        except OSError as error:
+            raise RemoteUnavailable(f"{self.name}: {error}") from error
+
+    def _work(self, work: Callable[[], _Result]) -> _Result:
+        """In a thread."""
+        try:
+            identity = _identify(self._folder)
+        except FileNotFoundError:
+            identity = None
+        if identity != self._identity:
+            raise RemoteUnavailable(f"{self.name} is not the folder any more that it was: is something unmounted?")
+        return work()
+
+
+# -- what the threads run; raises OSError as the kernel gives it ------------------------------------------------------
+
+
+def _identify(folder: Path) -> tuple[int, int]:
+    found = folder.stat()
+    return found.st_dev, found.st_ino
+
+
+def _put_new(folder: Path, key: str, parts: Sequence[Buffer], unique: str) -> None:
+    new = folder / _NEW / unique
+    target = folder / key
+    _make_folders(folder, new.parent)
+    try:
+        _make_folders(folder, target.parent)
+        _write(new, parts)
+        os.link(new, target)
+    except NotADirectoryError:
+        raise RemoteRefused(f"{target} cannot be made: a file lies where a folder should") from None
+    except FileExistsError:
+        if target.is_dir():
+            raise RemoteRefused(f"{target} is a folder") from None
+        if not _holds(target, parts):
+            raise BlobExists(f"{target} holds other bytes") from None
+    finally:
+        with suppress(FileNotFoundError):
+            new.unlink()
+    _sync_folder(target.parent)  # also when it was there: whoever made it may not have come so far
+
+
+def _make_folders(root: Path, folder: Path) -> None:
+    """The folder and those above it up to the root, durably."""
+    if folder == root:
+        return
+    _make_folders(root, folder.parent)
+    with suppress(FileExistsError):
+        folder.mkdir(_FOLDER_MODE)
+    _sync_folder(folder.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def _write(path: Path, parts: Sequence[Buffer]) -> None:
+    number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _FILE_MODE)
+    with open(number, "wb", buffering=0) as file:
+        for part in parts:
+            left = memoryview(part).cast("B")
+            while left:
+                left = left[file.write(left) :]
+        os.fsync(number)
+
+
+def _holds(path: Path, parts: Sequence[Buffer]) -> bool:
+    with path.open("rb") as file:
+        if os.fstat(file.fileno()).st_size != parts_length(parts):
+            return False
+        for part in parts:
+            view = memoryview(part).cast("B")
+            for start in range(0, len(view), _COMPARE_BYTES):
+                wanted = view[start : start + _COMPARE_BYTES]
+                if file.read(len(wanted)) != wanted:
+                    return False
+        os.fsync(file.fileno())
+    return True
+
+
+def _get(path: Path, offset: int, length: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(offset)
+        return file.read(length)
+
+
+def _size(path: Path) -> int:
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise FileNotFoundError(None, None, str(path))
+    return status.st_size
+
+
+def _delete(path: Path) -> None:
+    try:
+        path.unlink()
+    except _NOT_THERE:
+        return
+    _sync_folder(path.parent)
+
+
+def _walk(root: Path, prefix: str, after: str) -> list[Stored]:
+    """All of it, sorted: a folder has no order of its own to go on in."""
+    found: list[Stored] = []
+
+    def refuse(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            raise error
+
+    for folder, folders, names in os.walk(root / prefix.rpartition("/")[0], onerror=refuse):
+        folders[:] = [name for name in folders if name != _NEW]
+        above = os.path.relpath(folder, root)
+        for name in names:
+            key = name if above == "." else f"{above}/{name}"
+            if key > after and key.startswith(prefix):
+                with suppress(FileNotFoundError):  # deleted meanwhile
+                    found.append(Stored(key, os.stat(os.path.join(folder, name)).st_size))
+    found.sort()
+    return found

@@ -1,0 +1,137 @@
+"""What is a folder's own: what lies in it, what syncs, and what happens when it fails."""
+
+import errno
+import os
+import threading
+from pathlib import Path
+
+import pytest
+import trio
+
+from couchestord.clock import SystemClock
+from couchestord.errors import InvalidArgument, RemoteDenied, RemoteRefused, RemoteUnavailable
+from couchestord.remote.folder import FolderBackend
+
+
+def backend_in(folder: Path, **settings: float) -> FolderBackend:
+    folder.mkdir(exist_ok=True)
+    return FolderBackend(folder, SystemClock().random_bytes, deadline_s=settings.get("deadline_s", 30.0))
+
+
+async def test_files_are_private_and_nothing_else_is_left(tmp_path: Path) -> None:
+    backend = backend_in(tmp_path / "bucket")
+    await backend.put_new("a/b", [b"x"])
+    found = {path.relative_to(tmp_path / "bucket"): path.stat().st_mode & 0o777 for path in tmp_path.rglob("*/**/*")}
+    assert found == {Path(".new"): 0o700, Path("a"): 0o700, Path("a/b"): 0o600}
+
+
+async def test_a_folder_must_be_there(tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgument):
+        FolderBackend(tmp_path / "none", SystemClock().random_bytes)
+
+
+async def test_all_is_synced_before_it_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file, then every folder on the way to it."""
+    synced: list[str] = []
+    sync = os.fsync
+
+    def noted(number: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{number}"))
+        sync(number)
+
+    backend = backend_in(tmp_path / "bucket")
+    monkeypatch.setattr(os, "fsync", noted)
+    await backend.put_new("a/b/c", [b"x"])
+    root = str(tmp_path / "bucket")
+    file = next(index for index, name in enumerate(synced) if name.startswith(f"{root}/.new/"))
+    assert {root, f"{root}/a", f"{root}/a/b"} <= set(synced)
+    assert synced[-1] == f"{root}/a/b"
+    assert file < len(synced) - 1
+    synced.clear()
+    await backend.delete("a/b/c")
+    assert synced == [f"{root}/a/b"]
+
+
+async def test_a_file_that_cannot_be_synced_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sync = os.fsync
+
+    def fail(number: int) -> None:
+        if "/.new/" in os.readlink(f"/proc/self/fd/{number}"):
+            raise OSError(errno.EIO, "planted")
+        sync(number)
+
+    backend = backend_in(tmp_path / "bucket")
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(RemoteUnavailable, match="planted"):
+        await backend.put_new("a", [b"x"])
+    monkeypatch.undo()
+    assert (await backend.list("")).objects == ()
+    assert list((tmp_path / "bucket" / ".new").iterdir()) == []
+
+
+async def test_a_mount_that_is_gone_does_not_pass_for_lost_objects(tmp_path: Path) -> None:
+    folder = tmp_path / "bucket"
+    backend = backend_in(folder)
+    await backend.put_new("a", [b"x"])
+    folder.rename(tmp_path / "away")
+    with pytest.raises(RemoteUnavailable):
+        await backend.size("a")
+    folder.mkdir()
+    with pytest.raises(RemoteUnavailable):
+        await backend.get("a", 0, 1)
+    with pytest.raises(RemoteUnavailable):
+        await backend.put_new("b", [b"x"])
+    with pytest.raises(RemoteUnavailable):
+        await backend.list("")
+    assert list(folder.iterdir()) == []
+
+
+async def test_what_the_kernel_refuses_is_denied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "planted")
+
+    backend = backend_in(tmp_path / "bucket")
+    monkeypatch.setattr(os, "link", refuse)
+    with pytest.raises(RemoteDenied, match="planted"):
+        await backend.put_new("a", [b"x"])
+
+
+async def test_a_folder_that_hangs_ends_by_deadline_and_takes_few_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = threading.Event()
+    hanging: list[int] = []
+    link = os.link
+
+    def hang(*arguments: Path) -> None:
+        hanging.append(1)
+        release.wait()
+        link(*arguments)
+
+    backend = backend_in(tmp_path / "bucket", deadline_s=0.2)
+    monkeypatch.setattr(os, "link", hang)
+    late: list[str] = []
+
+    async def put(key: str) -> None:
+        try:
+            await backend.put_new(key, [b"x"])
+        except RemoteUnavailable:
+            late.append(key)
+
+    try:
+        async with trio.open_nursery() as nursery:
+            for index in range(10):
+                nursery.start_soon(put, f"k{index}")
+        assert len(late) == 10
+        assert len(hanging) <= 4
+    finally:
+        release.set()
+
+
+async def test_a_key_cannot_be_a_folder_too(tmp_path: Path) -> None:
+    backend = backend_in(tmp_path / "bucket")
+    await backend.put_new("a/b", [b"x"])
+    for key in ("a", "a/b/c"):
+        with pytest.raises(RemoteRefused):
+            await backend.put_new(key, [b"x"])
+    assert [stored.key for stored in (await backend.list("")).objects] == ["a/b"]
