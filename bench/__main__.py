@@ -28,6 +28,7 @@ class Program:
 
 PROGRAMS = (
     Program("s3", "CPU per S3 operation beside SeaweedFS and nginx, syncs per PUT", has_figures=True),
+    Program("workers", "a second worker", has_figures=True),
     Program("keys", "a million objects: catalog, start, LIST", has_figures=True),
     Program("space", "bytes on disk per object, memory", ("--quick", "--only", "memory"), has_figures=True),
     Program("stripes", "a 64 MiB object through the stripe store"),

@@ -115,7 +115,7 @@ def counted_syncs(pid: int) -> Iterator[dict[str, int]]:
 
 
 def stop(process: subprocess.Popen[str], timeout_s: float = 60) -> None:
-    """SIGTERM, then SIGKILL to one that does not end."""
+    """SIGTERM, then SIGKILL to one that does not end. Closes the pipe from its output."""
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
         try:
@@ -123,3 +123,5 @@ def stop(process: subprocess.Popen[str], timeout_s: float = 60) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+    if process.stdout is not None:
+        process.stdout.close()

@@ -210,7 +210,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--folder", type=Path, help="where the data lies while it is measured")
     figures.add_option(parser)
     options = parser.parse_args(arguments)
-    count, duration_s = (1, 0.5) if options.quick else (options.rounds, options.seconds)
+    count, duration_s = (1, 0.3) if options.quick else (options.rounds, options.seconds)
     zipf_keys = ZIPF_KEYS_QUICK if options.quick else ZIPF_KEYS
     bodies = Bodies()
     operations = [one for one in cells.operations(bodies, zipf_keys) if options.only in one.name]

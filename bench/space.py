@@ -1,10 +1,12 @@
 """Room on disk and memory: `python -m bench.space [--quick] [--only PART ...]`.
 
-- small: 100,000 objects of 4 KiB through S3, then `du` of the whole data folder once they are destaged.
+- small: 100,000 objects of 4 KiB through S3, then `du` of the whole data folder once they are destaged; then the first
+  reads after a start with nothing in memory (as root, who alone may drop the system's caches).
 - memory: eight clients put, then get, objects of 1 GiB at the same time; the most that is resident.
 """
 
 import argparse
+import os
 import random
 import tempfile
 import time
@@ -23,6 +25,7 @@ DESTAGE_TIMEOUT_S: Final = 300.0
 SETTLED_S: Final = 15.0
 """So long the folder must stay as it is to count as destaged and trimmed."""
 CLIENTS: Final = 8
+FIRST_READS: Final = 1000
 
 
 def _line(name: str, figure: str, goal: str = "") -> None:
@@ -47,16 +50,17 @@ def _wait_until_destaged(folder: Path, count: int) -> dict[str, Any]:
     raise SystemExit(f"not destaged within {DESTAGE_TIMEOUT_S:g} s")
 
 
+def small_path(number: int) -> str:
+    return f"/{DURABLE_BUCKET}/{number % 100:02}/{number:08}"
+
+
 def small_objects(folder: Path, count: int, kept: Figures) -> None:
     rng = random.Random(0)
     body = rng.randbytes(SMALL_BYTES)
     with peers.couchestord(folder) as server:
         empty_bytes = disk_bytes(folder)
         before = cpu_s(server.pid)
-        requests = (
-            server.signer.request("PUT", f"/{DURABLE_BUCKET}/{number % 100:02}/{number:08}", body=body)
-            for number in range(count)
-        )
+        requests = (server.signer.request("PUT", small_path(number), body=body) for number in range(count))
         load = run(server.port, requests, 32, None)
         put_cpu_s = cpu_s(server.pid) - before
         full_bytes = disk_bytes(folder)
@@ -75,6 +79,24 @@ def small_objects(folder: Path, count: int, kept: Figures) -> None:
         _line("  journal, one replica", f"{status['journal']['bytes'] / MIB:,.1f} MiB")
         _line("  du after destage / bytes of the objects", f"{used_bytes / stored:.2f}", "goal 1.7")
         kept.add("disk bytes per byte", used_bytes / stored)
+    first_reads(folder, count)
+
+
+def first_reads(folder: Path, count: int) -> None:
+    """Reads of objects chosen by chance, by one client, after a start with cold caches, and the same ones once more."""
+    if os.geteuid():
+        print("skipped: first reads after a start with cold caches: not root")
+        return
+    os.sync()
+    Path("/proc/sys/vm/drop_caches").write_text("3")
+    chosen = random.Random(0).sample(range(count), min(FIRST_READS, count))
+    with peers.couchestord(folder) as server:
+        for name in ("first reads after a start with cold caches", "  the same objects once more"):
+            requests = [server.signer.request("GET", small_path(number)) for number in chosen]
+            before = cpu_s(server.pid)
+            load = run(server.port, iter(requests), 1, None)
+            used_us, each_us = (cpu_s(server.pid) - before) / len(chosen) * 1e6, 1e6 / load.per_second
+            _line(name, f"{each_us:,.0f} us each, CPU {used_us:,.0f} us")
 
 
 def _parts(folder: Path) -> dict[str, int]:
