@@ -265,7 +265,9 @@ class _Daemon:
                 options = S3Options(region=config.s3.region)
                 server = S3Server(store, self._clock, options, self._metrics.count_request)
                 limits = Limits(connections_max=self._clients_max, bytes_per_s_min=config.s3.bytes_per_s_min)
-                serving = serve_http(_copies(s3), server.handler, limits, observe_late=self._metrics.count_late)
+                serving = serve_http(
+                    _copies(s3), server.handler, limits, observe_late=self._metrics.count_late, quick=server.quick
+                )
                 await servers.enter_async_context(serving)
                 self._readiness.opened(store.health)
                 _log.info("daemon is ready", s3=str(_address(s3)), data=str(config.store.data))

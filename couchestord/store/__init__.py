@@ -1,7 +1,8 @@
 """The object store: `ObjectStore` is the one door; front ends and tools know nothing else of what lies behind it."""
 
+from couchestord.store.looks import Look
 from couchestord.store.options import StoreOptions
 from couchestord.store.reader import ObjectReader
 from couchestord.store.store import ObjectStore
 
-__all__ = ["ObjectReader", "ObjectStore", "StoreOptions"]
+__all__ = ["Look", "ObjectReader", "ObjectStore", "StoreOptions"]

@@ -1,14 +1,14 @@
 """ObjectStore: the one door to everything that is kept."""
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from couchestord.clock import Clock, SystemClock
-from couchestord.errors import MethodNotAllowed, NoSuchBucket, NoSuchUpload
+from couchestord.errors import MethodNotAllowed
 from couchestord.io import requests as rq
-from couchestord.io.catalog.read import BucketRow, EntryRow
+from couchestord.io.catalog.read import EntryRow
 from couchestord.model import (
     DEFAULT_POLICY,
     LIST_KEYS_MAX,
@@ -21,31 +21,26 @@ from couchestord.model import (
     DeleteResult,
     ListPage,
     ObjectInfo,
-    PartInfo,
-    UploadInfo,
 )
 from couchestord.store.accounts import Accounts
-from couchestord.store.completing import checksums_of_object
 from couchestord.store.conditions import check_read
 from couchestord.store.core import Core
 from couchestord.store.decide.context import find_version
-from couchestord.store.decide.uploads import check_part_number, part_info
 from couchestord.store.health import Health, describe_object, health, status
 from couchestord.store.listing import list_page
+from couchestord.store.looks import Looks
 from couchestord.store.members import Members
 from couchestord.store.opening import create_directories, open_directories
 from couchestord.store.options import StoreOptions
 from couchestord.store.policies import Policies
 from couchestord.store.reader import ObjectReader, open_reader
+from couchestord.store.uploads import Uploads, find_bucket
 from couchestord.store.values import bucket_info, is_marker, key_words, object_info, pack_etag
 
 _NO_ATTRIBUTES = Attributes()
-UPLOADS_LISTED_MAX = 1000
-PartPage = tuple[list[PartInfo], bool]
-UploadPage = tuple[list[UploadInfo], bool]
 
 
-class ObjectStore(Accounts):
+class ObjectStore(Accounts, Uploads):
     """Objects in buckets, kept on this node's disks.
 
     Every method that changes something returns once the change is durable: it survives kill -9, power loss and the
@@ -65,10 +60,11 @@ class ObjectStore(Accounts):
 
     def __init__(self, core: Core) -> None:
         """Over a running core; use `open`."""
-        super().__init__(core.submit, core.catalog.accounts, core.catalog.generations)
-        self._core = core
+        Accounts.__init__(self, core.submit, core.catalog.accounts, core.catalog.generations)
+        Uploads.__init__(self, core)
         self.policies = Policies(core)
         self.disks = Members(core)
+        self.looks = Looks(core.catalog, core.reader_parts)
 
     @classmethod
     @asynccontextmanager
@@ -105,7 +101,7 @@ class ObjectStore(Accounts):
 
     async def head_bucket(self, bucket: str) -> BucketInfo:
         """Raises NoSuchBucket."""
-        row = self._bucket(bucket)
+        row = find_bucket(self._core, bucket)
         return bucket_info(row, self._core.catalog.accounts.policy(row.policy).name)
 
     async def list_buckets(self) -> list[BucketInfo]:
@@ -116,12 +112,6 @@ class ObjectStore(Accounts):
     async def set_versioning(self, bucket: str, state: str) -> None:
         """`state` is "Enabled" or "Suspended". Raises NoSuchBucket, InvalidArgument."""
         await self._core.submit(rq.SetVersioning(bucket, state))
-
-    def _bucket(self, name: str) -> BucketRow:
-        row = self._core.catalog.reading.bucket(name)
-        if row is None:
-            raise NoSuchBucket(f"there is no bucket {name!r}")
-        return row
 
     # -- objects ---------------------------------------------------------------------------------------------------
 
@@ -143,7 +133,7 @@ class ObjectStore(Accounts):
         to store instead of `attributes`. Raises NoSuchBucket, PreconditionFailed, IncompleteBody, EntityTooLarge,
         NoSpace, Unavailable, ...
         """
-        row = self._bucket(bucket)
+        row = find_bucket(self._core, bucket)
         async with self._core.intake.take(body, size, row.policy) as taken:
             info: ObjectInfo = await self._core.submit(
                 rq.PutObject(
@@ -192,7 +182,7 @@ class ObjectStore(Accounts):
     def _find(
         self, bucket: str, key: bytes, version_id: str | None, conditions: Conditions
     ) -> tuple[EntryRow, ObjectInfo]:
-        bucket_row = self._bucket(bucket)
+        bucket_row = find_bucket(self._core, bucket)
         _, _, row = find_version(self._core.catalog.reading, bucket_row, key, version_id)
         if is_marker(row):
             raise MethodNotAllowed(f"version {version_id} of {key_words(key)} is a delete marker")
@@ -220,7 +210,7 @@ class ObjectStore(Accounts):
         max_keys: int = LIST_KEYS_MAX,
     ) -> ListPage:
         """At most `max_keys` (up to 1000) keys and common prefixes after `start_after`, in bytewise order."""
-        row = self._bucket(bucket)
+        row = find_bucket(self._core, bucket)
         with self._core.catalog.snapshot() as reader:
             return list_page(
                 reader, row.root, prefix=prefix, delimiter=delimiter, start_after=start_after, max_keys=max_keys
@@ -247,130 +237,6 @@ class ObjectStore(Accounts):
             )
         )
         return info
-
-    # -- multipart -------------------------------------------------------------------------------------------------
-
-    async def create_upload(self, bucket: str, key: bytes, *, attributes: Attributes = _NO_ATTRIBUTES) -> UploadInfo:
-        """Begin a multipart upload. Raises NoSuchBucket, KeyTooLong, InvalidArgument."""
-        info: UploadInfo = await self._core.submit(rq.MakeUpload(bucket, key, attributes))
-        return info
-
-    async def put_part(
-        self,
-        bucket: str,
-        key: bytes,
-        upload_id: str,
-        number: int,
-        body: Body,
-        *,
-        size: int | None = None,
-        finish: Callable[[], Mapping[str, str]] | None = None,
-    ) -> PartInfo:
-        """Store part `number` (1 to 10,000), durable on return. `finish` answers its checksums. Raises NoSuchUpload."""
-        check_part_number(number)
-        row = self._upload(bucket, key, upload_id)
-        async with self._core.intake.take(body, size, row.policy) as taken:
-            info: PartInfo = await self._core.submit(
-                rq.PutPart(
-                    bucket,
-                    key,
-                    upload_id,
-                    number,
-                    taken.size,
-                    pack_etag(taken.md5),
-                    finish() if finish else {},
-                    taken.extents,
-                    taken.inline,
-                    taken.inline_sum,
-                    taken.policy,
-                )
-            )
-        return info
-
-    async def copy_part(
-        self,
-        bucket: str,
-        key: bytes,
-        upload_id: str,
-        number: int,
-        source_bucket: str,
-        source_key: bytes,
-        *,
-        byte_range: ByteRange | None = None,
-        source_version_id: str | None = None,
-        source_conditions: Conditions = NO_CONDITIONS,
-    ) -> PartInfo:
-        """A part by reference: a range of another object, which must lie within it. Raises InvalidRange; as `get`."""
-        first, last = (byte_range.first, byte_range.last) if byte_range else (None, None)
-        info: PartInfo = await self._core.submit(
-            rq.CopyPart(
-                bucket,
-                key,
-                upload_id,
-                number,
-                source_bucket,
-                source_key,
-                source_version_id,
-                first,
-                last,
-                source_conditions,
-            )
-        )
-        return info
-
-    async def complete_upload(
-        self,
-        bucket: str,
-        key: bytes,
-        upload_id: str,
-        parts: Sequence[tuple[int, str]],
-        *,
-        conditions: Conditions = NO_CONDITIONS,
-        checksums: Mapping[str, str] = {},
-    ) -> ObjectInfo:
-        """Make the object of the parts (number, etag), all or nothing. For a day a repeated call answers the same.
-
-        `checksums`: what those of the object must be. Raises NoSuchUpload, InvalidPart, InvalidPartOrder, BadDigest,
-        EntityTooSmall, EntityTooLarge, PreconditionFailed.
-        """
-        found = await checksums_of_object(self._core.catalog.accounts, upload_id, parts, checksums)
-        request = rq.CompleteUpload(bucket, key, upload_id, tuple(parts), conditions, found)
-        info: ObjectInfo = await self._core.submit(request)
-        return info
-
-    async def abort_upload(self, bucket: str, key: bytes, upload_id: str) -> None:
-        """Forget an upload and its parts. Raises NoSuchUpload."""
-        await self._core.submit(rq.AbortUpload(bucket, key, upload_id))
-
-    async def list_parts(
-        self, bucket: str, key: bytes, upload_id: str, *, start_after: int = 0, max_parts: int = 1000
-    ) -> PartPage:
-        """(parts after a number, whether there are more). Raises NoSuchUpload."""
-        self._upload(bucket, key, upload_id)
-        rows = self._core.catalog.accounts.parts(upload_id, start_after, max_parts + 1)
-        return [part_info(row) for row in rows[:max_parts]], len(rows) > max_parts
-
-    async def list_uploads(
-        self,
-        bucket: str,
-        *,
-        prefix: bytes = b"",
-        start_after: tuple[bytes, str] = (b"", ""),
-        max_uploads: int = UPLOADS_LISTED_MAX,
-    ) -> UploadPage:
-        """(open uploads after (key, upload id), whether there are more), by key, then age. Raises NoSuchBucket."""
-        self._bucket(bucket)
-        low = max(start_after, (prefix, ""))
-        rows = self._core.catalog.accounts.uploads(bucket, low, max_uploads + 1)
-        found = [UploadInfo(row.id, row.bucket, row.key, row.created_ns) for row in rows if row.key.startswith(prefix)]
-        return found[:max_uploads], len(found) > max_uploads
-
-    def _upload(self, bucket: str, key: bytes, upload_id: str) -> BucketRow:
-        bucket_row = self._bucket(bucket)
-        row = self._core.catalog.accounts.upload(upload_id)
-        if row is None or (row.bucket, row.key) != (bucket, key):
-            raise NoSuchUpload(f"there is no upload {upload_id!r} of that key; it was completed, aborted, or never was")
-        return bucket_row
 
     # -- operation -------------------------------------------------------------------------------------------------
 

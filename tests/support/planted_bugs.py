@@ -31,6 +31,8 @@ _REPLACE = "system/test_replace.py::"
 _MEMBERS = "store/test_members.py::"
 _BAD = "system/test_bad_input.py::"
 _CLIENTS = "system/test_clients.py::"
+_HALL = "frontends/http/test_hall.py::"
+_QUICK = "frontends/s3/test_quick.py"
 _NTH = "store/test_model_nth_call.py::test_the_nth_call_fails"
 
 BUGS = (
@@ -532,5 +534,42 @@ BUGS = (
         "        except DiskError as error:\n            self._disks.fail(current.target, error)",
         "        except ZeroDivisionError as error:\n            self._disks.fail(current.target, DiskError(str(error)))",
         _NTH,
+    ),
+    # quick answers
+    _bug(
+        "an object that was looked at holds for ever",
+        "store/looks.py",
+        "        return looks.entry(self._directory, self._name) is self._row and looks.stamp() == self._stamp",
+        "        return True",
+        _QUICK,
+    ),
+    _bug(
+        "a bucket that changed is not looked at again",
+        "store/looks.py",
+        " is self._row and looks.stamp() == self._stamp",
+        " is self._row",
+        _QUICK,
+    ),
+    _bug("a quick answer ignores the range", "frontends/s3/quick.py", '        b"range",\n', "", _QUICK),
+    _bug(
+        "a quick answer asks for no owner",
+        "frontends/s3/quick.py",
+        "if kept is None or user is None or not (user.admin or user.name == kept.look.owner):",
+        "if kept is None or user is None:",
+        _QUICK,
+    ),
+    _bug(
+        "a quick answer ends with what the client took at once",
+        "frontends/http/hall.py",
+        '            self._leave(self._forget(fd), b"", answer[sent:])',
+        '            self._leave(self._forget(fd), b"", b"")',
+        _HALL + "test_what_a_client_does_not_take_at_once_is_sent_by_a_task_and_others_go_on",
+    ),
+    _bug(
+        "a connection is closed in the hall and counted on",
+        "frontends/http/hall.py",
+        "        connection.closed()\n        self._gone(connection)\n        return True",
+        "        connection.closed()\n        return True",
+        _HALL + "test_a_half_closed_connection_gets_its_answer",
     ),
 )

@@ -1,9 +1,9 @@
 """One client's connection: a socket, its deadlines, and one request after the other.
 
-A connection is served by one task. Nothing is read ahead of a handler but what came with the head, so a slow handler
-holds its client back, and a slow client holds nobody else: every wait for it has a deadline. The deadline of a head,
-which every request has, is a number that the server watches; for bodies and sends there is `Patience`, made only when
-there is something to wait for.
+Between requests a connection waits in the `hall`, or in a task of its own while its requests are no quick ones. Nothing
+is read ahead of a handler but what came with the head, so a slow handler holds its client back, and a slow client holds
+nobody else: every wait for it has a deadline. The deadline of a head, which every request has, is a number that the
+server watches; for bodies and sends there is `Patience`, made only when there is something to wait for.
 """
 
 import logging
@@ -17,7 +17,16 @@ import trio
 
 from couchestord.errors import DataLost, IncompleteBody, RequestTimeout
 from couchestord.frontends.http.bodies import ConnectionBody
-from couchestord.frontends.http.messages import Handler, Head, Limits, Request, Response, ResponseBody
+from couchestord.frontends.http.messages import (
+    Handler,
+    Head,
+    Limits,
+    Quick,
+    Request,
+    Response,
+    ResponseBody,
+    never_quick,
+)
 from couchestord.frontends.http.patience import Patience, ignore_late, untaken_bytes
 from couchestord.frontends.http.protocol import END, NEED_DATA, HttpProtocol, MalformedMessage
 from couchestord.frontends.http.responses import BODILESS, CONTINUE, bare_response, response_head
@@ -26,9 +35,11 @@ _log = logging.getLogger(__name__)
 
 _JOINED_BYTES_MAX: Final = 256 << 10
 """A body up to this length is sent together with its head: one send, one copy."""
-_HEAD_RECEIVE_BYTES: Final = 64 << 10
+HEAD_RECEIVE_BYTES: Final = 64 << 10
 """Read at once while a head is awaited: the head, and a small body with it."""
 _LOOKS_TO_PASS_MAX: Final = 31
+_QUICK_IN_A_ROW: Final = 3
+"""After so many quick requests a task lets its connection wait in the hall."""
 _TURN_BYTES: Final = 1 << 20
 """So much of a body is read before other tasks have a turn, when the client is always ahead."""
 _LINGER_BYTES_MAX: Final = 4 << 20
@@ -49,13 +60,18 @@ class Connection:
         limits: Limits,
         date: Callable[[], bytes],
         observe_late: Callable[[str], None] = ignore_late,
+        quick: Quick = never_quick,
     ) -> None:
         """`sock` is connected and non-blocking; `run` closes it. `date` gives the Date header's value."""
-        self._socket = sock
+        self.socket = sock
         self._handler = handler
         self._limits = limits
         self._date = date
         self._observe_late = observe_late
+        self._quick = quick
+        self._quick_in_a_row = 0
+        self.was_asked = False
+        """The request that comes next has no quick answer: set by who asked."""
         self.protocol = HttpProtocol(limits.head_bytes_max, limits.headers_max)
         self._scope = trio.CancelScope()
         self._closing = False
@@ -75,12 +91,12 @@ class Connection:
         if not self._busy and self.protocol.has_early_bytes:
             self._note_late("head")
             with suppress(OSError):
-                self._socket.send(bare_response(408, "the head of the request came too slowly"))
+                self.socket.send(bare_response(408, "the head of the request came too slowly"))
         self._scope.cancel()
 
     def _note_late(self, awaited: str) -> None:
         with suppress(OSError):
-            _log.info("a client is too slow, its connection ends: %s of %s", awaited, self._socket.getpeername())
+            _log.info("a client is too slow, its connection ends: %s of %s", awaited, self.socket.getpeername())
         self._observe_late(awaited)
 
     def finish_soon(self) -> None:
@@ -89,16 +105,37 @@ class Connection:
         if not self._busy:
             self._scope.cancel()
 
-    async def run(self) -> None:
-        """Serves until the connection is closed. Raises nothing that the client caused."""
+    def closed(self) -> None:
+        """Closes the socket."""
+        self.socket.close()
+
+    async def run(self, received: bytes = b"", unsent: bytes = b"") -> bool:
+        """Serves, from bytes on that were received already, and first sends those that were not sent yet.
+
+        True: the connection waits for its next request, which will probably be a quick one: let it wait in the hall.
+        False: it is closed. Raises nothing that the client caused.
+        """
+        wait = False
+        self._scope = trio.CancelScope()
+        if self._closing:
+            self._scope.cancel()
+        self._quick_in_a_row = 0
         try:
             with self._scope:
-                while await self._serve_one():
-                    pass
+                if unsent:
+                    self._busy, self.deadline_s, self._writing = True, math.inf, None
+                    await self._send(unsent)
+                    self._busy = False
+                if received:
+                    self.protocol.receive(received)
+                while not wait and await self._serve_one():
+                    wait = self._quick_in_a_row >= _QUICK_IN_A_ROW and not self.protocol.has_early_bytes
         except (_Gone, OSError):
-            pass
+            wait = False
         finally:
-            self._socket.close()
+            if not wait or self._closing:
+                self.closed()
+        return wait and not self._closing
 
     async def _serve_one(self) -> bool:
         """One request and its response. False: close."""
@@ -106,6 +143,15 @@ class Connection:
         if head is None:
             return False
         self._busy, self._reading = True, None
+        may_be_quick = head.content_length == 0 and self.protocol.keeps_alive and not self.was_asked
+        self.was_asked = False
+        if may_be_quick and (answer := self._quick(head, self._date())) is not None:
+            self._quick_in_a_row += 1
+            self._sent_bytes, self._writing = 0, None
+            await self._send(answer)
+            self._busy = False
+            return not self._closing
+        self._quick_in_a_row = 0
         body = ConnectionBody(self, head.content_length)
         request = Request(head.method, head.target, head.headers, body, head.content_length, head.fields)
         try:
@@ -139,7 +185,7 @@ class Connection:
                 if protocol.has_early_bytes and not begun:
                     begun = True
                     self.deadline_s = trio.current_time() + limits.head_timeout_s
-                protocol.receive(await self._receive(_HEAD_RECEIVE_BYTES))
+                protocol.receive(await self._receive(HEAD_RECEIVE_BYTES))
         except MalformedMessage as error:
             await self._refuse(error)
             return None
@@ -150,22 +196,22 @@ class Connection:
         """
         if self._looks_passed < self._looks_to_pass:
             self._looks_passed += 1
-            return await self._receive(_HEAD_RECEIVE_BYTES)
+            return await self._receive(HEAD_RECEIVE_BYTES)
         self._looks_passed = 0
         await trio.lowlevel.checkpoint()
         try:
-            data = self._socket.recv(_HEAD_RECEIVE_BYTES)
+            data = self.socket.recv(HEAD_RECEIVE_BYTES)
         except BlockingIOError:
             self._looks_to_pass = min(2 * self._looks_to_pass + 1, _LOOKS_TO_PASS_MAX)
-            return await self._receive(_HEAD_RECEIVE_BYTES)
+            return await self._receive(HEAD_RECEIVE_BYTES)
         self._looks_to_pass = 0
         return data
 
     async def _receive(self, bytes_max: int) -> bytes:
         while True:
-            await trio.lowlevel.wait_readable(self._socket)
+            await trio.lowlevel.wait_readable(self.socket)
             try:
-                return self._socket.recv(bytes_max)
+                return self.socket.recv(bytes_max)
             except BlockingIOError:
                 pass
 
@@ -177,7 +223,7 @@ class Connection:
             await trio.lowlevel.checkpoint()
         while True:
             try:
-                data = self._socket.recv(bytes_max)
+                data = self.socket.recv(bytes_max)
             except BlockingIOError:
                 await self._wait_for_body()
             else:
@@ -187,7 +233,7 @@ class Connection:
     async def _wait_for_body(self) -> None:
         if self._reading is None:
             self._reading = Patience(self._limits, self._limits.body_timeout_s, lambda: self._received_bytes)
-        if not await self._reading.wait(trio.lowlevel.wait_readable, self._socket):
+        if not await self._reading.wait(trio.lowlevel.wait_readable, self.socket):
             self._note_late("body")
             raise RequestTimeout("the body stopped arriving, or comes too slowly")
 
@@ -229,7 +275,7 @@ class Connection:
         """What is there already, without a turn of the loop; else what comes first."""
         while True:
             try:
-                count = self._socket.recv_into(buffer)
+                count = self.socket.recv_into(buffer)
             except BlockingIOError:
                 await self._wait_for_body()
             else:
@@ -300,7 +346,7 @@ class Connection:
 
     async def _send(self, data: bytes | memoryview) -> None:
         try:
-            sent = self._socket.send(data)
+            sent = self.socket.send(data)
         except BlockingIOError:
             sent = 0
         if sent != len(data):
@@ -311,14 +357,14 @@ class Connection:
         if self._writing is None:
             self._writing = Patience(self._limits, self._limits.write_timeout_s, self._taken_bytes)
         while self._partly_sent_bytes < len(data):
-            if not await self._writing.wait(trio.lowlevel.wait_writable, self._socket):
+            if not await self._writing.wait(trio.lowlevel.wait_writable, self.socket):
                 self._note_late("response")
                 raise _Gone
             with suppress(BlockingIOError):
-                self._partly_sent_bytes += self._socket.send(data[self._partly_sent_bytes :])
+                self._partly_sent_bytes += self.socket.send(data[self._partly_sent_bytes :])
 
     def _taken_bytes(self) -> int:
-        return self._sent_bytes + self._partly_sent_bytes - untaken_bytes(self._socket)
+        return self._sent_bytes + self._partly_sent_bytes - untaken_bytes(self.socket)
 
     async def _refuse(self, error: MalformedMessage) -> None:
         """Answers a head that is not HTTP as it should be, and gives the client time to read that."""
@@ -329,10 +375,10 @@ class Connection:
     async def _linger(self) -> None:
         """Closes so that the client can read the response: a close with unread input would reset the connection."""
         with trio.move_on_after(_LINGER_TIMEOUT_S):
-            self._socket.shutdown(socket.SHUT_WR)
+            self.socket.shutdown(socket.SHUT_WR)
             left = _LINGER_BYTES_MAX
             while left > 0:
-                data = await self._receive(_HEAD_RECEIVE_BYTES)
+                data = await self._receive(HEAD_RECEIVE_BYTES)
                 if not data:
                     return
                 left -= len(data)

@@ -106,3 +106,14 @@ class Response(NamedTuple):
 
 
 Handler = Callable[[Request], Awaitable[Response]]
+
+Quick = Callable[[Head, bytes], bytes | None]
+"""quick(head, date): the whole response, with that value of its Date header, to a request without a body; None when it
+is to be handled like others. Never waits, raises nothing but defects, and decides nothing that the handler would decide
+otherwise. The connection stays open behind it.
+"""
+
+
+def never_quick(_head: Head, _date: bytes) -> bytes | None:
+    """For who answers nothing at once."""
+    return None

@@ -35,6 +35,17 @@ CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 def response_head(status: int, headers: Sequence[Header], date: bytes, length: int | None, *, close: bool) -> bytes:
     """The head with Date, Server, and the framing of a body of `length` bytes; None: without a Content-Length.
 
+    Raises ValueError as `response_block` does.
+    """
+    block = response_block(status, headers)
+    framing = b"" if length is None else b"Content-Length: %d\r\n" % length
+    end = b"Connection: close\r\n\r\n" if close else b"\r\n"
+    return b"%bDate: %b\r\nServer: couchestord\r\n%b%b" % (block, date, framing, end)
+
+
+def response_block(status: int, headers: Sequence[Header]) -> bytes:
+    """The first part of a head: the status line and these headers, each with the end of its line.
+
     Raises ValueError for what may not be sent: an unknown status, a name that is no token, a value with CR, LF, NUL or
     white space around it, a header that is the connection's to send.
     """
@@ -53,9 +64,7 @@ def response_head(status: int, headers: Sequence[Header], date: bytes, length: i
     block = b"".join([b"%b: %b\r\n" % header for header in headers])
     if block.translate(None, _LEGAL) != b"\r\n" * len(names):
         raise ValueError("a control character in the value of a header")
-    framing = b"" if length is None else b"Content-Length: %d\r\n" % length
-    end = b"Connection: close\r\n\r\n" if close else b"\r\n"
-    return b"%b%bDate: %b\r\nServer: couchestord\r\n%b%b" % (line, block, date, framing, end)
+    return line + block
 
 
 def bare_response(status: int, reason: str) -> bytes:

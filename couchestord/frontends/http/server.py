@@ -12,7 +12,8 @@ from typing import Final
 import trio
 
 from couchestord.frontends.http.connection import Connection
-from couchestord.frontends.http.messages import Handler, Limits
+from couchestord.frontends.http.hall import Hall
+from couchestord.frontends.http.messages import Handler, Limits, Quick, never_quick
 from couchestord.frontends.http.patience import ignore_late
 from couchestord.frontends.http.responses import bare_response
 
@@ -30,13 +31,23 @@ class HttpServer:
     """What `serve_http` yields."""
 
     def __init__(
-        self, handler: Handler, limits: Limits, wall_time_s: Callable[[], float], observe_late: Callable[[str], None]
+        self,
+        handler: Handler,
+        limits: Limits,
+        wall_time_s: Callable[[], float],
+        observe_late: Callable[[str], None],
+        quick: Quick,
+        nursery: trio.Nursery,
     ) -> None:
+        """Connections run in `nursery`."""
         self._handler = handler
+        self._quick = quick
+        self._nursery = nursery
         self._limits = limits
         self._observe_late = observe_late
         self._date = DateHeader(wall_time_s)
         self._connections: set[Connection] = set()
+        self._hall = Hall(quick, limits, self._date, self._start, self._forget)
         self._refusals = 0
         self._empty = trio.Event()
 
@@ -45,8 +56,8 @@ class HttpServer:
         """Open connections."""
         return len(self._connections)
 
-    async def accept(self, listener: trio.SocketListener, nursery: trio.Nursery) -> None:
-        """Accepts on one listener until cancelled; connections run in `nursery`."""
+    async def accept(self, listener: trio.SocketListener) -> None:
+        """Accepts on one listener until cancelled."""
         while True:
             try:
                 accepted, _ = await listener.socket.accept()
@@ -60,12 +71,14 @@ class HttpServer:
             sock = socket.socket(fileno=accepted.detach())
             sock.setblocking(False)
             if len(self._connections) < self._limits.connections_max:
-                connection = Connection(sock, self._handler, self._limits, self._date, self._observe_late)
+                with suppress(OSError):  # not TCP, in tests and behind a Unix socket
+                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                connection = Connection(sock, self._handler, self._limits, self._date, self._observe_late, self._quick)
                 self._connections.add(connection)
-                nursery.start_soon(self._run, connection, sock)
+                self._hall.enter(connection)
             elif self._refusals < _REFUSALS_MAX:
                 self._refusals += 1
-                nursery.start_soon(self._refuse, sock)
+                self._nursery.start_soon(self._refuse, sock)
             else:
                 sock.close()
 
@@ -77,24 +90,40 @@ class HttpServer:
         while True:
             now_s = trio.current_time()
             next_s = now_s + period_s
-            for connection in self._connections:
+            for connection in tuple(self._connections):
                 if connection.deadline_s <= now_s:
-                    connection.cut()
+                    if not self._hall.drop(connection):
+                        connection.cut()
                 else:
                     next_s = min(next_s, connection.deadline_s)
             await trio.sleep_until(next_s)
 
-    async def _run(self, connection: Connection, sock: socket.socket) -> None:
+    async def wait_for_quick(self) -> None:
+        """Answers quick requests until cancelled; then all idle connections are closed."""
         try:
-            with suppress(OSError):  # not TCP, in tests and behind a Unix socket
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            await connection.run()
+            await self._hall.run()
+        finally:
+            self._hall.close()
+
+    def _start(self, connection: Connection, received: bytes, unsent: bytes) -> None:
+        self._nursery.start_soon(self._run, connection, received, unsent)
+
+    async def _run(self, connection: Connection, received: bytes, unsent: bytes) -> None:
+        stays = False
+        try:
+            stays = await connection.run(received, unsent)
         except Exception:
             _log.exception("a connection failed")
         finally:
-            self._connections.discard(connection)
-            if not self._connections:
-                self._empty.set()
+            if stays:
+                self._hall.enter(connection)
+            else:
+                self._forget(connection)
+
+    def _forget(self, connection: Connection) -> None:
+        self._connections.discard(connection)
+        if not self._connections:
+            self._empty.set()
 
     async def _refuse(self, sock: socket.socket) -> None:
         """503, read what comes for a moment so that the answer is not lost to a reset, close."""
@@ -112,7 +141,8 @@ class HttpServer:
     async def drain(self) -> None:
         """Lets requests under way finish, for at most the limit's time; idle connections close at once."""
         for connection in tuple(self._connections):
-            connection.finish_soon()
+            if not self._hall.drop(connection):
+                connection.finish_soon()
         with trio.move_on_after(self._limits.drain_timeout_s):
             while self._connections:
                 self._empty = trio.Event()
@@ -144,24 +174,27 @@ async def serve_http(
     *,
     wall_time_s: Callable[[], float] = time.time,
     observe_late: Callable[[str], None] = ignore_late,
+    quick: Quick = never_quick,
 ) -> AsyncIterator[HttpServer]:
     """Serves `handler` on `listeners` while the body of the `async with` runs.
 
     When the body ends, no more is accepted, the listeners are closed, idle connections too, and requests under way have
     `limits.drain_timeout_s` to finish. When the body is cancelled or raises, everything is cut at once.
 
-    A handler runs in the task of its connection. What it raises is logged and answered 500; requests on other
-    connections never notice. `observe_late` is told "head", "body" or "response" for each client that was given up,
-    for it stopped in the midst of that, or was too slow; not for idle ones.
+    A handler runs in a task of its connection. What it raises is logged and answered 500; requests on other connections
+    never notice. `quick` is asked first, for all idle connections in one task. `observe_late` is told "head", "body" or
+    "response" for each client that was given up, for it stopped in the midst of that, or was too slow; not for idle
+    ones.
     """
-    server = HttpServer(handler, limits, wall_time_s, observe_late)
     async with trio.open_nursery() as connections:
+        server = HttpServer(handler, limits, wall_time_s, observe_late, quick, connections)
         accepting = trio.CancelScope()
 
         async def accept(listener: trio.SocketListener) -> None:
             with accepting:
-                await server.accept(listener, connections)
+                await server.accept(listener)
 
+        connections.start_soon(server.wait_for_quick)
         connections.start_soon(server.watch)
         for listener in listeners:
             connections.start_soon(accept, listener)

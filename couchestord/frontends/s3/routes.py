@@ -81,7 +81,7 @@ class Query:
         return min(int(text), largest)
 
 
-_NO_QUERY: Final = Query(())
+NO_QUERY: Final = Query(())
 
 
 class Target(NamedTuple):
@@ -107,7 +107,7 @@ def parse_target(raw: bytes) -> Target:
 def parse_query(raw: bytes) -> Query:
     """Raises InvalidURI."""
     if not raw:
-        return _NO_QUERY
+        return NO_QUERY
     parts = [part for part in raw.split(b"&") if part]
     if len(parts) > _QUERY_FIELDS_MAX:
         raise InvalidURI("too many query fields")

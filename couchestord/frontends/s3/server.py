@@ -1,7 +1,7 @@
 """The S3 front end as one handler: authenticate, route, authorise, dispatch, answer errors."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 import trio
@@ -22,6 +22,7 @@ from couchestord.frontends.s3 import buckets, listing, multipart, objects
 from couchestord.frontends.s3.call import Call, Handler, S3Options
 from couchestord.frontends.s3.errors import message, s3_code
 from couchestord.frontends.s3.fields import Header, etag_header
+from couchestord.frontends.s3.quick import Observer, QuickAnswers
 from couchestord.frontends.s3.routes import Operation, parse_target, route
 from couchestord.frontends.s3.sigv4 import Verifier
 from couchestord.frontends.s3.xml import element, error_document
@@ -29,9 +30,6 @@ from couchestord.model import KEY_LENGTH_BYTES_MAX
 from couchestord.store import ObjectStore
 
 _log = logging.getLogger(__name__)
-
-Observer = Callable[[str, int, float, int, int], None]
-"""observe(operation, status, seconds, bytes in, bytes out), once for each request, after its response."""
 
 HANDLERS: Final[Mapping[Operation, Handler]] = {
     Operation.LIST_BUCKETS: buckets.list_buckets,
@@ -66,7 +64,7 @@ def _observe_nothing(_operation: str, _status: int, _seconds: float, _bytes_in: 
 
 
 class S3Server:
-    """S3 for one store. `handler` is what `serve_http` takes."""
+    """S3 for one store. `handler` and `quick` are what `serve_http` takes."""
 
     def __init__(
         self,
@@ -81,11 +79,15 @@ class S3Server:
         self._observe = observe
         self._verifier = Verifier(options.region, store.find_key, options.skew_s)
         self._request_ids = int.from_bytes(clock.random_bytes(8), "big")
+        self.quick = QuickAnswers(store, self._verifier, clock, observe, self._next_request_id).answer
 
     async def handler(self, request: Request) -> Response:
         """Answers one request. Raises nothing: what goes wrong becomes an S3 error."""
+        return await _Answer(self, request, self._next_request_id()).make()
+
+    def _next_request_id(self) -> bytes:
         self._request_ids = (self._request_ids + 1) & 0xFFFF_FFFF_FFFF_FFFF
-        return await _Answer(self, request, b"%016X" % self._request_ids).make()
+        return b"%016X" % self._request_ids
 
 
 class _Answer:

@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from couchestord.clock import SystemClock
-from couchestord.frontends.http import Limits, serve_http
+from couchestord.frontends.http import Limits, Quick, serve_http
 from couchestord.frontends.s3.server import S3Server
 from couchestord.model import AccessKey
 from couchestord.store import ObjectStore, StoreOptions
@@ -23,12 +23,15 @@ class Live:
 
     port: int
     hasty_port: int
-    """Of the same server, with no patience for slow bodies."""
+    """Of the same server, with no patience for slow bodies, and nothing answered quickly."""
     admin: AccessKey
     user: AccessKey
     token: trio.lowlevel.TrioToken
     store: ObjectStore
-    observed: list[tuple[str, int, int, int]] = field(default_factory=list)
+    server: S3Server
+    observed: list[tuple[str, int, int, int]]
+    quick: list[Quick] = field(default_factory=list)
+    """The last of them is asked for quick answers."""
 
     def seen(self) -> list[tuple[str, int, int, int]]:
         """What was observed. A request is observed in the step of the loop that sends its answer: let that one end."""
@@ -49,14 +52,18 @@ async def _serve(folder: Path, started: "queue.Queue[tuple[Live, trio.Event] | B
         listeners, hasty = [await trio.open_tcp_listeners(0, host="127.0.0.1") for _ in range(2)]
         stop = trio.Event()
         port, hasty_port = (listener[0].socket.getsockname()[1] for listener in (listeners, hasty))
-        live = Live(port, hasty_port, admin, user, trio.lowlevel.current_trio_token(), store)
+
+        observed: list[tuple[str, int, int, int]] = []
 
         def observe(operation: str, status: int, seconds: float, bytes_in: int, bytes_out: int) -> None:
             assert seconds >= 0
-            live.observed.append((operation, status, bytes_in, bytes_out))
+            observed.append((operation, status, bytes_in, bytes_out))
 
-        handler = S3Server(store, SystemClock(), observe=observe).handler
-        async with serve_http(listeners, handler), serve_http(hasty, handler, Limits(body_timeout_s=0.05)):
+        server = S3Server(store, SystemClock(), observe=observe)
+        live = Live(port, hasty_port, admin, user, trio.lowlevel.current_trio_token(), store, server, observed)
+        live.quick.append(server.quick)
+        serving = serve_http(listeners, server.handler, quick=lambda head, date: live.quick[-1](head, date))
+        async with serving, serve_http(hasty, server.handler, Limits(body_timeout_s=0.05)):
             started.put((live, stop))
             await stop.wait()
 

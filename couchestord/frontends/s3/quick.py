@@ -1,0 +1,119 @@
+"""Plain GETs and HEADs of objects that are in memory, answered at once.
+
+Nothing is decided here that is not decided elsewhere: the signature is verified by the same verifier, the object found
+through the same catalog, its headers made by the same functions, and whoever is to be refused, or asks for anything but
+the whole of a live object, is left to the handler. What is kept between requests of one object is its look, which says
+whether it still holds, and the headers made from it.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+import trio
+
+from couchestord.clock import Clock
+from couchestord.errors import Error
+from couchestord.frontends.http import Head, response_block
+from couchestord.frontends.s3.fields import object_headers
+from couchestord.frontends.s3.routes import NO_QUERY, Operation, Target, parse_target
+from couchestord.frontends.s3.sigv4 import Verifier
+from couchestord.model import KEY_LENGTH_BYTES_MAX
+from couchestord.store import Look, ObjectStore
+
+Observer = Callable[[str, int, float, int, int], None]
+"""observe(operation, status, seconds, bytes in, bytes out), once for each request, after its response."""
+
+_DECIDING: Final = frozenset(
+    {
+        b"range",
+        b"if-match",
+        b"if-none-match",
+        b"if-modified-since",
+        b"if-unmodified-since",
+        b"if-range",
+        b"x-amz-expected-bucket-owner",
+        b"x-amz-copy-source",
+    }
+)
+"""Headers that change what a GET or HEAD of an object answers, but for x-amz-checksum-mode."""
+_KEPT_MAX: Final = 16_384
+"""Objects whose headers are kept, a kilobyte or two each."""
+
+
+class _Kept:
+    """What is kept of one object."""
+
+    __slots__ = ("blocks", "look", "tail", "target")
+
+    def __init__(self, target: Target, look: Look) -> None:
+        self.target = target
+        self.look = look
+        self.blocks: dict[bool, bytes] = {}
+        """The first part of the head, without and with checksums."""
+        self.tail = b"\r\nServer: couchestord\r\nContent-Length: %d\r\n\r\n" % look.info.size_bytes
+
+
+class QuickAnswers:
+    """`Quick` for one store."""
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        verifier: Verifier,
+        clock: Clock,
+        observe: Observer,
+        next_request_id: Callable[[], bytes],
+    ) -> None:
+        self._look = store.looks.look
+        self._find_user = store.find_user
+        self._verify = verifier.verify
+        self._now_ns = clock.now_ns
+        self._observe = observe
+        self._next_request_id = next_request_id
+        self._young: dict[bytes, _Kept] = {}
+        self._old: dict[bytes, _Kept] = {}
+
+    def answer(self, head: Head, date: bytes) -> bytes | None:
+        """The whole response, or None: let the handler see it."""
+        method, raw, fields = head.method, head.target, head.fields
+        is_head = method == b"HEAD"
+        if not (is_head or method == b"GET") or fields is None or not _DECIDING.isdisjoint(fields):
+            return None
+        begun_s = trio.current_time()
+        kept = self._young.get(raw)
+        try:
+            target = kept.target if kept is not None else parse_target(raw)
+            if target.query.fields or not target.key or len(target.key) > KEY_LENGTH_BYTES_MAX:
+                return None
+            authorized = self._verify(method, target, fields, self._now_ns())
+            if kept is None or not kept.look.holds():
+                kept = self._look_up(raw, target)
+            user = self._find_user(authorized.access_key.user)
+            if kept is None or user is None or not (user.admin or user.name == kept.look.owner):
+                return None
+            body = b"" if is_head else kept.look.read()
+        except Error:
+            return None  # the handler will find the same, and has an answer to it
+        if body is None:
+            return None
+        sums = fields.get(b"x-amz-checksum-mode", b"").upper() == b"ENABLED"
+        block = kept.blocks.get(sums)
+        if block is None:
+            block = kept.blocks[sums] = response_block(200, object_headers(kept.look.info, NO_QUERY, checksums=sums))
+        parts = (block, b"x-amz-request-id: ", self._next_request_id(), b"\r\nDate: ", date, kept.tail, body)
+        operation = Operation.HEAD_OBJECT if is_head else Operation.GET_OBJECT
+        self._observe(operation, 200, trio.current_time() - begun_s, 0, len(body))
+        return b"".join(parts)
+
+    def _look_up(self, raw: bytes, target: Target) -> _Kept | None:
+        kept = self._old.pop(raw, None)
+        if kept is None or not kept.look.holds():
+            look = self._look(target.bucket, target.key)
+            if look is None:
+                self._young.pop(raw, None)
+                return None
+            kept = _Kept(target, look)
+        if len(self._young) >= _KEPT_MAX // 2:
+            self._young, self._old = {}, self._young
+        self._young[raw] = kept
+        return kept

@@ -1,0 +1,81 @@
+"""Objects at one look: what can be said of a live object, and read of it, without waiting."""
+
+from couchestord.errors import DataLost
+from couchestord.io.catalog.catalog import Catalog
+from couchestord.io.catalog.read import BucketRow, EntryRow
+from couchestord.io.keys import split_key
+from couchestord.model import ObjectInfo
+from couchestord.store.reader import ReaderParts
+from couchestord.store.values import object_info
+
+READ_BYTES_MAX = 128 << 10
+"""No longer body is read at one look."""
+
+
+class Look:
+    """A live object as it was when it was looked up. Keep it as long as it holds."""
+
+    __slots__ = ("_directory", "_looks", "_name", "_row", "_stamp", "info", "owner")
+
+    def __init__(self, looks: "Looks", bucket: BucketRow, info: ObjectInfo, place: tuple[int, bytes], row: EntryRow):
+        self._looks = looks
+        self._stamp = looks.stamp()
+        self._directory, self._name = place
+        self._row = row
+        self.info = info
+        self.owner = bucket.owner
+        """Of the bucket."""
+
+    def holds(self) -> bool:
+        """The key still names this very object, in a bucket with this owner. As good as a new look-up."""
+        looks = self._looks
+        return looks.entry(self._directory, self._name) is self._row and looks.stamp() == self._stamp
+
+    def read(self) -> bytes | memoryview | None:
+        """The whole body, verified, when it is short and in memory, else None. Only while the look holds."""
+        return self._looks.read(self._row)
+
+
+class Looks:
+    """Looks at a store's objects. Synchronous; belongs to the store's task context."""
+
+    def __init__(self, catalog: Catalog, parts: ReaderParts) -> None:
+        self._catalog = catalog.reading
+        self._generations = catalog.generations
+        self._parts = parts
+        self.entry = self._catalog.entry
+
+    def look(self, bucket: str, key: bytes) -> Look | None:
+        """At the live object of that key; None when there is none, or no bucket."""
+        found = self._catalog.bucket(bucket)
+        if found is None:
+            return None
+        parts, name = split_key(key)
+        directory = self._catalog.directory(found.root, parts)
+        row = self._catalog.entry(directory, name) if directory is not None else None
+        if directory is None or row is None:
+            return None
+        return Look(self, found, object_info(found, key, row), (directory, name), row)
+
+    def stamp(self) -> int:
+        """Changes with whatever a path leads through: buckets, directories, the catalog itself."""
+        now = self._generations
+        # none of them ever falls
+        return now.names + now.tree + now.opened
+
+    def read(self, row: EntryRow) -> bytes | memoryview | None:
+        """As `Look.read`."""
+        size, extent = row.size, row.extent
+        if not size:
+            return b""
+        if extent is None or extent.length < size or size > READ_BYTES_MAX:
+            return None
+        if not extent.segment:
+            try:
+                return self._parts.journal.read_nowait(extent.stripe, extent.stripe_start, size)
+            except DataLost:
+                return None
+        segment = self._catalog.layout(extent.segment)
+        if segment is None:
+            return None
+        return self._parts.stripes.read_nowait(segment, extent.stripe, extent.stripe_start, size)

@@ -1,0 +1,221 @@
+"""Connections that wait in the hall: quick answers, and everything that must leave it."""
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from couchestord.frontends.http import Head, HttpServer, Limits, Request, Response, serve_http
+
+GET = b"GET /%b HTTP/1.1\r\nHost: h\r\n\r\n"
+LARGE = b"x" * (16 << 20)
+
+
+class Desk:
+    """A handler, and quick answers for targets that begin with /q."""
+
+    def __init__(self) -> None:
+        self.asked: list[bytes] = []
+        self.handled: list[bytes] = []
+
+    def quick(self, head: Head, date: bytes) -> bytes | None:
+        self.asked.append(head.target)
+        if head.target == b"/qbroken":
+            raise RuntimeError("a defect")
+        if not head.target.startswith(b"/q"):
+            return None
+        body = LARGE if head.target == b"/qlarge" else b"quick" + head.target
+        return b"HTTP/1.1 200 OK\r\nDate: %b\r\nContent-Length: %d\r\n\r\n%b" % (date, len(body), body)
+
+    async def handle(self, request: Request) -> Response:
+        body = b"".join([piece async for piece in request.body])
+        self.handled.append(request.target)
+        return Response(200, (), b"slow" + request.target + body)
+
+
+@asynccontextmanager
+async def serving(desk: Desk, limits: Limits = Limits()) -> AsyncIterator[tuple[HttpServer, int]]:  # noqa: B008
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    port = listeners[0].socket.getsockname()[1]
+    async with serve_http(listeners, desk.handle, limits, quick=desk.quick) as server:
+        yield server, port
+
+
+async def read_answer(stream: trio.SocketStream) -> bytes:
+    """The body of one response."""
+    data = b""
+    while b"\r\n\r\n" not in data:
+        piece = await stream.receive_some()
+        assert piece, data
+        data += piece
+    head, _, body = data.partition(b"\r\n\r\n")
+    length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+    while len(body) < length:
+        piece = await stream.receive_some()
+        assert piece
+        body += piece
+    assert len(body) == length
+    return body
+
+
+async def ask(stream: trio.SocketStream, target: bytes) -> bytes:
+    await stream.send_all(GET % target)
+    return await read_answer(stream)
+
+
+async def test_quick_and_other_requests_in_turn_on_one_connection() -> None:
+    desk = Desk()
+    async with serving(desk) as (server, port), await trio.open_tcp_stream("127.0.0.1", port) as stream:
+        for target in (b"q1", b"q2", b"slow", b"q3", b"slow", b"q4", b"q5", b"q6", b"q7", b"q8", b"slow", b"q9"):
+            expected = (b"quick/" if target.startswith(b"q") else b"slow/") + target
+            assert await ask(stream, target) == expected
+        assert server.connections == 1
+    assert desk.handled == [b"/slow"] * 3
+    # each was asked once, the handler's too: what the hall could not answer is not asked again
+    assert len(desk.asked) == 12
+
+
+async def test_a_body_a_late_end_and_pipelined_requests_leave_the_hall_whole() -> None:
+    desk = Desk()
+    async with serving(desk) as (_, port), await trio.open_tcp_stream("127.0.0.1", port) as stream:
+        await stream.send_all(b"PUT /q HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nbo")
+        await trio.testing.wait_all_tasks_blocked()
+        await stream.send_all(b"dy")
+        assert await read_answer(stream) == b"slow/qbody"
+        assert await ask(stream, b"q1") == b"quick/q1"
+        whole = GET % b"q2"
+        for byte in range(len(whole)):
+            await stream.send_all(whole[byte : byte + 1])
+            await trio.testing.wait_all_tasks_blocked()
+        assert await read_answer(stream) == b"quick/q2"
+    async with serving(desk) as (_, port), await trio.open_tcp_stream("127.0.0.1", port) as stream:
+        await stream.send_all(GET % b"q3" + GET % b"slow" + GET % b"q4" + b"GET /q")
+        data = b""
+        while data.count(b"HTTP/1.1 200 OK") < 3 or not data.endswith(b"q4"):
+            data += await stream.receive_some()
+        assert data.index(b"quick/q3") < data.index(b"slow/slow") < data.index(b"quick/q4")
+        await stream.send_all(b"5 HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert await read_answer(stream) == b"quick/q5"
+
+
+async def test_what_a_client_does_not_take_at_once_is_sent_by_a_task_and_others_go_on() -> None:
+    desk = Desk()
+    async with serving(desk) as (_, port):
+        slow, other = [await trio.open_tcp_stream("127.0.0.1", port) for _ in range(2)]
+        async with slow, other:
+            await slow.send_all(GET % b"qlarge")
+            for _ in range(5):
+                assert await ask(other, b"q1") == b"quick/q1"
+            assert await read_answer(slow) == LARGE
+            assert await ask(slow, b"q2") == b"quick/q2"
+
+
+async def test_a_half_closed_connection_gets_its_answer() -> None:
+    async with serving(Desk()) as (server, port), await trio.open_tcp_stream("127.0.0.1", port) as stream:
+        await stream.send_all(GET % b"q1")
+        await stream.send_eof()
+        assert await read_answer(stream) == b"quick/q1"
+        assert await stream.receive_some() == b""
+        await trio.testing.wait_all_tasks_blocked()
+        assert server.connections == 0
+
+
+async def test_a_client_that_resets_costs_nobody_else_anything() -> None:
+    async with serving(Desk()) as (server, port), await trio.open_tcp_stream("127.0.0.1", port) as stream:
+        assert await ask(stream, b"q1") == b"quick/q1"
+        for target in (b"q1", b"qlarge"):
+            gone = await trio.open_tcp_stream("127.0.0.1", port)
+            gone.setsockopt(1, 13, b"\1\0\0\0\0\0\0\0")  # SO_LINGER of 0 s: a reset
+            await gone.send_all(GET % target)
+            await gone.aclose()
+        assert await ask(stream, b"q2") == b"quick/q2"
+        while server.connections > 1:
+            await trio.sleep(0)
+
+
+async def test_a_defect_of_a_quick_answer_is_logged_and_the_handler_asked(caplog: pytest.LogCaptureFixture) -> None:
+    desk = Desk()
+    async with serving(desk) as (_, port), await trio.open_tcp_stream("127.0.0.1", port) as stream:
+        assert await ask(stream, b"qbroken") == b"slow/qbroken"
+        assert await ask(stream, b"q1") == b"quick/q1"
+    assert [record.message for record in caplog.records if record.levelno >= logging.ERROR] == ["a quick answer failed"]
+    caplog.clear()
+
+
+def test_a_client_that_waits_too_long_is_closed_and_one_that_asks_is_not() -> None:
+    async def main() -> None:
+        async with serving(Desk(), Limits(idle_timeout_s=10)) as (server, port):
+            idle, busy = [await trio.open_tcp_stream("127.0.0.1", port) for _ in range(2)]
+            async with idle, busy:
+                for _ in range(4):
+                    assert await ask(busy, b"q1") == b"quick/q1"
+                    await trio.sleep(6)
+                assert await idle.receive_some() == b""
+                assert server.connections == 1
+                await trio.sleep(20)
+                assert server.connections == 0
+
+    trio.run(main, clock=MockClock(autojump_threshold=0.05))
+
+
+async def test_drain_closes_who_waits_and_lets_others_finish() -> None:
+    desk, begun, go_on = Desk(), trio.Event(), trio.Event()
+
+    async def handle(request: Request) -> Response:
+        begun.set()
+        await go_on.wait()
+        return Response(200, (), b"late")
+
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    port = listeners[0].socket.getsockname()[1]
+    idle, busy, tasked = [await trio.open_tcp_stream("127.0.0.1", port) for _ in range(3)]
+    async with trio.open_nursery() as nursery, idle, busy, tasked:
+        stop = trio.Event()
+
+        async def serve() -> None:
+            async with serve_http(listeners, handle, quick=desk.quick):
+                await stop.wait()
+
+        nursery.start_soon(serve)
+        assert await ask(idle, b"q1") == b"quick/q1"
+        await busy.send_all(GET % b"slow")
+        await begun.wait()
+        stop.set()
+        assert await idle.receive_some() == b""
+        assert await tasked.receive_some() == b""
+        go_on.set()
+        assert await read_answer(busy) == b"late"
+        assert await busy.receive_some() == b""
+
+
+async def test_many_clients_at_once_each_get_their_own_answers() -> None:
+    desk = Desk()
+
+    async def client(port: int, number: int) -> None:
+        async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+            for turn in range(20):
+                kind = b"q" if (number + turn) % 5 else b"s"
+                target = b"%b%d-%d" % (kind, number, turn)
+                assert (await ask(stream, target)).endswith(b"/" + target)
+
+    async with serving(desk) as (_, port), trio.open_nursery() as nursery:
+        for number in range(100):
+            nursery.start_soon(client, port, number)
+    assert len(desk.handled) == 400
+
+
+async def test_cancelled_at_once_everything_is_closed() -> None:
+    desk = Desk()
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with await trio.open_tcp_stream("127.0.0.1", listeners[0].socket.getsockname()[1]) as stream:
+        with trio.CancelScope() as scope:
+            async with listeners[0], serve_http(listeners, desk.handle, quick=desk.quick):
+                assert await ask(stream, b"q1") == b"quick/q1"
+                scope.cancel()
+                await trio.sleep_forever()
+        assert scope.cancelled_caught
+        with suppress(trio.BrokenResourceError):
+            assert await stream.receive_some() == b""
