@@ -494,7 +494,7 @@ BUGS = (
     _bug(
         "paths that are kept outlive their directories",
         "io/catalog/read.py",
-        "        if self._kept.tree != self._now.tree or len",
+        "        if self._kept_tree != self._now.tree or len",
         "        if len",
         _CLIENTS + "test_one_process_sees_what_another_was_answered",
     ),
