@@ -8,6 +8,7 @@ import argparse
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,11 +63,13 @@ def main() -> int:
             if options.names and program.name not in options.names:
                 continue
             print(f"\n== bench.{program.name}: {program.measures}\n", flush=True)
+            begun_s = time.monotonic()
             line = [sys.executable, "-m", f"bench.{program.name}", *(program.quick if options.quick else ())]
             line += ["--figures", str(file)] if program.has_figures else []
             line += ["--large"] if program.name == "keys" and options.large else []
             if subprocess.run(line, check=False).returncode:
                 failed.append(program.name)
+            print(f"\n{program.name} took {time.monotonic() - begun_s:.0f} s")
         print(f"\n== goals\n\nBegun {begun}.\nOver {circumstances()}.\n\n{goals.table(Measured.load(file))}")
     if failed:
         print(f"\nfailed: {', '.join(failed)}", file=sys.stderr)

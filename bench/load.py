@@ -108,7 +108,8 @@ class Plain:
 
     def request(self, method: str, path: str, query: str = "", body: bytes = b"", headers: str = "") -> Request:
         target = f"{path}?{query}" if query else path
-        head = f"{method} {target} HTTP/1.1\r\nHost: {self._host}\r\nUser-Agent: bench\r\n{headers}\r\n"
+        length = f"Content-Length: {len(body)}\r\n" if method in ("PUT", "POST") else ""
+        head = f"{method} {target} HTTP/1.1\r\nHost: {self._host}\r\nUser-Agent: bench\r\n{headers}{length}\r\n"
         return Request(head.encode(), body, method != "HEAD")
 
 

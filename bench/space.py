@@ -79,24 +79,25 @@ def small_objects(folder: Path, count: int, kept: Figures) -> None:
         _line("  journal, one replica", f"{status['journal']['bytes'] / MIB:,.1f} MiB")
         _line("  du after destage / bytes of the objects", f"{used_bytes / stored:.2f}", "goal 1.7")
         kept.add("disk bytes per byte", used_bytes / stored)
-    first_reads(folder, count)
+    first_reads(folder, count, kept)
 
 
-def first_reads(folder: Path, count: int) -> None:
+def first_reads(folder: Path, count: int, kept: Figures) -> None:
     """Reads of objects chosen by chance, by one client, after a start with cold caches, and the same ones once more."""
     if os.geteuid():
-        print("skipped: first reads after a start with cold caches: not root")
+        kept.skip("first read us", "only root may drop the system's caches")
         return
     os.sync()
     Path("/proc/sys/vm/drop_caches").write_text("3")
     chosen = random.Random(0).sample(range(count), min(FIRST_READS, count))
     with peers.couchestord(folder) as server:
-        for name in ("first reads after a start with cold caches", "  the same objects once more"):
-            requests = [server.signer.request("GET", small_path(number)) for number in chosen]
+        requests = [server.signer.request("GET", small_path(number)) for number in chosen]
+        for name, figure in (("first reads after a cold start", "first read us"), ("  and once more", "next read us")):
             before = cpu_s(server.pid)
             load = run(server.port, iter(requests), 1, None)
             used_us, each_us = (cpu_s(server.pid) - before) / len(chosen) * 1e6, 1e6 / load.per_second
             _line(name, f"{each_us:,.0f} us each, CPU {used_us:,.0f} us")
+            kept.add(figure, each_us)
 
 
 def _parts(folder: Path) -> dict[str, int]:
