@@ -9,6 +9,7 @@ from typing import TypeVar, TypeVarTuple
 from couchestord.errors import DiskError, DiskFailed, DiskFull, DiskTimeout, NoSuchFile
 from couchestord.io.disk import Buffer, Capacity
 from couchestord.io.folder import FOLDER_MODE, LockedFolder, check_folder, check_path, check_range
+from couchestord.io.joint import Joint
 from couchestord.io.threads import DiskThreads
 
 _VERBS_FOR_PRESENT_FILES = frozenset(("read", "sync", "sync_dir", "rename", "unlink"))
@@ -108,6 +109,21 @@ class DirectoryDisk:
         check_path(path)
         check_range(offset, 0)
         await self._call("write", path, self._folder.write, path, offset, tuple(buffers), sync)
+
+    def begin_write(self, path: str, offset: int, buffers: Sequence[Buffer], joint: Joint) -> Callable[[], None]:
+        check_path(path)
+        check_range(offset, 0)
+        if self._suspicion is not None:
+            raise DiskFailed(self._suspicion)
+        call = self._threads.begin(joint, self._folder.write, path, offset, tuple(buffers), True)
+
+        def end() -> None:
+            try:
+                call.outcome()
+            except OSError as error:
+                raise self._translate(error, "write", path) from error
+
+        return end
 
     async def read(self, path: str, offset: int, length: int) -> bytes:
         check_path(path)

@@ -11,9 +11,11 @@ never at all after it raised DiskTimeout (the abandoned thread may still read th
 dropped then.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
+
+from couchestord.io.joint import Joint
 
 Buffer = bytes | bytearray | memoryview
 
@@ -41,6 +43,12 @@ class Disk(Protocol):
 
         With `sync` the file's data and size are durable on return, as after `sync`. The whole is written or an error
         raised.
+        """
+        ...
+
+    def begin_write(self, path: str, offset: int, buffers: Sequence[Buffer], joint: Joint) -> Callable[[], None]:
+        """As `write_at` with `sync`, without waiting: a call of the joint. When that is over, what is returned here
+        raises what the write ended with, or nothing when it is durable. DiskFailed may be raised at once.
         """
         ...
 

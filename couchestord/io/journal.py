@@ -17,7 +17,7 @@ from couchestord.errors import Corrupt, DataLost, DiskError, DiskFull, InternalE
 from couchestord.io import records as rec
 from couchestord.io.disk import Disk
 from couchestord.io.disks import Disks, replicas_needed
-from couchestord.io.fanout import call_all
+from couchestord.io.fanout import call_all, write_all
 from couchestord.io.journalfile import Entry, JournalFile, JournalOptions, ShortFile, cut, taken, unlink_files
 from couchestord.io.recovery import FOLDER, Chain
 from couchestord.io.spare import Spares
@@ -244,7 +244,6 @@ class Journal:
 
         async def write(_: int, disk: Disk) -> None:
             await disk.write_at(file.path, offset, [packed], sync=True)
-            self.syncs_count += 1
 
         async def zero_ahead(index: int, disk: Disk) -> None:
             try:
@@ -257,10 +256,14 @@ class Journal:
                 nursery.start_soon(write, index, disk)
                 nursery.start_soon(zero_ahead, index, disk)
 
-        if not await call_all(self._disks, file.replicas, write_and_zero if ahead else write):
-            return False
-        file.zeroed_to = zeroes_at + (step if ahead else 0)
-        return True
+        self.syncs_count += len(file.replicas)
+        if ahead:
+            written = await call_all(self._disks, file.replicas, write_and_zero)
+        else:
+            written = await write_all(self._disks, file.replicas, file.path, offset, [packed])
+        if written:
+            file.zeroed_to = zeroes_at + (step if ahead else 0)
+        return written
 
     # -- read ------------------------------------------------------------------------------------------------------
 

@@ -3,7 +3,8 @@
 Theory of operation. A call goes to the threads through one queue and comes back through one deque. The thread that
 finds the deque unannounced asks trio's loop to run `deliver` (one write to the loop's wake-up socket), the others
 only append: under load one wake-up serves a whole batch. `deliver` clears the announcement before it empties the
-deque, so a result appended while it runs is either seen by it or announced again.
+deque, so a result appended while it runs is either seen by it or announced again. A call that belongs to a joint, with
+calls on other disks, is appended and announced by the last of them, for all.
 
 Deadlines cost nothing per call: all calls have the same one, so the oldest call under way is the next to miss it, and a
 single system task sleeps until then. It ends when it finds nothing under way and is started again by the next call.
@@ -22,23 +23,36 @@ from typing import Any, TypeVar, TypeVarTuple
 import trio
 
 from couchestord.errors import DiskError, DiskFailed, DiskTimeout
+from couchestord.io.joint import Joint
 
 Result = TypeVar("Result")
 Arguments = TypeVarTuple("Arguments")
 
 
-class _Call:
-    """One function call on its way through the threads."""
+class Call:
+    """One function call on its way through the threads: for the task that made it, or for a joint."""
 
-    __slots__ = ("arguments", "deadline", "error", "function", "result", "task")
+    __slots__ = ("arguments", "deadline", "error", "function", "joint", "result", "task")
 
-    def __init__(self, function: Callable[..., Any], arguments: tuple[Any, ...], deadline: float) -> None:
+    def __init__(
+        self, function: Callable[..., Any], arguments: tuple[Any, ...], deadline: float, joint: Joint | None
+    ) -> None:
         self.function = function
         self.arguments = arguments
         self.deadline = deadline
+        self.joint = joint
         self.task = trio.lowlevel.current_task()
         self.result: Any = None
         self.error: BaseException | None = None
+
+    def outcome(self) -> Any:
+        """Once it has ended: what the function returned, or raises what it raised."""
+        if self.error is not None:
+            try:
+                raise self.error
+            finally:
+                del self  # the traceback holds this frame: no cycle
+        return self.result
 
 
 class _Crew:
@@ -47,9 +61,9 @@ class _Crew:
     def __init__(self, name: str, threads_count: int, on_leave: Callable[[], None]) -> None:
         self.on_leave = on_leave
         self.token = trio.lowlevel.current_trio_token()
-        self.waiting: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
-        self.done: deque[_Call] = deque()
-        self.under_way: dict[_Call, None] = {}  # oldest first
+        self.waiting: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
+        self.done: deque[Call] = deque()
+        self.under_way: dict[Call, None] = {}  # oldest first
         self.announced = False
         self.watched = False
         self.ended = False
@@ -73,13 +87,18 @@ class _Crew:
             except BaseException as error:
                 call.error = error
             self.done.append(call)
+            joint = call.joint
             del call  # an idle thread must not keep buffers alive
-            if not self.announced:
-                self.announced = True
-                try:
+            try:
+                if joint is not None:
+                    if joint.is_last_back(self.deliver):
+                        self.token.run_sync_soon(joint.take_up_all)
+                    del joint
+                elif not self.announced:
+                    self.announced = True
                     self.token.run_sync_soon(self.deliver)
-                except trio.RunFinishedError:
-                    return
+            except trio.RunFinishedError:
+                return
 
     def deliver(self) -> None:
         """On the loop: wake the tasks whose calls are done."""
@@ -89,7 +108,10 @@ class _Crew:
             call = done.popleft()
             if call in self.under_way:
                 del self.under_way[call]
-                trio.lowlevel.reschedule(call.task)
+                if call.joint is not None:
+                    call.joint.end()
+                else:
+                    trio.lowlevel.reschedule(call.task)
 
     def end(self, error: type[DiskError], message: str) -> None:
         """On the loop: no call is begun any more, those under way end with `error`; idle threads leave."""
@@ -97,7 +119,10 @@ class _Crew:
         under_way, self.under_way = self.under_way, {}
         for call in under_way:
             call.error = error(message)
-            trio.lowlevel.reschedule(call.task)
+            if call.joint is not None:
+                call.joint.give_up()
+            else:
+                trio.lowlevel.reschedule(call.task)
         for _ in range(self.threads_count):
             self.waiting.put(None)
 
@@ -146,23 +171,35 @@ class DiskThreads:
         if self._failure is not None:
             raise DiskFailed(self._failure)
         await trio.lowlevel.checkpoint_if_cancelled()
+        call = self._begin(function, arguments, None)
+        await trio.lowlevel.wait_task_rescheduled(_refuse_abort)
+        try:
+            result: Result = call.outcome()
+        finally:
+            del call  # the traceback of what is raised holds this frame: no cycle
+        return result
+
+    def begin(self, joint: Joint, function: Callable[[*Arguments], object], *arguments: *Arguments) -> Call:
+        """As `run`, without waiting: `joint` is over once the call has ended, and `Call.outcome` says how.
+
+        Raises DiskFailed at once.
+        """
+        if self._failure is not None:
+            raise DiskFailed(self._failure)
+        joint.begin()
+        return self._begin(function, arguments, joint)
+
+    def _begin(self, function: Callable[..., Any], arguments: tuple[Any, ...], joint: Joint | None) -> Call:
         crew = self._crew
         if crew is None or crew.token is not trio.lowlevel.current_trio_token():
             crew = self._crew = self._hire()
-        call = _Call(function, arguments, trio.current_time() + self._deadline_s)
+        call = Call(function, arguments, trio.current_time() + self._deadline_s, joint)
         crew.under_way[call] = None
         if not crew.watched:
             crew.watched = True
             trio.lowlevel.spawn_system_task(self._watch, crew)
         crew.waiting.put(call)
-        await trio.lowlevel.wait_task_rescheduled(_refuse_abort)
-        if call.error is not None:
-            try:
-                raise call.error
-            finally:
-                del call  # the traceback holds this frame: no cycle
-        result: Result = call.result
-        return result
+        return call
 
     async def _watch(self, crew: _Crew) -> None:
         while crew.under_way:

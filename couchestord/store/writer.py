@@ -40,6 +40,8 @@ from couchestord.store.decide import Decider
 log = logs.get(__name__)
 GROUP_MUTATIONS_MAX = 256
 GROUP_BYTES_MAX = 4 << 20
+GATHER_S_MAX = 0.004
+"""So long a group waits at most for those who are expected to come, and never longer than the sync before it took."""
 CATALOG_ROOM_BYTES_MIN = 8 << 20
 """More than the largest group adds to the catalog's WAL. New data needs so much beside the reserve; with less, and no
 reserve left, all writes are refused until there is room again."""
@@ -102,6 +104,12 @@ class Writer:
         self._catalog_is_tight = False
         self._queue: deque[_Waiting] = deque()
         self._kick = trio.Event()
+        self._wanted = 1
+        """So many requests in the queue wake the writer."""
+        self._expected = 1
+        """So many were under way when the last group was answered."""
+        self._sync_s = 0.0
+        """How long it took to make the last group durable."""
         self._turn = trio.Lock()
         self._idle = trio.Event()
         self._idle.set()
@@ -132,7 +140,8 @@ class Writer:
         if self._idle.is_set():
             self._idle = trio.Event()
         self._queue.append(waiting)
-        self._kick.set()
+        if len(self._queue) >= self._wanted:
+            self._kick.set()
         return await trio.lowlevel.wait_task_rescheduled(_cannot_cancel)
 
     @property
@@ -187,10 +196,11 @@ class Writer:
             while True:
                 if not self._queue:
                     self._idle.set()
-                    self._kick = trio.Event()
+                    self._wanted, self._kick = 1, trio.Event()
                     await self._kick.wait()
                 # a cancelled writer finishes the group it has begun: its requests cannot be cancelled
                 with trio.CancelScope(shield=True):
+                    await self._gather()
                     await self._commit_waiting()
         finally:
             self.stop(ShuttingDown("the store is shutting down"))
@@ -198,6 +208,16 @@ class Writer:
                 trio.lowlevel.reschedule(waiting.task, outcomes.Error(ShuttingDown("the store is shutting down")))
             self._queue.clear()
             self._idle.set()
+
+    async def _gather(self) -> None:
+        """Clients that were answered mostly come again at once. Two groups of half of them cost two syncs for what one
+        would do, and whoever comes during the first waits for both: so they are waited for, but less than a sync takes.
+        """
+        patience_s = min(GATHER_S_MAX, self._sync_s)
+        if len(self._queue) < self._expected and patience_s > 0:
+            self._wanted, self._kick = self._expected, trio.Event()
+            with trio.move_on_after(patience_s):
+                await self._kick.wait()
 
     @asynccontextmanager
     async def quiet(self) -> AsyncIterator[None]:
@@ -221,6 +241,7 @@ class Writer:
                 error = InternalError(f"the commit failed: {error!r}")
             for waiting in group:
                 waiting.result = outcomes.Error(error)
+        self._expected = min(GROUP_MUTATIONS_MAX, len(group) + len(self._queue))
         for waiting in group:
             trio.lowlevel.reschedule(waiting.task, waiting.result or outcomes.Error(InternalError("no answer")))
 
@@ -241,12 +262,14 @@ class Writer:
                 # nothing to write, a delete of what is not there say: but it may turn out to be there
                 raise Unavailable(f"a write before this one is in doubt until the next one succeeds: {self._in_doubt}")
             return
+        begun_s = trio.current_time()
         try:
             await self._journal.append(first, entries)
         except BaseException as error:
             self._in_doubt = error
             self._roll_back()
             raise
+        self._sync_s = trio.current_time() - begun_s
         self._in_doubt = None
         self.stats.groups += 1
         self.stats.mutations += len(entries)
@@ -269,7 +292,7 @@ class Writer:
         What is kept beside the catalog is for changes that lead to room, which new data may not take from them.
         """
         free_bytes = self._reserve.free_bytes()
-        self._catalog_is_tight = free_bytes < CATALOG_ROOM_BYTES_MIN + self._reserve.lacking_bytes()
+        self._catalog_is_tight = not self._reserve.leaves(free_bytes, CATALOG_ROOM_BYTES_MIN)
         if free_bytes >= CATALOG_ROOM_BYTES_MIN or all(isinstance(waiting.request, GROWING) for waiting in group):
             return
         self._reserve.free()

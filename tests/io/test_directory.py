@@ -16,6 +16,7 @@ import trio
 
 from couchestord.errors import DiskFailed, DiskFull, DiskLocked, DiskTimeout
 from couchestord.io.directory import DirectoryDisk
+from couchestord.io.joint import Joint
 
 IMAGE_BYTES = 16 << 20
 
@@ -308,6 +309,91 @@ async def test_hung_call_keeps_its_lock_and_threads_to_itself(tmp_path: Path, mo
     assert not (tmp_path / "queued").exists(), "a call that had timed out was begun"
     with (tmp_path / "lock").open("rb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+class Syncs:
+    """`os.fdatasync` that waits where it is told to, by the folder that the file lies in."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.held: dict[str, threading.Event] = {}
+        self.done: list[str] = []
+        self._real = os.fdatasync
+        patch.setattr(os, "fdatasync", self._sync)
+
+    def _sync(self, number: int) -> None:
+        folder = Path(os.readlink(f"/proc/self/fd/{number}")).parent.name
+        if folder in self.held:
+            assert self.held[folder].wait(30)
+        self._real(number)
+        self.done.append(folder)
+
+
+async def test_a_joint_is_over_when_its_last_write_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    syncs = Syncs(monkeypatch)
+    disks = [DirectoryDisk(tmp_path / name, create=True, deadline_s=60.0) for name in "abc"]
+    try:
+        for late in "abc":
+            syncs.held, syncs.done = {late: threading.Event()}, []
+            joint = Joint()
+            ends = [disk.begin_write("x", 0, [b"x"], joint) for disk in disks]
+            over = trio.Event()
+
+            async def wait(joint: Joint = joint, over: trio.Event = over) -> None:
+                begun_s = trio.current_time()
+                await joint.wait()
+                assert trio.current_time() < begun_s + 40, "nobody said that the last one is back"
+                over.set()
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(wait)
+                while len(syncs.done) < 2:
+                    await trio.lowlevel.checkpoint()
+                # what another call of that disk announces takes up the write, and does not end the joint
+                await disks[0].read("x", 0, 1) if late != "a" else await disks[1].read("x", 0, 1)
+                assert not over.is_set()
+                syncs.held[late].set()
+            assert sorted(syncs.done) == ["a", "b", "c"]
+            for end in ends:
+                end()
+    finally:
+        for disk in disks:
+            disk.close()
+
+
+async def test_a_joint_outlives_a_disk_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others have announced nothing: whoever gives the late call up ends theirs."""
+    syncs = Syncs(monkeypatch)
+    patient = [DirectoryDisk(tmp_path / name, create=True, deadline_s=30.0) for name in "ac"]
+    hung = DirectoryDisk(tmp_path / "b", create=True, deadline_s=0.1, threads_count=1)
+    held = syncs.held = {"b": threading.Event()}
+    try:
+        joint = Joint()
+        begin = [disk.begin_write for disk in (patient[0], hung, patient[1])]
+        ends = [call("x", 0, [b"x"], joint) for call in begin]
+        with trio.fail_after(20):
+            await joint.wait()
+        ends[0]()
+        ends[2]()
+        with pytest.raises(DiskTimeout):
+            ends[1]()
+        with pytest.raises(DiskFailed):
+            hung.begin_write("x", 0, [b"x"], Joint())
+        assert sorted(syncs.done) == ["a", "c"]
+        # and with one that is closed meanwhile
+        syncs.held = {"c": threading.Event()}
+        joint = Joint()
+        ends = [disk.begin_write("x", 0, [b"x"], joint) for disk in patient]
+        patient[1].close()
+        with trio.fail_after(20):
+            await joint.wait()
+        ends[0]()
+        with pytest.raises(DiskFailed):
+            ends[1]()
+        syncs.held["c"].set()
+    finally:
+        held["b"].set()
+        for disk in (*patient, hung):
+            disk.close()
 
 
 async def test_file_replaced_while_it_is_being_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

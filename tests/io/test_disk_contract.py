@@ -12,6 +12,7 @@ from simdisk import SimDisk
 from couchestord.errors import DiskFailed, InvalidArgument, NoSuchFile
 from couchestord.io.directory import DirectoryDisk
 from couchestord.io.disk import Disk
+from couchestord.io.joint import Joint
 
 OpenDisk = Callable[[], AbstractAsyncContextManager[Disk]]
 
@@ -269,6 +270,32 @@ async def test_a_cancelled_write_is_whole_or_not_begun(open_disk: OpenDisk) -> N
             nursery.cancel_scope.cancel()
         assert "not cancelled" not in ended or ended == ["written", "not cancelled"]
         assert await disk.read("y", 0, 200_000) == b"y" * 100_000
+
+
+async def test_writes_of_a_joint_are_over_together(open_disk: OpenDisk) -> None:
+    async with open_disk() as disk:
+        joint = Joint()
+        ends = [disk.begin_write(f"a/{name}", 0, [name.encode(), b"!"], joint) for name in ("one", "two")]
+        # a folder has that name
+        ends.append(disk.begin_write("a", 0, [b"x"], joint))
+        await joint.wait()
+        for end in ends[:2]:
+            end()
+        with pytest.raises(DiskFailed):
+            ends[2]()
+        assert await disk.read("a/one", 0, 9) == b"one!"
+        assert await disk.read("a/two", 0, 9) == b"two!"
+        with pytest.raises(InvalidArgument):
+            disk.begin_write("..", 0, [b"x"], Joint())
+        with pytest.raises(InvalidArgument):
+            disk.begin_write("x", -1, [b"x"], Joint())
+        await Joint().wait()
+        disk.close()
+        failing = Joint()
+        with pytest.raises(DiskFailed):  # noqa: PT012 - at once, or in the end
+            end = disk.begin_write("x", 0, [b"x"], failing)
+            await failing.wait()
+            end()
 
 
 async def test_after_close_every_call_fails(open_disk: OpenDisk) -> None:

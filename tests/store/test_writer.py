@@ -35,8 +35,9 @@ from couchestord.io.catalog.catalog import Catalog
 from couchestord.io.catalog.reserve import Reserve
 from couchestord.io.records import META_BYTES_MAX
 from couchestord.model import Attributes, Conditions, Policy
+from couchestord.store import writer
 from couchestord.store.decide import Decider
-from couchestord.store.writer import Writer
+from couchestord.store.writer import GATHER_S_MAX, Writer
 
 
 class Rig:
@@ -70,16 +71,16 @@ async def open_rig(folder: Path) -> AsyncIterator[tuple[Rig, trio.Nursery]]:
     path = folder / "catalog.sqlite"
     Catalog.create(path, STORE_ID, Policy())
     catalog = Catalog(path)
-    writer = Writer(
+    it = Writer(
         catalog,
         log.journal,
         log.disks,
         Decider(catalog, StepClock(), lambda: log.disks.epoch),
         Reserve(catalog.path, 1 << 20),
     )
-    rig = Rig(sims, catalog, writer, log.journal)
+    rig = Rig(sims, catalog, it, log.journal)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(writer.run)
+        nursery.start_soon(it.run)
         yield rig, nursery
         rig.freeze(False)
         nursery.cancel_scope.cancel()
@@ -197,7 +198,8 @@ async def test_a_failed_commit_answers_nobody_and_takes_the_catalog_back(tmp_pat
             await rig.writer.submit(rq.RemoveBucket("bucket"))
 
 
-async def test_requests_of_a_group_see_each_other_in_order(tmp_path: Path) -> None:
+async def test_requests_of_a_group_see_each_other_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "GATHER_S_MAX", 0.0)
     async with open_rig(tmp_path) as (rig, nursery):
         rig.freeze(True)
         nursery.start_soon(rig.ask, 0, rq.MakeUser("ann", True))
@@ -221,6 +223,51 @@ async def test_requests_of_a_group_see_each_other_in_order(tmp_path: Path) -> No
         assert isinstance(rig.answers[6], NoSuchBucket)
         assert rig.writer.stats.groups == 2
         assert rig.catalog.reading.buckets() == []
+
+
+def test_those_who_were_answered_are_waited_for(tmp_path: Path) -> None:
+    """Until as many are here as were under way, or a sync would have been over."""
+    clock = trio.testing.MockClock()
+
+    async def main() -> None:
+        async with open_rig(tmp_path) as (rig, nursery):
+            settle, stats = trio.testing.wait_all_tasks_blocked, rig.writer.stats
+
+            async def sync_for(sync_s: float, *waiting: int) -> None:
+                """A group whose sync takes so long, while others come."""
+                rig.freeze(True)
+                nursery.start_soon(rig.ask, 0, rq.PutSetting("it", b""))
+                await settle()
+                for name in waiting:
+                    nursery.start_soon(rig.ask, name, rq.PutSetting("it", b""))
+                clock.jump(sync_s)
+                rig.freeze(False)
+                await settle()
+
+            await sync_for(0.003)
+            groups = stats.groups
+            for name in (1, 2, 3):  # one client alone never waits, or no time would pass
+                await rig.ask(name, rq.PutSetting("it", b""))
+            assert stats.groups == groups + 3
+
+            await sync_for(0.003, 4, 5)
+            assert not {4, 5} & rig.answers.keys()
+            nursery.start_soon(rig.ask, 6, rq.PutSetting("it", b""))
+            await settle()
+            assert {4, 5, 6} <= rig.answers.keys(), "as many as had been under way are here"
+            assert stats.groups == groups + 5
+
+            await sync_for(0.003, 7)
+            for wait_s, answered in ((0.002, False), (0.0011, True)):
+                clock.jump(wait_s)
+                await settle()
+                assert (7 in rig.answers) == answered, "no longer than a sync takes"
+            await sync_for(4.0, 8)
+            clock.jump(GATHER_S_MAX)
+            await settle()
+            assert 8 in rig.answers, "not for seconds, though the disks are so slow"
+
+    trio.run(main, clock=clock)
 
 
 async def test_a_request_that_cannot_be_applied_is_taken_out_alone(tmp_path: Path) -> None:
@@ -266,7 +313,10 @@ async def test_a_cancelled_submitter_waits_for_its_answer(tmp_path: Path) -> Non
         assert rig.read(b"k").size == 1
 
 
-async def test_drain_waits_for_all_that_was_taken_and_refuses_the_rest(tmp_path: Path) -> None:
+async def test_drain_waits_for_all_that_was_taken_and_refuses_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "GATHER_S_MAX", 0.0)
     async with open_rig(tmp_path) as (rig, nursery):
         await rig.writer.submit(rq.MakeBucket("bucket", ""))
         rig.freeze(True)

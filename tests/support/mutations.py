@@ -1,6 +1,6 @@
 """Bugs to be planted: each takes one promise out of the store. The model must notice every one of them."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -13,7 +13,7 @@ from couchestord.ec.segments import SegmentPool
 from couchestord.io import journal
 from couchestord.io.catalog.apply import Applier
 from couchestord.io.catalog.segments import STATE_OPEN
-from couchestord.io.disk import Buffer
+from couchestord.io.disk import Buffer, Disk
 from couchestord.io.disks import Disks
 from couchestord.io.fanout import call_all
 from couchestord.io.recovery import Chain, FoundFile, chain
@@ -22,29 +22,20 @@ from couchestord.store.maintenance import Snapshotter
 from couchestord.store.writer import Writer
 
 Patch = pytest.MonkeyPatch
-DiskCall = Callable[[int, Any], Awaitable[None]]
 
 
-class _NeverSynced:
-    """A disk that forgets to sync what is written."""
+def _sync_only(patch: Patch, is_synced: Callable[[int, Sequence[int]], bool]) -> None:
+    async def write(disks: Disks, indexes: Sequence[int], path: str, offset: int, buffers: Sequence[Buffer]) -> bool:
+        async def one(index: int, disk: Disk) -> None:
+            await disk.write_at(path, offset, buffers, sync=is_synced(index, indexes))
 
-    def __init__(self, disk: Any) -> None:
-        self._disk = disk
+        return await call_all(disks, indexes, one)
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._disk, name)
-
-    async def write_at(self, path: str, offset: int, buffers: Sequence[Buffer], *, sync: bool = False) -> None:
-        await self._disk.write_at(path, offset, buffers)
+    patch.setattr(journal, "write_all", write)
 
 
 def skip_one_replicas_sync(patch: Patch) -> None:
-    async def one_unsynced(disks: Disks, indexes: Sequence[int], call: DiskCall) -> bool:
-        return await call_all(
-            disks, indexes, lambda index, disk: call(index, _NeverSynced(disk) if index == indexes[0] else disk)
-        )
-
-    patch.setattr(journal, "call_all", one_unsynced)
+    _sync_only(patch, lambda index, indexes: index != indexes[0])
 
 
 def skip_directory_sync(patch: Patch) -> None:
@@ -55,10 +46,7 @@ def skip_directory_sync(patch: Patch) -> None:
 
 
 def ack_before_sync(patch: Patch) -> None:
-    async def all_unsynced(disks: Disks, indexes: Sequence[int], call: DiskCall) -> bool:
-        return await call_all(disks, indexes, lambda index, disk: call(index, _NeverSynced(disk)))
-
-    patch.setattr(journal, "call_all", all_unsynced)
+    _sync_only(patch, lambda _index, _indexes: False)
 
 
 def trim_too_early(patch: Patch) -> None:

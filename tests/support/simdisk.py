@@ -18,6 +18,7 @@ import trio
 from couchestord.errors import DiskError, DiskFailed, DiskFull, DiskTimeout, InvalidArgument, NoSuchFile
 from couchestord.io.disk import Buffer, Capacity
 from couchestord.io.folder import check_folder, check_path, check_range
+from couchestord.io.joint import Joint
 
 SECTOR_BYTES = 512
 Result = TypeVar("Result")
@@ -210,6 +211,27 @@ class SimDisk:
         if sync:
             await trio.lowlevel.cancel_shielded_checkpoint()
             file.sync()
+
+    def begin_write(self, path: str, offset: int, buffers: Sequence[Buffer], joint: Joint) -> Callable[[], None]:
+        check_path(path)
+        check_range(offset, 0)
+        failures: list[Exception] = []
+
+        async def write() -> None:
+            try:
+                await self.write_at(path, offset, buffers, sync=True)
+            except Exception as error:
+                failures.append(error)
+            finally:
+                joint.end()
+
+        def end() -> None:
+            for failure in failures:
+                raise failure
+
+        joint.begin()
+        trio.lowlevel.spawn_system_task(write)
+        return end
 
     async def read(self, path: str, offset: int, length: int) -> bytes:
         check_path(path)

@@ -1,5 +1,6 @@
 """The catalog's files and connections."""
 
+import os
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -46,6 +47,7 @@ class Catalog:
         it.
         """
         self.path = path
+        self._wal = f"{path}-wal"
         self._on_failure: Callable[[Exception], None] | None = None
         with ExitStack() as opened:
             self.main = opened.enter_context(closing(MainFile(path)))
@@ -255,7 +257,7 @@ class Catalog:
     def wal_bytes(self) -> int:
         """Size of the WAL."""
         try:
-            return Path(f"{self.path}-wal").stat().st_size
+            return os.stat(self._wal).st_size
         except FileNotFoundError:
             return 0
 

@@ -9,11 +9,12 @@ class Reserve:
 
     def __init__(self, catalog: Path, size_bytes: int) -> None:
         self._path = Path(f"{catalog}.reserve")
+        self._folder = str(catalog.parent)
         self._size_bytes = size_bytes
 
     def free_bytes(self) -> int:
         """Room on the file system of the catalog. Raises OSError."""
-        found = os.statvfs(self._path.parent)
+        found = os.statvfs(self._folder)
         return found.f_bavail * found.f_frsize
 
     def lies_on(self, file_system: int) -> bool:
@@ -29,6 +30,11 @@ class Reserve:
             return not self._size_bytes or self._path.stat().st_size >= self._size_bytes
         except OSError:
             return False
+
+    def leaves(self, free_bytes: int, wanted_bytes: int) -> bool:
+        """Whether of so much room so much is left beside what is to be kept and is not."""
+        # one system call less where there is room enough, as there mostly is
+        return free_bytes >= wanted_bytes + self._size_bytes or free_bytes >= wanted_bytes + self.lacking_bytes()
 
     def lacking_bytes(self) -> int:
         """Room that is to be kept and is not."""
