@@ -2,7 +2,6 @@
 
 import hashlib
 import hmac
-import re
 from collections.abc import Mapping, Sequence
 from typing import Final
 from urllib.parse import quote_from_bytes
@@ -11,7 +10,8 @@ from couchestord.errors import SignatureDoesNotMatch
 
 ALGORITHM: Final = "AWS4-HMAC-SHA256"
 EMPTY_SHA256: Final = hashlib.sha256(b"").hexdigest()
-_PLAIN_PATH = re.compile(rb"[A-Za-z0-9/_.~-]*\Z")
+_PLAIN: Final = b"/-_.~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+"""What stands for itself in the path that is signed."""
 _BLOCK_BYTES: Final = 64
 _INNER_PAD: Final = bytes(byte ^ 0x36 for byte in range(256))
 _OUTER_PAD: Final = bytes(byte ^ 0x5C for byte in range(256))
@@ -59,18 +59,17 @@ def canonical_request(
     """What a request is signed over. Path and fields of the query decoded, headers by lower-case name, `payload` as
     x-amz-content-sha256 says it. Raises SignatureDoesNotMatch when a signed header is not there.
     """
-    lines = []
-    for name in signed_headers:
-        value = headers.get(name)
-        if value is None:
-            raise SignatureDoesNotMatch(f"the signed header {name.decode('ascii')} is not in the request")
-        if b"  " in value:
-            value = b" ".join(value.split())
-        lines.append(name + b":" + value)
-    if not _PLAIN_PATH.match(path):
+    try:
+        lines = [b"%b:%b" % (name, headers[name]) for name in signed_headers]
+    except KeyError as error:
+        raise SignatureDoesNotMatch(f"the signed header {error.args[0].decode('ascii')} is not in the request") from None
+    block = b"\n".join(lines)
+    if b"  " in block:
+        block = b"\n".join([b" ".join(line.split()) if b"  " in line else line for line in lines])
+    if path.translate(None, _PLAIN):
         path = quote_from_bytes(path, safe="/-_.~").encode("ascii")
     query = canonical_query(fields) if fields else b""
-    return b"\n".join((method, path, query, *lines, b"", b";".join(signed_headers), payload))
+    return b"%b\n%b\n%b\n%b\n\n%b\n%b" % (method, path, query, block, b";".join(signed_headers), payload)
 
 
 def canonical_query(fields: Sequence[tuple[bytes, bytes]]) -> bytes:

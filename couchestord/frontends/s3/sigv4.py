@@ -302,9 +302,9 @@ def _payload_header(claim: _Claim, headers: Mapping[bytes, bytes]) -> bytes:
 
 def _payload(header: bytes, claim: _Claim) -> tuple[Payload, str]:
     """An unknown mode is refused: taking it for a known one would leave the body unchecked."""
-    if _HEX_64.match(header):
-        return Payload.HASHED, header.decode("ascii")
     payload = _MODES.get(header)
+    if payload is None and _HEX_64.match(header):
+        return Payload.HASHED, header.decode("ascii")
     if payload is not None:
         if claim.presigned and payload in (Payload.SIGNED_CHUNKS, Payload.SIGNED_CHUNKS_TRAILER):
             raise InvalidArgument("a presigned URL cannot carry signed chunks")
