@@ -70,7 +70,9 @@ def main() -> int:
             if subprocess.run(line, check=False).returncode:
                 failed.append(program.name)
             print(f"\n{program.name} took {time.monotonic() - begun_s:.0f} s")
-        print(f"\n== goals\n\nBegun {begun}.\nOver {circumstances()}.\n\n{goals.table(Measured.load(file))}")
+        measured = Measured.load(file)
+        print(f"\n== goals\n\nBegun {begun}.\nOver {circumstances()}.\n\n{goals.table(measured)}\n")
+        print(goals.rates(measured))
     if failed:
         print(f"\nfailed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0

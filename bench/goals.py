@@ -4,6 +4,7 @@ FILE is what `--figures FILE` of the benchmarks wrote; `python -m bench` prints 
 """
 
 import argparse
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -110,6 +111,27 @@ GOALS: Final = (
 )
 
 
+RATES: Final = (
+    ("L1 get", "l1 get us", 2_000_000),
+    ("L1 put", "l1 put us", 500_000),
+    ("L2 get, resident", "l2 resident us", 500_000),
+    ("L3, first read of an object, S3 and all", "first read cpu us", 10_000),
+)
+"""What the requirements ask for a second, of what takes so much CPU time."""
+
+
+def rates(measured: Measured) -> str:
+    """Markdown: what one process, and one on each core of this machine, could do a second."""
+    cores_count = len(os.sched_getaffinity(0))
+    rows = []
+    for text, name, asked in RATES:
+        each = 1e6 / measured.values[name] if name in measured.values else None
+        shown = f"{each:,.0f} | {each * cores_count:,.0f}" if each else "not measured | "
+        rows.append(f"| {text} | {shown} | {asked:,} |")
+    head = f"| a second, by CPU time | a process | {cores_count} processes, {cores_count} cores | asked |"
+    return "\n".join([head, "|---|--:|--:|--:|", *rows])
+
+
 def table(measured: Measured) -> str:
     """Markdown."""
     rows = [goal.row(measured) for goal in GOALS]
@@ -120,7 +142,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.goals", description="Goals, and what was measured of them.")
     parser.add_argument("file", type=Path, help="what --figures FILE wrote")
     measured = Measured.load(parser.parse_args().file)
-    print(f"{circumstances()}\n\n{table(measured)}")
+    print(f"{circumstances()}\n\n{table(measured)}\n\n{rates(measured)}")
 
 
 if __name__ == "__main__":
