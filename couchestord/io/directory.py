@@ -141,6 +141,11 @@ class DirectoryDisk:
         check_range(offset, length)
         await self._call("preallocate", path, self._folder.preallocate, path, offset, length)
 
+    async def allocate(self, path: str, length: int) -> None:
+        check_path(path)
+        check_range(0, length)
+        await self._call("allocate", path, self._folder.allocate, path, length)
+
     async def sync(self, path: str) -> None:
         check_path(path)
         await self._call("sync", path, self._folder.sync, path)

@@ -71,6 +71,12 @@ class Disk(Protocol):
         """
         ...
 
+    async def allocate(self, path: str, length: int) -> None:
+        """Set room aside for the first `length` bytes of a file, which is made if it is missing and is so long
+        afterwards: what was there stays, the rest reads as zeroes, and writes into it find room. Nothing is synced.
+        """
+        ...
+
     async def sync(self, path: str) -> None:
         """Data and size of the file are durable on return. DiskFailed: see the module's text."""
         ...

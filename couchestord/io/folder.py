@@ -207,6 +207,14 @@ class LockedFolder:
         finally:
             self.descriptors.release(descriptor)
 
+    def allocate(self, path: str, length: int) -> None:
+        descriptor = self._acquire_for_write(path)
+        try:
+            if length:
+                os.posix_fallocate(descriptor.number, 0, length)
+        finally:
+            self.descriptors.release(descriptor)
+
     def sync(self, path: str) -> None:
         descriptor = self.descriptors.acquire(path)
         try:

@@ -260,6 +260,20 @@ class SimDisk:
 
         await self._call("preallocate", preallocate)
 
+    async def allocate(self, path: str, length: int) -> None:
+        check_path(path)
+        check_range(0, length)
+
+        def allocate() -> None:
+            file = self._make(path)
+            size = len(file.data)
+            if size < length:
+                if self._free_bytes() < length - size:
+                    raise DiskFull(f"{self._name}: ENOSPC")
+                self._put(file, size, bytes(length - size))
+
+        await self._call("allocate", allocate)
+
     async def sync(self, path: str) -> None:
         check_path(path)
 
