@@ -62,7 +62,7 @@ def was_read(place: int) -> bool:
 
 
 class _Table:
-    """Open addressing with linear probing; a key of 0 is an empty slot. Less than three quarters are in use."""
+    """Open addressing with linear probing; a key of 0 is an empty slot. At most three quarters are in use."""
 
     __slots__ = ("count", "keys", "mask", "places")
 
@@ -104,7 +104,8 @@ class L2Index:
     """Places by key. The caller bounds how many there are."""
 
     def __init__(self) -> None:
-        self._tables = [_Table(_SLOTS_MIN) for _ in range(_TABLES_COUNT)]
+        # of one slot that is never used: the first key makes a table grow out of it
+        self._tables = [_Table(1)] * _TABLES_COUNT
         self.count = 0
 
     def get(self, key: int) -> int:
@@ -163,7 +164,7 @@ class L2Index:
     def _grow(self, key: int) -> _Table:
         number = key * _MIX >> 28 & 0xFFF
         old = self._tables[number]
-        table = self._tables[number] = _Table(2 * (old.mask + 1))
+        table = self._tables[number] = _Table(max(_SLOTS_MIN, 2 * (old.mask + 1)))
         for found, place in zip(old.keys, old.places, strict=True):
             if found:
                 at = table.find(found, _mixed(found))

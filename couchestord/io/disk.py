@@ -72,7 +72,7 @@ class Disk(Protocol):
         ...
 
     async def allocate(self, path: str, length: int) -> None:
-        """Set room aside for the first `length` bytes of a file, which is made if it is missing and is so long
+        """Set room aside for the first `length` bytes of a file, which is made if it is missing and is at least so long
         afterwards: what was there stays, the rest reads as zeroes, and writes into it find room. Nothing is synced.
         """
         ...

@@ -53,6 +53,8 @@ async def test_full_file_system(mounted: Path) -> None:
         with pytest.raises(DiskFull, match="ENOSPC"):
             await disk.preallocate("a/big", 0, 2 * IMAGE_BYTES)
         with pytest.raises(DiskFull):
+            await disk.allocate("a/room", 2 * IMAGE_BYTES)
+        with pytest.raises(DiskFull):
             await disk.write_at("a/more", 0, [bytes(IMAGE_BYTES)], sync=True)
         assert await disk.read("kept", 0, 9) == b"kept"
         assert disk.failure is None

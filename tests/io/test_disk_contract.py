@@ -180,6 +180,7 @@ async def test_paths_that_are_refused(open_disk: OpenDisk, path: str) -> None:
             disk.write_at(path, 0, [b"x"]),
             disk.read(path, 0, 1),
             disk.preallocate(path, 0, 1),
+            disk.allocate(path, 1),
             disk.sync(path),
             disk.unlink(path),
             disk.rename(path, "y"),
@@ -206,7 +207,8 @@ async def test_paths_that_only_look_odd(open_disk: OpenDisk, path: str) -> None:
 async def test_negative_ranges(open_disk: OpenDisk) -> None:
     async with open_disk() as disk:
         await disk.write_at("x", 0, [b"x"])
-        calls = (disk.read("x", -1, 1), disk.read("x", 0, -1), disk.preallocate("x", 1, -1), disk.write_at("x", -1, []))
+        calls = (disk.read("x", -1, 1), disk.read("x", 0, -1), disk.preallocate("x", 1, -1), disk.allocate("x", -1))
+        calls = (*calls, disk.write_at("x", -1, []))
         for call in calls:
             with pytest.raises(InvalidArgument):
                 await call
@@ -307,3 +309,14 @@ async def test_after_close_every_call_fails(open_disk: OpenDisk) -> None:
             with pytest.raises(DiskFailed):
                 await call
         disk.close()
+
+
+async def test_allocated_room_keeps_what_was_there(open_disk: OpenDisk) -> None:
+    async with open_disk() as disk:
+        await disk.write_at("a/x", 0, [b"12345"])
+        await disk.allocate("a/x", 5000)
+        assert await disk.read("a/x", 0, 9000) == b"12345" + bytes(4995)
+        await disk.allocate("a/x", 100)
+        assert await disk.list("a") == {"x": 5000}
+        await disk.allocate("b/y", 0)
+        assert await disk.list("b") == {"y": 0}
