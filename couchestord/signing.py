@@ -62,7 +62,9 @@ def canonical_request(
     try:
         lines = [b"%b:%b" % (name, headers[name]) for name in signed_headers]
     except KeyError as error:
-        raise SignatureDoesNotMatch(f"the signed header {error.args[0].decode('ascii')} is not in the request") from None
+        raise SignatureDoesNotMatch(
+            f"the signed header {error.args[0].decode('ascii')} is not in the request"
+        ) from None
     block = b"\n".join(lines)
     if b"  " in block:
         block = b"\n".join([b" ".join(line.split()) if b"  " in line else line for line in lines])

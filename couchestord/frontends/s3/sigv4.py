@@ -75,15 +75,22 @@ class Authorized(NamedTuple):
     signing: SigningScope
 
 
-class _Stated(NamedTuple):
+class _Stated:
     """What a client says in every request of a day: with whose key it signs, for which scope, over which headers."""
 
-    access_key: str
-    date: str
-    region: str
-    service: str
-    scope: str
-    signed_headers: tuple[bytes, ...]
+    __slots__ = ("access_key", "covered", "date", "region", "scope", "service", "signed_headers")
+
+    def __init__(
+        self, access_key: str, date: str, region: str, service: str, signed_headers: tuple[bytes, ...]
+    ) -> None:
+        self.access_key = access_key
+        self.date = date
+        self.region = region
+        self.service = service
+        self.scope = f"{date}/{region}/{service}/aws4_request"
+        self.signed_headers = signed_headers
+        self.covered: tuple[bytes, ...] = ()
+        """Names of headers, as they came last, of which all that must be signed are."""
 
 
 class _Claim(NamedTuple):
@@ -159,12 +166,9 @@ class Verifier:
             raise NotSupported("this server does not support Signature Version 2; use Version 4")
         else:
             raise AccessDenied("anonymous requests are not allowed")
-        signed = claim.stated.signed_headers
-        if b"host" not in signed:
-            raise AccessDenied("the host header must be signed")
-        for name in headers:
-            if name.startswith(b"x-amz-") and name not in signed:
-                raise AccessDenied(f"the header {name.decode('latin-1')} is in the request and not signed")
+        names = tuple(headers)
+        if names != claim.stated.covered:
+            _check_covered(names, claim.stated)
         return claim
 
     def _remember(self, claim: _Claim) -> None:
@@ -213,6 +217,17 @@ def _seconds(timestamp: str) -> int:
         raise AccessDenied("the date of the request is none") from None
 
 
+def _check_covered(names: tuple[bytes, ...], stated: _Stated) -> None:
+    """What decides on a request must be signed. Raises AccessDenied."""
+    signed = stated.signed_headers
+    if b"host" not in signed:
+        raise AccessDenied("the host header must be signed")
+    for name in names:
+        if name.startswith(b"x-amz-") and name not in signed:
+            raise AccessDenied(f"the header {name.decode('latin-1')} is in the request and not signed")
+    stated.covered = names
+
+
 def _malformed(claim: _Claim, why: str) -> AuthorizationHeaderMalformed | AuthorizationQueryMalformed:
     return AuthorizationQueryMalformed(why) if claim.presigned else AuthorizationHeaderMalformed(why)
 
@@ -252,7 +267,7 @@ def _stated(credential: str, signed: str) -> _Stated | None:
     # a name said a thousand times would make a request to be signed over that is a thousand times as long
     if len(names) > _SIGNED_HEADERS_MAX or len(set(names)) < len(names):
         return None
-    return _Stated(access_key, date, region, service, f"{date}/{region}/{service}/aws4_request", names)
+    return _Stated(access_key, date, region, service, names)
 
 
 def _header_time(headers: Mapping[bytes, bytes]) -> str:
