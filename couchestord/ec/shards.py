@@ -253,11 +253,12 @@ def verify_blocks(header: StripeHeader, first_block: int, payload: Buffer) -> No
     end = start + view.nbytes
     if not view.nbytes or end > header.shard_length or (end % CHECK_BYTES and end != header.shard_length):
         raise Corrupt("shard is cut short")
-    count = blocks_count(view.nbytes)
-    sums = struct.unpack_from(f"<{count}Q", header.sums, first_block * _SUM.size)
-    for number, wanted in enumerate(sums):
-        if xxh3_64(view[number * CHECK_BYTES : (number + 1) * CHECK_BYTES]) != wanted:
-            raise Corrupt(f"block {first_block + number} fails its checksum")
+    found = [xxh3_64(view[at : at + CHECK_BYTES]) for at in range(0, view.nbytes, CHECK_BYTES)]
+    wanted = header.sums[first_block * _SUM.size : (first_block + len(found)) * _SUM.size]
+    if struct.pack(f"<{len(found)}Q", *found) != wanted:
+        sums = struct.unpack(f"<{len(found)}Q", wanted)
+        number = next(number for number, (one, other) in enumerate(zip(found, sums, strict=True)) if one != other)
+        raise Corrupt(f"block {first_block + number} fails its checksum")
 
 
 # -- a whole stripe ------------------------------------------------------------------------------------------------

@@ -4,11 +4,11 @@ Theory of operation. A range lies in one or a few data shards. Those on disks th
 where they are resident; nothing is returned before its blocks were verified. A shard that is missing, damaged or late
 is made good from the same columns of any k others, in order of trust: shards on disks that are well, then those on
 disks that keep a read waiting just now, then those the catalog says are not whole (each stripe is verified, so what is
-there is as good as any). Whatever answers first is taken. Headers are cached: an address is written once, so they
-cannot be stale.
+there is as good as any). Whatever answers first is taken.
 """
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -17,6 +17,7 @@ import trio
 
 from couchestord.ec.codec import Buffer, Codec, Engine
 from couchestord.ec.gather import Gathering, ShardRange
+from couchestord.ec.resident import ResidentStripes, near_shard
 from couchestord.ec.shardfile import ShardFile
 from couchestord.ec.shards import (
     CHECK_BYTES,
@@ -25,10 +26,9 @@ from couchestord.ec.shards import (
     StripeHeader,
     encode_stripe,
     full_stripe_pages,
-    shard_length,
 )
 from couchestord.ec.trust import Damage, ShardTrust
-from couchestord.errors import Corrupt, DataLost, DiskError, DiskFailed, UnknownFormat
+from couchestord.errors import Corrupt, DataLost, DiskError, UnknownFormat
 from couchestord.io.catalog.read import SegmentRow
 from couchestord.io.disks import Disks
 
@@ -73,7 +73,7 @@ class StripeStore:
         self._options = options
         self._trust = ShardTrust(disks, options.hedge_s, options.damages_noted_max, on_damage)
         self._codecs: dict[tuple[int, int], Codec] = {}
-        self._headers: dict[tuple[int, int], list[StripeHeader | None]] = {}
+        self._resident = ResidentStripes(disks, self._trust, options.headers_cached_max)
         self._limiter: trio.CapacityLimiter | None = None
         self.degraded_reads_count = 0
 
@@ -94,39 +94,35 @@ class StripeStore:
         """
         turns, start = divmod(start, segment.stripe_bytes)
         stripe += turns * full_stripe_pages(segment.k, segment.stripe_bytes)
-        near = _near(segment, start)
-        try:
-            shape = self._header_nowait(segment, stripe, near) if self._trust.is_trusted(segment, near) else None
-            if shape is None or not 0 < length <= shape.length - start:
-                return None
-            index, low = divmod(start, shape.shard_length)
-            if low + length > shape.shard_length or not self._trust.is_trusted(segment, index):
-                return None
-            aligned = low // CHECK_BYTES * CHECK_BYTES
-            end = min(shape.shard_length, -(-(low + length) // CHECK_BYTES) * CHECK_BYTES)
-            found = self._blocks_nowait(segment, stripe, shape, ShardRange(index, aligned, end))
-        except (Corrupt, UnknownFormat):
-            return None  # asked again by who waits, where it is counted
-        return None if found is None else memoryview(found)[low - aligned : low - aligned + length]
+        found = self._resident.read(segment, stripe, start, length)
+        return found if found is not None and len(found) == length else None
 
     async def read_run(
-        self, segment: SegmentRow, stripe: int, start: int, length: int
+        self, segment: SegmentRow, stripe: int, start: int, length: int, *, lent: bool = False
     ) -> AsyncGenerator[memoryview, None]:
         """The same over stripes that follow each other, all but the last full, in pieces of at most 1 MiB.
 
         `start` counts from the beginning of `stripe` and may lie in a later one. DataLost may come after some pieces.
+        `lent`: a piece is good only until the next is asked for, since its memory is used again: cheaper by far.
         """
         turns, start = divmod(start, segment.stripe_bytes)
         step = full_stripe_pages(segment.k, segment.stripe_bytes)
         stripe += turns * step
-        while length > 0:
-            take = min(length, segment.stripe_bytes - start)
-            for piece in await self._pieces(segment, stripe, start, take):
-                for at in range(0, len(piece), PIECE_BYTES_MAX):
-                    yield piece[at : at + PIECE_BYTES_MAX]
-            length -= take
-            stripe += step
-            start = 0
+        with self._resident.lent() if lent else nullcontext() as memory:
+            while length > 0:
+                end = start + min(length, segment.stripe_bytes - start)
+                length -= end - start
+                while start < end:
+                    piece = self._resident.read(segment, stripe, start, end - start, memory)
+                    if piece is None:
+                        break
+                    start += len(piece)
+                    yield piece
+                for piece in await self._pieces(segment, stripe, start, end - start):
+                    for at in range(0, len(piece), PIECE_BYTES_MAX):
+                        yield piece[at : at + PIECE_BYTES_MAX]
+                stripe += step
+                start = 0
 
     async def shape(self, segment: SegmentRow, stripe: int, *, near: int = 0, report: bool = True) -> StripeHeader:
         """The header of some shard of a stripe, of shard `near` best: its lengths are those of all of them.
@@ -134,14 +130,14 @@ class StripeStore:
         Raises DataLost when no shard has a valid one. `report` False: as a question whether there is such a stripe,
         which says nothing of damage.
         """
-        for known in self._headers.get((segment.id, stripe), ()):
-            if known is not None:
-                return known
+        known = self._resident.known_shape(segment, stripe)
+        if known is not None:
+            return known
         gathering: Gathering[StripeHeader] = Gathering(self._nursery)
         order = self._trust.by_trust(segment, first=near)
         for index in order[:1]:
             try:
-                resident = self._header_nowait(segment, stripe, index)
+                resident = self._resident.header(segment, stripe, index)
             except (Corrupt, UnknownFormat):
                 resident = None  # asked again below, where it is counted
             if resident is not None:
@@ -184,14 +180,11 @@ class StripeStore:
 
     def file(self, segment: SegmentRow, index: int) -> ShardFile:
         """The file of one shard. Raises DiskFailed when it has no disk that is good."""
-        disk = self._disks.get(segment.disks[index]) if segment.disks[index] >= 0 else None
-        if disk is None:
-            raise DiskFailed(f"{self._trust.where(segment, index)} is not here")
-        return ShardFile(disk, self.identity(segment), index)
+        return self._resident.file(segment, index)
 
     def identity(self, segment: SegmentRow) -> SegmentIdentity:
         """What the headers of a segment's shards say."""
-        return SegmentIdentity(self._disks.store_id, segment.id, segment.epoch, segment.k, segment.m)
+        return self._resident.identity(segment)
 
     def forget_damage(self, segment_id: int, index: int, disk: int) -> None:
         """The shard was made good on a disk: report it again when it fails again."""
@@ -202,7 +195,7 @@ class StripeStore:
         assert start >= 0
         if length <= 0:
             return []
-        near = _near(segment, start)
+        near = near_shard(segment, start)
         shape = await self.shape(segment, stripe, near=near)
         if start + length > shape.length:
             raise DataLost(
@@ -313,36 +306,18 @@ class StripeStore:
 
     # -- shards ------------------------------------------------------------------------------------------------------
 
-    def _header_nowait(self, segment: SegmentRow, stripe: int, index: int) -> StripeHeader | None:
-        known = self._headers.get((segment.id, stripe))
-        found = known[index] if known is not None else None
-        if found is None:
-            found = self.file(segment, index).header_nowait(stripe)
-            if found is not None:
-                self._remember(segment, stripe, index, found)
-        return found
-
     async def _header(self, segment: SegmentRow, stripe: int, index: int, report: bool = True) -> StripeHeader:
-        known = self._headers.get((segment.id, stripe))
-        found = known[index] if known is not None else None
+        found = self._resident.known_header(segment, stripe, index)
         if found is None:
             read = partial(self.file(segment, index).header, stripe)
             found = await self._trust.timed(segment, index, read, report=report)
-            self._remember(segment, stripe, index, found)
+            self._resident.remember(segment, stripe, index, found)
         return found
-
-    def _remember(self, segment: SegmentRow, stripe: int, index: int, header: StripeHeader) -> None:
-        known = self._headers.get((segment.id, stripe))
-        if known is None:
-            if len(self._headers) >= self._options.headers_cached_max:
-                del self._headers[next(iter(self._headers))]
-            known = self._headers[segment.id, stripe] = [None] * (segment.k + segment.m)
-        known[index] = header
 
     def _blocks_nowait(
         self, segment: SegmentRow, stripe: int, shape: StripeHeader, wanted: ShardRange
     ) -> Buffer | None:
-        header = self._header_nowait(segment, stripe, wanted.shard)
+        header = self._resident.header(segment, stripe, wanted.shard)
         if header is None:
             return None
         _check_agreement(header, shape)
@@ -377,11 +352,6 @@ class StripeStore:
         if self._limiter is None:
             self._limiter = trio.CapacityLimiter(self._options.coding_threads_max)
         return await trio.to_thread.run_sync(work, limiter=self._limiter)
-
-
-def _near(segment: SegmentRow, start: int) -> int:
-    """The shard that offset `start` of a stripe lies in when the stripe is full."""
-    return min(start // shard_length(segment.stripe_bytes, segment.k), segment.k - 1)
 
 
 def _check_agreement(header: StripeHeader, shape: StripeHeader) -> None:

@@ -136,6 +136,12 @@ class DirectoryDisk:
             return None
         return self._folder.read_nowait(path, offset, length)
 
+    def read_into_nowait(self, path: str, offset: int, buffer: memoryview) -> bool:
+        """As the protocol says. False too while the file is not open."""
+        if self._suspicion is not None or self._threads.failure is not None:
+            return False
+        return self._folder.read_into_nowait(path, offset, buffer)
+
     async def preallocate(self, path: str, offset: int, length: int) -> None:
         check_path(path)
         check_range(offset, length)

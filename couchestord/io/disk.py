@@ -65,6 +65,10 @@ class Disk(Protocol):
         """
         ...
 
+    def read_into_nowait(self, path: str, offset: int, buffer: memoryview) -> bool:
+        """As `read_nowait`, over the caller's memory: False when it could not be filled; it holds anything then."""
+        ...
+
     async def preallocate(self, path: str, offset: int, length: int) -> None:
         """Make `length` bytes at `offset` (at or past the end) real zeroes, synced, so that later writes into them
         cost no metadata.

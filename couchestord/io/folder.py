@@ -178,18 +178,22 @@ class LockedFolder:
 
     def read_nowait(self, path: str, offset: int, length: int) -> bytes | bytearray | None:
         """The bytes when the file is open and they are in the page cache, else None. Never waits: fit for the loop."""
+        if length < 0:
+            return None
+        buffer = bytearray(length)
+        return buffer if self.read_into_nowait(path, offset, buffer) else None
+
+    def read_into_nowait(self, path: str, offset: int, buffer: bytearray | memoryview) -> bool:
+        """Fill `buffer` when the file is open and the bytes are in the page cache, else False. Never waits."""
         if offset < 0:
-            return None  # preadv2 takes -1 for the descriptor's own position
+            return False  # preadv2 takes -1 for the descriptor's own position
         descriptor = self.descriptors.acquire_open(path)
         if descriptor is None:
-            return None
+            return False
         try:
-            buffer = bytearray(length)
-            if os.preadv(descriptor.number, (buffer,), offset, os.RWF_NOWAIT) != length:
-                return None
-            return buffer
-        except (OSError, ValueError):
-            return None
+            return os.preadv(descriptor.number, (buffer,), offset, os.RWF_NOWAIT) == len(buffer)
+        except (OSError, OverflowError):
+            return False
         finally:
             self.descriptors.release(descriptor, later=True)
 

@@ -113,13 +113,20 @@ class ObjectReader:
         return self.length != self.info.size_bytes
 
     def __aiter__(self) -> AsyncGenerator[bytes | memoryview, None]:
-        self._pieces = self._read_all()
+        return self._iterate(lent=False)
+
+    def lend(self) -> AsyncGenerator[bytes | memoryview, None]:
+        """As iteration, at less cost: each piece is good only until the next is asked for, or the reader closed."""
+        return self._iterate(lent=True)
+
+    def _iterate(self, *, lent: bool) -> AsyncGenerator[bytes | memoryview, None]:
+        self._pieces = self._read_all(lent)
         return self._pieces
 
-    async def _read_all(self) -> AsyncGenerator[bytes | memoryview, None]:
+    async def _read_all(self, lent: bool) -> AsyncGenerator[bytes | memoryview, None]:
         try:
             for run in self._runs:
-                async with aclosing(self._read_run(run)) as pieces:
+                async with aclosing(self._read_run(run, lent)) as pieces:
                     async for piece in pieces:
                         yield piece
         except DataLost as error:
@@ -134,7 +141,7 @@ class ObjectReader:
         row = self._segments[run.extent.segment]
         return f"segment {row.id} ({row.k}+{row.m} shards on disks {row.disks}), from stripe {run.extent.stripe} on"
 
-    async def _read_run(self, run: Run) -> AsyncGenerator[bytes | memoryview, None]:
+    async def _read_run(self, run: Run, lent: bool) -> AsyncGenerator[bytes | memoryview, None]:
         extent = run.extent
         if extent is None:
             for at in range(0, run.length, len(ZEROES)):
@@ -152,7 +159,8 @@ class ObjectReader:
                 return
         segment = self._segments[extent.segment]
         start = extent.stripe_start + run.offset
-        async with aclosing(self._parts.stripes.read_run(segment, extent.stripe, start, run.length)) as pieces:
+        found = self._parts.stripes.read_run(segment, extent.stripe, start, run.length, lent=lent)
+        async with aclosing(found) as pieces:
             async for piece in pieces:
                 yield piece
 

@@ -394,7 +394,7 @@ async def test_headers_are_cached_within_bounds(tmp_path: Path) -> None:
         for _ in range(2):
             for place, data in zip(places, datas, strict=True):
                 assert await rig.stripes.read(ROW, place, 0, 100) == data
-        assert len(rig.stripes._headers) == 3
+        assert len(rig.stripes._resident._headers) == 3
 
 
 async def test_a_whole_shard_comes_from_its_place_or_from_the_others(tmp_path: Path) -> None:

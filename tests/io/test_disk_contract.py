@@ -81,6 +81,20 @@ async def test_read_is_short_only_at_the_end(open_disk: OpenDisk) -> None:
         assert await disk.read("x", 0, 0) == b""
 
 
+async def test_read_into_nowait_fills_the_whole_or_says_no(open_disk: OpenDisk) -> None:
+    async with open_disk() as disk:
+        memory = bytearray(5)
+        part = memoryview(memory)[1:4]
+        assert not disk.read_into_nowait("x", 0, part)
+        await disk.write_at("x", 0, [b"12345"])
+        assert any([disk.read_into_nowait("x", 1, part) for _ in range(50)])
+        assert memory == b"\x00234\x00"
+        assert not disk.read_into_nowait("x", 3, part)
+        assert not disk.read_into_nowait("x", -1, part)
+        await disk.unlink("x")
+        assert not disk.read_into_nowait("x", 0, part)
+
+
 async def test_read_nowait_gives_the_whole_or_none(open_disk: OpenDisk) -> None:
     async with open_disk() as disk:
         assert disk.read_nowait("x", 0, 1) is None
@@ -90,6 +104,7 @@ async def test_read_nowait_gives_the_whole_or_none(open_disk: OpenDisk) -> None:
         assert all(each == b"234" for each in found)
         assert disk.read_nowait("x", 3, 3) is None
         assert disk.read_nowait("x", -1, 3) is None
+        assert disk.read_nowait("x", 1, -1) is None
         await disk.unlink("x")
         assert disk.read_nowait("x", 0, 1) is None
 

@@ -109,7 +109,8 @@ async def test_pieces_are_at_most_a_mebibyte(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [1000, 2 * SEGMENT_BYTES + 1000])
 @pytest.mark.parametrize("change", ["overwrite", "delete"])
-async def test_open_reader_gets_the_whole_old_version(tmp_path: Path, size: int, change: str) -> None:
+@pytest.mark.parametrize("lent", [False, True])
+async def test_open_reader_gets_the_whole_old_version(tmp_path: Path, size: int, change: str, lent: bool) -> None:
     """Whatever is moved, dropped and trimmed meanwhile; the space is freed after it closed."""
     old = body_of(size)
     async with new_store(tmp_path) as store:
@@ -117,7 +118,7 @@ async def test_open_reader_gets_the_whole_old_version(tmp_path: Path, size: int,
         await store.put("box", b"key", old)
         before = await store.get("box", b"key")
         async with await store.get("box", b"key") as reader:
-            pieces = aiter(reader)
+            pieces = reader.lend() if lent else aiter(reader)
             begun = bytes(await anext(pieces))
             if change == "overwrite":
                 await store.put("box", b"key", b"new")

@@ -80,6 +80,7 @@ def answer_412_before_the_commit(patch: Patch) -> None:
 
 def decode_unverified(patch: Patch) -> None:
     patch.setattr("couchestord.ec.shardfile.verify_blocks", lambda *_: None)
+    patch.setattr("couchestord.ec.resident.verify_blocks", lambda *_: None)
 
 
 def reopen_a_segment(patch: Patch) -> None:

@@ -247,6 +247,12 @@ class SimDisk:
             return None
         return bytes(file.data[offset : offset + length])
 
+    def read_into_nowait(self, path: str, offset: int, buffer: memoryview) -> bool:
+        found = self.read_nowait(path, offset, len(buffer))
+        if found is not None:
+            buffer[:] = found
+        return found is not None
+
     async def preallocate(self, path: str, offset: int, length: int) -> None:
         check_path(path)
         check_range(offset, length)

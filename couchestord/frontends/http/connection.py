@@ -41,7 +41,9 @@ _LOOKS_TO_PASS_MAX: Final = 31
 _QUICK_IN_A_ROW: Final = 3
 """After so many quick requests a task lets its connection wait in the hall."""
 _TURN_BYTES: Final = 1 << 20
-"""So much of a body is read before other tasks have a turn, when the client is always ahead."""
+"""So much of a body is read or sent before other tasks have a turn, when the client is always ahead."""
+_PIECE_BYTES_MIN: Final = 64 << 10
+"""What a piece counts for at least in that: a small one costs time too."""
 _LINGER_BYTES_MAX: Final = 4 << 20
 _LINGER_TIMEOUT_S: Final = 2.0
 
@@ -324,6 +326,7 @@ class Connection:
 
     async def _send_pieces(self, source: ResponseBody, length: int) -> None:
         """Sends a body piece by piece. Raises ValueError when it is not `length` bytes long: the connection is cut."""
+        since_turn_bytes = 0
         try:
             async for piece in source:
                 if len(piece) > length - self._sent_bytes:
@@ -331,7 +334,10 @@ class Connection:
                 if len(piece):
                     await self._send(piece)
                     self._sent_bytes += len(piece)
-                    await trio.lowlevel.checkpoint()
+                    since_turn_bytes += max(len(piece), _PIECE_BYTES_MIN)
+                    if since_turn_bytes >= _TURN_BYTES:
+                        since_turn_bytes = 0
+                        await trio.lowlevel.checkpoint()
         except (_Gone, OSError, ValueError):
             raise
         except Exception as error:

@@ -110,7 +110,7 @@ class Pieces:
 
     def __init__(self, reader: ObjectReader) -> None:
         self._reader = reader
-        self._rest = aiter(reader)
+        self._rest = reader.lend()
         self._first: bytes | memoryview | None = None
 
     async def open(self) -> None:

@@ -295,6 +295,59 @@ async def test_streamed_bodies_keep_the_connection_and_head_sends_none() -> None
     assert answer.count(b"abcdef") == 2
 
 
+async def test_a_piece_is_good_until_the_next_is_asked_for_however_slow_the_client() -> None:
+    rng = random.Random(3)
+    pieces = [rng.randbytes(1 << 20) for _ in range(24)]
+
+    class Lent(Pieces):
+        """Pieces that all lie in the same memory."""
+
+        async def __anext__(self) -> bytes:
+            memory[:] = await super().__anext__()
+            return memory  # type: ignore[return-value]
+
+    memory = bytearray(1 << 20)
+
+    async def lent(_: Request) -> Response:
+        return Response(200, (), Lent(*pieces), sum(map(len, pieces)))
+
+    async with serving(lent) as (_, port), await connect(port) as stream:
+        stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32 << 10)
+        await stream.send_all(GET)
+        answer = bytearray()
+        while len(answer) < sum(map(len, pieces)) or b"\r\n\r\n" not in answer:
+            answer += await stream.receive_some(50_000)
+        head, _, body = answer.partition(b"\r\n\r\n")
+        while len(body) < sum(map(len, pieces)):
+            body += await stream.receive_some(50_000)
+        assert head.startswith(b"HTTP/1.1 200")
+        assert body == b"".join(pieces)
+
+
+async def test_small_pieces_leave_turns_to_others() -> None:
+    turns, seen = 0, list[int]()
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await trio.lowlevel.checkpoint()
+
+    class Counted(Pieces):
+        async def __anext__(self) -> bytes:
+            seen.append(turns)
+            return await super().__anext__()
+
+    async def stream(_: Request) -> Response:
+        return Response(200, (), Counted(*[b"x"] * 1000), 1000)
+
+    async with serving(stream) as (_, port), trio.open_nursery() as nursery:
+        nursery.start_soon(others)
+        await exchange(port, GET)
+        nursery.cancel_scope.cancel()
+    assert seen[-1] - seen[0] >= 50
+
+
 async def test_drain_finishes_the_request_under_way() -> None:
     entered, go = trio.Event(), trio.Event()
 
