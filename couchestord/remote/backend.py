@@ -26,7 +26,7 @@ class Stored(NamedTuple):
 
 
 class Page(NamedTuple):
-    """Some objects, in the order of their keys' bytes."""
+    """Some objects, in an order of the backend's own: servers that keep keys in folders do not list by bytes."""
 
     objects: tuple[Stored, ...]
     more: bool
@@ -65,8 +65,9 @@ class Backend(Protocol):
         ...
 
     async def list(self, prefix: str, after: str = "") -> Page:
-        """A page of the objects whose keys begin with `prefix`, from behind the key `after` on. `prefix`: a key, a key
-        and a slash, or nothing.
+        """A page of the objects whose keys begin with `prefix`: a key, a key and a slash, or nothing.
+
+        `after`: the last key of the page before. Each object that is there all the while comes once.
         """
         ...
 
