@@ -344,8 +344,8 @@ BUGS = (
     _bug(
         "sums of blocks are not checked",
         "ec/shards.py",
-        "        if xxh3_64(view[number * CHECK_BYTES : (number + 1) * CHECK_BYTES]) != wanted:",
-        "        if xxh3_64(view[number * CHECK_BYTES : (number + 1) * CHECK_BYTES]) == -1:",
+        '    if struct.pack(f"<{len(found)}Q", *found) != wanted:',
+        "    if not found:",
         _ROT + "test_shards_that_rot_while_running",
     ),
     _bug(
@@ -508,7 +508,7 @@ BUGS = (
     _bug(
         "many streams have large buffers",
         "store/intake.py",
-        "BATCH_STREAMS_MAX = 32",
+        "BATCH_STREAMS_MAX = 16",
         "BATCH_STREAMS_MAX = 1000",
         _CLIENTS + "test_many_slow_uploads_take_bounded_memory",
         "store/test_intake.py::test_many_streams_have_a_stripe_each_and_few_have_a_batch",
