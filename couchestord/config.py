@@ -106,6 +106,14 @@ def _path(value: object) -> Path:
     return value if isinstance(value, Path) else Path(_text(value))
 
 
+def _optional_path(value: object) -> Path | None:
+    return None if value in ("", None) else _path(value)
+
+
+def _size_or_auto(value: object) -> int | None:
+    return None if value in ("auto", None) else parse_size(value)
+
+
 def _list(value: object) -> Sequence[object]:
     """A list, or as the environment writes it, a text with commas."""
     if isinstance(value, str):
@@ -191,6 +199,20 @@ class JournalConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class CacheConfig:
+    """[cache]: what is kept in memory of what was read, and below it on a fast device."""
+
+    l1_bytes: int | None = _setting(None, _size_or_auto, key="l1_size")
+    """Memory; 0: no caches. None: 128 MiB, at most an eighth of what the process may have."""
+    l1_shards: int = _setting(1, _integer(1, 1 << 16))
+    l2_path: Path | None = _setting(None, _optional_path)
+    """Folder of the second tier, best on a device of its own."""
+    l2_bytes: int = _setting(0, parse_size, key="l2_size")
+    """Room it may take; 0: there is none."""
+    compression: Literal["lz4", "none"] = _setting("lz4", _choice("lz4", "none"))
+
+
+@dataclass(frozen=True, slots=True)
 class S3Config:
     """[s3]: the S3 server and its limits."""
 
@@ -228,6 +250,7 @@ class Config:
 
     store: StoreConfig = field(default_factory=StoreConfig)
     journal: JournalConfig = field(default_factory=JournalConfig)
+    cache: CacheConfig = field(default_factory=CacheConfig)
     s3: S3Config = field(default_factory=S3Config)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     health: HealthConfig = field(default_factory=HealthConfig)

@@ -20,7 +20,8 @@ from typing import Any, Final
 
 import trio
 
-from couchestord import logs, openfiles
+from couchestord import logs, memory, openfiles
+from couchestord.cache import CacheConfig
 from couchestord.clock import SystemClock
 from couchestord.config import Address, Config
 from couchestord.errors import ConfigError, Error, NotAStore, TooFewDisks
@@ -57,7 +58,7 @@ class Running:
 
 
 def store_options(config: Config, disks: Sequence[Path] = ()) -> StoreOptions:
-    """The store's part of the configuration. `disks` replaces the configured ones."""
+    """The store's part of the configuration. `disks` replaces the configured ones. Raises ConfigError."""
     store, journal = config.store, config.journal
     chosen = tuple(disks or store.disks)
     return StoreOptions(
@@ -86,7 +87,18 @@ def store_options(config: Config, disks: Sequence[Path] = ()) -> StoreOptions:
         uploads_kept_s=store.uploads_kept_s,
         background_bytes_per_s=store.background_bytes_per_s,
         snapshot_bytes_min=store.snapshot_bytes_min,
+        cache=_cache_options(config),
     )
+
+
+def _cache_options(config: Config) -> CacheConfig:
+    """Raises ConfigError for settings that make no sense together."""
+    cache = config.cache
+    l1_bytes = memory.cache_bytes(memory.total_bytes()) if cache.l1_bytes is None else cache.l1_bytes
+    try:
+        return CacheConfig(l1_bytes, cache.l1_shards, cache.l2_path, cache.l2_bytes, cache.compression)
+    except ValueError as error:
+        raise ConfigError(f"[cache]: {error}") from None
 
 
 async def create_store(config: Config, disks_count: int) -> tuple[Path, ...]:

@@ -22,6 +22,20 @@ from prometheus_client.registry import Collector
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 _SECONDS_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_CACHE_GAUGES: Final = (
+    ("bytes", "Bytes that a tier of the caches holds."),
+    ("capacity_bytes", "Bytes that a tier may hold; 0 while it is off."),
+    ("entries", "Chunks that a tier holds."),
+    ("hit_ratio", "Hits of all look-ups since the start."),
+)
+_CACHE_COUNTERS: Final = (
+    ("hits", "Chunks that were found in a tier."),
+    ("misses", "Chunks that were not."),
+    ("promotions", "Chunks that a tier got from the one below."),
+    ("evictions", "Chunks that went to make room."),
+    ("dropped", "Chunks that a tier did not take: it was behind, full or off."),
+    ("damaged", "Chunks that were not what was put; each was a miss."),
+)
 _OPERATIONS_MAX: Final = 128
 """More operations than the front ends have: a bound, should a caller pass what a client sent."""
 
@@ -42,6 +56,8 @@ class Snapshot:
     jobs: Mapping[str, int] = field(default_factory=dict)
     degraded_reads: int | None = None
     redundancy: Mapping[str, int] = field(default_factory=dict)
+    caches: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Of each tier by name: bytes, capacity_bytes, entries, hit_ratio, and counts of what happened."""
 
 
 class Metrics:
@@ -161,9 +177,22 @@ class _Gauges(Collector):
         ):
             if value is not None:
                 yield GaugeMetricFamily(f"couchestord_{name}", text, value=value)
+        yield from _caches(state.caches)
         if state.degraded_reads is not None:
             text = "Reads that had to reconstruct, since the start."
             yield CounterMetricFamily("couchestord_degraded_reads", text, value=state.degraded_reads)
+
+
+def _caches(tiers: Mapping[str, Mapping[str, float]]) -> Iterable[Metric]:
+    families: list[tuple[str, GaugeMetricFamily | CounterMetricFamily]] = []
+    for name, text in _CACHE_GAUGES:
+        families.append((name, GaugeMetricFamily(f"couchestord_cache_{name}", text, labels=["tier"])))
+    for name, text in _CACHE_COUNTERS:
+        families.append((name, CounterMetricFamily(f"couchestord_cache_{name}", text, labels=["tier"])))
+    for name, family in families:
+        for tier, values in sorted(tiers.items()):
+            family.add_metric([tier], values[name])
+        yield family
 
 
 def _family(name: str, text: str, label: str, values: Mapping[str, int]) -> GaugeMetricFamily:

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from couchestord import config
+from couchestord.cache import CACHES_OFF, CacheConfig
 from couchestord.config import Address, Config, load, parse_address, parse_duration, parse_size, setting_names
 from couchestord.daemon import store_options
 from couchestord.errors import ConfigError
@@ -155,3 +156,21 @@ def test_every_setting_of_store_and_journal_reaches_the_store() -> None:
     assert (found.snapshot_bytes_min, found.journal.file_bytes, found.journal.preallocate_bytes) == (
         *(5 << 20, 4 << 20, 64 << 10),
     )
+
+
+def test_caches_are_set_by_their_section(tmp_path: Path) -> None:
+    text = (
+        f"[cache]\nl1_size = '64 MiB'\nl1_shards = 4\nl2_path = '{tmp_path}'\nl2_size = '1 GiB'\ncompression = 'none'\n"
+    )
+    found = store_options(load(write(tmp_path, text), {})).cache
+    assert found == CacheConfig(64 << 20, 4, tmp_path, 1 << 30, "none")
+    assert store_options(load(None, {}, {"cache.l1_size": 0})).cache == CACHES_OFF
+    assert 0 < store_options(Config()).cache.l1_bytes <= 128 << 20
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"cache.l2_size": "1 GiB"}, {"cache.l1_size": 0, "cache.l2_size": 1}, {"cache.l1_shards": 1024}]
+)
+def test_caches_that_make_no_sense_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=r"\[cache\]: .*L[12]"):
+        store_options(load(None, {}, wrong))

@@ -16,6 +16,12 @@ FULL = Snapshot(
     shards_missing=3,
     jobs={"destage": 1},
     degraded_reads=6,
+    caches={
+        "l1": {
+            **{"bytes": 1, "capacity_bytes": 2, "entries": 3, "hit_ratio": 0.5, "hits": 4, "misses": 4},
+            **{"promotions": 5, "evictions": 6, "dropped": 7, "damaged": 8},
+        }
+    },
 )
 
 
@@ -82,6 +88,8 @@ def test_gauges_are_the_snapshot() -> None:
     assert found["couchestord_job_running", (("job", "destage"),)] == 1
     assert found["couchestord_degraded_reads_total", ()] == 6
     assert found["couchestord_journal_bytes", ()] == 7
+    assert found["couchestord_cache_hit_ratio", (("tier", "l1"),)] == 0.5
+    assert found["couchestord_cache_evictions_total", (("tier", "l1"),)] == 6
     assert found["couchestord_build_info", (("engine", "isal"), ("version", "1.2"))] == 1
 
 

@@ -14,18 +14,19 @@ from couchestord.cli import text
 from couchestord.cli.options import Commands, add_command, add_store_options, load_config, quiet_logs
 from couchestord.config import Config, parse_size
 from couchestord.daemon import open_store
-from couchestord.errors import InvalidArgument
+from couchestord.errors import InvalidArgument, Unavailable
 from couchestord.frontends.admin.client import NoDaemon, ask
 from couchestord.frontends.admin.commands import execute
 
 
 def register(commands: Commands) -> None:
-    """Adds key, user, bucket, policy, disk, status and info."""
+    """Adds key, user, bucket, policy, disk, cache, status and info."""
     _register_key(commands)
     _register_bucket(commands)
     _register_policy(commands)
     _register_user(commands)
     _register_disk(commands)
+    _register_cache(commands)
     status = _leaf(
         commands,
         "status",
@@ -153,6 +154,26 @@ def _register_disk(commands: Commands) -> None:
     replace.set_defaults(run=_disk_replace)
 
 
+def _register_cache(commands: Commands) -> None:
+    examples = "  couchestord cache stats\n  couchestord cache warmup photos/2026/\n"
+    cache = _group(commands, "cache", "caches: stats, warmup, evict", examples)
+    stats = _leaf(
+        cache, "stats", "what each tier holds, and how often it was asked", "  couchestord cache stats --json\n"
+    )
+    stats.set_defaults(run=lambda o: _run(o, "cache stats", {}, text.caches))
+    warmup = _leaf(
+        cache,
+        "warmup",
+        "read objects into the caches of a running daemon, until they are full",
+        "  couchestord cache warmup photos\n  couchestord cache warmup photos/2026/     keys that begin with 2026/\n",
+    )
+    warmup.add_argument("objects", metavar="BUCKET[/PREFIX]")
+    warmup.set_defaults(run=_cache_warmup)
+    evict = _leaf(cache, "evict", "forget what is cached; nothing is lost", "  couchestord cache evict --tier l1\n")
+    evict.add_argument("--tier", choices=("l1", "l2"), help="only this one (default: all)")
+    evict.set_defaults(run=_cache_evict)
+
+
 def _group(commands: Commands, name: str, help_: str, examples: str) -> Commands:
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
@@ -215,6 +236,31 @@ def _disk_replace(options: argparse.Namespace) -> None:
         # the daemon's working directory is another one
         arguments["folder"] = os.path.abspath(options.folder)
     _run(options, "disk replace", arguments, text.disk_replaced)
+
+
+def _cache_evict(options: argparse.Namespace) -> None:
+    _run(options, "cache evict", {"tier": options.tier} if options.tier else {}, text.evicted)
+
+
+def _cache_warmup(options: argparse.Namespace) -> None:
+    """Step by step, so that each answer comes soon; how far it is goes to standard error."""
+    quiet_logs(sys.stderr)
+    data = load_config(options).store.data
+    bucket, _, prefix = options.objects.removeprefix("s3://").partition("/")
+    arguments = {"bucket": bucket} | ({"prefix": prefix} if prefix else {})
+    total = {"objects": 0, "bytes": 0, "unreadable": 0}
+    while True:
+        try:
+            step = ask(data, "cache warmup", arguments)
+        except NoDaemon:
+            raise Unavailable(f"no daemon runs on {data}: it is its caches that are warmed") from None
+        total = {name: count + step[name] for name, count in total.items()}
+        if step["next"] is None or total["bytes"] >= step["capacity_bytes"]:
+            break
+        print(text.warmed(total), file=sys.stderr)
+        arguments["start"] = step["next"]
+    result = total | {"all": step["next"] is None}
+    print(json.dumps(result, indent=2) if options.json else text.warmed(result))
 
 
 def _info(options: argparse.Namespace) -> None:

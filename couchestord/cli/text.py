@@ -60,6 +60,21 @@ def disk_replaced(result: dict[str, Any]) -> str:
     )
 
 
+def caches(result: list[dict[str, Any]]) -> str:
+    return tree(result) if result else "caches are off; to have them, set cache.l1_size"
+
+
+def evicted(result: dict[str, Any]) -> str:
+    return f"{result['bytes']} bytes were forgotten"
+
+
+def warmed(result: dict[str, Any]) -> str:
+    parts = [f"{result['objects']} objects, {result['bytes']} bytes are in the caches"]
+    parts += [f"{result['unreadable']} could not be read"] * bool(result["unreadable"])
+    parts += ["the caches are full, there are more objects"] * (not result.get("all", True))
+    return "; ".join(parts)
+
+
 def removed(result: dict[str, str]) -> str:
     return f"{_plain(next(iter(result.values())))} was removed"
 

@@ -9,6 +9,7 @@ from typing import Any
 import trio
 
 from couchestord import logs
+from couchestord.cache import CacheManager
 from couchestord.clock import Clock
 from couchestord.ec.choice import choose_engine
 from couchestord.ec.codec import Engine
@@ -55,6 +56,7 @@ class Core:
     pool: SegmentPool
     intake: Intake
     reader_parts: ReaderParts
+    cache: CacheManager
     jobs: Jobs
     started: Started
     better: trio.Event
@@ -164,7 +166,8 @@ async def _build(nursery: trio.Nursery, disks: Disks, catalog_path: Path, option
     pins = Pins(pool)
     pins.hold(protected_segments(catalog.accounts.jobs().get(SNAPSHOT_JOB)))
     intake = Intake(pool, OBJECT_BYTES_MAX)
-    parts = ReaderParts(catalog.reading, journal, stripes, pins)
+    cache = CacheManager(options.cache, nursery)
+    parts = ReaderParts(catalog.reading, journal, stripes, pins, cache)
     built = build_jobs(options, clock, disks, catalog, journal, writer, stripes, pool, pins, reserve, restore, nursery)
     jobs.append(built)
     better = trio.Event()
@@ -183,6 +186,7 @@ async def _build(nursery: trio.Nursery, disks: Disks, catalog_path: Path, option
         pool,
         intake,
         parts,
+        cache,
         built,
         started,
         better,

@@ -1,8 +1,10 @@
 """How the store is, for people and probes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from couchestord.cache import TierStats
 from couchestord.ec.shards import shard_path
 from couchestord.errors import Unavailable
 from couchestord.io.catalog.read import EntryRow, PlacementRow, SegmentRow
@@ -155,6 +157,7 @@ async def status(core: "Core") -> dict[str, Any]:
             **redundancy(disks, places),
         },
         "degraded_reads": core.stripes.degraded_reads_count,
+        "caches": caches_status(core.cache.stats()),
         "writes": {
             "groups": core.writer.stats.groups,
             "mutations": core.writer.stats.mutations,
@@ -162,6 +165,27 @@ async def status(core: "Core") -> dict[str, Any]:
         },
         "jobs": core.jobs.status(),
     }
+
+
+def caches_status(tiers: Sequence[TierStats]) -> list[dict[str, Any]]:
+    """Counts of the caches since the store was opened, ready for JSON."""
+    return [
+        {
+            "tier": tier.name,
+            "bytes": tier.size_bytes,
+            "capacity_bytes": tier.capacity_bytes,
+            "entries": tier.entries_count,
+            "hits": tier.hits_count,
+            "misses": tier.misses_count,
+            "hit_ratio": round(tier.hit_ratio, 4),
+            "promotions": tier.promotions_count,
+            "evictions": tier.evictions_count,
+            "dropped": tier.dropped_count,
+            "damaged": tier.damaged_count,
+            "off_because": tier.off_because,
+        }
+        for tier in tiers
+    ]
 
 
 def policy_status(disks: Disks, policy: Policy) -> dict[str, Any]:

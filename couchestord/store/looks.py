@@ -1,11 +1,10 @@
 """Objects at one look: what can be said of a live object, and read of it, without waiting."""
 
-from couchestord.errors import DataLost
 from couchestord.io.catalog.catalog import Catalog
 from couchestord.io.catalog.read import BucketRow, EntryRow
 from couchestord.io.keys import split_key
 from couchestord.model import ObjectInfo
-from couchestord.store.reader import ReaderParts
+from couchestord.store.reader import ReaderParts, read_at_hand
 from couchestord.store.values import object_info
 
 READ_BYTES_MAX = 128 << 10
@@ -70,12 +69,4 @@ class Looks:
             return b""
         if extent is None or extent.length < size or size > READ_BYTES_MAX:
             return None
-        if not extent.segment:
-            try:
-                return self._parts.journal.read_nowait(extent.stripe, extent.stripe_start, size)
-            except DataLost:
-                return None
-        segment = self._catalog.layout(extent.segment)
-        if segment is None:
-            return None
-        return self._parts.stripes.read_nowait(segment, extent.stripe, extent.stripe_start, size)
+        return read_at_hand(self._parts, extent, 0, size)

@@ -4,6 +4,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from couchestord.cache import CacheConfig
 from couchestord.ec.choice import Preference
 from couchestord.ec.segments import SegmentOptions
 from couchestord.io.journalfile import JournalOptions
@@ -55,6 +56,7 @@ class StoreOptions:
     """A snapshot is written when the log since the last one outgrows this and half the catalog."""
     catalog_reserve_bytes: int = 16 << 20
     """Room kept beside the catalog for its repair."""
+    cache: CacheConfig = field(default_factory=CacheConfig)
     services: bool = True
     """Run background jobs. Tests step them by hand."""
 

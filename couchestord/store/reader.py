@@ -5,6 +5,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from couchestord.cache import CHUNK_BYTES, CacheManager
 from couchestord.ec.stripes import StripeStore
 from couchestord.errors import DataLost, InvalidRange
 from couchestord.io.catalog.read import CatalogReader, EntryRow, ExtentRow, SegmentRow
@@ -13,6 +14,8 @@ from couchestord.model import ByteRange, ObjectInfo
 from couchestord.store.pins import Pins
 
 ZEROES = bytes(1 << 20)
+CACHED_RUN_BYTES_MAX = 1 << 20
+"""Longer runs are read past the caches: they would push out much, and gain little over the page cache."""
 
 
 class Run(NamedTuple):
@@ -82,7 +85,8 @@ class ObjectReader:
     """One version of an object, or a range of it. Iterate once, or `read`; close it in any case (`async with` does).
 
     What it reads stays where it is until it is closed, but for records of a journal that is nearly full: their bytes
-    are then read where they were moved to, and are lost to it when the object was deleted meanwhile. A piece is at most
+    are then read where they were moved to, and are lost to it when the object was deleted meanwhile. Short runs are
+    read through the caches. A piece is at most
     1 MiB and verified before it is handed out.
     Iteration raises DataLost when more is damaged than the code makes good; pieces already handed out were right.
     """
@@ -147,33 +151,20 @@ class ObjectReader:
             for at in range(0, run.length, len(ZEROES)):
                 yield memoryview(ZEROES)[: min(len(ZEROES), run.length - at)]
             return
-        if not extent.segment:
-            try:
-                whole = await self._parts.journal.read(extent.stripe, extent.stripe_start + run.offset, run.length)
-            except DataLost:
-                extent = self._moved(extent)
-                if extent is None:
-                    raise
-            else:
-                yield whole
-                return
-        segment = self._segments[extent.segment]
-        start = extent.stripe_start + run.offset
-        found = self._parts.stripes.read_run(segment, extent.stripe, start, run.length, lent=lent)
-        async with aclosing(found) as pieces:
-            async for piece in pieces:
-                yield piece
-
-    def _moved(self, extent: ExtentRow) -> ExtentRow | None:
-        """Where the bytes of a record lie now, held from now on; None when they are in no stripes, or were deleted."""
-        found = self._parts.catalog.extent(extent.id)
-        segment = self._parts.catalog.layout(found.segment) if found is not None and found.segment else None
-        if segment is None:
-            return None
-        if segment.id not in self._segments:
-            self._parts.pins.hold([segment.id])
-            self._segments[segment.id] = segment
-        return found
+        parts = self._parts
+        segment = self._segments.get(extent.segment)
+        if parts.cache.is_on and run.length <= CACHED_RUN_BYTES_MAX:
+            source = ExtentSource(parts, extent, segment)
+            found = await parts.cache.read(extent.id, extent.length, run.offset, run.length, source)
+            yield found[0] if len(found) == 1 else b"".join(found)
+        elif segment is None:
+            yield await ExtentSource(parts, extent, None).load(run.offset, run.length)
+        else:
+            start = extent.stripe_start + run.offset
+            whole = parts.stripes.read_run(segment, extent.stripe, start, run.length, lent=lent)
+            async with aclosing(whole) as pieces:
+                async for piece in pieces:
+                    yield piece
 
     async def read(self) -> bytes:
         """All of it, in memory. Closes the reader."""
@@ -187,13 +178,20 @@ class ObjectReader:
         """All of it when it is one run, in memory, and right: a small object takes no iteration and no wait."""
         if len(self._runs) != 1 or (extent := self._runs[0].extent) is None:
             return None
-        start, length = extent.stripe_start + self._runs[0].offset, self.length
-        if not extent.segment:
-            try:
-                return self._parts.journal.read_nowait(extent.stripe, start, length)
-            except DataLost:
-                return None  # trimmed: who iterates looks where it was moved to
-        return self._parts.stripes.read_nowait(self._segments[extent.segment], extent.stripe, start, length)
+        return read_at_hand(self._parts, extent, self._runs[0].offset, self.length)
+
+    async def warm(self, bytes_max: int) -> int:
+        """Bring so many of its bytes, at most, into the caches; answers how many. Raises DataLost."""
+        left, cache = bytes_max, self._parts.cache
+        for run in self._runs:
+            if (extent := run.extent) is None:
+                continue
+            source = ExtentSource(self._parts, extent, self._segments.get(extent.segment))
+            for at in range(run.offset, run.offset + run.length, CACHED_RUN_BYTES_MAX):
+                take = min(left, CACHED_RUN_BYTES_MAX, run.offset + run.length - at)
+                await cache.read(extent.id, extent.length, at, take, source, wanted=True)
+                left -= take
+        return bytes_max - left
 
     async def aclose(self) -> None:
         """Let go of what was held, an iteration that was left in the middle included. May be called again."""
@@ -227,6 +225,87 @@ class ReaderParts:
     journal: Journal
     stripes: StripeStore
     pins: Pins
+    cache: CacheManager
+
+
+class ExtentSource:
+    """Where the bytes of an extent lie, for the caches. What they load may outlive the reader that asked.
+
+    `segment`: the one it lies in, None while it lies in the journal.
+    """
+
+    __slots__ = ("_extent", "_parts", "_segment")
+
+    def __init__(self, parts: ReaderParts, extent: ExtentRow, segment: SegmentRow | None) -> None:
+        self._parts = parts
+        self._extent = extent
+        self._segment = segment
+
+    async def load(self, first: int, length: int) -> bytes | memoryview:
+        """A range of the extent, verified. A record that was trimmed is looked for where its bytes were moved to.
+
+        Raises DataLost.
+        """
+        extent, parts = self._extent, self._parts
+        if self._segment is not None:
+            return await self._load_stripes(extent, self._segment, first, length)
+        try:
+            return await parts.journal.read(extent.stripe, extent.stripe_start + first, length)
+        except DataLost:
+            found = parts.catalog.extent(extent.id)
+            segment = parts.catalog.layout(found.segment) if found is not None and found.segment else None
+            if found is None or segment is None:
+                raise  # they are in no stripes, or were deleted
+        with parts.pins.holding(segment.id):
+            return await self._load_stripes(found, segment, first, length)
+
+    async def _load_stripes(self, extent: ExtentRow, segment: SegmentRow, first: int, length: int) -> bytes:
+        start = extent.stripe_start + first
+        async with aclosing(self._parts.stripes.read_run(segment, extent.stripe, start, length)) as pieces:
+            return b"".join([piece async for piece in pieces])
+
+    def hold(self) -> None:
+        """Keep the bytes where they are until `release`."""
+        self._parts.pins.hold(*self._places())
+
+    def release(self) -> None:
+        """Undo one `hold`."""
+        self._parts.pins.release(*self._places())
+
+    def _places(self) -> tuple[list[int], list[int]]:
+        return ([], [self._extent.stripe]) if self._segment is None else ([self._segment.id], [])
+
+
+def read_at_hand(parts: ReaderParts, extent: ExtentRow, first: int, length: int) -> bytes | memoryview | None:
+    """A range of an extent, verified, when it is in memory and right; else None. The extent stays where it is: nothing
+    was awaited since its row was found, or its place is held.
+    """
+    cache = parts.cache
+    if not cache.is_on:
+        return _read_resident(parts, extent, first, length)
+    found = cache.peek_range(extent.id, first, length)
+    if found is not None:
+        return found
+    chunk, start = divmod(first, CHUNK_BYTES)
+    if start + length > CHUNK_BYTES:
+        return None
+    whole = _read_resident(parts, extent, first - start, min(CHUNK_BYTES, extent.length - first + start))
+    if whole is None:
+        return None
+    data = bytes(whole)
+    cache.offer(extent.id, chunk, data)
+    return data if length == len(data) else memoryview(data)[start : start + length]
+
+
+def _read_resident(parts: ReaderParts, extent: ExtentRow, first: int, length: int) -> memoryview | None:
+    start = extent.stripe_start + first
+    if not extent.segment:
+        try:
+            return parts.journal.read_nowait(extent.stripe, start, length)
+        except DataLost:
+            return None  # trimmed: who waits looks where it was moved to
+    segment = parts.catalog.layout(extent.segment)
+    return None if segment is None else parts.stripes.read_nowait(segment, extent.stripe, start, length)
 
 
 def open_reader(

@@ -23,6 +23,7 @@ from couchestord.model import (
     ObjectInfo,
 )
 from couchestord.store.accounts import Accounts
+from couchestord.store.caching import Caches
 from couchestord.store.conditions import check_read
 from couchestord.store.core import Core
 from couchestord.store.decide.context import find_version
@@ -65,6 +66,7 @@ class ObjectStore(Accounts, Uploads):
         self.policies = Policies(core)
         self.disks = Members(core)
         self.looks = Looks(core.catalog, core.reader_parts)
+        self.caches = Caches(core)
 
     @classmethod
     @asynccontextmanager

@@ -176,3 +176,26 @@ def test_disks_are_a_table(data: Path, capsys: Capture) -> None:
     head, *rows = capsys.readouterr().out.splitlines()
     assert head.split()[:5] == ["DISK", "FOLDER", "STATE", "CLASS", "REASON"]
     assert [row.split()[:4] for row in rows] == [[str(i), f"{data}/disk-{i}", "good", "default"] for i in range(6)]
+
+
+def test_a_warm_up_goes_on_until_the_end_or_the_caches_are_full(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Capture
+) -> None:
+    asked = []
+
+    def ask_steps(_: Path, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        asked.append((name, dict(arguments)))
+        end = "c" if "start" not in arguments else "d" if arguments["start"] == "c" else None
+        return {"objects": 2, "bytes": 100, "unreadable": 0, "next": end, "capacity_bytes": capacity}
+
+    monkeypatch.setattr("couchestord.cli.operating.ask", ask_steps)
+    capacity = 1000
+    assert entry.run(["cache", "warmup", "s3://photos/2026/a", "--data", str(tmp_path)]) == 0
+    said = capsys.readouterr()
+    assert said.out == "6 objects, 300 bytes are in the caches\n"
+    assert [line.split(",")[0] for line in said.err.splitlines()] == ["2 objects", "4 objects"]
+    first = {"bucket": "photos", "prefix": "2026/a"}
+    assert asked == [("cache warmup", first | start) for start in ({}, {"start": "c"}, {"start": "d"})]
+    capacity = 200
+    assert entry.run(["cache", "warmup", "photos", "--data", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"objects": 4, "bytes": 200, "unreadable": 0, "all": False}

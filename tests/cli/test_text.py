@@ -44,6 +44,15 @@ def test_keys_show_secrets_only_when_they_are_there() -> None:
     assert "SK" in text.keys([{"user": "ann", "access_key": "AK", "secret_key": "SK"}])
 
 
-@pytest.mark.parametrize(("show", "word"), [(text.keys, "key add"), (text.buckets, "bucket create")])
+@pytest.mark.parametrize(
+    ("show", "word"), [(text.keys, "key add"), (text.buckets, "bucket create"), (text.caches, "l1_size")]
+)
 def test_nothing_says_what_to_do(show: text.Show, word: str) -> None:
     assert word in show([])
+
+
+def test_a_warm_up_says_what_it_left() -> None:
+    assert text.warmed({"objects": 3, "bytes": 9, "unreadable": 0}) == "3 objects, 9 bytes are in the caches"
+    shown = text.warmed({"objects": 3, "bytes": 9, "unreadable": 1, "all": False})
+    assert "1 could not be read" in shown
+    assert "there are more objects" in shown

@@ -1,3 +1,4 @@
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,9 @@ from small_store import (
     shard_files,
 )
 
+from couchestord.cache import CACHES_OFF, CacheConfig
 from couchestord.errors import DataLost, InvalidRange
+from couchestord.io.catalog.read import SegmentRow
 from couchestord.io.journalfile import JournalOptions
 from couchestord.model import PART_BYTES_MIN, ByteRange
 from couchestord.store.maintenance import HELD_FILL_MAX
@@ -161,10 +164,13 @@ async def test_record_of_an_open_reader_is_not_trimmed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("deleted", [False, True])
-async def test_a_journal_that_is_nearly_full_waits_for_no_reader(tmp_path: Path, deleted: bool) -> None:
+@pytest.mark.parametrize("cache", [CacheConfig(), CACHES_OFF])
+async def test_a_journal_that_is_nearly_full_waits_for_no_reader(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: CacheConfig, deleted: bool
+) -> None:
     """A slow client stops nobody's writes: it reads on where the bytes were moved to, unless they were deleted."""
     options = JournalOptions(size_bytes=1 << 20, file_bytes=128 << 10, preallocate_bytes=0)
-    async with new_store(tmp_path, journal=options) as store:
+    async with new_store(tmp_path, journal=options, cache=cache) as store:
         core, body = core_of(store), body_of(3 * STRIPE_BYTES + 1000)
         await store.put("box", b"key", body)
         reader = await store.get("box", b"key")
@@ -186,11 +192,18 @@ async def test_a_journal_that_is_nearly_full_waits_for_no_reader(tmp_path: Path,
         else:
             target = (await store.describe("box", b"key"))["extents"][-1]["segment"]
             assert (target == begun_in, core.pool.is_pinned(target)) == (False, False)
-            pinned = False
+            pinned = []
+            read_run = core.stripes.read_run
+
+            def watched(segment: SegmentRow, *place: int) -> AsyncGenerator[memoryview, None]:
+                pinned.append(core.pool.is_pinned(target))
+                return read_run(segment, *place)
+
+            monkeypatch.setattr(core.stripes, "read_run", watched)
             async for piece in pieces:
-                begun, pinned = begun + bytes(piece), core.pool.is_pinned(target)
+                begun += bytes(piece)
             assert begun == body
-            assert pinned
+            assert pinned[-1]
             assert not core.pool.is_pinned(target)
         await reader.aclose()
         assert core.pins.oldest_record() is None
@@ -311,7 +324,7 @@ async def test_too_much_rot_is_data_lost_never_wrong_bytes(tmp_path: Path) -> No
 
 
 async def test_record_rotten_on_one_disk_is_read_from_another(tmp_path: Path) -> None:
-    async with new_store(tmp_path) as store:
+    async with new_store(tmp_path, cache=CACHES_OFF) as store:
         body = body_of(5000)
         await store.put("box", b"key", body)
         places = [(path, at) for path in journal_files(tmp_path) if (at := path.read_bytes().find(body)) >= 0]

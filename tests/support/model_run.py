@@ -17,6 +17,7 @@ from shadow import Shadow, check_nothing_left, check_redundancy, scrub
 from simstore import INLINE_BYTES_MAX, SimMachine, run_seeded, small_options
 from small_store import compared
 
+from couchestord.cache import CACHES_OFF, CacheConfig
 from couchestord.errors import (
     BucketNotEmpty,
     DiskFailed,
@@ -36,6 +37,8 @@ from couchestord.store.values import version_id
 
 GEOMETRIES = ((4, 2, 6), (4, 2, 6), (2, 2, 5), (2, 1, 4))
 KEYS = (b"a", b"a/", b"a//b", b"a/b", b"a/b/c", b"b/1", b"b/2", b"b-", b"dir/x/y/z", b"\xc3\xa9/\xc3\xa9")
+CACHES = (CACHES_OFF, CacheConfig(l1_bytes=60_000), CacheConfig())
+"""None, one that holds little, and one that holds all that a run writes."""
 FAULTS = ("gone", "eio", "short", "full", "frozen", "rot", "rot")
 JOBS = ("destage", "compact", "rebuild", "rejournal", "snapshot", "trim", "checkpoint", "housekeep")
 STEPS_TO_IDLE_MAX = 3000
@@ -67,6 +70,8 @@ class ModelRun:
         self.rng = random.Random(seed)
         k, m, disks_count = self.rng.choice(GEOMETRIES)
         options = small_options(k, m, disks_count, preallocate_bytes=self.rng.choice((0, 4096)))
+        # drawn apart: what a seed does is the same with any caches, as far as they change nothing
+        options = replace(options, cache=random.Random(f"caches {seed}").choice(CACHES))
         spare = disks_count - k - m
         geometries = [Policy(k=k - 1, m=m + 1), Policy(k=1, m=m), *([Policy(k=k + 1, m=m)] if spare else [])]
         self.second = self.rng.choice(geometries)

@@ -108,7 +108,8 @@ async def test_many_slow_uploads_take_bounded_memory(tmp_path: Path) -> None:
 def test_log_holds_nothing_that_was_signed_with(tmp_path: Path) -> None:
     """All output of a daemon that tells everything, while a key is made and requests succeed, are refused, and fail."""
     secret = "secret-of-the-second-key"
-    with Node(tmp_path / "data", settings={**QUICK, "COUCHESTORD_LOG__LEVEL": "debug"}) as store:
+    settings = {**QUICK, "COUCHESTORD_LOG__LEVEL": "debug", "COUCHESTORD_CACHE__L1_SIZE": "0"}
+    with Node(tmp_path / "data", settings=settings) as store:
         store.start().s3().create_bucket(Bucket=BUCKET)
         store.s3().put_object(Bucket=BUCKET, Key="key", Body=bytes(600_000))
         store.ask("key add", user="second", access_key="SECOND00", secret_key=secret, admin=True)

@@ -22,7 +22,7 @@ PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglo
 COMMAND = re.compile(r"(?m)^\s*(?:\|.*?`)?couchestord ([a-z].*)$|`couchestord ([a-z][^`]*)`")
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 REPOSITORY_FILE = re.compile(r"`((?:couchestord|tests|docs|bench|systemd|deploy)/[\w./-]+)`")
-SETTING = re.compile(r"`((?:store|journal|s3|metrics|health|log)\.[a-z_0-9]+)")
+SETTING = re.compile(r"`((?:store|journal|cache|s3|metrics|health|log)\.[a-z_0-9]+)")
 METRIC = re.compile(r"`(couchestord_[a-z_]+)")
 
 

@@ -73,7 +73,7 @@ async def _status(store: ObjectStore, arguments: Arguments) -> dict[str, Any]:
 async def _info(store: ObjectStore, arguments: Arguments) -> dict[str, Any]:
     bucket, key = arguments.text("bucket"), arguments.text("key")
     arguments.end()
-    return await store.describe(bucket, key.encode("utf-8", "surrogateescape"))
+    return await store.describe(bucket, _key_of(key))
 
 
 async def _key_list(store: ObjectStore, arguments: Arguments) -> list[dict[str, str]]:
@@ -215,6 +215,43 @@ def _policy_fields(arguments: Arguments) -> dict[str, Any]:
     return {"min_healthy_shards": 0} | fields if fields.keys() & {"k", "m"} else fields
 
 
+async def _cache_stats(store: ObjectStore, arguments: Arguments) -> list[dict[str, Any]]:
+    """The tiers, from the top down; none when caches are off."""
+    arguments.end()
+    return store.caches.stats()
+
+
+async def _cache_evict(store: ObjectStore, arguments: Arguments) -> dict[str, Any]:
+    """All tiers, or one by name."""
+    tier = arguments.optional_text("tier")
+    arguments.end()
+    if tier not in (None, *(row["tier"] for row in store.caches.stats())):
+        raise InvalidArgument(f"there is no tier {tier!r}")
+    return {"bytes": await store.caches.evict(tier)}
+
+
+async def _cache_warm(store: ObjectStore, arguments: Arguments) -> dict[str, Any]:
+    """One step; `next` is where the next one starts, None after the last. `capacity_bytes`: what the tiers may hold."""
+    bucket, prefix, start = (
+        arguments.text("bucket"),
+        arguments.optional_text("prefix"),
+        arguments.optional_text("start"),
+    )
+    arguments.end()
+    done = await store.caches.warm(bucket, _key_of(prefix), _key_of(start))
+    return {
+        "objects": done.objects_count,
+        "bytes": done.size_bytes,
+        "unreadable": done.lost_count,
+        "next": None if done.next_start is None else done.next_start.decode("utf-8", "surrogateescape"),
+        "capacity_bytes": sum(row["capacity_bytes"] for row in store.caches.stats()),
+    }
+
+
+def _key_of(text: str | None) -> bytes:
+    return (text or "").encode("utf-8", "surrogateescape")
+
+
 COMMANDS: Final[Mapping[str, Command]] = {
     "status": _status,
     "info": _info,
@@ -230,6 +267,9 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "bucket remove": _bucket_remove,
     "disk list": _disk_list,
     "disk replace": _disk_replace,
+    "cache stats": _cache_stats,
+    "cache warmup": _cache_warm,
+    "cache evict": _cache_evict,
     "policy list": _policy_list,
     "policy show": _policy_show,
     "policy add": _policy_add,

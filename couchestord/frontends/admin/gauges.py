@@ -25,4 +25,5 @@ def snapshot_of(version: str, health: str, status: Mapping[str, Any]) -> Snapsho
         redundancy={state: segments[state] for state in ("whole", "degraded", "lost")},
         jobs={name: int(job["running"]) for name, job in status["jobs"].items()},
         degraded_reads=status["degraded_reads"] + journal["degraded_reads"],
+        caches={tier["tier"]: tier for tier in status["caches"]},
     )

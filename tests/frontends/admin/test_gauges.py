@@ -1,5 +1,7 @@
+from couchestord.cache import TierStats
 from couchestord.frontends.admin.gauges import snapshot_of
 from couchestord.metrics import Metrics
+from couchestord.store.health import caches_status
 
 STATUS = {
     "engine": {"name": "isal", "note": ""},
@@ -12,6 +14,7 @@ STATUS = {
     "segments": {"count": 7, "open": 2, "missing_shards": 3, "whole": 4, "degraded": 2, "lost": 1},
     "jobs": {"rebuild": {"running": True, "rebuilt_shards": 4}, "destage": {"running": False}},
     "degraded_reads": 4,
+    "caches": caches_status([TierStats("l1", 100, 70, 7, 30, 10, 5, promotions_count=4)]),
 }
 
 
@@ -25,6 +28,10 @@ def test_gauges_are_read_from_a_status() -> None:
     assert found.redundancy == {"whole": 4, "degraded": 2, "lost": 1}
     assert found.jobs == {"rebuild": 1, "destage": 0}
     page = Metrics().render(found).decode()
+    for name, value in (("bytes", 70), ("capacity_bytes", 100), ("entries", 7), ("hit_ratio", 0.75)):
+        assert f'couchestord_cache_{name}{{tier="l1"}} {value}' in page
+    for name, value in (("hits", 30), ("misses", 10), ("evictions", 5), ("promotions", 4), ("dropped", 0)):
+        assert f'couchestord_cache_{name}_total{{tier="l1"}} {value}.0' in page
     assert 'couchestord_segments_redundancy{state="lost"} 1.0' in page
     assert 'couchestord_job_running{job="rebuild"} 1.0' in page
     assert (found.version, found.engine, found.health) == ("1.0", "isal", "degraded")

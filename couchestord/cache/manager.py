@@ -1,0 +1,370 @@
+"""The caches of a store, behind one face: memory first (L1), below it perhaps a tier on a device (L2).
+
+Theory of operation. What is kept is a chunk: `CHUNK_BYTES` of an extent, whole and verified. Extents are immutable and
+their ids are never used for other bytes, so nothing here can be out of date, nothing needs to be told of overwrites,
+deletes and moves, and an entry that nobody can ask for any more goes like any other that nobody asks for. What is dirty
+never gets here.
+
+- A chunk that is in no tier is loaded once, however many ask for it: the first loads, in its own task, the others wait.
+  One that fails hands the failure to nobody: who waited loads for itself, since it may know another place. One that is
+  cancelled is followed by the next of those that wait.
+- What is found below is promoted to memory. What memory drops is demoted if it was wanted: it was hit while it was
+  here, or it came back after it had been dropped before. So a scan, which wants everything once, writes nothing below.
+- A range that goes on where the last one of its extent ended is read ahead of, in the background.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+import trio
+
+from couchestord import logs
+from couchestord.cache.compressor import Compression
+from couchestord.cache.sieve import Cache, make_cache
+from couchestord.cache.tier import CHUNK_BYTES, Tier, TierStats
+from couchestord.errors import DataLost, Error, InternalError
+
+AHEAD_BYTES_MAX: Final = 1 << 20
+AHEADS_MAX: Final = 4
+"""Reads ahead that run at a time; others are not begun."""
+ENDS_NOTED_MAX: Final = 1024
+DROPPED_NOTED_MAX: Final = 1 << 17
+"""Keys of chunks that were dropped unwanted, and are remembered to be known when they come back: 100 bytes each."""
+SHARD_BYTES_MIN: Final = 1 << 20
+"""Less would hold but a few chunks."""
+
+log = logs.get(__name__)
+Buffer = bytes | memoryview
+Key = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class CacheConfig:
+    """What caches there are, and how large; sizes in bytes. Raises ValueError for what makes no sense."""
+
+    l1_bytes: int = 128 << 20
+    """Memory; 0: no caches."""
+    l1_shards: int = 1
+    l2_path: Path | None = None
+    """Folder of the second tier."""
+    l2_bytes: int = 0
+    """Room it may take; 0: there is none."""
+    compression: Compression = "lz4"
+    """Of what is written to the second tier."""
+
+    def __post_init__(self) -> None:
+        if min(self.l1_bytes, self.l2_bytes, self.l1_shards - 1) < 0:
+            raise ValueError("sizes of caches are not negative, and there is at least one shard")
+        if self.l1_shards > 1 and self.l1_bytes < self.l1_shards * SHARD_BYTES_MIN:
+            raise ValueError(f"L1 in {self.l1_shards} shards needs {self.l1_shards * SHARD_BYTES_MIN} bytes at least")
+        if self.l2_bytes and not (self.l1_bytes and self.l2_path):
+            raise ValueError("L2 needs a folder, and L1 in front of it")
+
+
+CACHES_OFF: Final = CacheConfig(l1_bytes=0)
+
+
+class Source(Protocol):
+    """Where the bytes of one extent come from when no cache has them."""
+
+    async def load(self, first: int, length: int) -> Buffer:
+        """A range of the extent, verified. Raises DataLost."""
+        ...
+
+    def hold(self) -> None:
+        """Keep the bytes where they are until `release`: they are loaded by a task that outlives the caller."""
+        ...
+
+    def release(self) -> None: ...
+
+
+class _Flight:
+    """A chunk that somebody is loading."""
+
+    __slots__ = ("_landed", "_waiting", "data", "failed")
+
+    def __init__(self) -> None:
+        self.data: bytes | None = None
+        self.failed = False
+        self._landed = False
+        self._waiting: trio.Event | None = None
+
+    def land(self) -> None:
+        self._landed = True
+        if self._waiting is not None:
+            self._waiting.set()
+
+    async def wait(self) -> None:
+        if self._landed:
+            return
+        if self._waiting is None:
+            self._waiting = trio.Event()
+        await self._waiting.wait()
+
+
+class CacheManager:
+    """Chunks of extents. Belongs to one trio loop; usable without a store, see `couchestord.cache`.
+
+    `nursery` runs what is read ahead; without one, nothing is.
+    """
+
+    def __init__(
+        self, config: CacheConfig | None = None, nursery: trio.Nursery | None = None, tier: Tier | None = None
+    ) -> None:
+        config = config or CacheConfig()
+        self._nursery = nursery
+        self._tier = tier
+        self._l1: Cache[Key] = make_cache(config.l1_bytes, config.l1_shards, None if tier is None else self._demote)
+        self._flights: dict[Key, _Flight] = {}
+        self._dropped: dict[Key, None] = {}
+        self._ends: dict[int, int] = {}
+        """Of an extent, where the last range that was read of it ended."""
+        self._aheads_count = 0
+        self._promotions_count = 0
+        self._ahead_bytes = min(AHEAD_BYTES_MAX, config.l1_bytes // 16)
+
+    @property
+    def is_on(self) -> bool:
+        """False when nothing is kept: ask the source itself."""
+        return self._l1.capacity_bytes > 0
+
+    # -- without waiting -------------------------------------------------------------------------------------------
+
+    def peek(self, extent: int, chunk: int) -> bytes | None:
+        """A chunk that is in memory, or that the tier below has at hand. No miss is counted: who gets None goes on with
+        `read`, or finds the bytes without waiting and `offer`s them.
+        """
+        data = self._l1.peek((extent, chunk))
+        if data is None and self._tier is not None and (data := self._tier.get_nowait(extent, chunk)) is not None:
+            self._promote((extent, chunk), data)
+        return data
+
+    def peek_range(self, extent: int, first: int, length: int) -> Buffer | None:
+        """A range of an extent, if `peek` has all of it."""
+        if not length:
+            return b""
+        low, high = first // CHUNK_BYTES, (first + length - 1) // CHUNK_BYTES
+        if low == high:
+            data = self.peek(extent, low)
+            if data is None or len(data) == length:
+                return data
+            return memoryview(data)[first - low * CHUNK_BYTES :][:length]
+        chunks: list[bytes] = []
+        for chunk in range(low, high + 1):
+            data = self.peek(extent, chunk)
+            if data is None:
+                return None
+            chunks.append(data)
+        self._note_end(extent, first + length)
+        return b"".join(_cut(chunks, first - low * CHUNK_BYTES, length))
+
+    def offer(self, extent: int, chunk: int, data: bytes) -> None:
+        """Keep a chunk that was found without this cache after `peek` did not have it: whole and verified."""
+        key = (extent, chunk)
+        if self._l1.get(key) is None:
+            self._admit(key, data)
+
+    # -- with a source ---------------------------------------------------------------------------------------------
+
+    async def read(
+        self, extent: int, size: int, first: int, length: int, source: Source, *, wanted: bool = False
+    ) -> Sequence[Buffer]:
+        """A range of an extent of `size` bytes, in pieces. `wanted`: it is worth a place below when memory drops it.
+
+        Whole chunks are loaded; when they cannot be, the range alone is. Raises what `source.load` raises.
+        """
+        if not length:
+            return ()
+        low, end = first // CHUNK_BYTES, -(-(first + length) // CHUNK_BYTES)
+        try:
+            chunks = await self._chunks(extent, size, range(low, end), source, wanted)
+        except DataLost:
+            if length == min(size, end * CHUNK_BYTES) - low * CHUNK_BYTES:
+                raise
+            # damage beside the range keeps nobody from it
+            return [await source.load(first, length)]
+        if size > CHUNK_BYTES:
+            self._read_ahead(extent, size, first, first + length, source)
+        return _cut([chunks[chunk] for chunk in range(low, end)], first - low * CHUNK_BYTES, length)
+
+    async def _chunks(
+        self, extent: int, size: int, asked: Iterable[int], source: Source, keep: bool
+    ) -> dict[int, bytes]:
+        found: dict[int, bytes] = {}
+        missing: list[int] = []
+        for chunk in asked:
+            data = self._l1.get((extent, chunk))
+            if data is None:
+                missing.append(chunk)
+            else:
+                found[chunk] = data
+        while missing:
+            flights = {chunk: self._flights.get((extent, chunk)) for chunk in missing}
+            mine = [chunk for chunk, flight in flights.items() if flight is None]
+            if mine:
+                found |= await self._lead(extent, size, mine, source, keep)
+            for chunk, flight in flights.items():
+                if flight is None:
+                    continue
+                await flight.wait()
+                if flight.data is not None:
+                    found[chunk] = flight.data
+                elif flight.failed:
+                    found |= await self._load(extent, size, [chunk], source, keep)
+            # what is missing still was given up by who was cancelled
+            missing = [chunk for chunk in missing if chunk not in found]
+        return found
+
+    async def _lead(self, extent: int, size: int, chunks: list[int], source: Source, keep: bool) -> dict[int, bytes]:
+        """Load chunks that nobody is loading, for all who come meanwhile."""
+        flights = {chunk: _Flight() for chunk in chunks}
+        for chunk, flight in flights.items():
+            self._flights[extent, chunk] = flight
+        try:
+            found = await self._load(extent, size, chunks, source, keep)
+            for chunk, data in found.items():
+                flights[chunk].data = data
+        except Exception:
+            for flight in flights.values():
+                flight.failed = True
+            raise
+        finally:
+            for chunk, flight in flights.items():
+                del self._flights[extent, chunk]
+                flight.land()
+        return found
+
+    async def _load(self, extent: int, size: int, chunks: list[int], source: Source, keep: bool) -> dict[int, bytes]:
+        found: dict[int, bytes] = {}
+        if self._tier is not None:
+            for chunk in chunks:
+                data = self._tier.get_nowait(extent, chunk)
+                if data is None and self._tier.holds(extent, chunk):
+                    data = await self._tier.get(extent, chunk)
+                if data is not None:
+                    found[chunk] = data
+                    self._promote((extent, chunk), data)
+        for run in _runs(chunk for chunk in chunks if chunk not in found):
+            start = run.start * CHUNK_BYTES
+            length = min(size, run.stop * CHUNK_BYTES) - start
+            whole = await source.load(start, length)
+            if len(whole) != length:
+                raise InternalError(f"extent {extent}: {len(whole)} bytes came for {length}")
+            for chunk in run:
+                at = chunk * CHUNK_BYTES - start
+                found[chunk] = data = bytes(whole[at : at + CHUNK_BYTES])
+                self._admit((extent, chunk), data, wanted=keep)
+        return found
+
+    # -- between the tiers -----------------------------------------------------------------------------------------
+
+    def _admit(self, key: Key, data: bytes, *, wanted: bool = False) -> None:
+        if self._dropped and key in self._dropped:
+            del self._dropped[key]
+            wanted = True
+        self._l1.put(key, data, wanted=wanted)
+
+    def _promote(self, key: Key, data: bytes) -> None:
+        self._promotions_count += 1
+        self._l1.put(key, data, wanted=True)
+
+    def _demote(self, key: Key, data: bytes, wanted: bool) -> None:
+        if wanted:
+            assert self._tier is not None
+            self._tier.put(*key, data)
+            return
+        if len(self._dropped) >= DROPPED_NOTED_MAX:
+            del self._dropped[next(iter(self._dropped))]
+        self._dropped[key] = None
+
+    # -- ahead -----------------------------------------------------------------------------------------------------
+
+    def _note_end(self, extent: int, end: int) -> int | None:
+        """Answers where the range before ended."""
+        before = self._ends.pop(extent, None)
+        if before is None and len(self._ends) >= ENDS_NOTED_MAX:
+            del self._ends[next(iter(self._ends))]
+        self._ends[extent] = end
+        return before
+
+    def _read_ahead(self, extent: int, size: int, first: int, end: int, source: Source) -> None:
+        """Begin to load what comes next, if this range goes on where one ended and little of what comes is there."""
+        if self._note_end(extent, end) != first or self._nursery is None or self._aheads_count >= AHEADS_MAX:
+            return
+        window = range(-(-end // CHUNK_BYTES), -(-min(size, end + self._ahead_bytes) // CHUNK_BYTES))
+        keys = [(extent, chunk) for chunk in window]
+        missing = [key[1] for key in keys if key not in self._l1 and key not in self._flights]
+        if missing and 2 * len(missing) > len(window):
+            self._aheads_count += 1
+            source.hold()
+            self._nursery.start_soon(self._load_ahead, extent, size, missing, source)
+
+    async def _load_ahead(self, extent: int, size: int, chunks: list[int], source: Source) -> None:
+        try:
+            mine = [chunk for chunk in chunks if (extent, chunk) not in self._flights]
+            if mine:
+                await self._lead(extent, size, mine, source, False)
+        except Error as error:
+            # who comes to ask for it is told
+            log.debug("reading ahead failed", extent=extent, reason=str(error))
+        finally:
+            source.release()
+            self._aheads_count -= 1
+
+    # -- operation -------------------------------------------------------------------------------------------------
+
+    async def evict(self, tier: str | None = None) -> int:
+        """Forget what a tier holds (`l1`, `l2`), or all do. Answers how many bytes went."""
+        gone = 0
+        if tier in (None, "l1"):
+            gone += self._l1.clear()
+            self._dropped.clear()
+        if tier in (None, "l2") and self._tier is not None:
+            gone += await self._tier.evict()
+        return gone
+
+    def stats(self) -> list[TierStats]:
+        """Counts of each tier there is, as they are now; none when caches are off."""
+        if not self.is_on:
+            return []
+        l1 = self._l1
+        first = TierStats(
+            name="l1",
+            capacity_bytes=l1.capacity_bytes,
+            size_bytes=l1.size_bytes,
+            entries_count=len(l1),
+            hits_count=l1.hits_count,
+            misses_count=l1.misses_count,
+            evictions_count=l1.evictions_count,
+            promotions_count=self._promotions_count,
+        )
+        return [first] if self._tier is None else [first, self._tier.stats()]
+
+
+def _cut(chunks: Sequence[bytes], start: int, length: int) -> Sequence[Buffer]:
+    """`length` bytes from `start` on of chunks that follow each other."""
+    if len(chunks) == 1 and length == len(chunks[0]):
+        return chunks
+    pieces: list[Buffer] = []
+    for chunk in chunks:
+        piece = memoryview(chunk)[start : start + length]
+        length -= len(piece)
+        start = 0
+        pieces.append(piece)
+    return pieces
+
+
+def _runs(chunks: Iterable[int]) -> Iterator[range]:
+    """Chunks in order as ranges of those that follow each other."""
+    run = range(0)
+    for chunk in chunks:
+        if run and chunk == run.stop:
+            run = range(run.start, chunk + 1)
+            continue
+        if run:
+            yield run
+        run = range(chunk, chunk + 1)
+    if run:
+        yield run

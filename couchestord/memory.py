@@ -1,0 +1,36 @@
+"""How much memory the process may take."""
+
+import os
+from pathlib import Path
+from typing import Final
+
+CACHE_BYTES_MAX: Final = 128 << 20
+"""What caches take in memory when nobody says how much."""
+CACHE_PART: Final = 8
+"""They take one part of so many at most, then."""
+
+
+def cache_bytes(memory_bytes: int) -> int:
+    """What caches take in memory when nobody says how much. Pure."""
+    return min(CACHE_BYTES_MAX, memory_bytes // CACHE_PART)
+
+
+def total_bytes(root: Path = Path("/")) -> int:
+    """Memory of the machine, or as much of it as the control groups of this process leave to it."""
+    found = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        groups = (root / "proc/self/cgroup").read_text()
+    except OSError:
+        return found
+    group = next((line[3:] for line in groups.splitlines() if line.startswith("0::")), "/").strip("/")
+    folder = root / "sys/fs/cgroup"
+    for path in (folder / group, *(folder / group).parents):
+        try:
+            limit = (path / "memory.max").read_text().strip()
+        except OSError:
+            limit = ""
+        if limit.isdigit():
+            found = min(found, int(limit))
+        if path == folder:
+            break
+    return found
