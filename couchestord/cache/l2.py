@@ -21,7 +21,7 @@ from couchestord.cache.l2folder import FOLDER_ID_BYTES, Attached, L2Options, Sta
 from couchestord.cache.l2index import key_of, range_of, was_read
 from couchestord.cache.l2ring import Piece, Ring
 from couchestord.cache.tier import CHUNK_BYTES, TierStats
-from couchestord.errors import Corrupt, DiskError
+from couchestord.errors import Corrupt, DiskError, DiskLocked
 from couchestord.io.checksum import xxh3_64
 from couchestord.io.disk import Buffer, Disk
 
@@ -196,15 +196,25 @@ class L2:
         The status is told when it is on, or could not be turned on for the first time.
         """
         pause_s = self._options.retry_s_min
-        settled = task_status.started
+        is_settled = False
+
+        def settled() -> None:
+            nonlocal is_settled
+            if not is_settled:
+                is_settled = True
+                task_status.started()
+
         while True:
             begun = trio.current_time()
             try:
                 await self._serve_once(settled)
-            except DiskError as error:
+            except (DiskError, DiskLocked) as error:
                 self._tell(str(error))
-                settled()
-            settled = trio.TASK_STATUS_IGNORED.started
+            except Exception as error:
+                # a mistake of ours in here is no reason for the store to end
+                log.exception("cache failed")
+                self._tell(repr(error))
+            settled()
             if trio.current_time() - begun > self._options.retry_s_max:
                 pause_s = self._options.retry_s_min
             await trio.sleep(pause_s)
@@ -218,7 +228,7 @@ class L2:
             log.warning("cache is off, the store goes on without it", tier="l2", reason=reason)
 
     async def _serve_once(self, settled: Callable[[], None]) -> None:
-        """From the opening of the folder to its failure, or until cancelled. Raises DiskError while it is opened."""
+        """From the opening of the folder to its failure, or until cancelled. Raises DiskError, DiskLocked."""
         disk = await self._open_disk()
         try:
             folder_id = self._random_bytes(FOLDER_ID_BYTES)
@@ -235,6 +245,9 @@ class L2:
                     nursery.start_soon(self._look, attached)
                     await self._failed.wait()
                     nursery.cancel_scope.cancel()
+            except Exception:
+                self._detach(attached)  # who knows between which steps it was left
+                raise
             finally:
                 await self._leave(attached)
         finally:

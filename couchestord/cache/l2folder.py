@@ -89,7 +89,7 @@ def segments_for(size_bytes: int) -> tuple[int, int]:
 async def open_folder(options: L2Options, devices: Collection[int]) -> Disk:
     """The folder, locked for this process. `devices` are the file systems of the data disks (`Capacity.file_system`).
 
-    Raises DiskError, and says why, when it holds what is not a cache's, shares a device and may not, or is locked.
+    Raises DiskError, and says why, when it holds what is not a cache's or shares a device and may not; DiskLocked.
     """
     _, count = segments_for(options.size_bytes)
     prepare = partial(_prepare, options.path, frozenset() if options.allow_shared_device else frozenset(devices))

@@ -65,6 +65,8 @@ class Disks:
         self._tight: set[int] = set()
         self.kept_bytes: Callable[[int], int] = lambda _: 0
         """Room that is kept from new data on a file system, by its number (`io.disk.Capacity`)."""
+        self.random_bytes: Callable[[int], bytes] = lambda _: b""
+        """Where tokens of epochs come from; by itself they are empty."""
         self.account = Account()
         self._slots = trio.Lock()  # two slots written at once could be torn at once
         self.lagging: dict[int, int] = {}
@@ -228,7 +230,8 @@ class Disks:
         when too few took it.
         """
         async with self._slots:
-            return (await self._store_slot(epoch=self.slot.epoch + 1, away=self._away_with(self.failures))).epoch
+            token, away = self.random_bytes(sb.TOKEN_BYTES), self._away_with(self.failures)
+            return (await self._store_slot(epoch=self.slot.epoch + 1, token=token, away=away)).epoch
 
     async def set_snapshot(self, root: sb.SnapshotRoot | None) -> None:
         """Name the newest snapshot in the superblock of every good disk. Raises TooFewDisks."""

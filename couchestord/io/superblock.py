@@ -17,6 +17,7 @@ from couchestord.io.checksum import xxh3_64
 
 PATH = "superblock"
 PAGE_BYTES = 4096
+TOKEN_BYTES = 8
 FORMAT = 1
 """The format this program writes. `min_reader` and `min_writer` on a disk say which programs may read and write it."""
 _HEAD = struct.Struct("<4sHHI")
@@ -74,6 +75,9 @@ class Slot(msgspec.Struct, frozen=True, array_like=True):
     away: tuple[int, ...] = ()
     """Disks that the copies of the end of the log do not count on, by index: it has less copies for them, since they
     were missing, or they came back since."""
+    token: bytes = b""
+    """Random, drawn with each epoch that a start or a failure takes: tells the epoch from one of the same number that
+    a part of the store took alone, or an older copy of it. Empty: nobody asked for one."""
 
 
 _T = TypeVar("_T", Identity, Slot)

@@ -536,6 +536,26 @@ async def test_a_disk_that_hangs_costs_one_deadline(disk: SimDisk, log: SimLog) 
         disk.frozen = False
 
 
+def test_a_mistake_in_it_turns_it_off_and_ends_nothing(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        log, disks = SimLog(), Reopened(SimDisk("cache", random.Random(1)))
+        async with running(disks, log.start()) as l2:
+            await fill(l2, log, IDS)
+            with monkeypatch.context() as patch:
+                patch.setattr("couchestord.cache.l2ring.Ring.append", None)
+                l2.put(200, 0, b"more")
+                await trio.sleep(1)
+            assert "TypeError" in l2.stats().off_because
+            assert await l2.get(16, 0) is None
+            await trio.sleep(11)
+            assert await found(l2, IDS) == list(IDS)
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))
+    assert "cache failed" in caplog.text
+
+
 @simulated
 async def test_is_off_until_it_runs(disk: SimDisk, log: SimLog) -> None:
     async def open_disk() -> SimDisk:

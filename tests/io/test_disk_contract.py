@@ -222,8 +222,8 @@ async def test_paths_that_only_look_odd(open_disk: OpenDisk, path: str) -> None:
 async def test_negative_ranges(open_disk: OpenDisk) -> None:
     async with open_disk() as disk:
         await disk.write_at("x", 0, [b"x"])
-        calls = (disk.read("x", -1, 1), disk.read("x", 0, -1), disk.preallocate("x", 1, -1), disk.allocate("x", -1))
-        calls = (*calls, disk.write_at("x", -1, []))
+        reads = (disk.read("x", -1, 1), disk.read("x", 0, -1))
+        calls = (*reads, disk.preallocate("x", 1, -1), disk.allocate("x", -1), disk.write_at("x", -1, []))
         for call in calls:
             with pytest.raises(InvalidArgument):
                 await call

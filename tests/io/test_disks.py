@@ -310,3 +310,23 @@ async def test_what_may_not_join() -> None:
     with pytest.raises(ForeignDisk, match="restart"):
         await disks.join(0, sims[0])
     assert 0 in disks.failures
+
+
+async def test_each_epoch_has_a_token_of_its_own_when_somebody_asks_for_them() -> None:
+    sims = await new_disks(1)
+    disks = await load_disks(sims)
+    disks.random_bytes = random.Random(1).randbytes
+    tokens = set()
+    for _ in range(5):
+        await disks.take_epoch()
+        tokens.add(disks.slot.token)
+        for sim in sims:
+            assert (await read_superblock(sim.crash()))[1].token == disks.slot.token
+        await disks.set_snapshot(ROOT)
+        assert disks.slot.token in tokens
+    assert len(tokens) == 5
+    # who asks for none must not carry on that of before: another part may have taken this very number
+    disks = await load_disks([sim.crash() for sim in sims])
+    assert disks.slot.token in tokens
+    await disks.take_epoch()
+    assert disks.slot.token == b""
