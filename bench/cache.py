@@ -16,6 +16,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Final, Protocol
 
 import trio
@@ -124,9 +125,9 @@ def measure_times(samples: int, figures: fg.Figures) -> None:
                 put((number, 0), VALUE)
 
         found = [
-            ns_each(lambda few=few: ask(few), 20_000, samples),
-            ns_each(lambda most=most: ask(most), 20_000, samples),
-            ns_each(lambda: ask(range(-20_000, 0)), 20_000, samples),
+            ns_each(partial(ask, few), 20_000, samples),
+            ns_each(partial(ask, most), 20_000, samples),
+            ns_each(partial(ask, range(-20_000, 0)), 20_000, samples),
             ns_each(fill, 20_000, samples),
         ]
         print(f"| {name} | {' | '.join(f'{each:,.0f}' for each in found)} |")

@@ -28,11 +28,13 @@ from bench.cells import (
     LARGE_KEYS,
     LISTED_KEYS,
     MD5,
+    MIB,
     NGINX,
     OURS,
     PUT_LARGE,
     SENDFILE,
     SHARDS,
+    SMALL_BYTES,
     SMALL_KEYS,
     Bodies,
     Operation,
@@ -233,11 +235,15 @@ def finish(subjects: Sequence[Subject], bodies: Bodies, puts_count: int, zipf_ke
             per_put, detail = syncs_per_put(subject, bodies, puts_count)
             print(f"syncs per PUT 4 KiB, 32 clients, {subject.name}: {per_put:.3f} ({detail})", flush=True)
             kept.add(f"syncs per PUT/{subject.name}", per_put)
-    ratio = zipf.hit_ratio(ours.server, ours.bucket, zipf_keys)
+    numbers = zipf.trace(zipf_keys, 2 * zipf_keys, 0)
+    ratio = zipf.hit_ratio(ours.server, ours.bucket, numbers)
     if ratio is None:
         kept.skip("hit ratio", "the daemon's metrics count no hits of a cache")
     else:
-        print(f"hit ratio, {zipf_keys:,} objects, Zipf {zipf.EXPONENT}, the trace again: {ratio:.1%}")
+        read_bytes = len(set(numbers)) * SMALL_BYTES
+        print(
+            f"hit ratio of L1, {len(numbers):,} reads of {read_bytes / MIB:,.0f} MiB by Zipf's law again: {ratio:.1%}"
+        )
         kept.add("hit ratio", ratio)
     print(f"load average {os.getloadavg()[0]:.1f} at the end")
 

@@ -41,9 +41,9 @@ def fill(server: Server, bucket: str, count: int, body: bytes) -> None:
     run(server.port, requests, 32, None)
 
 
-def hit_ratio(server: Server, bucket: str, count: int) -> float | None:
+def hit_ratio(server: Server, bucket: str, numbers: Sequence[int]) -> float | None:
     """Of the first cache, while a trace runs for the second time; None when the daemon does not count hits."""
-    requests = reads(server, bucket, trace(count, TRACE_LENGTH, 0))
+    requests = reads(server, bucket, numbers)
     run(server.port, iter(requests), 32, None)
     before = _hits_and_misses(server)
     run(server.port, iter(requests), 32, None)
