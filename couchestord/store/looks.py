@@ -3,8 +3,8 @@
 from couchestord.io.catalog.catalog import Catalog
 from couchestord.io.catalog.read import BucketRow, EntryRow
 from couchestord.io.keys import split_key
-from couchestord.model import ObjectInfo
-from couchestord.store.reader import ReaderParts, read_at_hand
+from couchestord.model import ByteRange, ObjectInfo
+from couchestord.store.reader import ReaderParts, plan, read_at_hand, resolve_range
 from couchestord.store.values import object_info
 
 READ_BYTES_MAX = 128 << 10
@@ -33,6 +33,10 @@ class Look:
     def read(self) -> bytes | memoryview | None:
         """The whole body, verified, when it is short and in memory, else None. Only while the look holds."""
         return self._looks.read(self._row)
+
+    def read_range(self, asked: ByteRange) -> tuple[int, bytes | memoryview] | None:
+        """As `read`, a range of the body; and the offset that it begins at. Raises InvalidRange."""
+        return self._looks.read_range(self._row, asked)
 
 
 class Looks:
@@ -70,3 +74,14 @@ class Looks:
         if extent is None or extent.length < size or size > READ_BYTES_MAX:
             return None
         return read_at_hand(self._parts, extent, 0, size)
+
+    def read_range(self, row: EntryRow, asked: ByteRange) -> tuple[int, bytes | memoryview] | None:
+        """As `Look.read_range`."""
+        first, length = resolve_range(asked, row.size)
+        if length > READ_BYTES_MAX:
+            return None
+        run = plan(self._catalog, row, first, length)[0]
+        if run.extent is None or run.length != length:
+            return None
+        found = read_at_hand(self._parts, run.extent, run.offset, length)
+        return None if found is None else (first, found)

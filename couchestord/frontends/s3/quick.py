@@ -2,8 +2,8 @@
 
 Nothing is decided here that is not decided elsewhere: the signature is verified by the same verifier, the object found
 through the same catalog, its headers made by the same functions, and whoever is to be refused, or asks for anything but
-the whole of a live object, is left to the handler. What is kept between requests of one object is its look, which says
-whether it still holds, and the headers made from it.
+the whole or a range of a live object, is left to the handler. What is kept between requests of one object is its look,
+which says whether it still holds, and the headers made from it.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ import trio
 from couchestord.clock import Clock
 from couchestord.errors import Error
 from couchestord.frontends.http import Head, response_block
-from couchestord.frontends.s3.fields import object_headers
+from couchestord.frontends.s3.fields import byte_range, object_headers
 from couchestord.frontends.s3.routes import NO_QUERY, Operation, Target, parse_target
 from couchestord.frontends.s3.sigv4 import Verifier
 from couchestord.model import KEY_LENGTH_BYTES_MAX
@@ -25,7 +25,6 @@ Observer = Callable[[str, int, float, int, int], None]
 
 _DECIDING: Final = frozenset(
     {
-        b"range",
         b"if-match",
         b"if-none-match",
         b"if-modified-since",
@@ -35,7 +34,7 @@ _DECIDING: Final = frozenset(
         b"x-amz-copy-source",
     }
 )
-"""Headers that change what a GET or HEAD of an object answers, but for x-amz-checksum-mode."""
+"""Headers that change what a GET or HEAD of an object answers, but for Range and x-amz-checksum-mode."""
 _KEPT_MAX: Final = 16_384
 """Objects whose headers are kept, a kilobyte or two each."""
 
@@ -43,13 +42,15 @@ _KEPT_MAX: Final = 16_384
 class _Kept:
     """What is kept of one object."""
 
-    __slots__ = ("blocks", "look", "tail", "target")
+    __slots__ = ("blocks", "look", "range_block", "tail", "target")
 
     def __init__(self, target: Target, look: Look) -> None:
         self.target = target
         self.look = look
         self.blocks: dict[bool, bytes] = {}
         """The first part of the head, without and with checksums."""
+        self.range_block: bytes | None = None
+        """The same for a part of the body."""
         self.tail = b"\r\nServer: couchestord\r\nContent-Length: %d\r\n\r\n" % look.info.size_bytes
 
 
@@ -91,6 +92,8 @@ class QuickAnswers:
             user = self._find_user(authorized.access_key.user)
             if kept is None or user is None or not (user.admin or user.name == kept.look.owner):
                 return None
+            if b"range" in fields:
+                return None if is_head else self._answer_range(kept, fields[b"range"], date, begun_s)
             body = b"" if is_head else kept.look.read()
         except Error:
             return None  # the handler will find the same, and has an answer to it
@@ -103,6 +106,25 @@ class QuickAnswers:
         parts = (block, b"x-amz-request-id: ", self._next_request_id(), b"\r\nDate: ", date, kept.tail, body)
         operation = Operation.HEAD_OBJECT if is_head else Operation.GET_OBJECT
         self._observe(operation, 200, trio.current_time() - begun_s, 0, len(body))
+        return b"".join(parts)
+
+    def _answer_range(self, kept: _Kept, field: bytes, date: bytes, begun_s: float) -> bytes | None:
+        asked = byte_range(field)
+        found = kept.look.read_range(asked) if asked is not None else None
+        if found is None:
+            return None
+        first, body = found
+        if kept.range_block is None:
+            kept.range_block = response_block(206, object_headers(kept.look.info, NO_QUERY, checksums=False))
+        parts = (
+            b"%bContent-Range: bytes %d-%d/%d\r\nx-amz-request-id: %b\r\nDate: %b\r\nServer: couchestord\r\n"
+            b"Content-Length: %d\r\n\r\n" % (
+                kept.range_block, first, first + len(body) - 1, kept.look.info.size_bytes,
+                self._next_request_id(), date, len(body),
+            ),
+            body,
+        )  # fmt: skip
+        self._observe(Operation.GET_OBJECT, 206, trio.current_time() - begun_s, 0, len(body))
         return b"".join(parts)
 
     def _look_up(self, raw: bytes, target: Target) -> _Kept | None:

@@ -1,0 +1,48 @@
+"""Ranges at one look: what is found is what a reader gives, wherever in the object it lies."""
+
+import random
+from pathlib import Path
+
+import pytest
+from small_store import SEGMENT_BYTES, STRIPE_BYTES, body_of, new_store, read
+
+from couchestord.cache import CacheConfig
+from couchestord.errors import InvalidRange
+from couchestord.model import ByteRange
+from couchestord.store.looks import READ_BYTES_MAX
+
+
+@pytest.mark.parametrize("l1_bytes", [0, 4 << 20])
+async def test_a_range_in_memory_is_read_at_one_look(tmp_path: Path, l1_bytes: int) -> None:
+    """In any extent, in stripes and in the record; over two extents, or long, it is left to a reader."""
+    async with new_store(tmp_path, cache=CacheConfig(l1_bytes)) as store:
+        size = 2 * SEGMENT_BYTES + 3 * STRIPE_BYTES + 500
+        body = body_of(size)
+        await store.put("box", b"key", body)
+        extents = (await store.describe("box", b"key"))["extents"]
+        ends = [0]
+        for extent in extents:
+            ends.append(ends[-1] + extent["length"])
+        assert len(extents) >= 4
+        assert ends[-1] == size
+        assert await read(store, b"key") == body  # files are open then, and what is short is cached
+        look = store.looks.look("box", b"key")
+        assert look is not None
+        rng = random.Random(2)
+        inside = crossing = 0
+        for _ in range(300):
+            first = max(0, rng.choice([*ends, rng.randrange(size)]) + rng.randrange(-30, 30))
+            if first >= size:
+                continue
+            length = min(rng.choice((1, 20, 60)), size - first)
+            found = look.read_range(ByteRange(first, first + length - 1))
+            crosses = any(first < end < first + length for end in ends)
+            crossing += crosses
+            assert found is None or (found[0] == first and bytes(found[1]) == body[first : first + length])
+            assert found is None or not crosses
+            inside += found is not None
+        assert inside >= 150
+        assert crossing >= 10
+        assert look.read_range(ByteRange(0, READ_BYTES_MAX)) is None
+        with pytest.raises(InvalidRange):
+            look.read_range(ByteRange(size))
