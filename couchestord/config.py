@@ -96,6 +96,12 @@ def _choice(*choices: str) -> Callable[[object], str]:
     return parse
 
 
+def _flag(value: object) -> bool:
+    if value not in (True, False, "true", "false"):
+        raise ValueError("is not true or false")
+    return value in (True, "true")
+
+
 def _text(value: object) -> str:
     if not isinstance(value, str) or not value:
         raise ValueError("is not a text")
@@ -209,6 +215,8 @@ class CacheConfig:
     """Folder of the second tier, best on a device of its own."""
     l2_bytes: int = _setting(0, parse_size, key="l2_size")
     """Room it may take; 0: there is none."""
+    l2_shared_device: bool = _setting(False, _flag)
+    """Let the folder lie on the device of a data disk."""
     compression: Literal["lz4", "none"] = _setting("lz4", _choice("lz4", "none"))
 
 

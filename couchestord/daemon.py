@@ -93,10 +93,11 @@ def store_options(config: Config, disks: Sequence[Path] = ()) -> StoreOptions:
 
 def _cache_options(config: Config) -> CacheConfig:
     """Raises ConfigError for settings that make no sense together."""
-    cache = config.cache
-    l1_bytes = memory.cache_bytes(memory.total_bytes()) if cache.l1_bytes is None else cache.l1_bytes
+    asked = config.cache
+    l1_bytes = memory.cache_bytes(memory.total_bytes()) if asked.l1_bytes is None else asked.l1_bytes
+    l2 = (asked.l2_path, asked.l2_bytes, asked.compression, asked.l2_shared_device)
     try:
-        return CacheConfig(l1_bytes, cache.l1_shards, cache.l2_path, cache.l2_bytes, cache.compression)
+        return CacheConfig(l1_bytes, asked.l1_shards, *l2)
     except ValueError as error:
         raise ConfigError(f"[cache]: {error}") from None
 
@@ -226,7 +227,8 @@ class _Daemon:
     ) -> None:
         config = self._config
         disks_count = len(config.store.disks or _disks_there(config)) or create_disks_count or 1
-        self._clients_max = openfiles.make_room(disks_count, self._clients_max)
+        like_disks = disks_count + 4 * bool(config.cache.l2_bytes)  # the second cache has as many files open as four
+        self._clients_max = openfiles.make_room(like_disks, self._clients_max)
         async with AsyncExitStack() as stack:
             s3 = await _bind("s3", config.s3.address, stack)
             metrics = await _bind("metrics", config.metrics.address, stack)

@@ -160,10 +160,11 @@ def test_every_setting_of_store_and_journal_reaches_the_store() -> None:
 
 def test_caches_are_set_by_their_section(tmp_path: Path) -> None:
     text = (
-        f"[cache]\nl1_size = '64 MiB'\nl1_shards = 4\nl2_path = '{tmp_path}'\nl2_size = '1 GiB'\ncompression = 'none'\n"
+        f"[cache]\nl1_size = '64 MiB'\nl1_shards = 4\nl2_path = '{tmp_path}'\nl2_size = '1 GiB'\n"
+        "l2_shared_device = true\ncompression = 'none'\n"
     )
     found = store_options(load(write(tmp_path, text), {})).cache
-    assert found == CacheConfig(64 << 20, 4, tmp_path, 1 << 30, "none")
+    assert found == CacheConfig(64 << 20, 4, tmp_path, 1 << 30, "none", True)
     assert store_options(load(None, {}, {"cache.l1_size": 0})).cache == CACHES_OFF
     assert 0 < store_options(Config()).cache.l1_bytes <= 128 << 20
 

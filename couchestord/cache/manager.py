@@ -53,6 +53,8 @@ class CacheConfig:
     """Room it may take; 0: there is none."""
     compression: Compression = "lz4"
     """Of what is written to the second tier."""
+    l2_shared_device: bool = False
+    """Let it lie on the device of a data disk."""
 
     def __post_init__(self) -> None:
         if min(self.l1_bytes, self.l2_bytes, self.l1_shards - 1) < 0:

@@ -14,6 +14,11 @@ class Account:
         """Which file system each disk lies on, and what each of them has left for new data now."""
         self._file_systems, self._left_bytes = dict(file_systems), dict(left_bytes)
 
+    @property
+    def file_systems(self) -> frozenset[int]:
+        """The numbers of those that disks lie on (`io.disk.Capacity`)."""
+        return frozenset(self._file_systems.values())
+
     def spend(self, index: int, length: int) -> list[int]:
         """New data goes to a disk. When less was left than that: all disks on its file system, else none."""
         file_system = self._file_systems.get(index)

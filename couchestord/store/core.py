@@ -3,13 +3,17 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import trio
 
 from couchestord import logs
-from couchestord.cache import CacheManager
+from couchestord.cache import CacheManager, make_compressor
+from couchestord.cache.l2 import L2
+from couchestord.cache.l2folder import L2Options, Standing, open_folder
+from couchestord.cache.l2format import Mark
 from couchestord.clock import Clock
 from couchestord.ec.choice import choose_engine
 from couchestord.ec.codec import Engine
@@ -148,6 +152,9 @@ async def _build(nursery: trio.Nursery, disks: Disks, catalog_path: Path, option
             log.error("snapshot of the catalog is unreadable", reason=str(error))
             return False
 
+    before = _mark(disks)
+    if options.cache.l2_bytes:
+        disks.random_bytes = clock.random_bytes
     started = await start(disks, catalog_path, options.journal, restore, verify_pages)
     catalog, journal = started.catalog, started.journal
     reserve = Reserve(catalog_path, options.catalog_reserve_bytes)
@@ -166,7 +173,7 @@ async def _build(nursery: trio.Nursery, disks: Disks, catalog_path: Path, option
     pins = Pins(pool)
     pins.hold(protected_segments(catalog.accounts.jobs().get(SNAPSHOT_JOB)))
     intake = Intake(pool, OBJECT_BYTES_MAX)
-    cache = CacheManager(options.cache, nursery)
+    cache = CacheManager(options.cache, nursery, _second_tier(nursery, options, disks, before, started, clock))
     parts = ReaderParts(catalog.reading, journal, stripes, pins, cache)
     built = build_jobs(options, clock, disks, catalog, journal, writer, stripes, pool, pins, reserve, restore, nursery)
     jobs.append(built)
@@ -191,6 +198,25 @@ async def _build(nursery: trio.Nursery, disks: Disks, catalog_path: Path, option
         started,
         better,
     )
+
+
+def _mark(disks: Disks) -> Mark:
+    return Mark(disks.epoch, disks.slot.token)
+
+
+def _second_tier(
+    nursery: trio.Nursery, options: StoreOptions, disks: Disks, before: Mark, started: Started, clock: Clock
+) -> L2 | None:
+    """None when there is none, or nothing may be written: what is read then may be void for the next start."""
+    config = options.cache
+    if not config.l2_bytes or config.l2_path is None or started.read_only is not None:
+        return None
+    chosen = L2Options(config.l2_path, config.l2_bytes, allow_shared_device=config.l2_shared_device)
+    standing = Standing(disks.store_id, before, started.catalog.applier.next_id, lambda: _mark(disks))
+    opening = partial(open_folder, chosen, disks.account.file_systems)
+    tier = L2(chosen, standing, make_compressor(config.compression), clock.random_bytes, opening)
+    nursery.start_soon(tier.run)
+    return tier
 
 
 async def _stop(core: Core) -> None:
