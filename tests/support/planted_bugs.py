@@ -550,7 +550,13 @@ BUGS = (
         " is self._row",
         _QUICK,
     ),
-    _bug("a quick answer ignores the range", "frontends/s3/quick.py", '        b"range",\n', "", _QUICK),
+    _bug(
+        "a quick answer ignores the range",
+        "frontends/s3/quick.py",
+        'if b"range" in fields:',
+        'if b"rage" in fields:',
+        _QUICK,
+    ),
     _bug(
         "a quick answer asks for no owner",
         "frontends/s3/quick.py",
