@@ -2,7 +2,8 @@
 
 Two processes send, 32 connections each. With four cores or more the server has two and the clients the others. On
 fewer the clients take time from the second worker: the most that these cores allow is printed beside, from the CPU
-time of server and client for each request with one worker.
+time of server and client for each request with one worker, and the goal is judged by CPU time, too: what so many
+workers would do, each with a core to itself, if what they share is not the limit.
 """
 
 import argparse
@@ -77,7 +78,8 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if not peers.has_option("--workers"):
         for count in COUNTS:
-            options.figures.skip(f"per second/workers/{count}", "the daemon has no --workers")
+            for figure in ("per second", "per core second"):
+                options.figures.skip(f"{figure}/workers/{count}", "the daemon has no --workers")
         return
     rounds, duration_s = (1, 0.5) if options.quick else (ROUNDS, 2.0)
     body = random.Random(0).randbytes(SMALL_BYTES)
@@ -106,6 +108,7 @@ def report(samples: dict[int, list[Sample]], cores_count: int, kept: Figures) ->
         client_us = statistics.median(one.client_us for one in found)
         print(f"workers {count}: {per_second:,.0f} GET/s; CPU us of server {server_us:.1f}, of client {client_us:.1f}")
         kept.add(f"per second/workers/{count}", per_second)
+        kept.add(f"per core second/workers/{count}", count * 1e6 / server_us)
         if count == 1:
             print(f"  the most that a second can bring on {cores_count} cores, which clients share: ", end="")
             print(f"{most(cores_count, server_us, client_us):.2f} x")
