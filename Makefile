@@ -70,7 +70,7 @@ lint: $(STAMP) ## ruff, mypy --strict, import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(STAMP) ## the figures of docs/performance.md
+bench: $(STAMP) ## the figures of docs/performance.md and the table of goals; ARGS=--quick, --large
 	$(BIN)/python -m bench $(ARGS)
 
 clean: ## remove what the other targets made, except data

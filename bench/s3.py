@@ -231,7 +231,7 @@ def finish(subjects: Sequence[Subject], bodies: Bodies, puts_count: int, zipf_ke
     """What is counted rather than timed: syncs, hits."""
     ours = subjects[0]
     for subject in subjects:
-        if subject.name in (OURS, DURABLE, FAST):
+        if subject.name in (OURS, DURABLE):
             per_put, detail = syncs_per_put(subject, bodies, puts_count)
             print(f"syncs per PUT 4 KiB, 32 clients, {subject.name}: {per_put:.3f} ({detail})", flush=True)
             kept.add(f"syncs per PUT/{subject.name}", per_put)
