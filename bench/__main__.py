@@ -32,6 +32,7 @@ PROGRAMS = (
     Program("workers", "a second worker", has_figures=True),
     Program("keys", "a million objects: catalog, start, LIST", has_figures=True),
     Program("cache", "the cache in memory: time per operation, hits beside LRU", has_figures=True),
+    Program("cache_l2", "the cache on a fast device: time per operation, resident and cold", has_figures=True),
     Program("space", "bytes on disk per object, memory", ("--quick", "--only", "memory"), has_figures=True),
     Program("stripes", "a 64 MiB object through the stripe store"),
     Program("codec", "the erasure coding engines"),
