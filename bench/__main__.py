@@ -35,6 +35,7 @@ PROGRAMS = (
     Program("cache_l2", "the cache on a fast device: time per operation, resident and cold", has_figures=True),
     Program("space", "bytes on disk per object, memory", ("--quick", "--only", "memory"), has_figures=True),
     Program("stripes", "a 64 MiB object through the stripe store"),
+    Program("sending", "ways of sending 64 MiB, verified and not"),
     Program("codec", "the erasure coding engines"),
     Program("disk", "a call to a disk beside the bare system call", ()),
     Program("key_tree", "the tree of keys beside a flat table", ("--keys", "10000")),
