@@ -10,6 +10,7 @@ import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -75,16 +76,17 @@ def _quantity(value: object, units: Mapping[str, float]) -> tuple[int | float, f
 
 
 def _integer(low: int, high: int) -> Callable[[object], int]:
-    def parse(value: object) -> int:
-        try:
-            number = int(value) if isinstance(value, str) else value
-        except ValueError:
-            number = None
-        if not isinstance(number, int) or isinstance(number, bool) or not low <= number <= high:
-            raise ValueError(f"is not a whole number from {low} to {high}")
-        return number
+    return partial(_whole, low=low, high=high)
 
-    return parse
+
+def _whole(value: object, low: int, high: int) -> int:
+    try:
+        number = int(value) if isinstance(value, str) else value
+    except ValueError:
+        number = None
+    if not isinstance(number, int) or isinstance(number, bool) or not low <= number <= high:
+        raise ValueError(f"is not a whole number from {low} to {high}")
+    return number
 
 
 def _choice(*choices: str) -> Callable[[object], str]:
@@ -100,6 +102,10 @@ def _flag(value: object) -> bool:
     if value not in (True, False, "true", "false"):
         raise ValueError("is not true or false")
     return value in (True, "true")
+
+
+def _workers(value: object) -> int | None:
+    return None if value == "auto" else int(_whole(value, 0, 31))
 
 
 def _text(value: object) -> str:
@@ -228,6 +234,8 @@ class S3Config:
     region: str = _setting("us-east-1", _text)
     bytes_per_s_min: int = _setting(1 << 10, _at_least(0, parse_size), key="min_rate")
     """What a client must send of a body, or take of a response, while it is waited for. 0: anything."""
+    workers: int | None = _setting(0, _workers)
+    """Processes that serve S3 beside the one that writes. 0: all is one process. None ("auto"): by the CPUs."""
 
 
 @dataclass(frozen=True, slots=True)

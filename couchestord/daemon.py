@@ -5,13 +5,11 @@ is opened and recovered, the other servers start, /readyz turns to 200. Order at
 under way are finished, the store is drained, synced and closed.
 """
 
-import errno
 import math
-import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -22,18 +20,19 @@ import trio
 
 from couchestord import logs, memory, openfiles
 from couchestord.cache import CacheConfig
-from couchestord.clock import SystemClock
 from couchestord.config import Address, Config
 from couchestord.errors import ConfigError, Error, NotAStore, TooFewDisks
+from couchestord.front import Front, MakeFront, make_server
 from couchestord.frontends.admin.commands import execute
 from couchestord.frontends.admin.gauges import snapshot_of
 from couchestord.frontends.admin.pages import HealthPages, MetricsPage, Readiness
 from couchestord.frontends.admin.server import serve_admin
 from couchestord.frontends.http import Limits, serve_http
-from couchestord.frontends.s3.server import S3Options, S3Server
 from couchestord.io.disks import disks_to_spare, shards_per_disk
 from couchestord.io.journalfile import JournalOptions
+from couchestord.listening import address_of, bind, copies
 from couchestord.metrics import Metrics, Snapshot
+from couchestord.servicemanager import notify_systemd
 from couchestord.store import ObjectStore, StoreOptions
 
 _log = logs.get(__name__)
@@ -41,10 +40,13 @@ _log = logs.get(__name__)
 _SNAPSHOT_TIMEOUT_S: Final = 5.0
 _PAGES_LIMITS: Final = Limits(connections_max=50)
 """Of the servers of health and metrics, each."""
-_BACKLOG: Final = 1024
 _PAUSE_S_MIN: Final = 0.1
 _PAUSE_S_MAX: Final = 30.0
 """Before a store is opened again: doubled while that does not help."""
+
+
+Bound = Mapping[str, Sequence[socket.socket]]
+"""Sockets that listen already, by the section whose address they have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +89,11 @@ def store_options(config: Config, disks: Sequence[Path] = ()) -> StoreOptions:
         uploads_kept_s=store.uploads_kept_s,
         background_bytes_per_s=store.background_bytes_per_s,
         snapshot_bytes_min=store.snapshot_bytes_min,
-        cache=_cache_options(config),
+        cache=cache_options(config),
     )
 
 
-def _cache_options(config: Config) -> CacheConfig:
+def cache_options(config: Config) -> CacheConfig:
     """Raises ConfigError for settings that make no sense together."""
     asked = config.cache
     l1_bytes = memory.cache_bytes(memory.total_bytes()) if asked.l1_bytes is None else asked.l1_bytes
@@ -155,18 +157,24 @@ async def run(
     announce: Callable[[Running], None],
     create_disks_count: int | None = None,
     environ: Mapping[str, str],
+    make_front: MakeFront | None = None,
+    signals: AsyncIterator[int] | None = None,
+    bound: Bound | None = None,
 ) -> None:
     """Serves the store until SIGTERM or SIGINT, then stops in good order; a second signal stops at once.
 
     `prepare` is awaited once the store is open, before a request is answered; `announce` is called once requests will
-    succeed. With `create_disks_count` a store is made where there is none. Raises an Error, perhaps within exception
+    succeed. With `create_disks_count` a store is made where there is none. `make_front` makes another front than the S3
+    server of this process, `signals` come from elsewhere than the kernel, and sockets that are `bound` are not bound
+    here. Raises an Error, perhaps within exception
     groups, when the daemon cannot start or its store fails.
     """
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    own_signals = nullcontext(signals) if signals else trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT)
+    with own_signals as received:
         async with trio.open_nursery() as nursery:
             stop = _Stop(nursery.cancel_scope)
-            nursery.start_soon(stop.watch, signals)
-            daemon = _Daemon(config, environ)
+            nursery.start_soon(stop.watch, received)
+            daemon = _Daemon(config, environ, make_front, bound)
             await daemon.run(prepare, announce, create_disks_count, stop)
             nursery.cancel_scope.cancel()
 
@@ -207,10 +215,17 @@ class _Stop:
 
 
 class _Daemon:
-    def __init__(self, config: Config, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        environ: Mapping[str, str],
+        make_front: MakeFront | None = None,
+        bound: Bound | None = None,
+    ) -> None:
         self._config = config
         self._environ = environ
-        self._clock = SystemClock()
+        self._make_front = make_front or make_server
+        self._bound = bound or {}
         self._metrics = Metrics()
         self._readiness = Readiness()
         self._announced = False
@@ -230,16 +245,16 @@ class _Daemon:
         like_disks = disks_count + 4 * bool(config.cache.l2_bytes)  # the second cache has as many files open as four
         self._clients_max = openfiles.make_room(like_disks, self._clients_max)
         async with AsyncExitStack() as stack:
-            s3 = await _bind("s3", config.s3.address, stack)
-            metrics = await _bind("metrics", config.metrics.address, stack)
-            health = await _bind("health", config.health.address, stack)
+            s3 = await self._make_front(config, self._metrics, self._clients_max, stack)
+            metrics = await bind("metrics", config.metrics.address, stack, self._bound.get("metrics"))
+            health = await bind("health", config.health.address, stack, self._bound.get("health"))
             await stack.enter_async_context(serve_http(health, HealthPages(self._readiness).handle, _PAGES_LIMITS))
 
             def announce_first(path: Path) -> None:
                 if self._announced:
                     return
                 self._announced = True
-                announce(Running(_address(s3), _address(metrics), _address(health), path))
+                announce(Running(s3.address, address_of(metrics), address_of(health), path))
                 notify_systemd("READY=1", self._environ)
 
             while stop.starting():
@@ -253,7 +268,7 @@ class _Daemon:
         announce: Callable[[Path], None],
         create_disks_count: int | None,
         stop: _Stop,
-        s3: list[trio.SocketListener],
+        s3: Front,
         metrics: list[trio.SocketListener],
     ) -> bool:
         """From the opening of the store to its closing. True when that is the end; False when the store is to be opened
@@ -274,23 +289,18 @@ class _Daemon:
             await prepare(store)
             async with AsyncExitStack() as servers:
                 page = MetricsPage(self._metrics, partial(self._snapshot, store))
-                await servers.enter_async_context(serve_http(_copies(metrics), page.handle, _PAGES_LIMITS))
+                await servers.enter_async_context(serve_http(copies(metrics), page.handle, _PAGES_LIMITS))
                 path = await servers.enter_async_context(serve_admin(config.store.data, partial(execute, store)))
-                options = S3Options(region=config.s3.region)
-                server = S3Server(store, self._clock, options, self._metrics.count_request)
-                limits = Limits(connections_max=self._clients_max, bytes_per_s_min=config.s3.bytes_per_s_min)
-                serving = serve_http(
-                    _copies(s3), server.handler, limits, observe_late=self._metrics.count_late, quick=server.quick
-                )
-                await servers.enter_async_context(serving)
+                await servers.enter_async_context(s3.serving(store))
                 self._readiness.opened(store.health)
-                _log.info("daemon is ready", s3=str(_address(s3)), data=str(config.store.data))
+                _log.info("daemon is ready", s3=str(s3.address), data=str(config.store.data))
                 announce(path)
                 is_end = await stop.wait_or(partial(self._wait_until_better, store))
                 if is_end:
                     notify_systemd("STOPPING=1", self._environ)
                     self._readiness.stopping()
-                    for listener in (*s3, *metrics):
+                    await s3.aclose()
+                    for listener in metrics:
                         await listener.aclose()
                 else:
                     self._readiness.waiting("starting: the store is opened again, since it may be written now")
@@ -351,50 +361,3 @@ def _disks_there(config: Config) -> list[Path]:
         return [disk for disk in config.store.disks or config.store.data.glob("disk-*") if disk.exists()]
     except OSError as error:
         raise ConfigError(f"cannot look at {error.filename}: {error.strerror}") from None
-
-
-async def _bind(section: str, address: Address, stack: AsyncExitStack) -> list[trio.SocketListener]:
-    """Listeners on an address, closed with `stack`. Raises ConfigError that says why not and what to do."""
-    try:
-        listeners = await trio.open_tcp_listeners(address.port, host=address.host, backlog=_BACKLOG)
-    except OSError as error:
-        raise ConfigError(_why_not_bound(section, address, error)) from None
-    for listener in listeners:
-        stack.push_async_callback(listener.aclose)
-    return listeners
-
-
-def _why_not_bound(section: str, address: Address, error: OSError) -> str:
-    change = f"set {section}.address (--{section}-addr) to another"
-    if isinstance(error, socket.gaierror):
-        return f"cannot listen on {address}: the host is not known; {change}"
-    if error.errno == errno.EADDRINUSE:
-        return f"cannot listen on {address}: the port is in use by another program; stop it, or {change}"
-    if error.errno == errno.EACCES:
-        return f"cannot listen on {address}: ports below 1024 need root or CAP_NET_BIND_SERVICE; {change}"
-    if error.errno == errno.EADDRNOTAVAIL:
-        return f"cannot listen on {address}: this machine does not have that address; {change}"
-    return f"cannot listen on {address}: {error.strerror or error}; {change}"
-
-
-def _copies(listeners: Sequence[trio.SocketListener]) -> list[trio.SocketListener]:
-    """The same listening sockets, for a server that closes them at its end."""
-    return [trio.SocketListener(listener.socket.dup()) for listener in listeners]
-
-
-def _address(listeners: Sequence[trio.SocketListener]) -> Address:
-    name = listeners[0].socket.getsockname()
-    return Address(name[0], name[1])
-
-
-def notify_systemd(state: str, environ: Mapping[str, str]) -> None:
-    """Tells the service manager, as sd_notify(3) does; nothing happens when none asked."""
-    name = environ.get("NOTIFY_SOCKET", "")
-    if not name:
-        return
-    address = f"\0{name[1:]}" if name.startswith("@") else name
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as manager:
-        try:
-            manager.sendto(f"{state}\nMAINPID={os.getpid()}".encode(), address)
-        except OSError as error:
-            _log.warning("service manager could not be told", state=state, reason=str(error))

@@ -8,7 +8,8 @@ from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Final
+from operator import add
+from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.metrics_core import (
@@ -83,6 +84,33 @@ class Metrics:
         """One client given up for being slow with its "head", "body", or in taking a "response"."""
         self._requests.late[awaited] = self._requests.late.get(awaited, 0) + 1
 
+    def take(self) -> dict[str, object]:
+        """What was counted since the last time, for `add` of another process's metrics; empty: nothing."""
+        requests = self._requests
+        if not requests.tallies and not any(requests.late.values()):
+            return {}
+        taken: dict[str, object] = {
+            "tallies": {name: [it.statuses, it.seconds, it.buckets] for name, it in requests.tallies.items()},
+            "late": dict(requests.late),
+            "received": requests.received_bytes,
+            "sent": requests.sent_bytes,
+        }
+        requests.clear()
+        return taken
+
+    def add(self, taken: Mapping[str, Any]) -> None:
+        """Count what another process has counted and `take` gave."""
+        requests = self._requests
+        for operation, (statuses, seconds, buckets) in taken["tallies"].items():
+            tally = requests.tallies.get(operation) or requests.add(operation)
+            tally.statuses = [*map(add, tally.statuses, statuses)]
+            tally.seconds += seconds
+            tally.buckets = [*map(add, tally.buckets, buckets)]
+        for awaited, count in taken["late"].items():
+            requests.late[awaited] = requests.late.get(awaited, 0) + count
+        requests.received_bytes += taken["received"]
+        requests.sent_bytes += taken["sent"]
+
     def render(self, snapshot: Snapshot) -> bytes:
         """The page of /metrics, with gauges from `snapshot`."""
         once = CollectorRegistry()
@@ -110,6 +138,11 @@ class _Requests(Collector):
         self.received_bytes = 0
         self.sent_bytes = 0
         self.late = {"body": 0, "head": 0, "response": 0}
+
+    def clear(self) -> None:
+        self.tallies.clear()
+        self.received_bytes = self.sent_bytes = 0
+        self.late = dict.fromkeys(self.late, 0)
 
     def add(self, operation: str) -> _Tally:
         if len(self.tallies) >= _OPERATIONS_MAX:

@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from couchestord import daemon
+from couchestord import daemon, front, listening, servicemanager
 from couchestord.config import Address, Config, HealthConfig, MetricsConfig, S3Config, StoreConfig
 from couchestord.errors import ConfigError, NotAStore, TooFewDisks
 from couchestord.frontends.http import serve_http
@@ -29,7 +29,7 @@ from couchestord.store import ObjectStore
     ],
 )
 def test_why_an_address_cannot_be_had(error: OSError, words: str) -> None:
-    message = daemon._why_not_bound("metrics", Address("127.0.0.1", 80), error)
+    message = listening.why_not_bound("metrics", Address("127.0.0.1", 80), error)
     assert words in message
     assert "--metrics-addr" in message
 
@@ -38,13 +38,13 @@ def test_service_manager_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(tmp_path)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind("notify")
-        daemon.notify_systemd("READY=1", {"NOTIFY_SOCKET": "notify"})
+        servicemanager.notify_systemd("READY=1", {"NOTIFY_SOCKET": "notify"})
         assert manager.recv(100) == f"READY=1\nMAINPID={os.getpid()}".encode()
 
 
 def test_no_service_manager_is_no_error(tmp_path: Path) -> None:
-    daemon.notify_systemd("READY=1", {})
-    daemon.notify_systemd("READY=1", {"NOTIFY_SOCKET": str(tmp_path / "none")})
+    servicemanager.notify_systemd("READY=1", {})
+    servicemanager.notify_systemd("READY=1", {"NOTIFY_SOCKET": str(tmp_path / "none")})
 
 
 async def signals_of(*numbers: int) -> AsyncIterator[int]:
@@ -112,7 +112,7 @@ async def test_s3_clients_are_held_to_the_configured_rate_and_late_ones_counted(
 
     async def nothing(_: object) -> None: ...
 
-    monkeypatch.setattr(daemon, "serve_http", serve)
+    monkeypatch.setattr(front, "serve_http", serve)
     anywhere = Address("127.0.0.1", 0)
     config = Config(
         StoreConfig(data=tmp_path / "data"),

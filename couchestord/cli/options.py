@@ -13,6 +13,7 @@ _SETTINGS: Final = {
     "data": "store.data",
     "shards_per_disk": "store.shards_per_disk",
     "s3_addr": "s3.address",
+    "workers": "s3.workers",
     "metrics_addr": "metrics.address",
     "health_addr": "health.address",
     "log_level": "log.level",
@@ -45,6 +46,7 @@ def add_store_options(parser: argparse.ArgumentParser) -> None:
 def add_server_options(parser: argparse.ArgumentParser) -> None:
     for name, default in (("s3", "127.0.0.1:9000"), ("metrics", "127.0.0.1:8080"), ("health", "127.0.0.1:8081")):
         parser.add_argument(f"--{name}-addr", metavar="HOST:PORT", help=f"default {default}; port 0 takes a free one")
+    parser.add_argument("--workers", metavar="N", help="processes that serve S3 beside the one that writes, or auto")
     parser.add_argument("--log-level", metavar="LEVEL", help="debug, info (default), warning or error")
     parser.add_argument("--log-format", metavar="FORMAT", help="text (default) or json")
 

@@ -24,6 +24,7 @@ from couchestord.cli.options import (
 from couchestord.config import Config
 from couchestord.daemon import Running
 from couchestord.model import AccessKey
+from couchestord.processes.running import run_with_workers, workers_count
 from couchestord.store import ObjectStore
 
 _DISKS_COUNT_MAX = 192
@@ -118,15 +119,22 @@ def _init(options: argparse.Namespace) -> None:
 
 
 def _run(config: Config, *, announce: Callable[[Running], None], **arguments: Any) -> None:
-    def settle(running: Running) -> None:
+    def settle_memory() -> None:
         # what is here now stays: it is looked through once more and then never again
         gc.collect()
         gc.freeze()
         gc.set_threshold(_YOUNG_OBJECTS_MAX, 10, 10)
+
+    def settle(running: Running) -> None:
+        settle_memory()
         announce(running)
 
     logs.configure(config.log.level, config.log.format, sys.stderr)
-    trio.run(partial(daemon.run, config, environ=os.environ, announce=settle, **arguments))
+    count = workers_count(config.s3.workers)
+    if count:
+        run_with_workers(config, count, os.environ, announce=settle, settle=settle_memory, **arguments)
+    else:
+        trio.run(partial(daemon.run, config, environ=os.environ, announce=settle, **arguments))
 
 
 async def _nothing(_store: ObjectStore) -> None:

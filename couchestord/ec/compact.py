@@ -51,7 +51,10 @@ class Compactor:
         submit: Submit,
         throttle: Throttle,
         options: CompactOptions = CompactOptions(),
+        is_unseen: Callable[[int], bool] = lambda _: True,
     ) -> None:
+        """`is_unseen`: whether no reader elsewhere may still find the segment that is dead here."""
+        self._is_unseen = is_unseen
         self._catalog = catalog
         self._disks = disks
         self._pool = pool
@@ -92,7 +95,9 @@ class Compactor:
         dead = [row for row in self._catalog.segments_dead(limit) if not self._pool.is_pinned(row.id)]
         dropped = 0
         for row in dead[: self._options.drops_per_step_max]:
-            if not self._pool.is_pinned(row.id) and await self._submit(DropSegment(row.id)):
+            # asked in this order: who reads on for long has pinned it when nobody else sees it
+            is_free = self._is_unseen(row.id) and not self._pool.is_pinned(row.id)
+            if is_free and await self._submit(DropSegment(row.id)):
                 dropped += 1
                 self._stuck.pop(row.id, None)
                 self._passed_over.pop(row.id, None)

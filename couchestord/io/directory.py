@@ -21,6 +21,7 @@ Arguments = TypeVarTuple("Arguments")
 class DirectoryDisk:
     """A `Disk` (which see) over the directory `folder`, which must exist unless `create` is given.
 
+    `read_only`: without a lock, beside the process that has it; whoever asks for it writes nothing.
     Used from one trio loop at a time. The constructor opens and locks the folder at once, so it may wait for a slow
     disk; `open` does it in a thread, within the deadline. Both raise DiskLocked, DiskFailed, DiskFull. A call that
     times out marks the disk failed; any other error does not: the caller judges, and calls `suspect`.
@@ -34,6 +35,7 @@ class DirectoryDisk:
         deadline_s: float = 5.0,
         descriptors_max: int = 256,
         create: bool = False,
+        read_only: bool = False,
     ) -> None:
         self._name = str(folder)
         self._suspicion: str | None = None
@@ -42,7 +44,7 @@ class DirectoryDisk:
         try:
             if create:
                 os.makedirs(folder, FOLDER_MODE, exist_ok=True)
-            self._folder = LockedFolder(folder, descriptors_max, self.suspect)
+            self._folder = LockedFolder(folder, descriptors_max, self.suspect, read_only=read_only)
         except OSError as error:
             raise self._translate(error, "open", "") from error
 
@@ -55,6 +57,7 @@ class DirectoryDisk:
         deadline_s: float = 5.0,
         descriptors_max: int = 256,
         create: bool = False,
+        read_only: bool = False,
     ) -> "DirectoryDisk":
         """As the constructor, off the loop and within the deadline: DiskTimeout when the disk does not answer."""
         made: list[DirectoryDisk] = []
@@ -67,6 +70,7 @@ class DirectoryDisk:
                 deadline_s=deadline_s,
                 descriptors_max=descriptors_max,
                 create=create,
+                read_only=read_only,
             )
             made.append(disk)
             if given_up:

@@ -218,6 +218,11 @@ class Disks:
             self._full.discard(index)
         log.info("disk is back", disk=disk.name, index=index)
 
+    def take(self, index: int, disk: Disk) -> None:
+        """For a process that only reads: use a disk that the one that writes says is good."""
+        self._members[index] = disk
+        self.failures.pop(index, None)
+
     def close(self) -> None:
         """Close every disk that was ever a member."""
         for disk in self._members.values():

@@ -46,11 +46,11 @@ def check_range(offset: int, length: int) -> None:
         raise InvalidArgument(f"negative offset or length: {offset}, {length}")
 
 
-def _open_locked(folder: Path) -> tuple[int, int]:
+def _open_locked(folder: Path, read_only: bool) -> tuple[int, int | None]:
     """Descriptors of the folder and of its lock, which is held. DiskLocked, OSError."""
     root = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        return root, _take_lock(folder, root)
+        return root, None if read_only else _take_lock(folder, root)
     except BaseException:
         os.close(root)
         raise
@@ -105,23 +105,28 @@ class LockedFolder:
     """A directory, open and locked for this process. Methods may wait for the disk and are called from any thread.
 
     Names and ranges are the caller's to check. `on_lost` is told when data written without sync could not be kept.
+    `read_only`: beside the process that has it locked, and without a lock: nothing may be written.
     """
 
-    def __init__(self, folder: Path, descriptors_max: int, on_lost: Callable[[str], None]) -> None:
+    def __init__(
+        self, folder: Path, descriptors_max: int, on_lost: Callable[[str], None], *, read_only: bool = False
+    ) -> None:
         self._folder = folder
-        self._root, self._lock = _open_locked(folder)
+        self._root, self._lock = _open_locked(folder, read_only)
         self._identity = _identify(os.fstat(self._root))
         self.descriptors = Descriptors(self._root, descriptors_max, on_lost)
 
     def unlock(self) -> None:
         """Let another process have the folder. Never waits."""
-        fcntl.flock(self._lock, fcntl.LOCK_UN)
+        if self._lock is not None:
+            fcntl.flock(self._lock, fcntl.LOCK_UN)
 
     def close(self) -> None:
         """Give all descriptors back; once, when no call is under way."""
         self.descriptors.close()
         os.close(self._root)
-        os.close(self._lock)
+        if self._lock is not None:
+            os.close(self._lock)
 
     def is_present(self) -> bool:
         """Whether the path still leads to the directory that was opened."""

@@ -1,8 +1,9 @@
 """The object store: `ObjectStore` is the one door; front ends and tools know nothing else of what lies behind it."""
 
+from couchestord.store.door import ObjectStore
 from couchestord.store.looks import Look
 from couchestord.store.options import StoreOptions
 from couchestord.store.reader import ObjectReader
-from couchestord.store.store import ObjectStore
+from couchestord.store.store import Objects
 
-__all__ = ["Look", "ObjectReader", "ObjectStore", "StoreOptions"]
+__all__ = ["Look", "ObjectReader", "ObjectStore", "Objects", "StoreOptions"]

@@ -164,6 +164,7 @@ async def status(core: "Core") -> dict[str, Any]:
             "refused": core.writer.stats.refused,
         },
         "jobs": core.jobs.status(),
+        "workers": core.jobs.views.readers(),
     }
 
 

@@ -66,13 +66,13 @@ class Intake:
             raise EntityTooLarge(f"{size} bytes, at most {self._size_bytes_max} are allowed")
         if isinstance(body, bytes) and len(body) <= INLINE_BYTES_MAX:
             _check_size(len(body), size)
-            yield _inline(body, policy)
+            yield inline(body, policy)
             return
         async with aclosing(_Source(body, limit, size)) as source:
             if size is None or size <= INLINE_BYTES_MAX:
                 begun = await source.look(INLINE_BYTES_MAX + 1)
                 if len(begun) <= INLINE_BYTES_MAX:
-                    yield _inline(begun, policy)
+                    yield inline(begun, policy)
                     return
             async with self._pool.writer(policy) as writer:
                 with self._batches.stream():
@@ -265,7 +265,8 @@ class _Stream:
                     self._laid_at = None
 
 
-def _inline(body: bytes, policy: int) -> Taken:
+def inline(body: bytes, policy: int) -> Taken:
+    """A short body, which rides in its record."""
     md5 = hashlib.md5(body, usedforsecurity=False).digest()
     return Taken(len(body), md5, (Extent(len(body)),) if body else (), body, xxh3_64(body), policy)
 

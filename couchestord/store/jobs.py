@@ -31,6 +31,7 @@ from couchestord.store.monitor import Monitor
 from couchestord.store.options import StoreOptions
 from couchestord.store.pins import Pins
 from couchestord.store.repair import Repairer
+from couchestord.store.views import Views
 from couchestord.store.writer import Writer
 
 
@@ -50,6 +51,8 @@ class Jobs:
     repairer: Repairer
     spares: Spares
     known: KnownDisks
+    views: Views
+    """What readers in other processes may still see."""
     running: set[str] = field(default_factory=set)
     """Names of the services whose last step found work."""
 
@@ -98,10 +101,10 @@ def build_jobs(
     nursery: trio.Nursery,
 ) -> Jobs:
     """Make the services; nothing runs yet. `restore` is the repairer's, `nursery` for disks that return."""
-    submit = writer.submit
+    submit, views = writer.submit, Views()
     throttle = Throttle(options.background_bytes_per_s, lambda: writer.waiting_count > 0)
     checkpointer = Checkpointer(catalog, writer.quiet, writer.fail)
-    compactor = Compactor(catalog.reading, disks, pool, submit, throttle)
+    compactor = Compactor(catalog.reading, disks, pool, submit, throttle, is_unseen=views.is_unseen)
     rebuilder = Rebuilder(
         catalog.reading,
         disks,
@@ -127,6 +130,7 @@ def build_jobs(
             stripes,
             pool,
             pins,
+            views,
             options.snapshot_bytes_min,
             clock.random_bytes,
         ),
@@ -149,6 +153,7 @@ def build_jobs(
         repairer=Repairer(catalog, journal, writer, checkpointer, restore, reserve, disks.default_policy),
         spares=journal.spares,
         known=known,
+        views=views,
     )
 
 

@@ -1,9 +1,9 @@
 """Objects at one look: what can be said of a live object, and read of it, without waiting."""
 
-from couchestord.io.catalog.catalog import Catalog
 from couchestord.io.catalog.read import BucketRow, EntryRow
 from couchestord.io.keys import split_key
 from couchestord.model import ByteRange, ObjectInfo
+from couchestord.store.parts import CatalogView
 from couchestord.store.reader import ReaderParts, plan, read_at_hand, resolve_range
 from couchestord.store.values import object_info
 
@@ -42,7 +42,7 @@ class Look:
 class Looks:
     """Looks at a store's objects. Synchronous; belongs to the store's task context."""
 
-    def __init__(self, catalog: Catalog, parts: ReaderParts) -> None:
+    def __init__(self, catalog: CatalogView, parts: ReaderParts) -> None:
         self._catalog = catalog.reading
         self._generations = catalog.generations
         self._parts = parts

@@ -19,6 +19,7 @@ from couchestord.model import Policy
 from couchestord.service import Progress
 from couchestord.store import snapshot as sn
 from couchestord.store.pins import Pins
+from couchestord.store.views import Views
 from couchestord.store.writer import Writer
 
 log = logs.get(__name__)
@@ -147,6 +148,7 @@ class Snapshotter:
         stripes: StripeStore,
         pool: SegmentPool,
         pins: Pins,
+        views: Views,
         bytes_min: int,
         random_bytes: Callable[[int], bytes],
     ) -> None:
@@ -158,6 +160,7 @@ class Snapshotter:
         self._stripes = stripes
         self._pool = pool
         self._pins = pins
+        self._views = views
         self._bytes_min = bytes_min
         self._random_bytes = random_bytes
         self._whole = False
@@ -286,4 +289,4 @@ class Snapshotter:
 
     async def trim(self) -> int:
         """Free journal files; answers how many."""
-        return await self._journal.trim(self.trim_point())
+        return await self._journal.trim(self._views.trim_point(self.trim_point()))

@@ -1,17 +1,15 @@
 """Bodies on their way out: verified pieces of one whole version."""
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import AbstractContextManager, aclosing
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from couchestord.cache import CHUNK_BYTES, CacheManager
 from couchestord.ec.stripes import StripeStore
 from couchestord.errors import DataLost, InvalidRange
 from couchestord.io.catalog.read import CatalogReader, EntryRow, ExtentRow, SegmentRow
-from couchestord.io.journal import Journal
 from couchestord.model import ByteRange, ObjectInfo
-from couchestord.store.pins import Pins
 
 ZEROES = bytes(1 << 20)
 CACHED_RUN_BYTES_MAX = 1 << 20
@@ -217,14 +215,32 @@ class ObjectReader:
         self._let_go()
 
 
+class Records(Protocol):
+    """Bodies in the journal; see `Journal`."""
+
+    def read_nowait(self, sequence: int, start: int, length: int) -> memoryview | None: ...
+
+    async def read(self, sequence: int, start: int, length: int) -> memoryview: ...
+
+
+class Holds(Protocol):
+    """Keeps what readers read where it is; see `Pins`."""
+
+    def hold(self, segments: Iterable[int], records: Iterable[int] = ()) -> None: ...
+
+    def release(self, segments: Iterable[int], records: Iterable[int] = ()) -> None: ...
+
+    def holding(self, segment: int) -> AbstractContextManager[None]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class ReaderParts:
     """What readers read from."""
 
     catalog: CatalogReader
-    journal: Journal
+    journal: Records
     stripes: StripeStore
-    pins: Pins
+    pins: Holds
     cache: CacheManager
 
 

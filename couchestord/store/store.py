@@ -1,11 +1,7 @@
-"""ObjectStore: the one door to everything that is kept."""
+"""Objects: what front ends ask of a store, whichever process they are in."""
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
-from couchestord.clock import Clock, SystemClock
 from couchestord.errors import MethodNotAllowed
 from couchestord.io import requests as rq
 from couchestord.io.catalog.read import EntryRow
@@ -23,17 +19,11 @@ from couchestord.model import (
     ObjectInfo,
 )
 from couchestord.store.accounts import Accounts
-from couchestord.store.caching import Caches
 from couchestord.store.conditions import check_read
-from couchestord.store.core import Core
 from couchestord.store.decide.context import find_version
-from couchestord.store.health import Health, describe_object, health, status
 from couchestord.store.listing import list_page
 from couchestord.store.looks import Looks
-from couchestord.store.members import Members
-from couchestord.store.opening import create_directories, open_directories
-from couchestord.store.options import StoreOptions
-from couchestord.store.policies import Policies
+from couchestord.store.parts import Parts
 from couchestord.store.reader import ObjectReader, open_reader
 from couchestord.store.uploads import Uploads, find_bucket
 from couchestord.store.values import bucket_info, is_marker, key_words, object_info, pack_etag
@@ -41,51 +31,19 @@ from couchestord.store.values import bucket_info, is_marker, key_words, object_i
 _NO_ATTRIBUTES = Attributes()
 
 
-class ObjectStore(Accounts, Uploads):
-    """Objects in buckets, kept on this node's disks.
+class Objects(Accounts, Uploads):
+    """Objects in buckets, users and keys: all that front ends ask of a store.
 
     Every method that changes something returns once the change is durable: it survives kill -9, power loss and the
     loss of any `m` disks. An error means that nothing happened, but for InternalError, Unavailable and NoSpace raised
     by a commit: then the change may still turn out to have happened later, whole.
     Methods belong to one trio loop and may run side by side. Errors are those of `couchestord.errors`.
-
-    ::
-
-        async with ObjectStore.open("data") as store:
-            await store.create_bucket("photos")
-            await store.put("photos", b"2026/one.jpg", body)
-            async with await store.get("photos", b"2026/one.jpg") as reader:
-                async for piece in reader:
-                    ...
     """
 
-    def __init__(self, core: Core) -> None:
-        """Over a running core; use `open`."""
-        Accounts.__init__(self, core.submit, core.catalog.accounts, core.catalog.generations)
-        Uploads.__init__(self, core)
-        self.policies = Policies(core)
-        self.disks = Members(core)
-        self.looks = Looks(core.catalog, core.reader_parts)
-        self.caches = Caches(core)
-
-    @classmethod
-    @asynccontextmanager
-    async def open(
-        cls, path: Path | str, options: StoreOptions | None = None, *, clock: Clock | None = None
-    ) -> "AsyncIterator[ObjectStore]":
-        """Open the store in the data folder `path`: its disks (`options.disks`, else `disk-0`, ...) and its catalog.
-
-        Starts with disks missing, as far as it can, and never makes a missing one anew. Raises NotAStore when no disk
-        holds a superblock, DiskLocked when another process has it open, ForeignDisk, UnknownFormat, JournalDamaged
-        when acknowledged records are on none of the disks, TooFewDisks.
-        """
-        async with open_directories(Path(path), options or StoreOptions(), clock or SystemClock()) as core:
-            yield cls(core)
-
-    @classmethod
-    async def create(cls, path: Path | str, options: StoreOptions | None = None, *, clock: Clock | None = None) -> None:
-        """Make an empty store in the data folder `path`. Raises StoreExists when a disk belongs to one, DiskError."""
-        await create_directories(Path(path), options or StoreOptions(), clock or SystemClock())
+    def __init__(self, parts: Parts) -> None:
+        Accounts.__init__(self, parts.submit, parts.catalog.accounts, parts.catalog.generations)
+        Uploads.__init__(self, parts)
+        self.looks = Looks(parts.catalog, parts.reader_parts)
 
     # -- buckets ---------------------------------------------------------------------------------------------------
 
@@ -239,30 +197,3 @@ class ObjectStore(Accounts, Uploads):
             )
         )
         return info
-
-    # -- operation -------------------------------------------------------------------------------------------------
-
-    def health(self) -> Health:
-        """How the store is, with reasons."""
-        return health(self._core)
-
-    async def status(self) -> dict[str, Any]:
-        """Everything an operator asks, ready for JSON."""
-        return await status(self._core)
-
-    async def describe(self, bucket: str, key: bytes) -> dict[str, Any]:
-        """Where every extent, shard and replica of an object lies, ready for JSON. Raises NoSuchKey."""
-        row, info = self._find(bucket, key, None, NO_CONDITIONS)
-        return describe_object(self._core, row, info)
-
-    async def destage(self) -> None:
-        """Move everything that can be from the journal to stripes, and free the journal. For tools and tests."""
-        await self._core.destage_all()
-
-    async def wait_until_better(self) -> None:
-        """Until a store that was opened read only may be written when it is opened again; for ever for any other."""
-        await self._core.better.wait()
-
-    async def drain(self) -> None:
-        """Refuse new writes (ShuttingDown) and wait for those under way."""
-        await self._core.writer.drain()

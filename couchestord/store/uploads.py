@@ -7,8 +7,8 @@ from couchestord.io import requests as rq
 from couchestord.io.catalog.read import BucketRow
 from couchestord.model import NO_CONDITIONS, Attributes, Body, ByteRange, Conditions, ObjectInfo, PartInfo, UploadInfo
 from couchestord.store.completing import checksums_of_object
-from couchestord.store.core import Core
 from couchestord.store.decide.uploads import check_part_number, part_info
+from couchestord.store.parts import Parts
 from couchestord.store.values import pack_etag
 
 UPLOADS_LISTED_MAX = 1000
@@ -17,7 +17,7 @@ UploadPage = tuple[list[UploadInfo], bool]
 _NO_ATTRIBUTES = Attributes()
 
 
-def find_bucket(core: Core, name: str) -> BucketRow:
+def find_bucket(core: Parts, name: str) -> BucketRow:
     """Raises NoSuchBucket."""
     row = core.catalog.reading.bucket(name)
     if row is None:
@@ -28,7 +28,7 @@ def find_bucket(core: Core, name: str) -> BucketRow:
 class Uploads:
     """The part of `ObjectStore` that puts objects together from parts."""
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Parts) -> None:
         self._core = core
 
     async def create_upload(self, bucket: str, key: bytes, *, attributes: Attributes = _NO_ATTRIBUTES) -> UploadInfo:

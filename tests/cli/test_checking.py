@@ -7,8 +7,8 @@ import trio
 from small_store import body_of, flip, shard_files
 
 from couchestord.cli import entry
+from couchestord.store.door import ObjectStore
 from couchestord.store.options import StoreOptions
-from couchestord.store.store import ObjectStore
 
 Capture = pytest.CaptureFixture[str]
 LONG = body_of(3_000_000)

@@ -20,7 +20,7 @@ from couchestord.errors import DiskFailed, DiskFull
 from couchestord.io.disk import Disk
 from couchestord.io.journalfile import ShortFile
 from couchestord.store.core import Core
-from couchestord.store.store import ObjectStore
+from couchestord.store.door import ObjectStore
 
 BODIES = {b"%d" % number: body_of(40_000, number) for number in range(60)}
 

@@ -7,7 +7,7 @@ from small_store import SMALL, HandClock, core_of, make_store, new_store
 from couchestord.errors import InvalidArgument, KeyAlreadyExists, NoSuchAccessKey, NoSuchBucket, NoSuchUser
 from couchestord.io.sqlite import open_writer
 from couchestord.model import AccessKey, User
-from couchestord.store.store import ObjectStore
+from couchestord.store.door import ObjectStore
 
 
 async def test_users_and_keys_last(tmp_path: Path) -> None:

@@ -27,8 +27,8 @@ from couchestord.cache import CACHES_OFF, CHUNK_BYTES, CacheConfig
 from couchestord.errors import InvalidArgument, NoSuchBucket
 from couchestord.model import ByteRange
 from couchestord.store import caching
+from couchestord.store.door import ObjectStore
 from couchestord.store.reader import CACHED_RUN_BYTES_MAX
-from couchestord.store.store import ObjectStore
 
 
 def l1(store: ObjectStore) -> dict[str, int]:

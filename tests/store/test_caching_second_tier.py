@@ -17,7 +17,7 @@ from small_store import SMALL, body_of, core_of, flip, read
 
 from couchestord.cache import CacheConfig
 from couchestord.cache.l2 import L2
-from couchestord.store.store import ObjectStore
+from couchestord.store.door import ObjectStore
 
 KEYS = [b"key-%d" % number for number in range(30)]
 BODY_BYTES = 60_000

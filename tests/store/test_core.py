@@ -20,7 +20,7 @@ from couchestord.io.newdisk import create_store
 from couchestord.io.requests import SealSegment
 from couchestord.service import Progress
 from couchestord.store.core import run_core, run_service
-from couchestord.store.store import ObjectStore
+from couchestord.store.door import ObjectStore
 from couchestord.store.writer import Writer
 
 BODIES = {b"%d" % number: body_of(size, number) for number, size in enumerate((0, 10, 100_000, 700_000))}

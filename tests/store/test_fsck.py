@@ -22,9 +22,9 @@ from small_store import (
 
 from couchestord.errors import DiskLocked, NotAStore
 from couchestord.io.recovery import chain, scan
+from couchestord.store.door import ObjectStore
 from couchestord.store.fsck import Finding, check_store
 from couchestord.store.opening import load_directories
-from couchestord.store.store import ObjectStore
 
 BODIES = {b"%d" % number: body_of(20_000, number) for number in range(30)} | {b"long": body_of(20 * STRIPE_BYTES)}
 INLINE = {b"inline/%d" % number: body_of(30_000, (number, "inline")) for number in range(60)}

@@ -7,7 +7,7 @@ import pytest
 from small_store import SMALL, STRIPE_BYTES, body_of, core_of, finish, make_store, new_store, put_all, segments
 
 from couchestord.errors import DiskFailed, DiskFull, NoSuchBucket, NoSuchKey, WritesStopped
-from couchestord.store.store import ObjectStore
+from couchestord.store.door import ObjectStore
 
 BODIES = {b"small": b"few bytes", b"long": body_of(6 * STRIPE_BYTES), b"mixed": body_of(3 * STRIPE_BYTES + 9)}
 NOTHING = "nothing would be lost"

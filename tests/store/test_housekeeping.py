@@ -19,7 +19,7 @@ from small_store import (
 from couchestord.ec.shards import shard_path
 from couchestord.errors import NoSuchUpload
 from couchestord.io import requests as rq
-from couchestord.store.store import ObjectStore
+from couchestord.store.door import ObjectStore
 
 
 async def test_results_of_uploads_are_kept_a_day(tmp_path: Path) -> None:

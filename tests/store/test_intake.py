@@ -28,9 +28,9 @@ from couchestord.errors import BadDigest, EntityTooLarge, IncompleteBody, Metada
 from couchestord.io.directory import DirectoryDisk
 from couchestord.io.disk import Buffer
 from couchestord.model import OBJECT_BYTES_MAX, Attributes
+from couchestord.store.door import ObjectStore
 from couchestord.store.intake import BATCH_STREAMS_MAX, BATCH_STRIPES, _Batches
 from couchestord.store.options import INLINE_BYTES_MAX
-from couchestord.store.store import ObjectStore
 
 SIZES = sorted(
     {0, 1, 2, SEGMENT_BYTES - 1, SEGMENT_BYTES, SEGMENT_BYTES + 1, 3 * SEGMENT_BYTES + 12_345}

@@ -31,7 +31,7 @@ from couchestord.io.catalog.wal import committed_pages, frame_pages, salt_of
 from couchestord.io.sqlite import checkpoint, open_writer
 from couchestord.model import Policy
 from couchestord.store import maintenance, writer
-from couchestord.store.store import ObjectStore
+from couchestord.store.door import ObjectStore
 
 
 async def test_checkpoint_moves_the_wal_and_keeps_sums(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from couchestord.io.catalog.catalog import OPEN_SUFFIXES
 from couchestord.io.journal import Journal
 from couchestord.store import maintenance
 from couchestord.store.core import Core
-from couchestord.store.store import ObjectStore
+from couchestord.store.door import ObjectStore
 
 OTHER_PROGRAM = """
 import sqlite3, sys

@@ -31,7 +31,7 @@ from couchestord.errors import DiskInUse, ForeignDisk, InvalidArgument, StoreExi
 from couchestord.io.disk import Capacity
 from couchestord.io.folder import LockedFolder
 from couchestord.io.requests import LoseShards
-from couchestord.store.store import ObjectStore
+from couchestord.store.door import ObjectStore
 
 BODIES = {b"%d" % number: body_of(size, number) for number, size in enumerate((10, 70_000, 6 * STRIPE_BYTES, 900_000))}
 MORE = {b"more/" + key: body + b"more" for key, body in BODIES.items()}

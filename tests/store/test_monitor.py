@@ -31,8 +31,8 @@ from couchestord.io.directory import DirectoryDisk
 from couchestord.io.disk import Capacity, Disk
 from couchestord.io.folder import LockedFolder
 from couchestord.io.superblock import Slot
+from couchestord.store.door import ObjectStore
 from couchestord.store.health import health
-from couchestord.store.store import ObjectStore
 
 BODIES = {b"%d" % number: body_of(size, number) for number, size in enumerate((10, 70_000, 6 * STRIPE_BYTES, 900_000))}
 

@@ -9,8 +9,8 @@ import pytest
 from small_store import SMALL, STRIPE_BYTES, body_of, core_of, fingerprints, flip, make_store, put_all, read
 
 from couchestord.errors import AccessDenied, DiskLocked, ForeignDisk, NotAStore, StoreExists, TooFewDisks, UnknownFormat
+from couchestord.store.door import ObjectStore
 from couchestord.store.opening import disk_folders
-from couchestord.store.store import ObjectStore
 
 BODIES = {b"small": b"few bytes", b"long": body_of(6 * STRIPE_BYTES)}
 

@@ -10,7 +10,7 @@ from couchestord.errors import InvalidArgument, NoSpace, NoSuchPolicy, PolicyAlr
 from couchestord.io import requests as rq
 from couchestord.io.catalog.catalog import dump
 from couchestord.model import Policy
-from couchestord.store.store import ObjectStore
+from couchestord.store.door import ObjectStore
 
 SAFE = Policy(name="safe", k=2, m=4, stripe_bytes=STRIPE_BYTES)
 

@@ -22,10 +22,10 @@ from couchestord.errors import DataLost, InvalidRange
 from couchestord.io.catalog.read import SegmentRow
 from couchestord.io.journalfile import JournalOptions
 from couchestord.model import PART_BYTES_MIN, ByteRange
+from couchestord.store.door import ObjectStore
 from couchestord.store.maintenance import HELD_FILL_MAX
 from couchestord.store.options import INLINE_BYTES_MAX
 from couchestord.store.reader import resolve_range
-from couchestord.store.store import ObjectStore
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,8 @@ from small_store import (
 
 from couchestord.errors import DiskLocked, JournalDamaged, NotAStore, TooFewDisks
 from couchestord.io.catalog.catalog import FILE_SUFFIXES, dump
+from couchestord.store.door import ObjectStore
 from couchestord.store.recover import SET_ASIDE, recover_catalog
-from couchestord.store.store import ObjectStore
 
 BODIES = {b"%d" % number: body_of(20_000, number) for number in range(30)} | {b"long": body_of(20 * STRIPE_BYTES)}
 

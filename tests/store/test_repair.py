@@ -43,7 +43,7 @@ from couchestord.io.catalog.catalog import FILE_SUFFIXES, Catalog, dump
 from couchestord.io.catalog.reserve import Reserve
 from couchestord.store import maintenance, repair, writer
 from couchestord.store.core import Core
-from couchestord.store.store import ObjectStore
+from couchestord.store.door import ObjectStore
 
 BODIES = {b"small": b"few bytes", b"long": body_of(3 * STRIPE_BYTES + 9), b"dir/x": b"x" * 2000}
 

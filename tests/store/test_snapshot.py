@@ -27,9 +27,9 @@ from small_store import (
 
 from couchestord.errors import JournalDamaged, TooFewDisks
 from couchestord.io.catalog.catalog import FILE_SUFFIXES, dump
+from couchestord.store.door import ObjectStore
 from couchestord.store.fsck import check_store
 from couchestord.store.snapshot import JOB, Table, protected_segments, read_table
-from couchestord.store.store import ObjectStore
 
 
 def lose_catalog(path: Path) -> None:

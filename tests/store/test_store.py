@@ -38,7 +38,7 @@ from couchestord.errors import (
 )
 from couchestord.io.catalog.catalog import dump
 from couchestord.model import PART_BYTES_MIN, Attributes, ByteRange, Conditions
-from couchestord.store.store import ObjectStore
+from couchestord.store.door import ObjectStore
 
 
 async def test_example_of_the_docstring(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ from couchestord.io.catalog.read import BucketRow, CatalogReader
 from couchestord.model import ByteRange, Conditions, Policy
 from couchestord.service import Progress, Service
 from couchestord.store.core import Core
-from couchestord.store.store import ObjectStore
+from couchestord.store.door import ObjectStore
 from couchestord.store.values import version_id
 
 GEOMETRIES = ((4, 2, 6), (4, 2, 6), (2, 2, 5), (2, 1, 4))

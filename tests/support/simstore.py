@@ -21,8 +21,8 @@ from couchestord.io.disks import load_disks
 from couchestord.io.journalfile import JournalOptions
 from couchestord.io.newdisk import create_store
 from couchestord.store.core import Core, run_core
+from couchestord.store.door import ObjectStore
 from couchestord.store.options import StoreOptions
-from couchestord.store.store import ObjectStore
 
 INLINE_BYTES_MAX = 3 << 10
 Result = TypeVar("Result")

@@ -16,9 +16,10 @@ from couchestord.io.journalfile import JournalOptions
 from couchestord.io.sqlite import open_reader
 from couchestord.service import Progress, Service
 from couchestord.store.core import Core
+from couchestord.store.door import ObjectStore
 from couchestord.store.opening import CATALOG_NAME
 from couchestord.store.options import StoreOptions
-from couchestord.store.store import ObjectStore
+from couchestord.store.store import Objects
 
 STRIPE_BYTES = 64 << 10
 SEGMENT_BYTES = 1 << 20
@@ -85,7 +86,7 @@ async def new_store(path: Path, **changes: Any) -> AsyncIterator[ObjectStore]:
 
 def core_of(store: ObjectStore) -> Core:
     """The parts of a store, for tests that step its jobs or look below the door."""
-    return store._core
+    return store.core
 
 
 async def finish(service: Service) -> None:
@@ -108,7 +109,7 @@ async def look(store: ObjectStore) -> None:
     await compared(core_of(store))
 
 
-async def read(store: ObjectStore, key: bytes, bucket: str = "box", **how: Any) -> bytes:
+async def read(store: Objects, key: bytes, bucket: str = "box", **how: Any) -> bytes:
     async with await store.get(bucket, key, **how) as reader:
         return await reader.read()
 

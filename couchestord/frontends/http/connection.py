@@ -29,7 +29,7 @@ from couchestord.frontends.http.messages import (
 )
 from couchestord.frontends.http.patience import Patience, ignore_late, untaken_bytes
 from couchestord.frontends.http.protocol import END, NEED_DATA, HttpProtocol, MalformedMessage
-from couchestord.frontends.http.responses import BODILESS, CONTINUE, bare_response, response_head
+from couchestord.frontends.http.responses import BODILESS, CONTINUE, bare_response, body_length, response_head
 
 _log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class Connection:
         """The request that comes next has no quick answer: set by who asked."""
         self.protocol = HttpProtocol(limits.head_bytes_max, limits.headers_max)
         self._scope = trio.CancelScope()
-        self._closing = False
+        self._closing = self._is_last = False
         self._busy = False
         self._sent_bytes = 0  # of the body under way
         self._partly_sent_bytes = 0  # of the piece under way
@@ -106,6 +106,11 @@ class Connection:
         self._closing = True
         if not self._busy:
             self._scope.cancel()
+
+    def finish_with_next(self) -> None:
+        """No request after the one under way, or else after the next, whose response says so."""
+        self._is_last = True
+        self._closing = self._busy
 
     def closed(self) -> None:
         """Closes the socket."""
@@ -145,7 +150,8 @@ class Connection:
         if head is None:
             return False
         self._busy, self._reading = True, None
-        may_be_quick = head.content_length == 0 and self.protocol.keeps_alive and not self.was_asked
+        self._closing |= self._is_last
+        may_be_quick = head.content_length == 0 and self.protocol.keeps_alive and not (self.was_asked or self._closing)
         self.was_asked = False
         if may_be_quick and (answer := self._quick(head, self._date())) is not None:
             self._quick_in_a_row += 1
@@ -292,7 +298,7 @@ class Connection:
         source, limits = response.body, self._limits
         close = self._closing or not self.protocol.keeps_alive or not body.can_be_skipped(limits.unread_body_bytes_max)
         try:
-            length = None if response.status in BODILESS else _length(response)
+            length = None if response.status in BODILESS else body_length(response)
             raw = response_head(response.status, response.headers, self._date(), length, close=close)
             if head.method == b"HEAD" or length is None:
                 await self._send(raw)
@@ -388,11 +394,3 @@ class Connection:
                 if not data:
                     return
                 left -= len(data)
-
-
-def _length(response: Response) -> int:
-    if response.length_bytes is not None:
-        return response.length_bytes
-    if not isinstance(response.body, bytes):
-        raise ValueError("a streamed body has no length")
-    return len(response.body)

@@ -18,7 +18,7 @@ import trio
 
 from couchestord.frontends.http.connection import HEAD_RECEIVE_BYTES, Connection
 from couchestord.frontends.http.lane import read_head
-from couchestord.frontends.http.messages import Limits, Quick
+from couchestord.frontends.http.messages import Limits, Quick, never_quick
 
 _log = logging.getLogger(__name__)
 
@@ -60,6 +60,10 @@ class Hall:
         self._waiting[fd] = connection
         self._epoll.register(fd, select.EPOLLIN)
         connection.deadline_s = trio.current_time() + self._limits.idle_timeout_s
+
+    def hand_out(self) -> None:
+        """No answers any more: each connection leaves with its next request."""
+        self._quick = never_quick
 
     def drop(self, connection: Connection) -> bool:
         """Close a connection if it waits here."""

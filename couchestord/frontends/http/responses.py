@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Final
 
-from couchestord.frontends.http.messages import Header
+from couchestord.frontends.http.messages import Header, Response
 
 _STATUS_LINES: Final = {
     status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode("ascii"))
@@ -72,3 +72,12 @@ def bare_response(status: int, reason: str) -> bytes:
     body = reason.encode("ascii", "backslashreplace") + b"\n"
     line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
     return b"%bContent-Type: text/plain\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%b" % (line, len(body), body)
+
+
+def body_length(response: Response) -> int:
+    """Raises ValueError when nobody said it."""
+    if response.length_bytes is not None:
+        return response.length_bytes
+    if not isinstance(response.body, bytes):
+        raise ValueError("a streamed body has no length")
+    return len(response.body)

@@ -49,6 +49,7 @@ class HttpServer:
         self._connections: set[Connection] = set()
         self._hall = Hall(quick, limits, self._date, self._start, self._forget)
         self._refusals = 0
+        self._accepting: list[trio.CancelScope] = []
         self._empty = trio.Event()
 
     @property
@@ -57,7 +58,28 @@ class HttpServer:
         return len(self._connections)
 
     async def accept(self, listener: trio.SocketListener) -> None:
-        """Accepts on one listener until cancelled."""
+        """Accepts on one listener until cancelled, or told not to."""
+        with trio.CancelScope() as scope:
+            self._accepting.append(scope)
+            await self._accept(listener)
+
+    def accept_no_more(self) -> None:
+        """Whoever comes waits in the listening socket."""
+        for scope in self._accepting:
+            scope.cancel()
+
+    async def leave(self, within_s: float) -> None:
+        """Accepts no more; each connection closes behind its next response, which says so. Returns when all are closed,
+        or after so long. For a server whose place another one takes: no request gets lost on the way.
+        """
+        self.accept_no_more()
+        self._hall.hand_out()
+        for connection in tuple(self._connections):
+            connection.finish_with_next()
+        with trio.move_on_after(within_s):
+            await self._wait_until_empty()
+
+    async def _accept(self, listener: trio.SocketListener) -> None:
         while True:
             try:
                 accepted, _ = await listener.socket.accept()
@@ -144,9 +166,12 @@ class HttpServer:
             if not self._hall.drop(connection):
                 connection.finish_soon()
         with trio.move_on_after(self._limits.drain_timeout_s):
-            while self._connections:
-                self._empty = trio.Event()
-                await self._empty.wait()
+            await self._wait_until_empty()
+
+    async def _wait_until_empty(self) -> None:
+        while self._connections:
+            self._empty = trio.Event()
+            await self._empty.wait()
 
 
 class DateHeader:
@@ -188,18 +213,12 @@ async def serve_http(
     """
     async with trio.open_nursery() as connections:
         server = HttpServer(handler, limits, wall_time_s, observe_late, quick, connections)
-        accepting = trio.CancelScope()
-
-        async def accept(listener: trio.SocketListener) -> None:
-            with accepting:
-                await server.accept(listener)
-
         connections.start_soon(server.wait_for_quick)
         connections.start_soon(server.watch)
         for listener in listeners:
-            connections.start_soon(accept, listener)
+            connections.start_soon(server.accept, listener)
         yield server
-        accepting.cancel()
+        server.accept_no_more()
         for listener in listeners:
             await listener.aclose()
         await server.drain()

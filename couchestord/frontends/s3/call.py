@@ -14,7 +14,7 @@ from couchestord.frontends.s3.fields import Headers
 from couchestord.frontends.s3.routes import Target
 from couchestord.frontends.s3.sigv4 import Authorized
 from couchestord.model import BucketInfo, Conditions, User
-from couchestord.store import ObjectStore
+from couchestord.store import Objects
 
 _THREAD_BYTES_MIN: Final = 32 << 10
 """XML of that length takes milliseconds to read."""
@@ -39,7 +39,7 @@ class S3Options:
 class Call(NamedTuple):
     """One request whose signature is right and whose sender may do what it asks."""
 
-    store: ObjectStore
+    store: Objects
     options: S3Options
     request: Request
     headers: Headers

@@ -18,7 +18,7 @@ from couchestord.frontends.s3.fields import byte_range, object_headers
 from couchestord.frontends.s3.routes import NO_QUERY, Operation, Target, parse_target
 from couchestord.frontends.s3.sigv4 import Verifier
 from couchestord.model import KEY_LENGTH_BYTES_MAX
-from couchestord.store import Look, ObjectStore
+from couchestord.store import Look, Objects
 
 Observer = Callable[[str, int, float, int, int], None]
 """observe(operation, status, seconds, bytes in, bytes out), once for each request, after its response."""
@@ -59,7 +59,7 @@ class QuickAnswers:
 
     def __init__(
         self,
-        store: ObjectStore,
+        store: Objects,
         verifier: Verifier,
         clock: Clock,
         observe: Observer,

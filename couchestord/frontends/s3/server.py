@@ -27,7 +27,7 @@ from couchestord.frontends.s3.routes import Operation, parse_target, route
 from couchestord.frontends.s3.sigv4 import Verifier
 from couchestord.frontends.s3.xml import element, error_document
 from couchestord.model import KEY_LENGTH_BYTES_MAX
-from couchestord.store import ObjectStore
+from couchestord.store import Objects
 
 _log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class S3Server:
 
     def __init__(
         self,
-        store: ObjectStore,
+        store: Objects,
         clock: Clock,
         options: S3Options = S3Options(),  # noqa: B008 - frozen
         observe: Observer = _observe_nothing,

@@ -48,7 +48,7 @@ _POLICY = "id, name, k, m, stripe_bytes, min_healthy_shards, disk_class, created
 class AccountReader:
     """Reads through one connection. Synchronous."""
 
-    def __init__(self, connection: Connection, on_error: OnError | None = None) -> None:
+    def __init__(self, connection: Connection | Shut, on_error: OnError | None = None) -> None:
         self.connect(connection, on_error)
 
     def connect(self, connection: Connection | Shut, on_error: OnError | None = None) -> None:

@@ -68,7 +68,19 @@ class Catalog:
         self.writing_accounts = AccountReader(writer)
         self.reading = CatalogReader(self._reader, self.generations, self._reader_failed)
         self.accounts = AccountReader(self._reader, self._reader_failed)
+        self._on_change: Callable[[Catalog], None] | None = None
         self._hold()
+
+    def tell(self, on_change: Callable[["Catalog"], None] | None) -> None:
+        """Call it after every commit, and whenever readers get another connection or none, before anybody is answered.
+        For readers in other processes.
+        """
+        self._on_change = on_change
+
+    @property
+    def is_shut(self) -> bool:
+        """True while readers get Unavailable."""
+        return isinstance(self._reader, Shut)
 
     def watch(self, on_failure: Callable[[Exception], None]) -> None:
         """Call it, in the task of the reader, when a reader finds that the file cannot be read. Readers get Unavailable
@@ -153,6 +165,8 @@ class Catalog:
         self.reading.connect(reader, self._reader_failed)
         self.accounts.connect(reader, self._reader_failed)
         self._hold()
+        if self._on_change is not None:
+            self._on_change(self)
 
     def _check_version(self) -> None:
         with sqlite_errors(f"reading the catalog {self.path}"):
@@ -210,6 +224,8 @@ class Catalog:
                 self._writer.execute("commit")
             finally:
                 self._hold()
+                if self._on_change is not None:
+                    self._on_change(self)
         self.committed_sequence = self.applier.sequence
         self.generations.commit(self.applier.generations, self.applier.sequence)
 

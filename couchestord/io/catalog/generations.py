@@ -15,7 +15,8 @@ from typing import Final
 SLOTS_COUNT: Final = 1 << 16
 _MASK: Final = SLOTS_COUNT - 1
 _TREE, _NAMES, _SEGMENTS, _MOVES, _OPENED, _SEQUENCE, _NUMBERS_COUNT = range(7)
-MEMORY_BYTES: Final = 8 * (_NUMBERS_COUNT + SLOTS_COUNT)
+NUMBERS_BYTES: Final = 8 * _NUMBERS_COUNT
+MEMORY_BYTES: Final = NUMBERS_BYTES + 8 * SLOTS_COUNT
 
 
 class Generations:
@@ -35,6 +36,22 @@ class Generations:
         self.slots = numbers[_NUMBERS_COUNT:]
         """By `slot_of_name` and `slot_of_extent`: how often an object or a place there was changed."""
         self._touched: list[int] = []
+
+    @property
+    def numbers(self) -> memoryview:
+        """All but the slots, `NUMBERS_BYTES`."""
+        return self._numbers.cast("B")
+
+    def share(self, memory: memoryview) -> None:
+        """Go on in `MEMORY_BYTES` that other processes see, too."""
+        shared = memory.cast("B").cast("Q")
+        shared[:_NUMBERS_COUNT] = self._numbers
+        shared[_NUMBERS_COUNT:] = self.slots
+        self._numbers, self.slots = shared[:_NUMBERS_COUNT], shared[_NUMBERS_COUNT:]
+
+    def is_current(self) -> bool:
+        """Whether what is read now, in the transaction that is open, may be kept under these numbers."""
+        return True
 
     @property
     def tree(self) -> int:

@@ -47,7 +47,7 @@ class KeptObjects(Generic[Row]):
         row, extent = found
         place_slot = slot_of_extent(extent)
         moves = slots[place_slot]
-        if all_moves == self._now.moves:
+        if all_moves == self._now.moves and self._now.is_current():
             self._add(place, (row, slot, changes, place_slot, moves))
         return row
 

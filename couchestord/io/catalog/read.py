@@ -106,7 +106,7 @@ class CatalogReader:
     """
 
     def __init__(
-        self, connection: Connection, generations: Generations | None = None, on_error: OnError | None = None
+        self, connection: Connection | Shut, generations: Generations | None = None, on_error: OnError | None = None
     ) -> None:
         self._now = generations or Generations()
         self._kept_tree = self._kept_names = self._kept_segments = 0

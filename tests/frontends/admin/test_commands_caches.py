@@ -6,7 +6,7 @@ from small_store import body_of, new_store, put_all, read
 
 from couchestord.errors import InvalidArgument
 from couchestord.frontends.admin.commands import execute
-from couchestord.store.store import ObjectStore
+from couchestord.store.door import ObjectStore
 
 
 async def run(store: ObjectStore, command: str, **arguments: Any) -> Any:

@@ -8,7 +8,7 @@ from small_store import SMALL, STRIPE_BYTES, body_of, catalog_of, faults_of, mak
 
 from couchestord.io.catalog.check import SHOWN_MAX, find_faults
 from couchestord.model import PART_BYTES_MIN
-from couchestord.store.store import ObjectStore
+from couchestord.store.door import ObjectStore
 
 FAULTS = {
     "insert into entry select 9999, 'x', child, inode, cookie, content, size, etag, modified_ns, flags, "

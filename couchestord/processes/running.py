@@ -1,0 +1,68 @@
+"""Runs a daemon that has workers, from the process that was started."""
+
+import os
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from functools import partial
+from typing import Any, Final
+
+import trio
+
+from couchestord.config import Address, Config
+from couchestord.daemon import Running
+from couchestord.io.sharedpage import SharedPage
+from couchestord.listening import bind_several
+from couchestord.processes.storeside import run_store
+from couchestord.processes.supervisor import Role, Supervisor
+from couchestord.processes.worker import run_worker
+from couchestord.servicemanager import notify_systemd
+
+_CPUS_FOR_ONE: Final = 3
+"""With no more than so many CPUs, "auto" is one process."""
+_AUTO_MAX: Final = 8
+
+
+def workers_count(wanted: int | None) -> int:
+    """Workers for a setting: None asks for as many as the CPUs that this process may use are good for.
+
+    The process that writes needs one under load, and clients, kernel threads and disks another.
+    """
+    if wanted is not None:
+        return wanted
+    cpus = len(os.sched_getaffinity(0))
+    return 0 if cpus <= _CPUS_FOR_ONE else min(cpus - 2, _AUTO_MAX)
+
+
+def run_with_workers(
+    config: Config,
+    workers_count: int,
+    environ: Mapping[str, str],
+    *,
+    announce: Callable[[Running], None],
+    settle: Callable[[], None],
+    **arguments: Any,
+) -> None:
+    """Serves until SIGTERM or SIGINT; SIGHUP replaces the workers one by one. Raises what `daemon.run` raises in the
+    process of the store, which is another than the one that was started; in that one, SystemExit with its exit code.
+
+    `arguments` are those of `daemon.run`; `settle` is called in each worker once it serves.
+    """
+    with ExitStack() as stack:
+        several = bind_several("s3", config.s3.address, workers_count, stack)
+        bound = {
+            "metrics": bind_several("metrics", config.metrics.address, 1, stack)[0],
+            "health": bind_several("health", config.health.address, 1, stack)[0],
+        }
+        page = SharedPage()
+        found = Supervisor(several, page, partial(notify_systemd, environ=environ)).run()
+        if not isinstance(found, Role):
+            raise SystemExit(found)
+        if found.kind == "worker":
+            trio.run(run_worker, config, found.control, page, found.number, found.listeners, workers_count, settle)
+            return
+        host, port = several[0][0].getsockname()[:2]
+        address = Address(host, port)
+        for listeners in several:
+            for listener in listeners:
+                listener.close()  # what comes to them is the workers'
+        trio.run(partial(run_store, config, found.control, page, address, announce, bound=bound, **arguments))

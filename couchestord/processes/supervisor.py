@@ -1,0 +1,287 @@
+"""Starts the store's process and the workers, starts again what ends, and stops all in good order.
+
+Nothing of trio, SQLite or threads is in the supervisor: it forks, and waits for signals and words of its children. It
+holds the listening sockets, so that a client who waits for a worker that ends is served by the next one.
+"""
+
+import ctypes
+import os
+import select
+import signal
+import socket
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from couchestord import logs
+from couchestord.io.sharedpage import READERS_MAX, SharedPage
+from couchestord.processes import orders
+
+_log = logs.get(__name__)
+_PAUSE_S_MIN: Final = 0.1
+_PAUSE_S_MAX: Final = 5.0
+_CALM_S: Final = 60.0
+"""A process that ran for so long is started again at once."""
+_LEAVE_S: Final = 45.0
+"""A worker that was replaced has so long to finish what it began."""
+_PR_SET_PDEATHSIG: Final = 1
+_STORE: Final = -1
+WORKERS_MAX: Final = READERS_MAX // 2 - 1
+"""While workers are replaced there are twice as many for a moment."""
+
+Notify = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """What a process that was forked is to do. `number` is that of a worker, as a reader of the page."""
+
+    kind: Literal["store", "worker"]
+    control: socket.socket
+    listeners: Sequence[socket.socket] = ()
+    number: int = 0
+
+
+@dataclass(slots=True)
+class _Child:
+    pid: int
+    index: int
+    """Which listeners it has; `_STORE` for the store's process."""
+    control: socket.socket
+    number: int
+    started_s: float
+    is_ready: bool = False
+    leaves_by_s: float | None = None
+    """It was told to stop, to be killed when it has not by then."""
+
+
+@dataclass(slots=True)
+class _Due:
+    """When to start a process again, and how long that was put off."""
+
+    at_s: float = 0.0
+    pause_s: float = 0.0
+    failures: list[float] = field(default_factory=list)
+
+
+class Supervisor:
+    """One for the life of the daemon."""
+
+    def __init__(self, listeners: Sequence[Sequence[socket.socket]], page: SharedPage, notify: Notify) -> None:
+        """`listeners` of each worker. `notify` tells the service manager."""
+        self._listeners = listeners
+        self._page = page
+        self._notify = notify
+        self._children: dict[int, _Child] = {}
+        self._due: dict[int, _Due] = {index: _Due() for index in (_STORE, *range(len(listeners)))}
+        self._replacing: list[int] = []
+        self._stopping = False
+        self._was_ready = False
+        self._code = 0
+        self._wake, self._waked = socket.socketpair()
+        # before the first fork: a child must not look for a library
+        self._prctl = ctypes.CDLL(None, use_errno=True).prctl
+
+    def run(self) -> Role | int:
+        """In a child that was forked: its role, to be taken up when this has returned. In the supervisor: the exit code
+        of the daemon, at its end.
+        """
+        for end in (self._wake, self._waked):
+            end.setblocking(False)
+        signal.set_wakeup_fd(self._waked.fileno(), warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+            signal.signal(number, _wake_only)
+        while True:
+            role = self._start_due()
+            if role is not None:
+                return role
+            if self._stopping and not self._children:
+                return self._code
+            self._wait()
+
+    # -- starting ----------------------------------------------------------------------------------------------------
+
+    def _start_due(self) -> Role | None:
+        """Starts what is due; in a child, what it is to do."""
+        now = time.monotonic()
+        if self._stopping:
+            return None
+        for index, due in self._due.items():
+            if due.at_s <= now and not any(each.index == index for each in self._children.values()):
+                role = self._start(index)
+                if role is not None:
+                    return role
+        return self._replace_next()
+
+    def _replace_next(self) -> Role | None:
+        """Goes on with replacing the workers one by one: the next is ready before the one before is told to stop."""
+        while self._replacing:
+            index = self._replacing[0]
+            there = [child for child in self._children.values() if child.index == index]
+            if len(there) == 1 and there[0].started_s >= self._replacing_since and there[0].leaves_by_s is None:
+                if not there[0].is_ready:
+                    return None
+                self._replacing.pop(0)
+                continue
+            if len(there) == 1 and there[0].leaves_by_s is None:
+                return self._start(index)
+            if len(there) == 2 and max(there, key=lambda child: child.started_s).is_ready:
+                old = min(there, key=lambda child: child.started_s)
+                if old.leaves_by_s is None:
+                    self._tell(old, orders.LEAVE)
+                    old.leaves_by_s = time.monotonic() + _LEAVE_S
+            return None
+        return None
+
+    def _start(self, index: int) -> Role | None:
+        """Forks one process. In the child, its role."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        used = {child.number for child in self._children.values() if child.index != _STORE}
+        number = next(number for number in range(READERS_MAX) if number not in used)
+        parent = os.getpid()
+        pid = os.fork()
+        if not pid:
+            ours.close()
+            self._become_child(parent)
+            if index == _STORE:
+                return Role("store", theirs)
+            return Role("worker", theirs, self._listeners[index], number)
+        theirs.close()
+        ours.setblocking(False)
+        child = self._children[pid] = _Child(pid, index, ours, number, time.monotonic())
+        if index == _STORE:
+            for each in self._children.values():
+                self._link(each)
+        else:
+            self._link(child)
+        return None
+
+    def _become_child(self, parent: int) -> None:
+        """When the supervisor is killed, so are its children: a daemon that is killed is gone as a whole."""
+        self._prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+        if os.getppid() != parent:
+            os.kill(os.getpid(), signal.SIGKILL)
+        signal.set_wakeup_fd(-1)
+        # orders come from the supervisor, in order, whoever else signals the whole group
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        self._wake.close()
+        self._waked.close()
+        for child in self._children.values():
+            child.control.close()
+
+    def _link(self, worker: _Child) -> None:
+        """Gives a worker and the store's process the ends of new sockets."""
+        store = next((child for child in self._children.values() if child.index == _STORE), None)
+        if store is None or worker.index == _STORE:
+            return
+        requests = socket.socketpair()
+        bodies = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._tell(store, orders.LINK, (requests[0], bodies[0]))
+        self._tell(worker, orders.LINK, (requests[1], bodies[1]))
+        for end in (*requests, *bodies):
+            end.close()
+
+    def _tell(self, child: _Child, word: bytes, sockets: tuple[socket.socket, ...] = ()) -> None:
+        try:
+            orders.send(child.control, word, sockets)
+        except OSError as error:
+            _log.warning("a process could not be told", pid=child.pid, word=word.decode(), reason=str(error))
+
+    # -- waiting -----------------------------------------------------------------------------------------------------
+
+    def _wait(self) -> None:
+        """Until something happens, and takes note of it."""
+        now = time.monotonic()
+        times = [child.leaves_by_s for child in self._children.values() if child.leaves_by_s is not None]
+        there = {child.index for child in self._children.values()}
+        times += [due.at_s for index, due in self._due.items() if index not in there and not self._stopping]
+        poller = select.poll()
+        poller.register(self._wake, select.POLLIN)
+        for child in self._children.values():
+            poller.register(child.control, select.POLLIN)
+        poller.poll(max(0.0, min(times) - now) * 1000 + 1 if times else None)
+        for number in self._signals():
+            self._on_signal(number)
+        for child in list(self._children.values()):
+            self._listen(child)
+        self._reap()
+        for child in self._children.values():
+            if child.leaves_by_s is not None and child.leaves_by_s <= time.monotonic():
+                os.kill(child.pid, signal.SIGKILL)
+
+    def _signals(self) -> bytes:
+        try:
+            return self._wake.recv(4096)
+        except BlockingIOError:
+            return b""
+
+    def _on_signal(self, number: int) -> None:
+        if number == signal.SIGHUP:
+            _log.info("workers are replaced one by one")
+            self._replacing = list(range(len(self._listeners)))
+            self._replacing_since = time.monotonic()
+        elif number in (signal.SIGTERM, signal.SIGINT):
+            _log.info("signal was received", signal=signal.Signals(number).name)
+            self._stop(again=self._stopping)
+
+    _replacing_since = 0.0
+
+    def _stop(self, *, again: bool = False) -> None:
+        if self._was_ready and not self._stopping:
+            self._notify("STOPPING=1")
+        self._stopping = True
+        self._replacing = []
+        for child in self._children.values():
+            self._tell(child, orders.STOP)
+            if again and child.index != _STORE:
+                os.kill(child.pid, signal.SIGKILL)
+
+    def _listen(self, child: _Child) -> None:
+        while True:
+            try:
+                word = orders.receive(child.control)
+            except BlockingIOError:
+                return
+            if word is None:
+                return
+            if word.word == orders.READY:
+                child.is_ready = True
+                if child.index == _STORE and not self._was_ready:
+                    self._was_ready = True
+                    self._notify("READY=1")
+
+    def _reap(self) -> None:
+        while self._children:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if not pid:
+                return
+            child = self._children.pop(pid, None)
+            if child is not None:
+                self._listen(child)
+                self._on_end(child, os.waitstatus_to_exitcode(status))
+
+    def _on_end(self, child: _Child, code: int) -> None:
+        child.control.close()
+        name = "store" if child.index == _STORE else f"worker {child.index}"
+        if child.index != _STORE:
+            self._page.clear(child.number)
+        if child.index == _STORE and (self._stopping or not self._was_ready):
+            # it ended as it was told to, or never began and has said why
+            self._code = code if code >= 0 else 1
+            if not self._stopping:
+                self._stop()
+            return
+        if self._stopping or child.leaves_by_s is not None:
+            return
+        _log.error("a process has ended; it is started again", process=name, pid=child.pid, code=code)
+        due, now = self._due[child.index], time.monotonic()
+        calm = now - child.started_s >= _CALM_S
+        due.pause_s = 0.0 if calm else min(_PAUSE_S_MAX, max(_PAUSE_S_MIN, 2 * due.pause_s))
+        due.at_s = now + due.pause_s
+
+
+def _wake_only(_number: int, _frame: object) -> None:
+    """The wake-up descriptor says which signal it was."""

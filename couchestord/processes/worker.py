@@ -1,0 +1,138 @@
+"""A worker: serves S3 from a store that another process writes."""
+
+import socket
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import trio
+
+from couchestord import logs, openfiles
+from couchestord.cache import CacheConfig
+from couchestord.config import Config
+from couchestord.daemon import cache_options
+from couchestord.errors import Error
+from couchestord.front import S3Front
+from couchestord.frontends.http import Limits
+from couchestord.io.sharedpage import SharedPage
+from couchestord.listening import listeners_of
+from couchestord.metrics import Metrics
+from couchestord.processes import orders
+from couchestord.replica.store import Link, open_replica
+
+_log = logs.get(__name__)
+_LEAVE_S: Final = 5.0
+"""So long a worker whose place another one has waits for the next requests of its clients."""
+_PAUSE_S: Final = 0.2
+"""Before a store that cannot be read is tried again."""
+
+
+async def run_worker(
+    config: Config,
+    control: socket.socket,
+    page: SharedPage,
+    number: int,
+    listeners: Sequence[socket.socket],
+    workers_count: int,
+    settle: Callable[[], None],
+) -> None:
+    """Serves until it is told to stop over `control`, then finishes what is under way. `settle` is called once it
+    serves.
+    """
+    clients_max = openfiles.make_room(
+        len(config.store.disks) or config.store.k + config.store.m, Limits().connections_max
+    )
+    # what there is for all of them is shared out
+    clients_max = max(1, clients_max // workers_count)
+    cache = cache_options(config)
+    cache = CacheConfig(cache.l1_bytes // workers_count, cache.l1_shards)
+    worker = _Worker(config, control, page, number, listeners, clients_max, cache, settle)
+    await worker.run()
+
+
+class _Worker:
+    def __init__(
+        self,
+        config: Config,
+        control: socket.socket,
+        page: SharedPage,
+        number: int,
+        listeners: Sequence[socket.socket],
+        clients_max: int,
+        cache: CacheConfig,
+        settle: Callable[[], None],
+    ) -> None:
+        self._control = control
+        self._page = page
+        self._number = number
+        self._metrics = Metrics()
+        self._cache = cache
+        self._front = S3Front(config, self._metrics, clients_max, listeners_of(listeners))
+        self._settle = settle
+        self._link: Link | None = None
+        self._changed = trio.Event()
+        self._stopping = trio.Event()
+        self._waiting = trio.CancelScope()
+        """For a store to be opened."""
+        self._is_ready = self._is_leaving = False
+
+    async def run(self) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._follow, nursery)
+            while not self._stopping.is_set():
+                link = self._link
+                if link is None or link.is_gone:
+                    await self._wait_for_either(self._changed, self._stopping)
+                    self._changed = trio.Event()
+                    continue
+                try:
+                    await self._serve(link)
+                except Error as error:
+                    _log.warning("the store cannot be read by this worker; it is tried again", reason=str(error))
+                    await trio.sleep(_PAUSE_S)
+            nursery.cancel_scope.cancel()
+
+    async def _serve(self, link: Link) -> None:
+        """One open store, until it closes or this worker is to stop."""
+        opened = None
+        self._waiting = trio.CancelScope()
+        if self._stopping.is_set():
+            return
+        with self._waiting:
+            opened = await link.open()
+        if opened is None:
+            return
+        async with (
+            open_replica(link, opened, self._page, self._number, self._metrics, self._cache) as store,
+            self._front.serving(store) as server,
+        ):
+            if not self._is_ready:
+                self._is_ready = True
+                self._settle()
+                orders.send(self._control, orders.READY)
+            await self._wait_for_either(link.closing, self._stopping)
+            if self._is_leaving:
+                await server.leave(_LEAVE_S)
+
+    async def _wait_for_either(self, one: trio.Event, other: trio.Event) -> None:
+        async with trio.open_nursery() as nursery:
+
+            async def wait(event: trio.Event) -> None:
+                await event.wait()
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(wait, one)
+            nursery.start_soon(wait, other)
+
+    async def _follow(self, nursery: trio.Nursery) -> None:
+        async for order in orders.orders(self._control):
+            if order.word in (orders.STOP, orders.LEAVE):
+                self._is_leaving = order.word == orders.LEAVE
+                self._stopping.set()
+                self._waiting.cancel()
+            elif order.word == orders.LINK:
+                requests, bodies = order.sockets
+                if self._link is not None:
+                    self._link.channel.close()
+                self._link = Link(requests, bodies, self._number)
+                nursery.start_soon(self._link.run)
+                self._changed.set()

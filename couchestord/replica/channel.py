@@ -1,0 +1,130 @@
+"""Messages over a stream socket between two processes, in order, each a length and so many bytes."""
+
+import socket
+import struct
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+import trio
+
+from couchestord.errors import InternalError
+
+_LENGTH: Final = struct.Struct("<I")
+_RECEIVE_BYTES: Final = 256 << 10
+MESSAGE_BYTES_MAX: Final = 16 << 20
+"""A message is mostly a short body and what it is of; the longest names ten thousand parts."""
+_UNSENT_BYTES_MAX: Final = 8 << 20
+"""With more than that unsent, whoever sends waits."""
+
+
+class Channel:
+    """One end. `run` reads and writes until the other end is gone; messages may be sent from when it was made."""
+
+    def __init__(self, sock: socket.socket, receive: Callable[[memoryview], None]) -> None:
+        """`receive` is called in the task of `run` with each message; what it raises ends `run`."""
+        sock.setblocking(False)
+        self._socket = sock
+        self._receive = receive
+        self._unsent: deque[memoryview] = deque()
+        self._unsent_bytes = 0
+        self._wake = trio.Event()
+        self._room = trio.Event()
+        self._closed = False
+
+    def send(self, message: bytes) -> None:
+        """Now, or as soon as the other side takes it. Nothing is sent when that is gone."""
+        if self._closed:
+            return
+        frame = _LENGTH.pack(len(message)) + message
+        sent = 0
+        if not self._unsent:
+            try:
+                sent = self._socket.send(frame)
+            except BlockingIOError:
+                pass
+            except OSError:
+                return  # who reads finds out
+        if sent < len(frame):
+            self._unsent.append(memoryview(frame)[sent:])
+            self._unsent_bytes += len(frame) - sent
+            self._wake.set()
+
+    async def wait_for_room(self) -> None:
+        """While the other side is far behind."""
+        while self._unsent_bytes > _UNSENT_BYTES_MAX and not self._closed:
+            self._room = trio.Event()
+            await self._room.wait()
+
+    async def run(self) -> None:
+        """Until the other side is gone. Closes the socket in any case. Raises what `receive` raised, InternalError."""
+        failure: Exception | None = None
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._write)
+                rest = b""
+                try:
+                    while data := await self._read():
+                        rest = self._take(rest + data if rest else data)
+                except Exception as error:
+                    # raised outside of the nursery, which would wrap it
+                    failure = error
+                nursery.cancel_scope.cancel()
+        finally:
+            self.close()
+        if failure is not None:
+            raise failure
+
+    def close(self) -> None:
+        """Gives the socket back; `run`, if it goes on, ends."""
+        if not self._closed:
+            self._closed = True
+            self._room.set()
+            trio.lowlevel.notify_closing(self._socket)
+            self._socket.close()
+
+    def _take(self, data: bytes) -> bytes:
+        """Hands out whole messages; returns the rest."""
+        view, at = memoryview(data), 0
+        while len(data) - at >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(data, at)
+            if length > MESSAGE_BYTES_MAX:
+                raise InternalError(f"a message of {length} bytes came from another process")
+            end = at + _LENGTH.size + length
+            if end > len(data):
+                break
+            self._receive(view[at + _LENGTH.size : end])
+            at = end
+        return data[at:]
+
+    async def _read(self) -> bytes:
+        while True:
+            try:
+                return self._socket.recv(_RECEIVE_BYTES)
+            except BlockingIOError:
+                try:
+                    await trio.lowlevel.wait_readable(self._socket)
+                except trio.ClosedResourceError:
+                    return b""
+            except OSError:
+                return b""
+
+    async def _write(self) -> None:
+        while True:
+            if not self._unsent:
+                self._wake = trio.Event()
+                await self._wake.wait()
+            try:
+                await trio.lowlevel.wait_writable(self._socket)
+                while self._unsent:
+                    sent = self._socket.send(self._unsent[0])
+                    self._unsent_bytes -= sent
+                    if sent < len(self._unsent[0]):
+                        self._unsent[0] = self._unsent[0][sent:]
+                    else:
+                        self._unsent.popleft()
+            except BlockingIOError:
+                pass
+            except (OSError, trio.ClosedResourceError):
+                return
+            self._room.set()

@@ -1,0 +1,285 @@
+"""Serves an open store to the processes that read beside it: its task context is the store's."""
+
+import bisect
+import socket
+from array import array
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from typing import Any, Final
+
+import msgspec
+import trio
+
+from couchestord import logs
+from couchestord.errors import Corrupt, DataLost, Error, InternalError, Unavailable
+from couchestord.io.catalog.catalog import Catalog
+from couchestord.io.sharedpage import SharedPage
+from couchestord.metrics import Metrics
+from couchestord.model import Attributes, Conditions
+from couchestord.replica import messages as ms
+from couchestord.replica.bodies import ComingBody, answer, coming_bodies
+from couchestord.replica.channel import Channel
+from couchestord.store import ObjectStore
+
+log = logs.get(__name__)
+LEAVE_S: Final = 40.0
+"""So long a store that closes waits for readers to finish what they have begun."""
+_LOOK_S: Final = 0.2
+"""How often the host looks whether a disk was given up or came back."""
+
+
+class Host:
+    """One for the life of a process, whatever stores it opens one after the other."""
+
+    def __init__(self, page: SharedPage, metrics: Metrics) -> None:
+        self._page = page
+        self._metrics = metrics
+        self._store: ObjectStore | None = None
+        self._opened = trio.Event()
+        self._left = trio.Event()
+        self._readers: set[_Reader] = set()
+
+    def pids(self) -> list[int]:
+        """Processes that read now."""
+        return sorted(reader.pid for reader in self._readers if reader.is_reading)
+
+    async def serve_reader(self, requests: socket.socket, bodies: socket.socket) -> None:
+        """One process, until it is gone. Closes the sockets."""
+        reader = _Reader(self, requests)
+        self._readers.add(reader)
+        try:
+            with bodies:
+                async with trio.open_nursery() as nursery:
+                    reader.nursery = nursery
+                    nursery.start_soon(self._take_bodies, bodies, nursery)
+                    await reader.channel.run()
+                    nursery.cancel_scope.cancel()
+        except* Exception as group:
+            log.exception("a process that reads is cut off", exc_info=group)
+        finally:
+            self._readers.discard(reader)
+            reader.leave()
+
+    @asynccontextmanager
+    async def serving(self, store: ObjectStore) -> AsyncIterator[None]:
+        """While the body runs, readers read this store; at its end they have finished, or were waited for `LEAVE_S`."""
+        core = store.core
+        core.catalog.generations.share(self._page.generations)
+        core.jobs.views.share(self._page, self.pids)
+        core.catalog.tell(self._publish)
+        self._publish(core.catalog)
+        self._store = store
+        self._opened.set()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch_disks, store)
+            try:
+                yield
+            finally:
+                self._opened = trio.Event()
+                for reader in self._readers:
+                    reader.channel.send(ms.pack(ms.Closing()))
+                with trio.move_on_after(LEAVE_S):
+                    while any(reader.is_reading for reader in self._readers):
+                        self._left = trio.Event()
+                        await self._left.wait()
+                for reader in self._readers:
+                    reader.leave()
+                self._store = None
+                nursery.cancel_scope.cancel()
+
+    def _publish(self, catalog: Catalog) -> None:
+        self._page.publish(catalog.generations, is_shut=catalog.is_shut)
+
+    async def _watch_disks(self, store: ObjectStore) -> None:
+        before = good_disks(store)
+        while True:
+            await trio.sleep(_LOOK_S)
+            now = good_disks(store)
+            if now != before:
+                before = now
+                for reader in self._readers:
+                    if reader.is_reading:
+                        reader.channel.send(ms.pack(ms.GoodDisks(now)))
+
+    # -- bodies ------------------------------------------------------------------------------------------------------
+
+    async def _take_bodies(self, bodies: socket.socket, nursery: trio.Nursery) -> None:
+        async with aclosing(coming_bodies(bodies)) as coming:
+            async for head, sock in coming:
+                nursery.start_soon(self._take, head, sock)
+
+    async def _take(self, head: ms.LongBody, sock: socket.socket) -> None:
+        with sock:
+            try:
+                value = await self._put(head, ComingBody(sock))
+            except Exception as error:
+                await answer(sock, ms.refuse(0, _known(error)))
+            else:
+                await answer(sock, ms.Answer(0, ms.raw(value)))
+
+    async def _put(self, head: ms.LongBody, body: ComingBody) -> Any:
+        store = self.store
+        if head.upload:
+            return await store.put_part(
+                head.bucket,
+                head.key,
+                head.upload,
+                head.number,
+                body,
+                size=head.size,
+                finish=lambda: msgspec.msgpack.decode(body.end, type=dict[str, str]),
+            )
+        return await store.put(
+            head.bucket,
+            head.key,
+            body,
+            size=head.size,
+            conditions=ms.unpack_value(head.conditions, Conditions),
+            finish=lambda: msgspec.msgpack.decode(body.end, type=Attributes),
+        )
+
+    # -- for readers ---------------------------------------------------------------------------------------------------
+
+    @property
+    def store(self) -> ObjectStore:
+        """Raises Unavailable while there is none."""
+        if self._store is None:
+            raise Unavailable("the store is being opened; try again soon")
+        return self._store
+
+    async def wait_open(self) -> ObjectStore:
+        """The store, once there is one and it is not closing."""
+        await self._opened.wait()
+        return self.store
+
+    def see(self, number: int) -> None:
+        """Reader `number` begins: from now on nothing is freed that it may see."""
+        self._page.see(number, self._page.version)
+
+    def count(self, counts: msgspec.Raw) -> None:
+        """Requests that a reader has answered."""
+        self._metrics.add(msgspec.msgpack.decode(counts))
+
+    def left(self) -> None:
+        """A reader has finished what it began."""
+        self._left.set()
+
+
+class _Reader:
+    """What the host knows of one process."""
+
+    def __init__(self, host: Host, requests: socket.socket) -> None:
+        self._host = host
+        self.channel = Channel(requests, self._receive)
+        self.nursery: trio.Nursery | None = None
+        self.is_reading = False
+        self.pid = 0
+        self._held: tuple[ObjectStore, list[int], list[int]] | None = None
+
+    def leave(self) -> None:
+        """It reads no more, until it says hello again: what it held is let go."""
+        held, self._held = self._held, None
+        if held is not None:
+            held[0].core.pins.release(held[1], held[2])
+        if self.is_reading:
+            self.is_reading = False
+            self._host.left()
+
+    def _receive(self, data: memoryview) -> None:
+        message = ms.unpack_from_reader(data)
+        assert self.nursery is not None
+        match message:
+            case ms.Submit():
+                self.nursery.start_soon(self._submit, message)
+            case ms.FindRecord():
+                self._answer_now(message.id, self._find, message)
+            case ms.Hold():
+                self._answer_now(message.id, self._hold, message)
+            case ms.Release():
+                self._release(message)
+            case ms.Hello():
+                self.leave()
+                self.nursery.start_soon(self._hello, message)
+            case ms.Damage():
+                if self.is_reading:
+                    self._host.store.core.jobs.rebuilder.report(message.segment, message.index, message.disk)
+            case ms.Counted():
+                self._host.count(message.counts)
+            case ms.CatalogFailed():
+                if self.is_reading:
+                    self._host.store.core.writer.fail(Corrupt(message.reason))
+
+    def _answer_now(self, id_: int, work: Any, message: Any) -> None:
+        try:
+            reply: ms.FromStore = ms.Answer(id_, ms.raw(work(message)))
+        except Error as error:
+            reply = ms.refuse(id_, error)
+        self.channel.send(ms.pack(reply))
+
+    async def _submit(self, message: ms.Submit) -> None:
+        try:
+            value = await self._host.store.core.submit(ms.unpack_request(message))
+            reply: ms.FromStore = ms.Answer(message.id, ms.raw(value))
+        except Exception as error:
+            reply = ms.refuse(message.id, _known(error))
+        self.channel.send(ms.pack(reply))
+
+    async def _hello(self, message: ms.Hello) -> None:
+        store = await self._host.wait_open()
+        self.pid, self.is_reading = message.pid, True
+        self._held = store, [], []
+        self._host.see(message.number)
+        core = store.core
+        opened = ms.Opened(str(core.catalog.path), core.options.engine, good_disks(store))
+        self.channel.send(ms.pack(ms.Answer(message.id, ms.raw(opened))))
+
+    def _hold(self, message: ms.Hold) -> None:
+        if self._held is not None:
+            store, segments, records = self._held
+            store.core.pins.hold(message.segments, message.records)
+            segments += message.segments
+            records += message.records
+
+    def _release(self, message: ms.Release) -> None:
+        if self._held is not None:
+            store, segments, records = self._held
+            for held, gone in ((segments, message.segments), (records, message.records)):
+                for id_ in gone:
+                    held.remove(id_)
+            store.core.pins.release(message.segments, message.records)
+
+    def _find(self, message: ms.FindRecord) -> ms.Places:
+        files = self._host.store.core.journal.files()
+        at = bisect.bisect_right(files, message.sequence, key=lambda file: file.first) - 1
+        file = files[at] if at >= 0 else None
+        if file is None or message.sequence >= file.end:
+            raise DataLost(f"record {message.sequence} is not in the journal")
+        is_known = (file.epoch, file.first) == (message.epoch, message.first) and message.count <= len(file.offsets)
+        start = message.count if is_known else 0
+        offsets: array[int] = file.offsets[start:]
+        return ms.Places(
+            file.epoch,
+            file.first,
+            file.void_from,
+            list(file.replicas),
+            start,
+            offsets.tobytes(),
+            file.end_offset,
+            files[0].first,
+        )
+
+
+def good_disks(store: ObjectStore) -> list[tuple[int, str, bytes]]:
+    """Index, folder and id of the disks that are good now."""
+    disks = store.core.disks
+    return [(index, disks.name(index), disks.ids[index]) for index in disks.good()]
+
+
+def _known(error: Exception) -> Error:
+    """What a reader is told; what nobody foresaw is logged here."""
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    if isinstance(error, Error):
+        return error
+    log.error("a request of another process failed", exc_info=error)
+    return InternalError(f"{type(error).__name__}: {error}")

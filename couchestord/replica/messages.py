@@ -1,0 +1,228 @@
+"""What a store's process and those that read beside it tell each other. Pure.
+
+Both ends are forked from one program: nothing of this is kept, and there are no versions. Requests to the writer go by
+the name of their class, and only those that a front end makes.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+import msgspec
+
+from couchestord import errors
+from couchestord.ec.choice import Preference
+from couchestord.io import requests as rq
+from couchestord.model import BucketInfo, DeleteResult, ObjectInfo, PartInfo, UploadInfo
+
+
+class _Message(msgspec.Struct, frozen=True, array_like=True):
+    """Base of all messages. `id`, where there is one, is said again by the answer."""
+
+
+# -- from a reader ---------------------------------------------------------------------------------------------------
+
+
+class Hello(_Message, frozen=True, tag=1):
+    """Reader number `number` is ready to read. Answered with `Opened`, once there is an open store."""
+
+    id: int
+    number: int
+    pid: int
+
+
+class Submit(_Message, frozen=True, tag=2):
+    """A request to the writer."""
+
+    id: int
+    kind: str
+    request: msgspec.Raw
+
+
+class FindRecord(_Message, frozen=True, tag=3):
+    """Where does a record of the journal lie? `count` records of the file (epoch, first) are known. Answered with
+    `Places`.
+    """
+
+    id: int
+    sequence: int
+    epoch: int
+    first: int
+    count: int
+
+
+class Hold(_Message, frozen=True, tag=4):
+    """Keep these segments, and the journal from these records on, until they are released. Answered with None."""
+
+    id: int
+    segments: list[int]
+    records: list[int]
+
+
+class Release(_Message, frozen=True, tag=5):
+    segments: list[int]
+    records: list[int]
+
+
+class Damage(_Message, frozen=True, tag=6):
+    """A shard could not be read."""
+
+    segment: int
+    index: int
+    disk: int
+
+
+class Counted(_Message, frozen=True, tag=7):
+    """Requests since the last time, as `Metrics.take` gives them."""
+
+    counts: msgspec.Raw
+
+
+class CatalogFailed(_Message, frozen=True, tag=8):
+    """The catalog's file cannot be read."""
+
+    reason: str
+
+
+# -- from the store --------------------------------------------------------------------------------------------------
+
+
+class Answer(_Message, frozen=True, tag=20):
+    id: int
+    value: msgspec.Raw
+
+
+class Refusal(_Message, frozen=True, tag=21):
+    """The request failed with an error of that class."""
+
+    id: int
+    name: str
+    message: str
+    facts: dict[str, Any]
+
+
+class Closing(_Message, frozen=True, tag=22):
+    """The store is about to close: finish what is under way, then say hello again."""
+
+
+class GoodDisks(_Message, frozen=True, tag=23):
+    """Which disks are good now: index, folder and id of each."""
+
+    disks: list[tuple[int, str, bytes]]
+
+
+FromReader = Hello | Submit | FindRecord | Hold | Release | Damage | Counted | CatalogFailed
+FromStore = Answer | Refusal | Closing | GoodDisks
+
+
+class Opened(msgspec.Struct, frozen=True, array_like=True):
+    """What a reader needs to know of the open store."""
+
+    catalog: str
+    engine: Preference
+    disks: list[tuple[int, str, bytes]]
+
+
+class Places(msgspec.Struct, frozen=True, array_like=True):
+    """Where the records of a file of the journal lie: `offsets`, 8 bytes each, from its record number `start` on."""
+
+    epoch: int
+    first: int
+    void_from: int
+    replicas: list[int]
+    start: int
+    offsets: bytes
+    end_offset: int
+    oldest: int
+    """Records before it are in no file any more."""
+
+
+class LongBody(msgspec.Struct, frozen=True, array_like=True):
+    """The head of what comes over a socket of its own. With an upload it is a part of it."""
+
+    bucket: str
+    key: bytes
+    size: int | None
+    conditions: msgspec.Raw
+    upload: str = ""
+    number: int = 0
+
+
+ANSWERS: Final[dict[type, Any]] = {
+    rq.MakeBucket: BucketInfo,
+    rq.RemoveBucket: None,
+    rq.SetVersioning: None,
+    rq.PutObject: ObjectInfo,
+    rq.CopyObject: ObjectInfo,
+    rq.DeleteObject: DeleteResult,
+    rq.MakeUpload: UploadInfo,
+    rq.PutPart: PartInfo,
+    rq.CopyPart: PartInfo,
+    rq.CompleteUpload: ObjectInfo,
+    rq.AbortUpload: None,
+}
+"""Requests that readers may hand over, and what they are answered with."""
+
+_ENCODER: Final = msgspec.msgpack.Encoder()
+_REQUESTS: Final[dict[str, msgspec.msgpack.Decoder[Any]]] = {
+    kind.__name__: msgspec.msgpack.Decoder(kind) for kind in ANSWERS
+}
+_FROM_READER: Final = msgspec.msgpack.Decoder(FromReader)
+_FROM_STORE: Final = msgspec.msgpack.Decoder(FromStore)
+
+
+def pack(message: object) -> bytes:
+    """A message, or a value within one."""
+    return _ENCODER.encode(message)
+
+
+def raw(value: object) -> msgspec.Raw:
+    """A value to be put into a message."""
+    return msgspec.Raw(_ENCODER.encode(value))
+
+
+def unpack_from_reader(data: bytes | memoryview) -> FromReader:
+    """Raises msgspec.DecodeError."""
+    found: FromReader = _FROM_READER.decode(data)
+    return found
+
+
+def unpack_from_store(data: bytes | memoryview) -> FromStore:
+    """Raises msgspec.DecodeError."""
+    found: FromStore = _FROM_STORE.decode(data)
+    return found
+
+
+def unpack_request(message: Submit) -> object:
+    """Raises NotSupported for what no reader may ask, msgspec.DecodeError."""
+    decoder = _REQUESTS.get(message.kind)
+    if decoder is None:
+        raise errors.NotSupported(f"{message.kind} is no request of a front end")
+    return decoder.decode(message.request)
+
+
+def unpack_value(value: msgspec.Raw, kind: Any) -> Any:
+    """Raises msgspec.DecodeError."""
+    return msgspec.msgpack.decode(value, type=kind)
+
+
+def refuse(id_: int, error: errors.Error) -> Refusal:
+    """The message that says that a request failed."""
+    return Refusal(id_, type(error).__name__, str(error), dict(error.__dict__))
+
+
+def error_of(refusal: Refusal) -> errors.Error:
+    """The error that a request failed with."""
+    kind = _BY_NAME.get(refusal.name, errors.InternalError)
+    error = kind.__new__(kind, refusal.message)
+    error.args = (refusal.message,)
+    error.__dict__.update(refusal.facts)
+    return error
+
+
+def _tree(kind: type[errors.Error]) -> Iterator[type[errors.Error]]:
+    yield kind
+    for below in kind.__subclasses__():
+        yield from _tree(below)
+
+
+_BY_NAME: Final = {kind.__name__: kind for kind in _tree(errors.Error)}

@@ -1,0 +1,344 @@
+"""A store in a process that reads beside the one that writes."""
+
+import os
+import socket
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import outcome as outcomes
+import trio
+
+from couchestord import logs
+from couchestord.cache import CacheConfig, CacheManager
+from couchestord.ec.choice import choose_engine
+from couchestord.ec.stripes import StripeStore
+from couchestord.errors import DiskError, IncompleteBody, Unavailable
+from couchestord.io.directory import DirectoryDisk
+from couchestord.io.disk import Disk
+from couchestord.io.disks import Disks, load_disks
+from couchestord.io.sharedpage import SharedPage
+from couchestord.metrics import Metrics
+from couchestord.model import (
+    NO_CONDITIONS,
+    AccessKey,
+    Attributes,
+    Body,
+    BucketInfo,
+    ByteRange,
+    Conditions,
+    ObjectInfo,
+    PartInfo,
+    User,
+)
+from couchestord.replica import messages as ms
+from couchestord.replica.bodies import BodySender
+from couchestord.replica.catalog import ReplicaCatalog, Turns
+from couchestord.replica.channel import Channel
+from couchestord.replica.journal import ReplicaJournal
+from couchestord.replica.pins import TELL_S, ReplicaPins
+from couchestord.store.intake import Taken, inline
+from couchestord.store.options import INLINE_BYTES_MAX
+from couchestord.store.reader import ObjectReader, ReaderParts
+from couchestord.store.store import Objects
+
+log = logs.get(__name__)
+_DEADLINE_S: Final = 5.0
+_NO_ATTRIBUTES: Final = Attributes()
+_GONE: Final = "the store's process is gone; a write may have happened: look before you try again"
+
+
+class Link:
+    """What a reader's process has of the store's: a channel for requests, and a way for long bodies."""
+
+    def __init__(self, requests: socket.socket, bodies: socket.socket, number: int) -> None:
+        self.channel = Channel(requests, self._receive)
+        self.bodies = BodySender(bodies)
+        self._number = number
+        self._waiting: dict[int, trio.lowlevel.Task] = {}
+        self._last_id = 0
+        self._closed = False
+        self.closing = trio.Event()
+        """The store is about to close, or its process is gone."""
+        self.good_disks: list[tuple[int, str, bytes]] = []
+        self.disks_changed = trio.Event()
+
+    async def run(self) -> None:
+        """Until the other process is gone."""
+        try:
+            await self.channel.run()
+        finally:
+            self._closed = True
+            self.closing.set()
+            self.bodies.close()
+            waiting, self._waiting = self._waiting, {}
+            for task in waiting.values():
+                trio.lowlevel.reschedule(task, outcomes.Error(Unavailable(_GONE)))
+
+    @property
+    def is_gone(self) -> bool:
+        return self._closed
+
+    async def open(self) -> ms.Opened:
+        """Waits for an open store; may be cancelled. Raises Unavailable when its process goes."""
+        self.closing = trio.Event()
+
+        def give_up(_raise_cancel: Any) -> trio.lowlevel.Abort:
+            self._waiting.clear()  # nothing else is asked meanwhile
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        found = await self._ask(lambda id_: ms.Hello(id_, self._number, os.getpid()), give_up)
+        opened: ms.Opened = ms.unpack_value(found, ms.Opened)
+        self.good_disks = opened.disks
+        return opened
+
+    async def submit(self, request: object) -> Any:
+        """Hand a request to the writer; see `Writer.submit`."""
+        await self.channel.wait_for_room()
+        kind = type(request)
+        packed = ms.raw(request)
+        return await self.ask(lambda id_: ms.Submit(id_, kind.__name__, packed), ms.ANSWERS[kind])
+
+    async def ask(self, message: Callable[[int], ms.FromReader], kind: Any) -> Any:
+        """Sends what `message` makes of an id, and waits for the answer, of type `kind`. Cannot be cancelled: what was
+        asked for may happen. Raises what it is refused with; Unavailable when the other process goes.
+        """
+        return ms.unpack_value(await self._ask(message, _cannot_cancel), kind)
+
+    async def _ask(
+        self, message: Callable[[int], ms.FromReader], abort: Callable[[Any], trio.lowlevel.Abort]
+    ) -> msgspec.Raw:
+        if self._closed:
+            raise Unavailable("the store's process is gone; try again soon")
+        self._last_id += 1
+        self._waiting[self._last_id] = trio.lowlevel.current_task()
+        self.channel.send(ms.pack(message(self._last_id)))
+        found: msgspec.Raw = await trio.lowlevel.wait_task_rescheduled(abort)
+        return found
+
+    def tell(self, message: ms.FromReader) -> None:
+        """Sends a message that has no answer."""
+        self.channel.send(ms.pack(message))
+
+    def _receive(self, data: memoryview) -> None:
+        message = ms.unpack_from_store(data)
+        match message:
+            case ms.Answer():
+                # the bytes of the message are used again
+                self._wake(message.id, outcomes.Value(message.value.copy()))
+            case ms.Refusal():
+                self._wake(message.id, outcomes.Error(ms.error_of(message)))
+            case ms.Closing():
+                self.closing.set()
+            case ms.GoodDisks():
+                self.good_disks = message.disks
+                self.disks_changed.set()
+
+    def _wake(self, id_: int, found: outcomes.Outcome[Any]) -> None:
+        task = self._waiting.pop(id_, None)
+        if task is not None:
+            trio.lowlevel.reschedule(task, found)
+
+
+def _cannot_cancel(_raise_cancel: Any) -> trio.lowlevel.Abort:
+    return trio.lowlevel.Abort.FAILED
+
+
+class _ShortBodies:
+    """Takes bodies that ride in their records; long ones go to the store's process as they are."""
+
+    @asynccontextmanager
+    async def take(self, body: Body, size: int | None, policy: int = 0) -> AsyncIterator[Taken]:
+        """See `Intake.take`."""
+        assert isinstance(body, bytes)
+        if size is not None and len(body) != size:
+            raise IncompleteBody(f"the body has {len(body)} bytes, {size} were announced")
+        yield inline(body, policy)
+
+
+class _Parts:
+    """`Parts` of a store over a link."""
+
+    def __init__(self, link: Link, catalog: ReplicaCatalog, reader_parts: ReaderParts) -> None:
+        self.catalog = catalog
+        self.intake = _ShortBodies()
+        self.reader_parts = reader_parts
+        self.submit = link.submit
+
+
+class ReplicaStore(Objects):
+    """What front ends ask of a store, in a process that reads beside the one that writes. Whatever begins sees all that
+    anybody was told of before.
+    """
+
+    def __init__(self, parts: _Parts, bodies: BodySender) -> None:
+        super().__init__(parts)
+        self._refresh = parts.catalog.refresh
+        self._bodies = bodies
+
+    def find_key(self, access_key: str) -> AccessKey | None:
+        self._refresh()
+        return super().find_key(access_key)
+
+    def find_user(self, name: str) -> User | None:
+        self._refresh()
+        return super().find_user(name)
+
+    async def list_buckets(self) -> list[BucketInfo]:
+        self._refresh()
+        return await super().list_buckets()
+
+    async def get(
+        self,
+        bucket: str,
+        key: bytes,
+        *,
+        byte_range: ByteRange | None = None,
+        version_id: str | None = None,
+        conditions: Conditions = NO_CONDITIONS,
+    ) -> ObjectReader:
+        self._refresh()
+        return await super().get(bucket, key, byte_range=byte_range, version_id=version_id, conditions=conditions)
+
+    async def head(
+        self, bucket: str, key: bytes, *, version_id: str | None = None, conditions: Conditions = NO_CONDITIONS
+    ) -> ObjectInfo:
+        self._refresh()
+        return await super().head(bucket, key, version_id=version_id, conditions=conditions)
+
+    async def head_bucket(self, bucket: str) -> BucketInfo:
+        self._refresh()
+        return await super().head_bucket(bucket)
+
+    async def put(
+        self,
+        bucket: str,
+        key: bytes,
+        body: Body,
+        *,
+        size: int | None = None,
+        attributes: Attributes = _NO_ATTRIBUTES,
+        conditions: Conditions = NO_CONDITIONS,
+        finish: Callable[[], Attributes] | None = None,
+    ) -> ObjectInfo:
+        if isinstance(body, bytes) and len(body) <= INLINE_BYTES_MAX:
+            return await super().put(
+                bucket, key, body, size=size, attributes=attributes, conditions=conditions, finish=finish
+            )
+        head = ms.LongBody(bucket, key, size, ms.raw(conditions))
+        info: ObjectInfo = await self._bodies.send(head, body, finish or (lambda: attributes), ObjectInfo)
+        return info
+
+    async def put_part(
+        self,
+        bucket: str,
+        key: bytes,
+        upload_id: str,
+        number: int,
+        body: Body,
+        *,
+        size: int | None = None,
+        finish: Callable[[], Mapping[str, str]] | None = None,
+    ) -> PartInfo:
+        head = ms.LongBody(bucket, key, size, ms.raw(NO_CONDITIONS), upload_id, number)
+        info: PartInfo = await self._bodies.send(head, body, finish or dict, PartInfo)
+        return info
+
+
+@asynccontextmanager
+async def open_replica(
+    link: Link, opened: ms.Opened, page: SharedPage, number: int, metrics: Metrics, cache: CacheConfig
+) -> AsyncIterator[ReplicaStore]:
+    """A store to read from, as reader `number`, while the body runs; until `link.closing` it is worth while.
+
+    `cache` is of this process alone. `metrics` are taken from time to time and told. Raises Corrupt, NotFound,
+    NotAStore.
+    """
+    disks = await _open_disks(opened.disks)
+    try:
+        catalog = ReplicaCatalog(Path(opened.catalog), page, lambda reason: link.tell(ms.CatalogFailed(reason)))
+        turns = Turns(catalog)
+        trio.lowlevel.add_instrument(turns)
+        try:
+            async with trio.open_nursery() as nursery:
+                stripes = StripeStore(
+                    disks, choose_engine(opened.engine), nursery, on_damage=lambda *shard: link.tell(ms.Damage(*shard))
+                )
+
+                async def find_record(sequence: int, epoch: int, first: int, count: int) -> ms.Places:
+                    found: ms.Places = await link.ask(
+                        lambda id_: ms.FindRecord(id_, sequence, epoch, first, count), ms.Places
+                    )
+                    return found
+
+                pins = ReplicaPins(page, number, lambda: catalog.version)
+                journal = ReplicaJournal(disks, find_record)
+                parts = ReaderParts(catalog.reading, journal, stripes, pins, CacheManager(cache, nursery))
+                nursery.start_soon(_follow_disks, link, disks)
+                nursery.start_soon(_tell, link, catalog, pins, metrics)
+                yield ReplicaStore(_Parts(link, catalog, parts), link.bodies)
+                _tell_counts(link, metrics)
+                nursery.cancel_scope.cancel()
+        finally:
+            trio.lowlevel.remove_instrument(turns)
+            catalog.close()
+    finally:
+        disks.close()
+        page.see(number, page.version)
+
+
+async def _tell(link: Link, catalog: ReplicaCatalog, pins: ReplicaPins, metrics: Metrics) -> None:
+    async def hold(segments: list[int], records: list[int]) -> None:
+        await link.ask(lambda id_: ms.Hold(id_, segments, records), None)
+
+    while not link.is_gone:
+        catalog.refresh()
+        try:
+            await pins.tell(link.tell, hold)
+        except Unavailable:
+            return
+        _tell_counts(link, metrics)
+        await trio.sleep(TELL_S)
+
+
+def _tell_counts(link: Link, metrics: Metrics) -> None:
+    counts = metrics.take()
+    if counts:
+        link.tell(ms.Counted(ms.raw(counts)))
+
+
+async def _open_disk(folder: str) -> Disk:
+    return await DirectoryDisk.open(Path(folder), deadline_s=_DEADLINE_S, read_only=True)
+
+
+async def _open_disks(good: list[tuple[int, str, bytes]]) -> Disks:
+    opened: list[Disk] = []
+    for _, folder, _ in good:
+        try:
+            opened.append(await _open_disk(folder))
+        except DiskError as error:
+            log.warning("disk cannot be opened", disk=folder, reason=str(error))
+    return await load_disks(opened)
+
+
+async def _follow_disks(link: Link, disks: Disks) -> None:
+    """Uses the disks that the store's process uses; one that failed here is tried again."""
+    known = {index: (folder, id_) for index, folder, id_ in link.good_disks}
+    while True:
+        with trio.move_on_after(_DEADLINE_S):
+            await link.disks_changed.wait()
+        link.disks_changed = trio.Event()
+        now = {index: (folder, id_) for index, folder, id_ in link.good_disks}
+        for index in range(disks.count):
+            if index not in now:
+                disks.fail(index, "given up by the process that writes")
+            elif known.get(index) != now[index] or index in disks.failures:
+                disks.fail(index, "is opened anew")
+                disks.release_failed()
+                try:
+                    disks.take(index, await _open_disk(now[index][0]))
+                except DiskError as error:
+                    log.warning("disk cannot be opened", disk=now[index][0], reason=str(error))
+        known = now

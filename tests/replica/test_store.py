@@ -1,0 +1,306 @@
+import os
+from pathlib import Path
+
+import pytest
+import trio
+from replica_rig import READER, pair, settled
+from small_store import body_of, finish, md5_of, read, segments, shard_files, stream
+
+from couchestord.errors import (
+    BadDigest,
+    DataLost,
+    InvalidArgument,
+    NoSuchBucket,
+    NoSuchKey,
+    PreconditionFailed,
+    ShuttingDown,
+    Unavailable,
+)
+from couchestord.io.sharedpage import NOBODY
+from couchestord.metrics import Snapshot
+from couchestord.model import Attributes, Conditions
+from couchestord.replica import messages as ms
+
+LONG = 700_001
+
+
+async def test_what_is_written_through_either_is_read_through_the_other(tmp_path: Path) -> None:
+    async with pair(tmp_path) as both:
+        for writer, reader in ((both.store, both.replica), (both.replica, both.store)):
+            for length in (0, 1, 5000, 128 << 10, LONG):
+                body = body_of(length)
+                key = b"k%d" % length
+                made = await writer.put("box", key, body, size=length, attributes=Attributes({"content-type": "a/b"}))
+                assert made.etag == md5_of(body)
+                assert await reader.head("box", key) == made
+                assert await read(reader, key) == body
+            assert len((await reader.list("box")).entries) == 5
+            for length in (0, LONG):
+                await writer.delete("box", b"k%d" % length)
+                with pytest.raises(NoSuchKey):
+                    await reader.head("box", b"k%d" % length)
+
+
+async def test_each_change_is_seen_at_once_though_the_look_up_was_kept(tmp_path: Path) -> None:
+    async with pair(tmp_path) as both:
+        for turn in range(50):
+            await both.store.put("box", b"dir/key", b"%d" % turn)
+            for _ in range(2):
+                assert await read(both.replica, b"dir/key") == b"%d" % turn
+        await both.store.delete("box", b"dir/key")
+        await both.store.delete_bucket("box")
+        with pytest.raises(NoSuchBucket):
+            await both.replica.head_bucket("box")
+        await both.store.create_bucket("box", owner="")
+        assert (await both.replica.list("box")).entries == ()
+
+
+async def test_keys_that_go_sign_nothing_any_more(tmp_path: Path) -> None:
+    async with pair(tmp_path) as both:
+        await both.store.create_user("ann")
+        key = await both.store.create_key("ann")
+        assert both.replica.find_key(key.access_key) == key
+        assert both.replica.find_user("ann") is not None
+        await both.store.delete_user("ann")
+        assert both.replica.find_key(key.access_key) is None
+        assert both.replica.find_user("ann") is None
+
+
+async def test_refusals_come_as_they_are(tmp_path: Path) -> None:
+    async with pair(tmp_path) as both:
+        with pytest.raises(NoSuchBucket, match="none"):
+            await both.replica.put("none", b"k", b"")
+        with pytest.raises(NoSuchBucket):
+            await both.replica.put("none", b"k", body_of(LONG), size=LONG)
+        await both.replica.put("box", b"k", b"1")
+        with pytest.raises(PreconditionFailed):
+            await both.replica.put("box", b"k", b"2", conditions=Conditions(if_none_match=("*",)))
+        with pytest.raises(PreconditionFailed):
+            await both.replica.put("box", b"k", body_of(LONG), size=LONG, conditions=Conditions(if_none_match=("*",)))
+        with pytest.raises(InvalidArgument):
+            await both.replica.set_versioning("box", "Perhaps")
+
+
+async def test_long_body_that_turns_out_wrong_stores_nothing(tmp_path: Path) -> None:
+    async def wrong() -> Attributes:
+        raise BadDigest("not what was promised")
+
+    def finish_wrong() -> Attributes:
+        raise BadDigest("not what was promised")
+
+    async with pair(tmp_path) as both:
+        await both.replica.put("box", b"k", b"before")
+        with pytest.raises(BadDigest):
+            await both.replica.put("box", b"k", stream(body_of(LONG)), size=LONG, finish=finish_wrong)
+        await both.replica.put("box", b"other", b"")
+        assert await read(both.store, b"k") == b"before"
+        # what is shorter than announced, too
+        with pytest.raises(Exception, match="announced"):
+            await both.replica.put("box", b"k", stream(body_of(LONG)), size=LONG + 1)
+        assert await read(both.store, b"k") == b"before"
+
+
+async def test_parts_pass(tmp_path: Path) -> None:
+    async with pair(tmp_path) as both:
+        upload = await both.replica.create_upload("box", b"mp", attributes=Attributes(metadata={"a": "b"}))
+        bodies = [body_of(5 << 20, 1), body_of(100, 2)]
+        parts = []
+        for number, body in enumerate(bodies, start=1):
+            part = await both.replica.put_part(
+                "box", b"mp", upload.upload_id, number, stream(body, 1 << 20), finish=lambda: {"crc32": "AAAAAA=="}
+            )
+            assert (part.number, part.checksums) == (number, {"crc32": "AAAAAA=="})
+            parts.append((number, part.etag))
+        assert len((await both.replica.list_parts("box", b"mp", upload.upload_id))[0]) == 2
+        await both.replica.complete_upload("box", b"mp", upload.upload_id, parts)
+        assert await read(both.replica, b"mp") == b"".join(bodies)
+
+
+async def test_records_that_were_appended_after_the_last_question_are_found(tmp_path: Path) -> None:
+    async with pair(tmp_path) as both:
+        for turn in range(30):
+            body = body_of(60_000, turn)
+            await both.store.put("box", b"k%d" % turn, body)
+            assert await read(both.replica, b"k%d" % turn) == body
+        assert len(both.store.core.journal.files()) > 1, "more than one file"
+        for turn in range(30):
+            assert await read(both.replica, b"k%d" % turn) == body_of(60_000, turn)
+
+
+async def test_reader_goes_on_while_its_object_is_destaged_deleted_and_compacted(tmp_path: Path) -> None:
+    async with pair(tmp_path) as both:
+        body = body_of(LONG)
+        await both.store.put("box", b"k", body)
+        async with await both.replica.get("box", b"k") as reader:
+            pieces = aiter(reader)
+            begun = bytes(await anext(pieces))
+            await both.store.delete("box", b"k")
+            await both.store.core.pool.aclose()
+            # however long it takes: what is held is told
+            for _ in range(3):
+                await settled(both)
+                await finish(both.store.core.jobs.compactor)
+                await trio.sleep(0.3)
+            assert shard_files(tmp_path), "what is read is kept"
+            begun += b"".join([bytes(piece) async for piece in pieces])
+            assert begun == body
+        # once it is closed, all of it goes
+        with trio.fail_after(20):
+            while segments(both.store):
+                await settled(both)
+                await both.store.put("box", b"tick", b"")
+                await finish(both.store.core.jobs.compactor)
+                await trio.sleep(0.05)
+        assert not shard_files(tmp_path)
+
+
+async def test_nothing_is_dropped_before_a_reader_has_looked_again(tmp_path: Path) -> None:
+    async with pair(tmp_path) as both:
+        await both.store.put("box", b"k", body_of(LONG))
+        await both.store.core.pool.aclose()
+        await settled(both)
+        seen = both.page.seen(READER)
+        await both.store.delete("box", b"k")
+        both.page.see(READER, seen)  # it has not looked since
+        assert not both.store.core.jobs.views.is_unseen(segments(both.store)[0].id)
+        await finish(both.store.core.jobs.compactor)
+        assert segments(both.store)
+        both.page.clear(READER)
+        await finish(both.store.core.jobs.compactor)
+        assert not segments(both.store)
+
+
+async def test_journal_is_trimmed_once_all_readers_have_seen_that_it_may(tmp_path: Path) -> None:
+    async with pair(tmp_path) as both:
+        core = both.store.core
+        both.page.see(READER, 0)
+        for turn in range(5):
+            await both.store.put("box", b"k%d" % turn, body_of(100_000, turn))
+        core.jobs.destager.force()
+        await finish(core.jobs.destager)
+        first = core.journal.first_sequence
+        await core.jobs.snapshotter.take()
+        both.page.see(READER, 0)
+        await core.jobs.snapshotter.trim()
+        assert core.journal.first_sequence == first
+        both.page.clear(READER)
+        await core.jobs.snapshotter.trim()
+        assert core.journal.first_sequence != first
+
+
+async def test_reader_keeps_no_transaction_over_a_turn(tmp_path: Path) -> None:
+    async with pair(tmp_path) as both:
+        for turn in range(20):
+            await both.store.put("box", b"k%d" % turn, b"x")
+            await both.replica.head("box", b"k%d" % turn)
+        await trio.sleep(0.01)
+        assert await both.store.core.jobs.checkpointer.checkpoint()
+        assert both.store.core.catalog.wal_bytes() == 0
+
+
+async def test_damage_is_told_and_made_good(tmp_path: Path) -> None:
+    async with pair(tmp_path) as both:
+        body = body_of(LONG)
+        await both.store.put("box", b"k", body)
+        await both.store.core.pool.aclose()
+        victim = next(
+            path for path in shard_files(tmp_path) if path.parts[-3] == f"disk-{segments(both.store)[0].disks[0]}"
+        )
+        size = victim.stat().st_size
+        with victim.open("r+b") as file:
+            file.write(os.urandom(size))
+        assert await read(both.replica, b"k") == body
+        with trio.fail_after(10):
+            while not both.store.core.jobs.rebuilder._damages:
+                await trio.sleep(0.01)
+
+
+async def test_disk_that_was_given_up_is_not_asked_any_more(tmp_path: Path) -> None:
+    async with pair(tmp_path) as both:
+        disks = both.replica._core.reader_parts.stripes._disks
+        both.store.core.disks.fail(2, "for the test")
+        with trio.fail_after(10):
+            while disks.get(2) is not None:
+                await trio.sleep(0.01)
+        await both.store.put("box", b"k", body_of(LONG))
+        assert await read(both.replica, b"k") == body_of(LONG)
+
+
+async def test_counts_are_told(tmp_path: Path) -> None:
+    async with pair(tmp_path) as both:
+        for metrics in (both.counted, both.counting):
+            metrics.count_request("GetObject", 200, 0.01, 3, 4)
+            metrics.count_late("body")
+        expected = b'couchestord_requests_total{operation="GetObject",status="2xx"} 2.0'
+        with trio.fail_after(10):
+            while expected not in both.counted.render(Snapshot()):
+                await trio.sleep(0.01)
+        page = both.counted.render(Snapshot())
+        assert b"couchestord_received_bytes_total 6.0" in page
+        assert b'couchestord_late_clients_total{awaited="body"} 2.0' in page
+        assert b'couchestord_request_duration_seconds_count{operation="GetObject"} 2.0' in page
+
+
+async def test_catalog_that_is_shut_is_unavailable_and_read_again_when_it_is_back(tmp_path: Path) -> None:
+    async with pair(tmp_path) as both:
+        await both.store.put("box", b"k", b"1")
+        assert await read(both.replica, b"k") == b"1"
+        catalog = both.store.core.catalog
+        catalog.shut("for the test")
+        with pytest.raises(Unavailable):
+            await both.replica.head("box", b"k")
+        catalog.reopen_writer()
+        catalog.reopen_reader()
+        assert await read(both.replica, b"k") == b"1"
+
+
+async def test_unreadable_catalog_is_told(tmp_path: Path) -> None:
+    async with pair(tmp_path) as both:
+        both.link.tell(ms.CatalogFailed("for the test"))
+        with trio.fail_after(10):
+            while not both.store.core.writer.broken_because:
+                await trio.sleep(0.01)
+
+
+async def test_writes_of_a_store_that_stops_are_refused_and_when_it_is_gone_nobody_waits(tmp_path: Path) -> None:
+    async with pair(tmp_path) as both:
+        await both.replica.put("box", b"k", b"1")
+        await both.store.drain()
+        with pytest.raises(ShuttingDown):
+            await both.replica.put("box", b"k", b"2")
+        with pytest.raises(ShuttingDown):
+            await both.replica.put("box", b"k", body_of(LONG), size=LONG)
+        both.link.channel.close()
+        with trio.fail_after(10):
+            await both.link.closing.wait()
+            with pytest.raises(Unavailable):
+                await both.replica.put("box", b"k", b"3")
+
+
+async def test_what_a_reader_held_is_let_go_when_it_is_gone(tmp_path: Path) -> None:
+    async with pair(tmp_path) as both:
+        await both.store.put("box", b"k", body_of(LONG))
+        reader = await both.replica.get("box", b"k")
+        pool = both.store.core.pool
+        with trio.fail_after(10):
+            while not pool.pinned_count:
+                await trio.sleep(0.01)
+            both.link.channel.close()
+            while pool.pinned_count:
+                await trio.sleep(0.01)
+        await reader.aclose()
+
+
+async def test_reader_says_what_it_sees(tmp_path: Path) -> None:
+    async with pair(tmp_path) as both:
+        await both.store.put("box", b"k", b"1")
+        await settled(both)
+        assert both.page.seen(READER) == both.page.version
+        assert both.page.seen(READER + 1) == NOBODY
+
+
+async def test_record_that_is_nowhere_is_lost(tmp_path: Path) -> None:
+    async with pair(tmp_path) as both:
+        await both.store.put("box", b"k", b"1")
+        with pytest.raises(DataLost):
+            await both.replica._core.reader_parts.journal.read(1 << 40, 0, 1)

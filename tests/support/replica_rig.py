@@ -1,0 +1,68 @@
+"""A small store with a reader beside it, in one loop: what would be two processes are two ends of real sockets."""
+
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+from small_store import new_store
+
+from couchestord.cache import CacheConfig
+from couchestord.io.sharedpage import SharedPage
+from couchestord.metrics import Metrics
+from couchestord.replica.host import Host
+from couchestord.replica.store import Link, ReplicaStore, open_replica
+from couchestord.store import ObjectStore
+
+READER = 3
+
+
+@dataclass(slots=True)
+class Pair:
+    """`store` writes, `replica` is what another process would have."""
+
+    store: ObjectStore
+    replica: ReplicaStore
+    page: SharedPage
+    host: Host
+    link: Link
+    counted: Metrics
+    """What the store's process counts."""
+    counting: Metrics
+    """What the reader counts."""
+
+
+@asynccontextmanager
+async def linked(host: Host) -> AsyncIterator[Link]:
+    """A link to a host, served while the body runs."""
+    requests = socket.socketpair()
+    bodies = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(host.serve_reader, requests[0], bodies[0])
+        link = Link(requests[1], bodies[1], READER)
+        nursery.start_soon(link.run)
+        yield link
+        link.channel.close()
+        nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def pair(path: Path, **changes: object) -> AsyncIterator[Pair]:
+    """A new store with the bucket `box`, and a reader of it."""
+    page, counted, counting = SharedPage(), Metrics(), Metrics()
+    host = Host(page, counted)
+    async with new_store(path, **changes) as store, linked(host) as link, host.serving(store):
+        opened = await link.open()
+        async with open_replica(link, opened, page, READER, counting, CacheConfig(l1_bytes=1 << 20)) as replica:
+            yield Pair(store, replica, page, host, link, counted, counting)
+        # as a process that ends: the host does not wait for it
+        link.channel.close()
+
+
+async def settled(both: Pair) -> None:
+    """Until the reader has said that it sees all that was committed, and what it holds for long."""
+    version = both.page.version
+    while both.page.seen(READER) < version:
+        await trio.sleep(0.01)
