@@ -80,6 +80,16 @@ class Backend(Protocol):
         ...
 
 
+async def all_objects(backend: Backend, prefix: str) -> list[Stored]:
+    """Those whose keys begin with `prefix`. Raises as `Backend.list` does."""
+    found: list[Stored] = []
+    while True:
+        page = await backend.list(prefix, found[-1].key if found else "")
+        found += page.objects
+        if not page.more:
+            return found
+
+
 def check_key(key: str) -> None:
     """InvalidArgument unless it is a key as `Backend` takes it."""
     if len(key) > _KEY_LENGTH_MAX or _KEY.fullmatch(key) is None:

@@ -177,7 +177,7 @@ def span_of(held: Held, start: int, length: int) -> Span:
     return Span(held.offset + first * (FRAME_BYTES + _SUM.size), end - first * (FRAME_BYTES + _SUM.size))
 
 
-def read_range(name: BlobName, held: Held, start: int, length: int, data: bytes) -> bytes:
+def read_range(name: BlobName, held: Held, start: int, length: int, data: Buffer) -> bytes:
     """The bytes of an extent, verified, from what the blob holds at `span_of`. Raises Corrupt."""
     span = span_of(held, start, length)
     if len(data) != span.length:

@@ -4,7 +4,7 @@ import struct
 from typing import Final
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from couchestord.errors import Corrupt, UnknownFormat
@@ -53,6 +53,7 @@ def index_of(blob: bytes, name: BlobName = NAME) -> tuple[Held, ...]:
     return read_index(name, blob[: index_bytes(name, blob[:HEAD_BYTES])])
 
 
+@settings(deadline=None)
 @given(st.dictionaries(U64, LENGTHS, min_size=1, max_size=6), st.data())
 def test_what_is_packed_is_read(lengths: dict[int, int], data: st.DataObject) -> None:
     blob, held = packed(lengths)
@@ -67,6 +68,7 @@ def test_what_is_packed_is_read(lengths: dict[int, int], data: st.DataObject) ->
     assert held[-1].offset + span_of(held[-1], 0, held[-1].length).length == len(blob)
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_a_changed_byte_is_noticed_by_whoever_reads_it(data: st.DataObject) -> None:
     blob, held = packed({5: 40_000, 6: 3})
@@ -154,12 +156,14 @@ def test_a_blob_takes_what_fits_and_always_one() -> None:
     assert 100_000 - 1040 < len(blob) <= 100_000
 
 
+@settings(deadline=None)
 @given(st.binary(min_size=16, max_size=16), U64, U64)
 def test_keys(store_id: bytes, epoch: int, number: int) -> None:
     name = BlobName(store_id, epoch, number)
     assert parse_key(name.key) == name
 
 
+@settings(deadline=None)
 @given(st.tuples(U64, U64), st.tuples(U64, U64))
 def test_keys_are_in_the_order_of_epoch_and_number(one: tuple[int, int], other: tuple[int, int]) -> None:
     keys = [BlobName(bytes(16), *pair).key for pair in (one, other)]

@@ -1,0 +1,101 @@
+"""Blobs of one store in a backend: put and proved, read and verified.
+
+Everything here may be repeated after a failure or a crash: nothing that is stored is ever changed.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+import trio
+
+from couchestord.errors import Corrupt
+from couchestord.remote.backend import Backend, all_objects
+from couchestord.remote.blob import (
+    HEAD_BYTES,
+    BlobName,
+    BlobPacker,
+    Held,
+    index_bytes,
+    parse_key,
+    read_index,
+    read_range,
+    span_of,
+)
+
+_READ_BYTES: Final = 4 << 20
+_FIRST_BYTES: Final = 64 << 10
+"""Asked for to find an index: most are shorter."""
+
+
+class Blobs:
+    """The blobs of the store `store_id`. Any number of tasks."""
+
+    def __init__(self, backend: Backend, store_id: bytes) -> None:
+        self._backend = backend
+        self._store_id = store_id
+
+    def name(self, epoch: int, number: int) -> BlobName:
+        return BlobName(self._store_id, epoch, number)
+
+    async def put(self, name: BlobName, packer: BlobPacker, *, read_back: bool = True) -> tuple[Held, ...]:
+        """Store what was packed, prove that it is there, and say where in it each extent lies.
+
+        On return the backend gave back the index, and with `read_back` every byte, as they were packed. Raises
+        BlobExists when another blob has the name: take another; Corrupt when what comes back is not what was put;
+        RemoteError. After any error the blob may be there, whole.
+        """
+        blob, packed = await trio.to_thread.run_sync(packer.pack)
+        await self._backend.put_new(name.key, [blob])
+        if await self._backend.size(name.key) != len(blob):
+            raise Corrupt(f"{name.key} has another size than what was put")
+        if await self.index(name) != packed:
+            raise Corrupt(f"{name.key} has another index than what was put")
+        if read_back:
+            await self.verify(name, packed)
+        return packed
+
+    async def index(self, name: BlobName) -> tuple[Held, ...]:
+        """What a blob holds. Raises NoSuchBlob, Corrupt, UnknownFormat, RemoteError."""
+        data = await self._backend.get(name.key, 0, _FIRST_BYTES)
+        length = index_bytes(name, data[:HEAD_BYTES])
+        if length > len(data):
+            data += await self._backend.get(name.key, len(data), length - len(data))
+        return read_index(name, data)
+
+    async def read(self, name: BlobName, held: Held, start: int, length: int) -> bytes:
+        """Bytes of an extent, verified. Raises NoSuchBlob, Corrupt, RemoteError."""
+        span = span_of(held, start, length)
+        data = await self._backend.get(name.key, span.offset, span.length)
+        return read_range(name, held, start, length, data)
+
+    async def verify(self, name: BlobName, index: Sequence[Held]) -> None:
+        """Read every byte of a blob of that index, a few MiB at a time. Raises as `read` does."""
+        run: list[tuple[Held, int, int]] = []
+        run_bytes = 0
+        for held in index:
+            for start in range(0, held.length, _READ_BYTES):
+                length = min(_READ_BYTES, held.length - start)
+                if run_bytes + length > _READ_BYTES:
+                    await self._verify_run(name, run)
+                    run, run_bytes = [], 0
+                run.append((held, start, length))
+                run_bytes += length
+        await self._verify_run(name, run)
+
+    async def _verify_run(self, name: BlobName, run: Sequence[tuple[Held, int, int]]) -> None:
+        """Ranges that lie one behind the other, by one request."""
+        spans = [span_of(held, start, length) for held, start, length in run]
+        offset, end = spans[0].offset, spans[-1].offset + spans[-1].length
+        data = memoryview(await self._backend.get(name.key, offset, end - offset))
+        for span, (held, start, length) in zip(spans, run, strict=True):
+            at = span.offset - offset
+            read_range(name, held, start, length, data[at : at + span.length])
+
+    async def delete(self, name: BlobName) -> None:
+        """It is gone on return, if it was there."""
+        await self._backend.delete(name.key)
+
+    async def names(self) -> list[BlobName]:
+        """All that are there, in order. Other keys in between are nobody's affair."""
+        stored = await all_objects(self._backend, f"blobs/{self._store_id.hex()}/")
+        return sorted(name for name in (parse_key(one.key) for one in stored) if name is not None)

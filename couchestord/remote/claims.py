@@ -1,0 +1,71 @@
+"""Whether a backend may be trusted with blobs, and whether the store that asks is the only one of its identity."""
+
+from collections.abc import Callable
+from contextlib import suppress
+
+from couchestord.errors import BlobExists, NoSuchBlob, RemoteRefused
+from couchestord.remote.backend import Backend, Stored, all_objects
+
+_RANDOM_BYTES = 16
+
+
+async def try_backend(backend: Backend, random_bytes: Callable[[int], bytes]) -> None:
+    """Put, put again, read, list and delete an object under a random name.
+
+    Raises RemoteRefused when one of them does not do what `Backend` promises, above all when what is stored can be
+    replaced; RemoteError when the backend fails.
+    """
+    key = f"trials/{random_bytes(_RANDOM_BYTES).hex()}"
+    first, other = random_bytes(_RANDOM_BYTES), random_bytes(_RANDOM_BYTES)
+    await backend.put_new(key, [first])
+    try:
+        with suppress(BlobExists):
+            await backend.put_new(key, [other])
+            raise RemoteRefused(
+                f"{backend.name} replaces what is stored: it does not know If-None-Match, or ignores it"
+            )
+        if await backend.get(key, 0, 2 * _RANDOM_BYTES) != first:
+            raise RemoteRefused(f"{backend.name} does not give back what it took")
+        if await all_objects(backend, key) != [Stored(key, len(first))]:
+            raise RemoteRefused(f"{backend.name} does not list what it took")
+    finally:
+        await backend.delete(key)
+    with suppress(NoSuchBlob):
+        await backend.size(key)
+        raise RemoteRefused(f"{backend.name} still has what was deleted")
+
+
+class Claim:
+    """Says in the bucket that the store runs in this epoch. A copy of the store that does, too, is found by that.
+
+    A claim is put and never changed, and its name is the epoch: of two copies in the same epoch one is told that the
+    name is taken, and of two in different ones the older finds the newer when it looks.
+    """
+
+    def __init__(self, backend: Backend, store_id: bytes, epoch: int) -> None:
+        self._backend = backend
+        self._folder = f"claims/{store_id.hex()}"
+        self._key = f"{self._folder}/{epoch:016x}"
+
+    async def take(self, random_bytes: Callable[[int], bytes]) -> None:
+        """Once a start, before anything else is written or deleted. Claims of older epochs go.
+
+        Raises RemoteRefused when another copy of the store has claimed this epoch, or a newer one; RemoteError.
+        """
+        try:
+            await self._backend.put_new(self._key, [random_bytes(_RANDOM_BYTES)])
+        except BlobExists:
+            raise self._copied() from None
+        await self.check()
+        for stored in await all_objects(self._backend, f"{self._folder}/"):
+            if stored.key < self._key:
+                await self._backend.delete(stored.key)
+
+    async def check(self) -> None:
+        """Before anything is deleted, here or there. Raises RemoteRefused when a newer claim is there; RemoteError."""
+        for stored in await all_objects(self._backend, f"{self._folder}/"):
+            if stored.key > self._key:
+                raise self._copied()
+
+    def _copied(self) -> RemoteRefused:
+        return RemoteRefused(f"{self._backend.name} is in use by a copy of this store: stop one, and find out why")
