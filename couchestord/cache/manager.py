@@ -311,6 +311,9 @@ class CacheManager:
         except Error as error:
             # who comes to ask for it is told
             log.debug("reading ahead failed", extent=extent, reason=str(error))
+        except Exception:
+            # what nobody asked for must not stop the store
+            log.exception("reading ahead failed", extent=extent)
         finally:
             source.release()
             self._aheads_count -= 1

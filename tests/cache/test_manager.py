@@ -298,6 +298,22 @@ async def test_reading_ahead_is_bounded_and_its_failure_is_nobodys() -> None:
             await read(manager, 0, sources[0], 2 * CHUNK_BYTES, 10)
 
 
+async def test_an_error_nobody_thought_of_stops_reading_ahead_only(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(CountingSource):
+        async def load(self, first: int, length: int) -> bytes:
+            if first >= 2 * CHUNK_BYTES:
+                raise ZeroDivisionError
+            return await super().load(first, length)
+
+    async with reading_ahead(1000) as manager:
+        source = Broken(1, 64 * CHUNK_BYTES)
+        await read(manager, 1, source, 0, CHUNK_BYTES)
+        await read(manager, 1, source, CHUNK_BYTES, CHUNK_BYTES)
+        await until_idle()
+        assert (source.held_count, source.held_max) == (0, 1)
+    assert "reading ahead failed" in caplog.text
+
+
 async def test_what_is_read_ahead_is_let_go_when_the_store_stops() -> None:
     source = CountingSource(1, 64 * CHUNK_BYTES)
     async with reading_ahead(1000) as manager:

@@ -84,8 +84,20 @@ OPERATIONS = st.lists(
 
 
 @given(OPERATIONS, st.integers(0, 6000))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_does_as_the_model(operations: list[tuple[str, int, int]], capacity_bytes: int) -> None:
+    compare(operations, capacity_bytes)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_does_as_the_model_when_it_is_full(seed: int) -> None:
+    rng = random.Random(seed)
+    names = rng.choices(["get", "put", "wanted"], [5, 5, 1], k=1500)
+    operations = [(name, min(rng.randrange(13), rng.randrange(13)), rng.choice((0, 0, 100, 900))) for name in names]
+    compare(operations, rng.choice((1200, 2000, 2900)))
+
+
+def compare(operations: list[tuple[str, int, int]], capacity_bytes: int) -> None:
     evicted: list[tuple[int, bool]] = []
     cache = Sieve[int](capacity_bytes, lambda key, value, wanted: evicted.append((key, wanted)))
     model = Model(capacity_bytes)

@@ -35,6 +35,8 @@ QUICK: Final[Mapping[str, str]] = {
 """Settings under which background work is done within a test's patience."""
 NO_DESTAGE: Final[Mapping[str, str]] = {**QUICK, "COUCHESTORD_JOURNAL__DESTAGE_INTERVAL": "1 d"}
 """Small objects stay in the journal."""
+UNCACHED: Final[Mapping[str, str]] = {"COUCHESTORD_CACHE__L1_SIZE": "0"}
+"""Beside others: every read is one of the disks."""
 
 
 class Node:

@@ -33,6 +33,7 @@ _BAD = "system/test_bad_input.py::"
 _CLIENTS = "system/test_clients.py::"
 _HALL = "frontends/http/test_hall.py::"
 _QUICK = "frontends/s3/test_quick.py"
+_CACHE = "cache/test_manager.py::"
 _NTH = "store/test_model_nth_call.py::test_the_nth_call_fails"
 
 BUGS = (
@@ -577,5 +578,56 @@ BUGS = (
         "        connection.closed()\n        self._gone(connection)\n        return True",
         "        connection.closed()\n        return True",
         _HALL + "test_a_half_closed_connection_gets_its_answer",
+    ),
+    # caches
+    _bug(
+        "a chunk is kept under another's index",
+        "cache/manager.py",
+        "                self._admit((extent, chunk), data, wanted=keep)",
+        "                self._admit((extent, chunk - run.start), data, wanted=keep)",
+        _CACHE + "test_every_range_is_what_the_source_has",
+        "store/test_caching.py::test_a_small_cache_gives_the_bytes_that_none_gives",
+    ),
+    _bug(
+        "who waits for a load fails with who is cancelled",
+        "cache/manager.py",
+        "        except Exception:\n            for flight",
+        "        except BaseException:\n            for flight",
+        _CACHE + "test_who_is_cancelled_takes_nobody_along",
+    ),
+    _bug(
+        "what is read ahead is held by nobody",
+        "cache/manager.py",
+        "            source.hold()\n",
+        "",
+        _CACHE + "test_sequential_reads_are_read_ahead_of",
+    ),
+    _bug(
+        "a scan is written to the tier below",
+        "cache/manager.py",
+        "        if wanted:\n            assert",
+        "        if True:\n            assert",
+        _CACHE + "test_what_was_wanted_goes_below_and_comes_back",
+    ),
+    _bug(
+        "the hand begins at the oldest each time",
+        "cache/sieve.py",
+        "hand = self._hand or self._oldest",
+        "hand = self._oldest",
+        "cache/test_sieve.py::test_does_as_the_model_when_it_is_full",
+    ),
+    _bug(
+        "damage beside a range keeps it from being read",
+        "cache/manager.py",
+        "            return [await source.load(first, length)]",
+        "            raise",
+        "store/test_caching.py::test_rot_beside_a_range_does_not_keep_it_from_being_read",
+    ),
+    _bug(
+        "a record that was moved is not held while it is read",
+        "store/reader.py",
+        "        with parts.pins.holding(segment.id):",
+        "        if True:",
+        "store/test_reader.py::test_a_journal_that_is_nearly_full_waits_for_no_reader",
     ),
 )

@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import trio
 import urllib3
-from daemon import QUICK, Node, connect, error_of, node, wait_until
+from daemon import QUICK, UNCACHED, Node, connect, error_of, node, wait_until
 from workload import BUCKET, content, listing, read
 
 KEYS = ("plain", "a/deep/folder/of/keys", "a/deep/file", "\u00e9 +%41//odd")
@@ -108,7 +108,7 @@ async def test_many_slow_uploads_take_bounded_memory(tmp_path: Path) -> None:
 def test_log_holds_nothing_that_was_signed_with(tmp_path: Path) -> None:
     """All output of a daemon that tells everything, while a key is made and requests succeed, are refused, and fail."""
     secret = "secret-of-the-second-key"
-    settings = {**QUICK, "COUCHESTORD_LOG__LEVEL": "debug", "COUCHESTORD_CACHE__L1_SIZE": "0"}
+    settings = {**QUICK, **UNCACHED, "COUCHESTORD_LOG__LEVEL": "debug"}
     with Node(tmp_path / "data", settings=settings) as store:
         store.start().s3().create_bucket(Bucket=BUCKET)
         store.s3().put_object(Bucket=BUCKET, Key="key", Body=bytes(600_000))
