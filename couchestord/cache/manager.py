@@ -14,7 +14,7 @@ never gets here.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -116,6 +116,8 @@ class CacheManager:
         self, config: CacheConfig | None = None, nursery: trio.Nursery | None = None, tier: Tier | None = None
     ) -> None:
         config = config or CacheConfig()
+        self.is_on = config.l1_bytes > 0
+        """False when nothing is kept: ask the source itself."""
         self._nursery = nursery
         self._tier = tier
         self._l1: Cache[Key] = make_cache(config.l1_bytes, config.l1_shards, None if tier is None else self._demote)
@@ -125,12 +127,8 @@ class CacheManager:
         """Of an extent, where the last range that was read of it ended."""
         self._aheads_count = 0
         self._promotions_count = 0
+        self._below_misses_count = 0
         self._ahead_bytes = min(AHEAD_BYTES_MAX, config.l1_bytes // 16)
-
-    @property
-    def is_on(self) -> bool:
-        """False when nothing is kept: ask the source itself."""
-        return self._l1.capacity_bytes > 0
 
     # -- without waiting -------------------------------------------------------------------------------------------
 
@@ -140,6 +138,7 @@ class CacheManager:
         """
         data = self._l1.peek((extent, chunk))
         if data is None and self._tier is not None and (data := self._tier.get_nowait(extent, chunk)) is not None:
+            self._l1.get((extent, chunk))  # a miss, which no `read` or `offer` will count
             self._promote((extent, chunk), data)
         return data
 
@@ -166,6 +165,7 @@ class CacheManager:
         """Keep a chunk that was found without this cache after `peek` did not have it: whole and verified."""
         key = (extent, chunk)
         if self._l1.get(key) is None:
+            self._below_misses_count += 1
             self._admit(key, data)
 
     # -- with a source ---------------------------------------------------------------------------------------------
@@ -245,7 +245,9 @@ class CacheManager:
                 data = self._tier.get_nowait(extent, chunk)
                 if data is None and self._tier.holds(extent, chunk):
                     data = await self._tier.get(extent, chunk)
-                if data is not None:
+                if data is None:
+                    self._below_misses_count += 1
+                else:
                     found[chunk] = data
                     self._promote((extent, chunk), data)
         for run in _runs(chunk for chunk in chunks if chunk not in found):
@@ -331,7 +333,10 @@ class CacheManager:
         return gone
 
     def stats(self) -> list[TierStats]:
-        """Counts of each tier there is, as they are now; none when caches are off."""
+        """Counts of each tier there is, as they are now; none when caches are off.
+
+        A chunk that memory does not have is a hit or a miss of the tier below.
+        """
         if not self.is_on:
             return []
         l1 = self._l1
@@ -345,7 +350,10 @@ class CacheManager:
             evictions_count=l1.evictions_count,
             promotions_count=self._promotions_count,
         )
-        return [first] if self._tier is None else [first, self._tier.stats()]
+        if self._tier is None:
+            return [first]
+        # a tier hears of no miss that its index is enough for
+        return [first, replace(self._tier.stats(), misses_count=self._below_misses_count)]
 
 
 def _cut(chunks: Sequence[bytes], start: int, length: int) -> Sequence[Buffer]:

@@ -42,7 +42,7 @@ class NamedCache:
         self._names_max = names_max
         self._names: dict[CacheKey, tuple[int, int]] = {}
         # a tier may outlive the process, and its ids with it
-        self._next_id = secrets.randbits(60)
+        self._next_id = 1 + secrets.randbits(60)
 
     def put(self, key: CacheKey, data: bytes) -> CacheEntry:
         """Keep an object, in place of the one of that name."""

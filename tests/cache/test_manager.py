@@ -350,7 +350,8 @@ async def test_what_was_wanted_goes_below_and_comes_back() -> None:
         assert len(sources[extent].loads) == 1
         assert manager.peek(extent, 0) == sources[extent].data
     first, second = manager.stats()
-    assert (first.promotions_count, second.hits_count, second.misses_count) == (2, 2, 0)
+    assert (first.promotions_count, second.hits_count, second.misses_count) == (2, 2, 20)
+    assert first.misses_count == second.hits_count + second.misses_count
 
 
 async def test_peek_finds_what_the_tier_below_has_at_hand() -> None:
@@ -359,10 +360,14 @@ async def test_peek_finds_what_the_tier_below_has_at_hand() -> None:
     tier.chunks[7, 0] = b"below"
     assert manager.peek(7, 0) == b"below"
     tier.chunks.clear()
-    assert manager.peek(7, 0) == b"below"
+    assert [manager.peek(7, 0) for _ in range(2)] == [b"below"] * 2
     tier.chunks[8, 0] = b"below"
     tier.cold = True
     assert manager.peek(8, 0) is None
+    manager.offer(8, 0, b"found elsewhere")
+    first, second = manager.stats()
+    assert (first.hits_count, first.misses_count) == (2, 2)
+    assert (second.hits_count, second.misses_count) == (1, 1)
 
 
 async def test_what_comes_back_after_it_was_dropped_is_wanted() -> None:
