@@ -152,6 +152,10 @@ async def test_descriptors_are_bounded_and_given_back(tmp_path: Path) -> None:
     rng = random.Random(1)
     for index in rng.sample(range(100), 100):
         assert await disk.read(f"a/{index}", 0, 9) == b"%d" % index
+        memory = bytearray(len(b"%d" % index))
+        assert disk.read_into_nowait(f"a/{index}", 0, memoryview(memory))
+        assert not disk.read_into_nowait(f"a/{index}", 9, memoryview(memory))
+        assert memory == b"%d" % index
         assert len(os.listdir("/proc/self/fd")) <= before + 8 + 4
     disk.close()
     assert len(os.listdir("/proc/self/fd")) <= before

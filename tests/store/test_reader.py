@@ -267,15 +267,19 @@ async def test_reader_that_is_forgotten_lets_go(tmp_path: Path) -> None:
         assert pins.oldest_record() is None
 
 
-async def test_reader_left_in_the_middle_lets_go(tmp_path: Path) -> None:
-    async with new_store(tmp_path) as store:
+@pytest.mark.parametrize("lent", [False, True])
+async def test_reader_left_in_the_middle_lets_go(tmp_path: Path, lent: bool) -> None:
+    async with new_store(tmp_path, cache=CACHES_OFF) as store:
         await store.put("box", b"key", body_of(3 * SEGMENT_BYTES))
+        memories = core_of(store).stripes._resident._memories
         id_ = segments(store)[0].id
         async with await store.get("box", b"key") as reader:
             assert core_of(store).pool.is_pinned(id_)
-            pieces = aiter(reader)
+            pieces = reader.lend() if lent else aiter(reader)
             await anext(pieces)
+            assert not memories
         assert not core_of(store).pool.is_pinned(id_)
+        assert len(memories) == lent
         with pytest.raises(StopAsyncIteration):
             await anext(pieces)
         await reader.aclose()
