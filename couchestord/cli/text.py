@@ -61,7 +61,7 @@ def disk_replaced(result: dict[str, Any]) -> str:
 
 
 def caches(result: list[dict[str, Any]]) -> str:
-    return tree(result) if result else "caches are off; to have them, set cache.l1_size"
+    return tree(result) if result else "caches are off (cache.l1_size), or those of workers, which are not asked"
 
 
 def evicted(result: dict[str, Any]) -> str:

@@ -55,7 +55,7 @@ class Caches:
         Raises NoSuchBucket, InvalidArgument when caches are off.
         """
         if not self._core.cache.is_on:
-            raise InvalidArgument("caches are off: set cache.l1_size")
+            raise InvalidArgument("caches are off (cache.l1_size), or those of workers, which cannot be warmed")
         reading = self._core.catalog.reading
         row = reading.bucket(bucket)
         if row is None:
