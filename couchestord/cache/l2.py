@@ -305,7 +305,6 @@ class L2:
                 await self._write_batch(attached)
 
     async def flush(self) -> None:
-        """All that was put until now is in the files, or was dropped."""
         while (attached := self._attached) is not None and self._queued:
             await self._write_batch(attached)
 

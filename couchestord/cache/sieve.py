@@ -121,6 +121,10 @@ class Sieve(Generic[K]):
         self.size_bytes += size
         return True
 
+    def wanted(self) -> list[tuple[K, bytes]]:
+        """What would be told as wanted if it were evicted now."""
+        return [(key, node.value) for key, node in self._nodes.items() if node.visited or node.wanted]
+
     def clear(self) -> int:
         """Forget everything, without a word to who hears of evictions; answers how many bytes went."""
         gone = self.size_bytes
@@ -209,6 +213,9 @@ class ShardedSieve(Generic[K]):
 
     def put(self, key: K, value: bytes, *, wanted: bool = False) -> bool:
         return self._shards[hash(key) % len(self._shards)].put(key, value, wanted=wanted)
+
+    def wanted(self) -> list[tuple[K, bytes]]:
+        return [entry for shard in self._shards for entry in shard.wanted()]
 
     def clear(self) -> int:
         return sum([shard.clear() for shard in self._shards])

@@ -66,6 +66,10 @@ class Tier(Protocol):
         """
         ...
 
+    async def flush(self) -> None:
+        """What was put until now is written, or was dropped."""
+        ...
+
     async def evict(self) -> int:
         """Forget everything, what is queued too. Answers how many bytes went."""
         ...

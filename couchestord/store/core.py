@@ -41,6 +41,8 @@ from couchestord.store.writer import CATALOG_ROOM_BYTES_MIN, Writer
 
 log = logs.get(__name__)
 DRAIN_S = 30.0
+SETTLE_S = 5.0
+"""For what is in memory to get to the cache below it, at the end."""
 THROTTLED_S = 0.05
 
 
@@ -228,6 +230,8 @@ async def _stop(core: Core) -> None:
         except (Corrupt, OSError) as error:
             # the WAL and the log hold what the main file lacks
             log.error("catalog was not checkpointed at the end", reason=str(error))
+    with trio.move_on_after(SETTLE_S):
+        await core.cache.settle()
 
 
 async def run_service(service: Service, running: set[str]) -> None:

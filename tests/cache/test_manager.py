@@ -476,3 +476,16 @@ async def test_random_reads_and_faults_give_right_bytes_and_never_more_than_the_
 def test_what_makes_no_sense_is_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError):  # noqa: PT011
         CacheConfig(**wrong)  # type: ignore[arg-type]
+
+
+async def test_what_was_asked_for_again_is_handed_down_at_the_end() -> None:
+    tier = DictTier()
+    manager = CacheManager(CacheConfig(l1_bytes=4 << 20), tier=tier)
+    await CacheManager(CacheConfig(l1_bytes=4 << 20)).settle()
+    for extent in range(40):
+        manager.offer(extent, 0, bytes([extent]) * 50_000)
+    for extent in range(0, 40, 2):
+        manager.peek(extent, 0)
+    await manager.settle()
+    assert [extent for extent in range(40) if tier.holds(extent, 0)] == list(range(0, 40, 2))
+    assert manager.peek(1, 0) == b"\1" * 50_000

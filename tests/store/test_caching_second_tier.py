@@ -88,6 +88,19 @@ async def test_what_was_read_is_found_after_a_restart_and_is_right_when_it_has_r
         await read_all(store, "one")
 
 
+async def test_what_was_in_memory_alone_is_found_after_a_restart_if_it_was_asked_for_again(tmp_path: Path) -> None:
+    async with opened(tmp_path) as store:
+        await put_all(store, "one")
+        for key in (*KEYS[:3], *KEYS[:2]):
+            await read(store, key)
+        assert tier(store)["entries"] == 0
+    async with opened(tmp_path) as store:
+        assert tier(store)["entries"] == 2
+        for key in KEYS[:2]:
+            assert await read(store, key) == body_of(BODY_BYTES, f"{key!r} one")
+        assert tier(store)["hits"] == 2
+
+
 async def test_an_older_copy_of_the_store_gives_ids_again_and_its_own_bytes(tmp_path: Path) -> None:
     async with opened(tmp_path):
         pass

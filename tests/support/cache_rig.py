@@ -75,6 +75,8 @@ class DictTier:
         self.counts["puts"] += 1
         self.chunks.setdefault((extent, chunk), data)
 
+    async def flush(self) -> None: ...
+
     async def evict(self) -> int:
         gone = sum(map(len, self.chunks.values()))
         self.chunks.clear()
