@@ -1,6 +1,6 @@
 """A process with the second cache that is killed while it writes.
 
-Seen to fail with: no walk behind the index of the head, a walk that does not look at turns.
+Seen to fail with: no walk behind the index of the head.
 """
 
 import random

@@ -264,3 +264,17 @@ async def test_cold_reads_come_from_the_device(tmp_path: Path) -> None:
         for extent in range(16, 216):
             assert l2.get_nowait(extent, 0) in (None, chunk_of(extent, 0, 4096))
             assert await l2.get(extent, 0) == chunk_of(extent, 0, 4096)
+
+
+async def test_a_file_system_that_hangs_turns_it_off_until_it_answers(loop: LoopDisk) -> None:
+    async with running_in(loop.folder / "cache", SimLog().start(), deadline_s=1.0) as l2:
+        await fill_with(l2, range(16, 20))
+        loop.freeze()
+        l2.put(20, 0, chunk_of(20))
+        await until(l2, is_on=False)
+        assert "no answer" in l2.stats().off_because
+        assert await l2.get(16, 0) is None
+        loop.thaw()
+        await until(l2, is_on=True)
+        await fill_with(l2, range(21, 24))
+        assert await l2.get(23, 0) is not None
