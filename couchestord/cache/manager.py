@@ -32,8 +32,8 @@ AHEADS_MAX: Final = 4
 ENDS_NOTED_MAX: Final = 1024
 DROPPED_NOTED_MAX: Final = 1 << 17
 """Keys of chunks that were dropped unwanted, and are remembered to be known when they come back: 100 bytes each."""
-SETTLE_BYTES: Final = 1 << 20
-"""Handed to the tier below at once when all is."""
+SETTLE_CHUNKS: Final = 64
+"""Handed to the tier below at once when all are."""
 SHARD_BYTES_MIN: Final = 1 << 20
 """Less would hold but a few chunks."""
 
@@ -335,20 +335,15 @@ class CacheManager:
         return gone
 
     async def settle(self) -> None:
-        """Before the end: hand what is in memory and was asked for again to the tier below, which outlives it.
-
-        May be cancelled: then a part of it is there.
+        """Before the end: hand what is in memory and was asked for again to the tier below, which outlives it. When it
+        is cancelled, a part of it is there.
         """
-        if self._tier is None:
-            return
-        waiting_bytes = 0
-        for key, data in self._l1.wanted():
-            self._tier.put(*key, data)
-            waiting_bytes += len(data)
-            if waiting_bytes >= SETTLE_BYTES:
-                waiting_bytes = 0
-                await self._tier.flush()
-        await self._tier.flush()
+        if self._tier is not None:
+            for number, (key, data) in enumerate(self._l1.wanted(), start=1):
+                self._tier.put(*key, data)
+                if number % SETTLE_CHUNKS == 0:
+                    await self._tier.flush()
+            await self._tier.flush()
 
     def stats(self) -> list[TierStats]:
         """Counts of each tier there is, as they are now; none when caches are off.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from daemon import QUICK, Node, wait_until
 
-BODIES = {f"key-{number}": random.Random(number).randbytes(50_000) for number in range(40)}
+BODIES = {f"key-{number}": random.Random(number).randbytes(50_000) for number in range(25)}
 
 
 def metric(node: Node, name: str) -> float:
