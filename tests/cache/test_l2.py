@@ -196,7 +196,8 @@ async def test_is_used_in_a_ring_and_goes_on_when_all_of_it_is_read(disk: SimDis
             assert l2.stats().size_bytes < SMALL_BYTES
             assert sum((await disk.list("segments")).values()) + 4096 <= SMALL_BYTES
         assert l2.stats().evictions_count > 1500
-        assert l2.rescued_count > 500
+        # half of each turn at most is what was there before
+        assert 500 < l2.rescued_count < 3200
 
 
 @simulated

@@ -100,12 +100,13 @@ async def test_the_folder_above_must_be_there(tmp_path: Path) -> None:
         await until(l2, is_on=True)
 
 
-async def test_one_process_at_a_time(tmp_path: Path) -> None:
+async def test_one_process_at_a_time(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     log = SimLog()
     async with running_in(tmp_path / "cache", log.start()), running_in(tmp_path / "cache", log.start()) as second:
         assert "in use" in second.stats().off_because
     async with running_in(tmp_path / "cache", log.start()) as third:
         assert third.stats().off_because == ""
+    assert "cache failed" not in caplog.text
 
 
 def test_a_size_makes_segments_that_fit_in_it() -> None:
