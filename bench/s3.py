@@ -219,33 +219,35 @@ def main(arguments: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(dir=options.folder) as name, ExitStack() as stack:
         subjects = start(stack, Path(name), bodies, not options.no_peer, zipf_keys)
         print(f"{figures.circumstances()}; {count} rounds\n", flush=True)
+        if any(one.name == cells.GET_ZIPF for one in operations):
+            count_hits(subjects[0], zipf_keys, options.figures)
         samples = rounds(subjects, operations, bodies, count, duration_s, Path(name))
         report(samples, operations)
-        finish(subjects, bodies, 500 if options.quick else 5000, zipf_keys, options.figures)
+        count_syncs(subjects, bodies, 500 if options.quick else 5000, options.figures)
+        print(f"load average {os.getloadavg()[0]:.1f} at the end")
         for (operation, subject), found in samples.items():
             options.figures.add(f"cpu us/{operation}/{subject}", median(found).cpu_us)
             options.figures.add(f"per second/{operation}/{subject}", median(found).per_second)
 
 
-def finish(subjects: Sequence[Subject], bodies: Bodies, puts_count: int, zipf_keys: int, kept: Figures) -> None:
-    """What is counted rather than timed: syncs, hits."""
-    ours = subjects[0]
+def count_syncs(subjects: Sequence[Subject], bodies: Bodies, puts_count: int, kept: Figures) -> None:
     for subject in subjects:
         if subject.name in (OURS, DURABLE):
             per_put, detail = syncs_per_put(subject, bodies, puts_count)
             print(f"syncs per PUT 4 KiB, 32 clients, {subject.name}: {per_put:.3f} ({detail})", flush=True)
             kept.add(f"syncs per PUT/{subject.name}", per_put)
+
+
+def count_hits(subject: Subject, zipf_keys: int, kept: Figures) -> None:
+    """Of a trace that comes again. To be called before anything else was read: what was wanted before stays a while."""
     numbers = zipf.trace(zipf_keys, 2 * zipf_keys, 0)
-    ratio = zipf.hit_ratio(ours.server, ours.bucket, numbers)
+    ratio = zipf.hit_ratio(subject.server, subject.bucket, numbers)
     if ratio is None:
         kept.skip("hit ratio", "the daemon's metrics count no hits of a cache")
-    else:
-        read_bytes = len(set(numbers)) * SMALL_BYTES
-        print(
-            f"hit ratio of L1, {len(numbers):,} reads of {read_bytes / MIB:,.0f} MiB by Zipf's law again: {ratio:.1%}"
-        )
-        kept.add("hit ratio", ratio)
-    print(f"load average {os.getloadavg()[0]:.1f} at the end")
+        return
+    mib = len(set(numbers)) * SMALL_BYTES / MIB
+    print(f"hit ratio of L1, {len(numbers):,} reads of {mib:,.0f} MiB by Zipf's law again: {ratio:.1%}\n", flush=True)
+    kept.add("hit ratio", ratio)
 
 
 if __name__ == "__main__":
