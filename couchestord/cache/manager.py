@@ -13,6 +13,7 @@ never gets here.
 - A range that goes on where the last one of its extent ended is read ahead of, in the background.
 """
 
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,7 +32,7 @@ AHEADS_MAX: Final = 4
 """Reads ahead that run at a time; others are not begun."""
 ENDS_NOTED_MAX: Final = 1024
 DROPPED_NOTED_MAX: Final = 1 << 17
-"""Keys of chunks that were dropped unwanted, and are remembered to be known when they come back: 100 bytes each."""
+"""Keys of chunks that were dropped unwanted, and are remembered to be known when they come back: 200 bytes each."""
 SETTLE_CHUNKS: Final = 64
 """Handed to the tier below at once when all are."""
 SHARD_BYTES_MIN: Final = 1 << 20
@@ -124,8 +125,9 @@ class CacheManager:
         self._tier = tier
         self._l1: Cache[Key] = make_cache(config.l1_bytes, config.l1_shards, None if tier is None else self._demote)
         self._flights: dict[Key, _Flight] = {}
-        self._dropped: dict[Key, None] = {}
-        self._ends: dict[int, int] = {}
+        # a plain dict takes ever longer to find its oldest entry
+        self._dropped: OrderedDict[Key, None] = OrderedDict()
+        self._ends: OrderedDict[int, int] = OrderedDict()
         """Of an extent, where the last range that was read of it ended."""
         self._aheads_count = 0
         self._promotions_count = 0
@@ -282,7 +284,7 @@ class CacheManager:
             self._tier.put(*key, data)
             return
         if len(self._dropped) >= DROPPED_NOTED_MAX:
-            del self._dropped[next(iter(self._dropped))]
+            self._dropped.popitem(last=False)
         self._dropped[key] = None
 
     # -- ahead -----------------------------------------------------------------------------------------------------
@@ -291,7 +293,7 @@ class CacheManager:
         """Answers where the range before ended."""
         before = self._ends.pop(extent, None)
         if before is None and len(self._ends) >= ENDS_NOTED_MAX:
-            del self._ends[next(iter(self._ends))]
+            self._ends.popitem(last=False)
         self._ends[extent] = end
         return before
 

@@ -1,6 +1,7 @@
 """Names over content ids: a cache by (bucket, key) for who has no catalog that leads from names to extents."""
 
 import secrets
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final
 
@@ -40,7 +41,7 @@ class NamedCache:
     def __init__(self, manager: CacheManager, *, names_max: int = NAMES_MAX) -> None:
         self._manager = manager
         self._names_max = names_max
-        self._names: dict[CacheKey, tuple[int, int]] = {}
+        self._names: OrderedDict[CacheKey, tuple[int, int]] = OrderedDict()
         # a tier may outlive the process, and its ids with it
         self._next_id = 1 + secrets.randbits(60)
 
@@ -48,7 +49,7 @@ class NamedCache:
         """Keep an object, in place of the one of that name."""
         self.remove(key)
         if len(self._names) >= self._names_max:
-            del self._names[next(iter(self._names))]
+            self._names.popitem(last=False)
         content = self._next_id
         self._next_id += 1
         self._names[key] = content, len(data)

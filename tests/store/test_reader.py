@@ -1,7 +1,9 @@
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import small_store
 from small_store import (
     SEGMENT_BYTES,
     SMALL,
@@ -26,6 +28,14 @@ from couchestord.store.door import ObjectStore
 from couchestord.store.maintenance import HELD_FILL_MAX
 from couchestord.store.options import INLINE_BYTES_MAX
 from couchestord.store.reader import resolve_range
+
+
+@pytest.fixture(autouse=True, params=[CacheConfig(), CACHES_OFF], ids=["cached", "uncached"])
+def caches(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every read is tried with caches and without."""
+    options = replace(SMALL, cache=request.param)
+    monkeypatch.setattr(small_store, "SMALL", options)
+    monkeypatch.setattr(request.module, "SMALL", options)
 
 
 @pytest.mark.parametrize(
@@ -164,13 +174,12 @@ async def test_record_of_an_open_reader_is_not_trimmed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("deleted", [False, True])
-@pytest.mark.parametrize("cache", [CacheConfig(), CACHES_OFF])
 async def test_a_journal_that_is_nearly_full_waits_for_no_reader(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: CacheConfig, deleted: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deleted: bool
 ) -> None:
     """A slow client stops nobody's writes: it reads on where the bytes were moved to, unless they were deleted."""
     options = JournalOptions(size_bytes=1 << 20, file_bytes=128 << 10, preallocate_bytes=0)
-    async with new_store(tmp_path, journal=options, cache=cache) as store:
+    async with new_store(tmp_path, journal=options) as store:
         core, body = core_of(store), body_of(3 * STRIPE_BYTES + 1000)
         await store.put("box", b"key", body)
         reader = await store.get("box", b"key")
