@@ -44,7 +44,7 @@ class Blobs:
         BlobExists when another blob has the name: take another; Corrupt when what comes back is not what was put;
         RemoteError. After any error the blob may be there, whole.
         """
-        blob, packed = await trio.to_thread.run_sync(packer.pack)
+        blob, packed = await trio.to_thread.run_sync(packer.pack, name)
         await self._backend.put_new(name.key, [blob])
         if await self._backend.size(name.key) != len(blob):
             raise Corrupt(f"{name.key} has another size than what was put")

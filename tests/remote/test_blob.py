@@ -37,10 +37,10 @@ def content(extent: int, length: int) -> bytes:
 
 
 def packed(lengths: dict[int, int], name: BlobName = NAME) -> tuple[bytes, tuple[Held, ...]]:
-    packer = BlobPacker(name, 64 * MIB)
+    packer = BlobPacker(64 * MIB)
     for extent, length in lengths.items():
         assert packer.add(extent, content(extent, length))
-    blob, held = packer.pack()
+    blob, held = packer.pack(name)
     return bytes(blob), held
 
 
@@ -95,11 +95,11 @@ def test_a_changed_byte_is_noticed_by_whoever_reads_it(data: st.DataObject) -> N
 def test_bytes_of_another_place_are_noticed() -> None:
     """Frames that are whole, but another's: of another frame, extent, blob, epoch, store."""
     same = content(9, 2 * FRAME_BYTES)
-    packer = BlobPacker(NAME, MIB)
+    packer = BlobPacker(MIB)
     packer.add(1, same)
     packer.add(2, same)
     packer.add(3, bytes(2 * FRAME_BYTES))
-    blob, (first, second, third) = packer.pack()
+    blob, (first, second, third) = packer.pack(NAME)
     assert read(bytes(blob), first, 0, len(same)) == read(bytes(blob), second, 0, len(same))
     with pytest.raises(Corrupt):
         read(bytes(blob), second._replace(offset=first.offset), 0, 1)
@@ -144,14 +144,14 @@ def test_an_index_with_a_right_sum_that_is_not_ours(offset: int, value: bytes, e
 
 
 def test_a_blob_takes_what_fits_and_always_one() -> None:
-    packer = BlobPacker(NAME, 100_000)
+    packer = BlobPacker(100_000)
     assert packer.add(1, bytes(200_000))
     assert not packer.add(2, b"x")
-    packer = BlobPacker(NAME, 100_000)
+    packer = BlobPacker(100_000)
     taken = 0
     while packer.add(taken, bytes(1000)):
         taken += 1
-    blob, held = packer.pack()
+    blob, held = packer.pack(NAME)
     assert len(held) == taken == packer.extents_count
     assert 100_000 - 1040 < len(blob) <= 100_000
 
@@ -177,9 +177,9 @@ def test_other_keys_are_no_blobs(key: str) -> None:
 
 def test_golden_bytes() -> None:
     """The form of what lies in buckets: a change of these bytes is a change of the format."""
-    packer = BlobPacker(NAME, MIB)
+    packer = BlobPacker(MIB)
     packer.add(17, b"hello")
     packer.add(18, bytes(FRAME_BYTES) + b"!")
-    blob, _ = packer.pack()
+    blob, _ = packer.pack(NAME)
     assert len(blob) == 56 + 64 + 8 + 5 + 8 + FRAME_BYTES + 8 + 1 + 8
     assert xxh3_64(bytes(blob)) == GOLDEN

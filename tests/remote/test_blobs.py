@@ -18,15 +18,15 @@ def contents(seed: int, count: int = 5, most: int = 300_000) -> dict[int, bytes]
     return {extent: source.randbytes(source.randrange(1, most)) for extent in source.sample(range(1000), count)}
 
 
-def pack(name: BlobName, data: dict[int, bytes]) -> BlobPacker:
-    packer = BlobPacker(name, 64 * MIB)
+def pack(data: dict[int, bytes]) -> BlobPacker:
+    packer = BlobPacker(64 * MIB)
     for extent, bytes_ in data.items():
         assert packer.add(extent, bytes_)
     return packer
 
 
 async def put(blobs: Blobs, name: BlobName, data: dict[int, bytes]) -> dict[int, Held]:
-    return {held.extent: held for held in await blobs.put(name, pack(name, data))}
+    return {held.extent: held for held in await blobs.put(name, pack(data))}
 
 
 async def test_what_is_put_is_read() -> None:
@@ -87,14 +87,14 @@ async def test_a_backend_that_keeps_something_else_is_noticed_by_put(what: str) 
 
     backend.before = spoil
     with pytest.raises(Corrupt):
-        await blobs.put(name, pack(name, contents(2)))
+        await blobs.put(name, pack(contents(2)))
 
 
 async def test_bytes_are_read_back_only_when_that_is_wanted() -> None:
     backend = MemoryBackend()
     blobs = Blobs(backend, STORE)
     name = blobs.name(1, 1)
-    await blobs.put(name, pack(name, {1: bytes(9 * MIB)}), read_back=False)
+    await blobs.put(name, pack({1: bytes(9 * MIB)}), read_back=False)
     assert [call for call, _ in backend.calls] == ["put_new", "size", "get"]
 
 

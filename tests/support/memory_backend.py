@@ -18,6 +18,8 @@ class MemoryBackend:
         self.calls: list[tuple[str, str]] = []
         self.before: Callable[[str, str], None] = lambda _call, _key: None
         """Called with the name of each call and its key before it takes effect; may raise."""
+        self.after: Callable[[str, str], None] = lambda _call, _key: None
+        """Called once a call has taken effect; may raise, as when an answer is lost."""
         self._keys_per_page = keys_per_page
 
     async def put_new(self, key: str, parts: Sequence[Buffer]) -> None:
@@ -25,6 +27,7 @@ class MemoryBackend:
         data = b"".join(parts)
         if self.objects.setdefault(key, data) != data:
             raise BlobExists(key)
+        self.after("put_new", key)
 
     async def get(self, key: str, offset: int, length: int) -> bytes:
         await self._begin("get", key)
@@ -43,6 +46,7 @@ class MemoryBackend:
     async def delete(self, key: str) -> None:
         await self._begin("delete", key)
         self.objects.pop(key, None)
+        self.after("delete", key)
 
     async def aclose(self) -> None:
         await trio.lowlevel.checkpoint()

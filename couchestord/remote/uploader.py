@@ -1,0 +1,219 @@
+"""What lies in stripes goes into blobs: the job `upload`.
+
+There is no queue: an extent without a copy waits, and the catalog says which these are. A blob is put between two
+records. The first says that it is begun, so that whatever becomes of it is known; the second, once the blob was proved
+to be there, what it holds. Only from then on does anything rely on it. Cut off anywhere, the extents wait as before and
+go into another blob, of another name.
+"""
+
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple, Protocol
+
+import trio
+
+from couchestord import logs
+from couchestord.errors import BlobExists, Corrupt, DataLost, RemoteError, Unavailable
+from couchestord.remote.backend import Buffer
+from couchestord.remote.blob import BlobName, BlobPacker, Held
+from couchestord.remote.blobs import Blobs
+from couchestord.service import Progress
+
+log = logs.get(__name__)
+
+_NAMES_MAX: Final = 4
+_MARKS_MAX: Final = 256
+_MARKS_APART_S: Final = 1.0
+_SKIPPED_MAX: Final = 4096
+
+
+class Waiting(NamedTuple):
+    """An extent that has no copy."""
+
+    extent: int
+    length: int
+
+
+class Ledger(Protocol):
+    """What the catalog says of blobs. Its async calls are records: durable when they return; Unavailable."""
+
+    def newest(self) -> int:
+        """No committed extent has a higher id."""
+        ...
+
+    def waiting(self, after: int, limit: int) -> Sequence[Waiting]:
+        """Committed extents that lie in stripes and have no copy, by id, from behind `after` on; quick."""
+        ...
+
+    async def begin(self) -> BlobName:
+        """A blob is begun, of a name that none had before in this epoch."""
+        ...
+
+    async def confirm(self, name: BlobName, index: Sequence[Held]) -> int:
+        """The blob is proved. Those of its extents that still exist, and have no copy, have one now: how many."""
+        ...
+
+
+Read = Callable[[int], Awaitable[Buffer | None]]
+"""All bytes of an extent, verified; None when it is gone. May raise DataLost."""
+
+
+@dataclass(frozen=True, slots=True)
+class UploadOptions:
+    blob_bytes: int = 64 << 20
+    extents_max: int = 16_384
+    """In a blob."""
+    linger_s: float = 600.0
+    """So long extents wait for others to fill a blob, and for their own deletion."""
+    read_back: bool = True
+    """Prove every byte before a blob counts; else its size and index only."""
+    retry_s: float = 1.0
+    """After a failure; twice as long after each further one, up to `retry_s_max`."""
+    retry_s_max: float = 300.0
+
+
+class Uploader:
+    """A service. Holds one blob in memory at a time, twice while it is packed."""
+
+    name = "upload"
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        blobs: Blobs,
+        read: Read,
+        check_claim: Callable[[], Awaitable[None]],
+        options: UploadOptions = UploadOptions(),
+    ) -> None:
+        """`check_claim`: RemoteRefused when the bucket is another's by now; asked before each blob."""
+        self._ledger = ledger
+        self._blobs = blobs
+        self._read = read
+        self._check_claim = check_claim
+        self._options = options
+        self._turn = trio.Lock()
+        self._marks: deque[tuple[int, float]] = deque()
+        self._marks_apart_s = _MARKS_APART_S
+        self._skipped: set[int] = set()
+        self._failures = 0
+        self._retry_at = 0.0
+        self.trouble = ""
+        """Why the last attempt failed; empty when it did not."""
+        self.copied_extents_count = 0
+        self.copied_bytes = 0
+        self.unreadable_extents_count = 0
+
+    @property
+    def interval_s(self) -> float:
+        return min(10.0, max(0.01, self._options.linger_s / 4))
+
+    def age_s(self) -> float:
+        """How long the oldest extent that waits has waited, since this start; a hundredth less, at most. 0: none."""
+        first = self._ledger.waiting(0, 1)
+        if not first:
+            return 0.0
+        return max((trio.current_time() - at for newest, at in self._marks if newest >= first[0].extent), default=0.0)
+
+    async def work(self) -> Progress:
+        """Upload one blob, if one is due. Steps take turns."""
+        async with self._turn:
+            self._mark()
+            if trio.current_time() < self._retry_at:
+                return Progress.IDLE
+            batch = self._next()
+            if not batch:
+                self._skipped.clear()
+                return Progress.IDLE
+            try:
+                await self._upload(batch)
+            except (RemoteError, Corrupt, Unavailable) as error:
+                self._put_off(error)
+                return Progress.IDLE
+            self._failures, self.trouble = 0, ""
+            return Progress.BUSY
+
+    # -- which -----------------------------------------------------------------------------------------------------
+
+    def _mark(self) -> None:
+        """Remember when which extents were there: they have no times of their own, their ids are in order."""
+        first = self._ledger.waiting(0, 1)
+        while self._marks and (not first or self._marks[0][0] < first[0].extent):
+            self._marks.popleft()
+        if not self._marks:
+            self._marks_apart_s = _MARKS_APART_S
+        newest, now = self._ledger.newest(), trio.current_time()
+        if not first:
+            return
+        if not self._marks or (self._marks[-1][0] < newest and now >= self._marks[-1][1] + self._marks_apart_s):
+            self._marks.append((newest, now))
+            if len(self._marks) > _MARKS_MAX:
+                self._marks = deque(list(self._marks)[::2])
+                self._marks_apart_s *= 2
+
+    def _next(self) -> list[Waiting]:
+        """What fills a blob, or what has lingered; nothing when neither is the case."""
+        options = self._options
+        batch: list[Waiting] = []
+        size_bytes = 0
+        for one in self._ledger.waiting(0, options.extents_max + len(self._skipped)):
+            if one.extent in self._skipped:
+                continue
+            if batch and size_bytes + one.length > options.blob_bytes:
+                return batch
+            batch.append(one)
+            size_bytes += one.length
+        is_full = size_bytes >= options.blob_bytes or len(batch) >= options.extents_max
+        return batch if is_full or self.age_s() >= options.linger_s else []
+
+    # -- one blob --------------------------------------------------------------------------------------------------
+
+    async def _upload(self, batch: Sequence[Waiting]) -> None:
+        await self._check_claim()
+        packer = await self._gather(batch)
+        if not packer.extents_count:
+            return
+        name, index = await self._put(packer)
+        copied_count = await self._ledger.confirm(name, index)
+        self.copied_extents_count += copied_count
+        self.copied_bytes += sum(held.length for held in index)
+        log.info("a blob was uploaded", blob=name.key, extents=len(index), copied=copied_count)
+
+    async def _gather(self, batch: Sequence[Waiting]) -> BlobPacker:
+        """What is still there and can be read. Raises Unavailable when all that is there cannot."""
+        packer = BlobPacker(self._options.blob_bytes)
+        unreadable_count = 0
+        for one in batch:
+            try:
+                data = await self._read(one.extent)
+            except DataLost as error:
+                log.warning("an extent could not be uploaded", extent=one.extent, reason=str(error))
+                unreadable_count += 1
+                if len(self._skipped) < _SKIPPED_MAX:
+                    self._skipped.add(one.extent)
+                continue
+            if data is not None and not packer.add(one.extent, data):
+                break  # frames and index made it too long: the rest waits
+        self.unreadable_extents_count += unreadable_count
+        if unreadable_count and not packer.extents_count:
+            raise Unavailable(f"none of {unreadable_count} extents could be read")
+        return packer
+
+    async def _put(self, packer: BlobPacker) -> tuple[BlobName, tuple[Held, ...]]:
+        """Under a name of its own: one that is taken was taken by a copy of this store."""
+        for _ in range(_NAMES_MAX):
+            name = await self._ledger.begin()
+            try:
+                return name, await self._blobs.put(name, packer, read_back=self._options.read_back)
+            except BlobExists as error:
+                log.error("the name of a blob was taken", blob=name.key, reason=str(error))
+        raise Unavailable("names of blobs are taken again and again: is a copy of this store running?")
+
+    def _put_off(self, error: Exception) -> None:
+        options = self._options
+        pause_s = min(options.retry_s * 2.0 ** min(self._failures, 30), options.retry_s_max)
+        self._failures += 1
+        self._retry_at = trio.current_time() + pause_s
+        if str(error) != self.trouble:
+            log.warning("uploads were put off", reason=str(error), retry_s=pause_s)
+        self.trouble = str(error) or type(error).__name__
