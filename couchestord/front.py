@@ -67,6 +67,7 @@ class S3Front:
             self._limits,
             observe_late=self._metrics.count_late,
             quick=server.quick,
+            begin=server.begin,
         )
 
     async def aclose(self) -> None:

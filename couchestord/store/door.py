@@ -9,6 +9,7 @@ from couchestord.clock import Clock, SystemClock
 from couchestord.model import NO_CONDITIONS
 from couchestord.store.caching import Caches
 from couchestord.store.core import Core
+from couchestord.store.handed import HandedOver
 from couchestord.store.health import Health, describe_object, health, status
 from couchestord.store.members import Members
 from couchestord.store.opening import create_directories, open_directories
@@ -38,6 +39,7 @@ class ObjectStore(Objects):
         self.policies = Policies(core)
         self.disks = Members(core)
         self.caches = Caches(core)
+        self.handed_over = HandedOver(core)
 
     @classmethod
     @asynccontextmanager

@@ -21,6 +21,7 @@ from couchestord.model import (
 from couchestord.store.accounts import Accounts
 from couchestord.store.conditions import check_read
 from couchestord.store.decide.context import find_version
+from couchestord.store.handed import HandedOver
 from couchestord.store.listing import list_page
 from couchestord.store.looks import Looks
 from couchestord.store.parts import Parts
@@ -44,6 +45,8 @@ class Objects(Accounts, Uploads):
         Accounts.__init__(self, parts.submit, parts.catalog.accounts, parts.catalog.generations)
         Uploads.__init__(self, parts)
         self.looks = Looks(parts.catalog, parts.reader_parts)
+        self.handed_over: HandedOver | None = None
+        """For changes that nobody waits for in a task; None where another process makes them."""
 
     # -- buckets ---------------------------------------------------------------------------------------------------
 

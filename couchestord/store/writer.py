@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import outcome as outcomes
@@ -36,6 +37,7 @@ from couchestord.io.journalfile import Entry
 from couchestord.io.records import META_BYTES_MAX, record_digest
 from couchestord.io.sqlite import is_damage, is_failure
 from couchestord.store.decide import Decider
+from couchestord.store.waiting import Answered, Waiting
 
 log = logs.get(__name__)
 GROUP_MUTATIONS_MAX = 256
@@ -67,14 +69,6 @@ OVERDRAFT = 1.5
 EMPTY_SUM = xxh3_64(b"")
 
 
-@dataclass(slots=True)
-class _Waiting:
-    request: object
-    size_bytes: int
-    task: trio.lowlevel.Task
-    result: outcomes.Outcome[Any] | None = None
-
-
 @dataclass(frozen=True, slots=True)
 class _Room:
     """Why a group may not grow, None while it may."""
@@ -102,7 +96,7 @@ class Writer:
         self._decider = decider
         self._reserve = reserve
         self._catalog_is_tight = False
-        self._queue: deque[_Waiting] = deque()
+        self._queue: deque[Waiting] = deque()
         self._kick = trio.Event()
         self._wanted = 1
         """So many requests in the queue wake the writer."""
@@ -132,17 +126,30 @@ class Writer:
             # a journal that fills slows its writers before it refuses them
             self._filled = self._fill
             await trio.sleep(SLOW_S_MAX * min(1.0, max(0.0, self._filled - SLOW_FROM) / (1 - SLOW_FROM)))
+        self._take(request, partial(trio.lowlevel.reschedule, trio.lowlevel.current_task()))
+        return await trio.lowlevel.wait_task_rescheduled(_cannot_cancel)
+
+    def hand_in(self, request: object, answered: Answered) -> bool:
+        """As `submit`, without a task that waits: `answered` is called once the answer or the refusal is certain.
+
+        False: not now, `submit` it; a journal that fills slows its writers. Raises at once while writes are refused.
+        """
+        if self._filled > SLOW_FROM and isinstance(request, GROWING):
+            return False
+        self._take(request, answered)
+        return True
+
+    def _take(self, request: object, answered: Answered) -> None:
         reason = self._stopped or self._broken
         if reason is not None:
             raise type(reason)(str(reason))
         body = getattr(request, "body", b"")
-        waiting = _Waiting(request, len(body), trio.lowlevel.current_task())
+        waiting = Waiting(request, len(body), answered)
         if self._idle.is_set():
             self._idle = trio.Event()
         self._queue.append(waiting)
         if len(self._queue) >= self._wanted:
             self._kick.set()
-        return await trio.lowlevel.wait_task_rescheduled(_cannot_cancel)
 
     @property
     def waiting_count(self) -> int:
@@ -205,7 +212,7 @@ class Writer:
         finally:
             self.stop(ShuttingDown("the store is shutting down"))
             for waiting in self._queue:
-                trio.lowlevel.reschedule(waiting.task, outcomes.Error(ShuttingDown("the store is shutting down")))
+                waiting.tell(outcomes.Error(ShuttingDown("the store is shutting down")))
             self._queue.clear()
             self._idle.set()
 
@@ -226,7 +233,7 @@ class Writer:
             yield
 
     async def _commit_waiting(self) -> None:
-        group: list[_Waiting] = []
+        group: list[Waiting] = []
         size_bytes = 0
         while self._queue and len(group) < GROUP_MUTATIONS_MAX and size_bytes < GROUP_BYTES_MAX:
             waiting = self._queue.popleft()
@@ -243,9 +250,9 @@ class Writer:
                 waiting.result = outcomes.Error(error)
         self._expected = min(GROUP_MUTATIONS_MAX, len(group) + len(self._queue))
         for waiting in group:
-            trio.lowlevel.reschedule(waiting.task, waiting.result or outcomes.Error(InternalError("no answer")))
+            waiting.tell(waiting.result or outcomes.Error(InternalError("no answer")))
 
-    async def _commit(self, group: list[_Waiting]) -> None:
+    async def _commit(self, group: list[Waiting]) -> None:
         if self._broken is not None:
             raise self._broken
         self._check_catalog_room(group)
@@ -286,7 +293,7 @@ class Writer:
         except Exception as error:
             self._break(error)
 
-    def _check_catalog_room(self, group: list[_Waiting]) -> None:
+    def _check_catalog_room(self, group: list[Waiting]) -> None:
         """Before the commit point: behind it, a catalog that cannot be written stops all writes until its repair.
 
         What is kept beside the catalog is for changes that lead to room, which new data may not take from them.
@@ -303,7 +310,7 @@ class Writer:
                 "are needed: make room there"
             )
 
-    def _decide(self, group: list[_Waiting]) -> list[Entry]:
+    def _decide(self, group: list[Waiting]) -> list[Entry]:
         """Decide and apply the group in one transaction. A request whose outcome cannot be applied is taken out."""
         excluded: set[int] = set()
         room = self._look_for_room()
@@ -331,7 +338,7 @@ class Writer:
             # half of an outcome may be in the transaction: begin the group again without that request
             self._catalog.rollback()
 
-    def _exclude(self, excluded: set[int], number: int, waiting: _Waiting, error: Exception) -> None:
+    def _exclude(self, excluded: set[int], number: int, waiting: Waiting, error: Exception) -> None:
         log.error("a request could not be applied", request=type(waiting.request).__name__, exc_info=error)
         excluded.add(number)
         waiting.result = outcomes.Error(InternalError(f"{type(waiting.request).__name__} failed: {error}"))
@@ -363,7 +370,7 @@ class Writer:
             return _Room(NoSpace("the disks are full: delete something, or add room"), others)
         return _Room(None, others)
 
-    def _decide_one(self, waiting: _Waiting, room: _Room, entries: list[Entry]) -> None:
+    def _decide_one(self, waiting: Waiting, room: _Room, entries: list[Entry]) -> None:
         refusal = room.for_new_data if isinstance(waiting.request, GROWING) else room.for_others
         if refusal is not None and not isinstance(waiting.request, FREEING):
             raise type(refusal)(str(refusal))

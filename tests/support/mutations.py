@@ -72,7 +72,7 @@ def answer_412_before_the_commit(patch: Patch) -> None:
         for waiting in list(group):
             if waiting.result is not None and hasattr(waiting.result, "error"):
                 group.remove(waiting)
-                trio.lowlevel.reschedule(waiting.task, waiting.result)
+                waiting.answered(waiting.result)
         return entries
 
     patch.setattr(Writer, "_decide", decide)

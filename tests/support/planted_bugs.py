@@ -575,8 +575,8 @@ BUGS = (
     _bug(
         "a connection is closed in the hall and counted on",
         "frontends/http/hall.py",
-        "        connection.closed()\n        self._gone(connection)\n        return True",
-        "        connection.closed()\n        return True",
+        "        connection.closed()\n        self._gone(connection)\n",
+        "        connection.closed()\n",
         _HALL + "test_a_half_closed_connection_gets_its_answer",
     ),
     # caches

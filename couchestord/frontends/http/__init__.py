@@ -6,11 +6,22 @@ sees of it; `patience` says how long a slow client is waited for; in the `hall` 
 are answered; `server` accepts, counts, watches and drains.
 """
 
-from couchestord.frontends.http.messages import Head, Limits, Quick, Request, RequestBody, Response, ResponseBody
+from couchestord.frontends.http.messages import (
+    Begin,
+    Head,
+    Limits,
+    Quick,
+    Request,
+    RequestBody,
+    Response,
+    ResponseBody,
+    never_begun,
+)
 from couchestord.frontends.http.responses import response_block
 from couchestord.frontends.http.server import HttpServer, serve_http
 
 __all__ = [
+    "Begin",
     "Head",
     "HttpServer",
     "Limits",
@@ -19,6 +30,7 @@ __all__ = [
     "RequestBody",
     "Response",
     "ResponseBody",
+    "never_begun",
     "response_block",
     "serve_http",
 ]

@@ -38,8 +38,9 @@ _JOINED_BYTES_MAX: Final = 256 << 10
 HEAD_RECEIVE_BYTES: Final = 64 << 10
 """Read at once while a head is awaited: the head, and a small body with it."""
 _LOOKS_TO_PASS_MAX: Final = 31
+_BEGUN: Final = (b"PUT", b"DELETE")  # what the hall may begin
 _QUICK_IN_A_ROW: Final = 3
-"""After so many quick requests a task lets its connection wait in the hall."""
+"""After so many requests that the hall would take a task lets its connection wait in the hall."""
 _TURN_BYTES: Final = 1 << 20
 """So much of a body is read or sent before other tasks have a turn, when the client is always ahead."""
 _PIECE_BYTES_MIN: Final = 64 << 10
@@ -76,7 +77,7 @@ class Connection:
         """The request that comes next has no quick answer: set by who asked."""
         self.protocol = HttpProtocol(limits.head_bytes_max, limits.headers_max)
         self._scope = trio.CancelScope()
-        self._closing = self._is_last = False
+        self.is_closing = self._is_last = False
         self._busy = False
         self._sent_bytes = 0  # of the body under way
         self._partly_sent_bytes = 0  # of the piece under way
@@ -103,14 +104,14 @@ class Connection:
 
     def finish_soon(self) -> None:
         """No request after the one under way; without one, the connection closes now."""
-        self._closing = True
+        self.is_closing = True
         if not self._busy:
             self._scope.cancel()
 
     def finish_with_next(self) -> None:
         """No request after the one under way, or else after the next, whose response says so."""
         self._is_last = True
-        self._closing = self._busy
+        self.is_closing = self._busy
 
     def closed(self) -> None:
         """Closes the socket."""
@@ -124,7 +125,7 @@ class Connection:
         """
         wait = False
         self._scope = trio.CancelScope()
-        if self._closing:
+        if self.is_closing:
             self._scope.cancel()
         self._quick_in_a_row = 0
         try:
@@ -140,26 +141,27 @@ class Connection:
         except (_Gone, OSError):
             wait = False
         finally:
-            if not wait or self._closing:
+            if not wait or self.is_closing:
                 self.closed()
-        return wait and not self._closing
+        return wait and not self.is_closing
 
     async def _serve_one(self) -> bool:
         """One request and its response. False: close."""
-        head = await self._read_head()
-        if head is None:
+        if (head := await self._read_head()) is None:
             return False
         self._busy, self._reading = True, None
-        self._closing |= self._is_last
-        may_be_quick = head.content_length == 0 and self.protocol.keeps_alive and not (self.was_asked or self._closing)
+        self.is_closing |= self._is_last
+        may_be_quick = (
+            head.content_length == 0 and self.protocol.keeps_alive and not (self.was_asked or self.is_closing)
+        )
         self.was_asked = False
         if may_be_quick and (answer := self._quick(head, self._date())) is not None:
             self._quick_in_a_row += 1
             self._sent_bytes, self._writing = 0, None
             await self._send(answer)
             self._busy = False
-            return not self._closing
-        self._quick_in_a_row = 0
+            return not self.is_closing
+        self._quick_in_a_row = self._quick_in_a_row + 1 if self.protocol.came_whole and head.method in _BEGUN else 0
         body = ConnectionBody(self, head.content_length)
         request = Request(head.method, head.target, head.headers, body, head.content_length, head.fields)
         try:
@@ -169,7 +171,7 @@ class Connection:
             response, body.broken = Response(500), True
         keep = await self._respond(head, response, body)
         self._busy = False
-        return keep and not self._closing
+        return keep and not self.is_closing
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
@@ -296,7 +298,9 @@ class Connection:
         """Sends the response and reads what is left of the body. False: close."""
         self._sent_bytes, self._writing = 0, None
         source, limits = response.body, self._limits
-        close = self._closing or not self.protocol.keeps_alive or not body.can_be_skipped(limits.unread_body_bytes_max)
+        close = (
+            self.is_closing or not self.protocol.keeps_alive or not body.can_be_skipped(limits.unread_body_bytes_max)
+        )
         try:
             length = None if response.status in BODILESS else body_length(response)
             raw = response_head(response.status, response.headers, self._date(), length, close=close)

@@ -2,13 +2,17 @@
 
 Theory of operation. One task waits for all idle connections by an epoll descriptor of its own. What comes is read, and
 when it is one whole plain head, asked for an answer that can be given at once, without waiting: that is sent, and the
-connection goes on waiting here, at a fraction of what a task's turn costs. Everything else (bodies, unfinished heads,
-pipelined requests, whatever `lane` does not read, answers that must be waited for or that the client does not take in
-one piece) leaves the hall with what was read of it, for a task of its own, which comes back once it sees quick
-requests.
+connection goes on waiting here, at a fraction of what a task's turn costs. A request that came whole, body and all, may
+be begun instead: its connection waits here for the reply. What its client sends meanwhile, or that it went, is looked
+at after that: the descriptor is taken out of epoll when it says so, and set in again.
+
+Everything else (bodies that come later, unfinished heads, pipelined requests, whatever `lane` does not read, answers
+that must be waited for or that the client does not take in one piece) leaves the hall with what was read of it, for a
+task of its own, which comes back once it sees requests that the hall would take.
 """
 
 import logging
+import math
 import select
 import time
 from collections.abc import Callable
@@ -18,10 +22,12 @@ import trio
 
 from couchestord.frontends.http.connection import HEAD_RECEIVE_BYTES, Connection
 from couchestord.frontends.http.lane import read_head
-from couchestord.frontends.http.messages import Limits, Quick, never_quick
+from couchestord.frontends.http.messages import Begin, Head, Limits, Quick, Response, never_begun, never_quick
+from couchestord.frontends.http.responses import BODILESS, response_head
 
 _log = logging.getLogger(__name__)
 
+_END_OF_HEAD: Final = b"\r\n\r\n"
 _EVENTS_MAX: Final = 32
 _TURN_NS: Final = 1_000_000
 """So long, about, the hall answers before other tasks have a turn."""
@@ -36,6 +42,7 @@ class Hall:
     def __init__(
         self,
         quick: Quick,
+        begin: Begin,
         limits: Limits,
         date: Callable[[], bytes],
         leave: Leaving,
@@ -44,11 +51,14 @@ class Hall:
         """`gone` is told of each connection that was closed here."""
         self._gone = gone
         self._quick = quick
+        self._begin = begin
         self._limits = limits
         self._date = date
         self._leave = leave
         self._epoll = select.epoll()
         self._waiting: dict[int, Connection] = {}
+        self._begun: dict[int, bool] = {}
+        """Those whose request was begun, and whether epoll still looks at them."""
 
     def enter(self, connection: Connection) -> None:
         """Wait for the next request of a connection that was sent all it is due. After `close` it is closed."""
@@ -63,26 +73,30 @@ class Hall:
 
     def hand_out(self) -> None:
         """No answers any more: each connection leaves with its next request."""
-        self._quick = never_quick
+        self._quick, self._begin = never_quick, never_begun
 
     def drop(self, connection: Connection) -> bool:
-        """Close a connection if it waits here."""
+        """Close a connection if it waits here for a request."""
         fd = connection.socket.fileno()
-        if self._waiting.get(fd) is not connection:
+        if self._waiting.get(fd) is not connection or fd in self._begun:
             return False
+        self._close(fd, connection)
+        return True
+
+    def _close(self, fd: int, connection: Connection) -> None:
         self._forget(fd)
         connection.closed()
         self._gone(connection)
-        return True
 
     def close(self) -> None:
         """Close everybody who waits. Nobody enters any more."""
-        for connection in list(self._waiting.values()):
-            self.drop(connection)
+        for fd, connection in list(self._waiting.items()):
+            self._close(fd, connection)
         self._epoll.close()
 
     def _forget(self, fd: int) -> Connection:
-        self._epoll.unregister(fd)
+        if self._begun.pop(fd, True):
+            self._epoll.unregister(fd)
         return self._waiting.pop(fd)
 
     async def run(self) -> None:
@@ -100,6 +114,10 @@ class Hall:
 
     def _serve(self, fd: int, now_s: float) -> None:
         connection = self._waiting[fd]
+        if fd in self._begun:
+            self._epoll.unregister(fd)
+            self._begun[fd] = False
+            return
         try:
             data = connection.socket.recv(HEAD_RECEIVE_BYTES)
         except BlockingIOError:
@@ -109,19 +127,66 @@ class Hall:
         if not data:
             self.drop(connection)
             return
-        head = read_head(data) if len(data) <= self._limits.head_bytes_max else None
-        if head is None or head.content_length or len(head.headers) > self._limits.headers_max:
+        end = data.find(_END_OF_HEAD) + len(_END_OF_HEAD)
+        head = read_head(data[:end]) if len(_END_OF_HEAD) <= end <= self._limits.head_bytes_max else None
+        if head is None or len(data) - end != head.content_length or len(head.headers) > self._limits.headers_max:
             self._leave(self._forget(fd), data, b"")
             return
         try:
-            answer = self._quick(head, self._date())
+            answer = None if head.content_length else self._quick(head, self._date())
+            if answer is None and self._begins(fd, connection, head, data[end:]):
+                return
         except Exception:
             _log.exception("a quick answer failed")
             answer = None
         if answer is None:
             connection.was_asked = True
             self._leave(self._forget(fd), data, b"")
+        else:
+            self._send(fd, connection, answer, now_s)
+
+    def _begins(self, fd: int, connection: Connection, head: Head, body: bytes) -> bool:
+        """Whether the request was begun. Then the connection waits, without a deadline, for the reply."""
+        replies: list[Response] = []
+
+        def reply(response: Response) -> None:
+            if not begun:  # before `begin` itself came back, or after it said no, which a defect would do
+                replies.append(response)
+            elif self._waiting.get(fd) is connection and fd in self._begun:
+                self._reply(fd, connection, response)
+            else:
+                response.finished(0)
+
+        begun = False
+        if not self._begin(head, body, reply):
+            return False
+        begun = True
+        self._begun[fd] = True
+        connection.deadline_s = math.inf
+        for response in replies:
+            self._reply(fd, connection, response)
+        return True
+
+    def _reply(self, fd: int, connection: Connection, response: Response) -> None:
+        body, is_closing = response.body, connection.is_closing
+        assert isinstance(body, bytes)
+        length = None if response.status in BODILESS else len(body)
+        try:
+            answer = response_head(response.status, response.headers, self._date(), length, close=is_closing) + body
+        except ValueError:
+            _log.exception("a response cannot be sent as it is; the connection is cut")
+            self._close(fd, connection)
+            response.finished(0)
             return
+        if not self._begun.pop(fd):
+            # what came meanwhile is read now
+            self._epoll.register(fd, select.EPOLLIN)
+        self._send(fd, connection, answer, trio.current_time())
+        response.finished(len(body))
+        if is_closing and self._waiting.get(fd) is connection:
+            self._close(fd, connection)
+
+    def _send(self, fd: int, connection: Connection, answer: bytes, now_s: float) -> None:
         try:
             sent = connection.socket.send(answer)
         except BlockingIOError:

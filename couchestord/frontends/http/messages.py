@@ -117,3 +117,15 @@ otherwise. The connection stays open behind it.
 def never_quick(_head: Head, _date: bytes) -> bytes | None:
     """For who answers nothing at once."""
     return None
+
+
+Begin = Callable[[Head, bytes, Callable[[Response], None]], bool]
+"""begin(head, body, reply): take a request whose body came with its head, and reply later, once, on the loop; the
+response's body is bytes. False: it is handled like others. Never waits, raises nothing but defects, and decides nothing
+that the handler would decide otherwise.
+"""
+
+
+def never_begun(_head: Head, _body: bytes, _reply: Callable[[Response], None]) -> bool:
+    """For who replies to nothing later."""
+    return False

@@ -76,6 +76,11 @@ class HttpProtocol:
         """Bytes of the next head are here already."""
         return bool(self._buffer)
 
+    @property
+    def came_whole(self) -> bool:
+        """The whole body of the last head is here, nothing behind it, and the client takes another response."""
+        return self.keeps_alive and self._chunked is None and len(self._buffer) == self._left_bytes
+
     # -- heads -------------------------------------------------------------------------------------------------------
 
     def next_head(self) -> Head | Signal:

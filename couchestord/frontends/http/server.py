@@ -13,7 +13,7 @@ import trio
 
 from couchestord.frontends.http.connection import Connection
 from couchestord.frontends.http.hall import Hall
-from couchestord.frontends.http.messages import Handler, Limits, Quick, never_quick
+from couchestord.frontends.http.messages import Begin, Handler, Limits, Quick, never_begun, never_quick
 from couchestord.frontends.http.patience import ignore_late
 from couchestord.frontends.http.responses import bare_response
 
@@ -37,6 +37,7 @@ class HttpServer:
         wall_time_s: Callable[[], float],
         observe_late: Callable[[str], None],
         quick: Quick,
+        begin: Begin,
         nursery: trio.Nursery,
     ) -> None:
         """Connections run in `nursery`."""
@@ -47,7 +48,7 @@ class HttpServer:
         self._observe_late = observe_late
         self._date = DateHeader(wall_time_s)
         self._connections: set[Connection] = set()
-        self._hall = Hall(quick, limits, self._date, self._start, self._forget)
+        self._hall = Hall(quick, begin, limits, self._date, self._start, self._forget)
         self._refusals = 0
         self._accepting: list[trio.CancelScope] = []
         self._empty = trio.Event()
@@ -200,6 +201,7 @@ async def serve_http(
     wall_time_s: Callable[[], float] = time.time,
     observe_late: Callable[[str], None] = ignore_late,
     quick: Quick = never_quick,
+    begin: Begin = never_begun,
 ) -> AsyncIterator[HttpServer]:
     """Serves `handler` on `listeners` while the body of the `async with` runs.
 
@@ -207,12 +209,12 @@ async def serve_http(
     `limits.drain_timeout_s` to finish. When the body is cancelled or raises, everything is cut at once.
 
     A handler runs in a task of its connection. What it raises is logged and answered 500; requests on other connections
-    never notice. `quick` is asked first, for all idle connections in one task. `observe_late` is told "head", "body" or
-    "response" for each client that was given up, for it stopped in the midst of that, or was too slow; not for idle
-    ones.
+    never notice. `quick` and `begin` are asked first, for all idle connections in one task. `observe_late` is told
+    "head", "body" or "response" for each client that was given up, for it stopped in the midst of that, or was too
+    slow; not for idle ones.
     """
     async with trio.open_nursery() as connections:
-        server = HttpServer(handler, limits, wall_time_s, observe_late, quick, connections)
+        server = HttpServer(handler, limits, wall_time_s, observe_late, quick, begin, connections)
         connections.start_soon(server.wait_for_quick)
         connections.start_soon(server.watch)
         for listener in listeners:

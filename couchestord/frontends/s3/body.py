@@ -108,6 +108,18 @@ class VerifiedBody:
             raise PayloadHashMismatch("the body does not have the SHA-256 of x-amz-content-sha256")
         self.checksums.verify(trailers)
 
+    def take_whole(self, received: bytes) -> bytes | None:
+        """The whole body, verified, which came with its head; then nothing is to be read. None: ask by iteration.
+
+        Raises as iteration does.
+        """
+        if self._decoder is not None or len(received) != self.length_bytes:
+            return None
+        self._count(received)
+        self.checksums.update(received)
+        self._finish()
+        return received
+
     async def read(self, bytes_max: int) -> bytes:
         """The whole body, verified. Raises EntityTooLarge when it is longer than `bytes_max`."""
         if self.length_bytes > bytes_max:

@@ -13,7 +13,7 @@ from couchestord.frontends.s3.errors import message, s3_code
 from couchestord.frontends.s3.fields import xml_response
 from couchestord.frontends.s3.routes import parse_copy_source
 from couchestord.frontends.s3.xml import DeletedKey, document, element, key_text, read_delete
-from couchestord.model import Attributes, ByteRange, Conditions
+from couchestord.model import Attributes, ByteRange, Conditions, DeleteResult, ObjectInfo
 from couchestord.store import ObjectReader
 
 _DELETED_KEYS_MAX = 1000
@@ -56,14 +56,16 @@ async def put_object(call: Call) -> Response:
         info = await call.store.put(
             call.bucket, key, body, size=body.length_bytes, conditions=conditions, finish=finish
         )
-    return Response(
-        200,
-        [
-            fields.etag_header(info.etag),
-            *fields.version_headers(info.version_id),
-            *fields.checksum_headers(info.attributes.checksums),
-        ],
-    )
+    return put_response(info)
+
+
+def put_response(info: ObjectInfo) -> Response:
+    headers = [fields.etag_header(info.etag)]
+    if info.version_id is not None:
+        headers += fields.version_headers(info.version_id)
+    if info.attributes.checksums:
+        headers += fields.checksum_headers(info.attributes.checksums)
+    return Response(200, headers)
 
 
 async def copy_object(call: Call) -> Response:
@@ -216,6 +218,10 @@ async def delete_object(call: Call) -> Response:
     result = await call.store.delete(
         call.bucket, call.key, version_id=_version_id(call), conditions=call.write_conditions()
     )
+    return delete_response(result)
+
+
+def delete_response(result: DeleteResult) -> Response:
     return Response(204, fields.version_headers(result.version_id, delete_marker=result.delete_marker))
 
 

@@ -17,7 +17,7 @@ from couchestord.errors import (
     NoSuchKey,
     NotModified,
 )
-from couchestord.frontends.http import Request, RequestBody, Response
+from couchestord.frontends.http import Begin, Request, RequestBody, Response, never_begun
 from couchestord.frontends.s3 import buckets, listing, multipart, objects
 from couchestord.frontends.s3.call import Call, Handler, S3Options
 from couchestord.frontends.s3.errors import message, s3_code
@@ -25,6 +25,7 @@ from couchestord.frontends.s3.fields import Header, etag_header
 from couchestord.frontends.s3.quick import Observer, QuickAnswers
 from couchestord.frontends.s3.routes import Operation, parse_target, route
 from couchestord.frontends.s3.sigv4 import Verifier
+from couchestord.frontends.s3.writes import BegunWrites
 from couchestord.frontends.s3.xml import element, error_document
 from couchestord.model import KEY_LENGTH_BYTES_MAX
 from couchestord.store import Objects
@@ -64,7 +65,7 @@ def _observe_nothing(_operation: str, _status: int, _seconds: float, _bytes_in: 
 
 
 class S3Server:
-    """S3 for one store. `handler` and `quick` are what `serve_http` takes."""
+    """S3 for one store. `handler`, `quick` and `begin` are what `serve_http` takes."""
 
     def __init__(
         self,
@@ -80,10 +81,19 @@ class S3Server:
         self._verifier = Verifier(options.region, store.find_key, options.skew_s)
         self._request_ids = int.from_bytes(clock.random_bytes(8), "big")
         self.quick = QuickAnswers(store, self._verifier, clock, observe, self._next_request_id).answer
+        self.begin: Begin = never_begun
+        if store.handed_over is not None:
+            parts = (self._verifier, clock, options, observe, self._next_request_id, self._refusal)
+            self.begin = BegunWrites(store, store.handed_over, *parts).begin
 
     async def handler(self, request: Request) -> Response:
         """Answers one request. Raises nothing: what goes wrong becomes an S3 error."""
         return await _Answer(self, request, self._next_request_id()).make()
+
+    def _refusal(self, call: Call, operation: Operation, request_id: bytes, error: Exception) -> Response:
+        answer = _Answer(self, call.request, request_id)
+        answer._operation, answer._call = operation, call
+        return answer._refusal(error)
 
     def _next_request_id(self) -> bytes:
         self._request_ids = (self._request_ids + 1) & 0xFFFF_FFFF_FFFF_FFFF

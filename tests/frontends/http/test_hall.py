@@ -1,7 +1,7 @@
 """Connections that wait in the hall: quick answers, and everything that must leave it."""
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
 import pytest
@@ -10,16 +10,19 @@ from trio.testing import MockClock
 
 from couchestord.frontends.http import Head, HttpServer, Limits, Request, Response, serve_http
 
+PUT = b"PUT /%b HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nbody"
 GET = b"GET /%b HTTP/1.1\r\nHost: h\r\n\r\n"
 LARGE = b"x" * (16 << 20)
 
 
 class Desk:
-    """A handler, and quick answers for targets that begin with /q."""
+    """A handler, quick answers for targets that begin with /q, and requests that are begun for those with /w."""
 
     def __init__(self) -> None:
         self.asked: list[bytes] = []
         self.handled: list[bytes] = []
+        self.begun: list[tuple[bytes, bytes, Callable[[Response], None]]] = []
+        self.finished: list[int] = []
 
     def quick(self, head: Head, date: bytes) -> bytes | None:
         self.asked.append(head.target)
@@ -29,6 +32,23 @@ class Desk:
             return None
         body = LARGE if head.target == b"/qlarge" else b"quick" + head.target
         return b"HTTP/1.1 200 OK\r\nDate: %b\r\nContent-Length: %d\r\n\r\n%b" % (date, len(body), body)
+
+    def begin(self, head: Head, body: bytes, reply: Callable[[Response], None]) -> bool:
+        if head.target == b"/wbroken":
+            raise RuntimeError("a defect")
+        if not head.target.startswith(b"/w"):
+            return False
+        self.begun.append((head.target, body, reply))
+        if head.target.startswith(b"/wnow"):
+            self.reply()
+        return True
+
+    def reply(self, status: int = 200) -> None:
+        """To the request that was begun first."""
+        target, body, reply = self.begun.pop(0)
+        headers = [(b"Bad", b"new\r\nline")] if target == b"/wbad" else []
+        answer = b"" if status == 204 else b"begun" + target + body
+        reply(Response(status, headers, answer, finished=self.finished.append))
 
     async def handle(self, request: Request) -> Response:
         body = b"".join([piece async for piece in request.body])
@@ -40,7 +60,7 @@ class Desk:
 async def serving(desk: Desk, limits: Limits = Limits()) -> AsyncIterator[tuple[HttpServer, int]]:  # noqa: B008
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     port = listeners[0].socket.getsockname()[1]
-    async with serve_http(listeners, desk.handle, limits, quick=desk.quick) as server:
+    async with serve_http(listeners, desk.handle, limits, quick=desk.quick, begin=desk.begin) as server:
         yield server, port
 
 
@@ -217,5 +237,166 @@ async def test_cancelled_at_once_everything_is_closed() -> None:
                 scope.cancel()
                 await trio.sleep_forever()
         assert scope.cancelled_caught
+        with suppress(trio.BrokenResourceError):
+            assert await stream.receive_some() == b""
+
+
+async def put(desk: Desk, stream: trio.SocketStream, target: bytes) -> None:
+    """Returns once the request was begun."""
+    await stream.send_all(PUT % target)
+    with trio.fail_after(60):
+        while not desk.begun:
+            await trio.sleep(0)
+
+
+async def test_a_request_that_came_whole_is_begun_and_replied_to_later() -> None:
+    desk = Desk()
+    async with serving(desk) as (server, port), await trio.open_tcp_stream("127.0.0.1", port) as stream:
+        for turn in range(3):
+            await put(desk, stream, b"w%d" % turn)
+            async with await trio.open_tcp_stream("127.0.0.1", port) as other:
+                assert await ask(other, b"q1") == b"quick/q1"
+            desk.reply()
+            assert await read_answer(stream) == b"begun/w%dbody" % turn
+            assert await ask(stream, b"q1") == b"quick/q1"
+        await stream.send_all(PUT % b"wnow")
+        assert await read_answer(stream) == b"begun/wnowbody"
+        await stream.send_all(b"DELETE /w HTTP/1.1\r\nHost: h\r\n\r\n")
+        while not desk.begun:
+            await trio.sleep(0)
+        desk.reply(204)
+        answer = await stream.receive_some()
+        assert answer.startswith(b"HTTP/1.1 204 ")
+        assert answer.endswith(b"\r\n\r\n")
+        assert b"ontent-" not in answer
+        assert server.connections == 1
+    assert desk.finished == [12, 12, 12, 14, 0]
+    assert not desk.handled
+
+
+async def test_what_comes_while_a_request_is_under_way_waits_for_the_reply() -> None:
+    desk = Desk()
+    async with serving(desk) as (server, port), await trio.open_tcp_stream("127.0.0.1", port) as stream:
+        await put(desk, stream, b"w1")
+        await stream.send_all(GET % b"q1")
+        await trio.testing.wait_all_tasks_blocked()
+        assert not desk.asked
+        desk.reply()
+        data = b""
+        while not data.endswith(b"q1"):
+            data += await stream.receive_some()
+        assert data.index(b"begun/w1body") < data.index(b"quick/q1")
+        await put(desk, stream, b"w2")
+        await stream.send_eof()
+        await trio.testing.wait_all_tasks_blocked()
+        assert server.connections == 1
+        desk.reply()
+        assert await read_answer(stream) == b"begun/w2body"
+        assert await stream.receive_some() == b""
+        await trio.testing.wait_all_tasks_blocked()
+        assert server.connections == 0
+
+
+async def test_a_client_that_goes_before_the_reply_harms_nobody() -> None:
+    desk = Desk()
+    async with serving(desk) as (server, port), await trio.open_tcp_stream("127.0.0.1", port) as stream:
+        gone = await trio.open_tcp_stream("127.0.0.1", port)
+        gone.setsockopt(1, 13, b"\1\0\0\0\0\0\0\0")  # SO_LINGER of 0 s: a reset
+        await put(desk, gone, b"w1")
+        await gone.aclose()
+        await trio.testing.wait_all_tasks_blocked()
+        assert await ask(stream, b"q1") == b"quick/q1"
+        desk.reply()
+        while server.connections > 1:
+            await trio.sleep(0)
+        assert len(desk.finished) == 1
+        assert await ask(stream, b"q2") == b"quick/q2"
+
+
+async def test_defects_of_who_begins_and_replies(caplog: pytest.LogCaptureFixture) -> None:
+    desk = Desk()
+    async with serving(desk) as (server, port), await trio.open_tcp_stream("127.0.0.1", port) as stream:
+        await stream.send_all(PUT % b"wbroken")
+        assert await read_answer(stream) == b"slow/wbrokenbody"
+        async with await trio.open_tcp_stream("127.0.0.1", port) as other:
+            await put(desk, other, b"wbad")
+            desk.reply()
+            assert await other.receive_some() == b"", "cut"
+        assert server.connections == 1
+    assert len([record for record in caplog.records if record.levelno >= logging.ERROR]) == 2
+    caplog.clear()
+
+
+async def test_a_connection_that_left_comes_back_once_its_requests_come_whole() -> None:
+    desk = Desk()
+    async with serving(desk) as (_, port), await trio.open_tcp_stream("127.0.0.1", port) as stream:
+        await stream.send_all(b"PUT /w HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nbo")
+        await trio.testing.wait_all_tasks_blocked()
+        await stream.send_all(b"dy")
+        assert await read_answer(stream) == b"slow/wbody"
+        for _ in range(3):
+            await stream.send_all(PUT % b"w")
+            assert await read_answer(stream) == b"slow/wbody"
+        await trio.testing.wait_all_tasks_blocked()
+        await put(desk, stream, b"w")
+        desk.reply()
+        assert await read_answer(stream) == b"begun/wbody"
+
+
+async def test_drain_waits_for_what_was_begun() -> None:
+    desk = Desk()
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    port = listeners[0].socket.getsockname()[1]
+    async with trio.open_nursery() as nursery, await trio.open_tcp_stream("127.0.0.1", port) as stream:
+        stop, stopped = trio.Event(), trio.Event()
+
+        async def serve() -> None:
+            async with serve_http(listeners, desk.handle, quick=desk.quick, begin=desk.begin):
+                await stop.wait()
+            stopped.set()
+
+        nursery.start_soon(serve)
+        await put(desk, stream, b"w1")
+        stop.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert not stopped.is_set()
+        desk.reply()
+        answer = await stream.receive_some()
+        assert b"Connection: close\r\n" in answer
+        assert answer.endswith(b"begun/w1body")
+        assert await stream.receive_some() == b""
+        await stopped.wait()
+
+
+def test_a_reply_may_take_long_and_the_client_is_not_late_meanwhile() -> None:
+    async def main() -> None:
+        desk = Desk()
+        async with serving(desk, Limits(idle_timeout_s=10)) as (server, port):
+            stream = await trio.open_tcp_stream("127.0.0.1", port)
+            async with stream:
+                await put(desk, stream, b"w1")
+                await trio.sleep(100)
+                desk.reply()
+                assert await read_answer(stream) == b"begun/w1body"
+                await trio.sleep(8)
+                assert server.connections == 1
+                await trio.sleep(20)
+                assert server.connections == 0
+
+    trio.run(main, clock=MockClock(autojump_threshold=0.05))
+
+
+async def test_cancelled_while_a_request_is_under_way() -> None:
+    desk = Desk()
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with await trio.open_tcp_stream("127.0.0.1", listeners[0].socket.getsockname()[1]) as stream:
+        with trio.CancelScope() as scope:
+            async with listeners[0], serve_http(listeners, desk.handle, quick=desk.quick, begin=desk.begin):
+                await put(desk, stream, b"w1")
+                scope.cancel()
+                await trio.sleep_forever()
+        assert scope.cancelled_caught
+        desk.reply()
+        assert desk.finished == [0]
         with suppress(trio.BrokenResourceError):
             assert await stream.receive_some() == b""

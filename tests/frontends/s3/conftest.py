@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from couchestord.clock import SystemClock
-from couchestord.frontends.http import Limits, Quick, serve_http
+from couchestord.frontends.http import Begin, Limits, Quick, serve_http
 from couchestord.frontends.s3.server import S3Server
 from couchestord.model import AccessKey
 from couchestord.store import ObjectStore, StoreOptions
@@ -23,7 +23,7 @@ class Live:
 
     port: int
     hasty_port: int
-    """Of the same server, with no patience for slow bodies, and nothing answered quickly."""
+    """Of the same server, with no patience for slow bodies, and nothing answered quickly or begun."""
     admin: AccessKey
     user: AccessKey
     token: trio.lowlevel.TrioToken
@@ -32,6 +32,8 @@ class Live:
     observed: list[tuple[str, int, int, int]]
     quick: list[Quick] = field(default_factory=list)
     """The last of them is asked for quick answers."""
+    begin: list[Begin] = field(default_factory=list)
+    """The last of them is asked to begin what came whole."""
 
     def seen(self) -> list[tuple[str, int, int, int]]:
         """What was observed. A request is observed in the step of the loop that sends its answer: let that one end."""
@@ -62,7 +64,13 @@ async def _serve(folder: Path, started: "queue.Queue[tuple[Live, trio.Event] | B
         server = S3Server(store, SystemClock(), observe=observe)
         live = Live(port, hasty_port, admin, user, trio.lowlevel.current_trio_token(), store, server, observed)
         live.quick.append(server.quick)
-        serving = serve_http(listeners, server.handler, quick=lambda head, date: live.quick[-1](head, date))
+        live.begin.append(server.begin)
+        serving = serve_http(
+            listeners,
+            server.handler,
+            quick=lambda head, date: live.quick[-1](head, date),
+            begin=lambda *request: live.begin[-1](*request),
+        )
         async with serving, serve_http(hasty, server.handler, Limits(body_timeout_s=0.05)):
             started.put((live, stop))
             await stop.wait()

@@ -1,0 +1,30 @@
+"""Requests on their way through the writer."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import outcome as outcomes
+
+from couchestord import logs
+
+log = logs.get(__name__)
+Answered = Callable[[outcomes.Outcome[Any]], object]
+"""Is told, on the loop, what a request was answered. Raises nothing."""
+
+
+@dataclass(slots=True)
+class Waiting:
+    """A request that waits for its group."""
+
+    request: object
+    size_bytes: int
+    answered: Answered
+    result: outcomes.Outcome[Any] | None = None
+
+    def tell(self, answer: outcomes.Outcome[Any]) -> None:
+        """Once. Raises nothing, whatever who asked does with it."""
+        try:
+            self.answered(answer)
+        except Exception:
+            log.exception("whoever asked could not be told; others are", request=type(self.request).__name__)
