@@ -7,9 +7,11 @@ from dataclasses import replace
 import pytest
 import trio
 import trio.testing
+from backends import OpenBackend
 from upload_rig import QUICK, STORE, Crash, UploadRig
 
 from couchestord.errors import BlobExists, RemoteDenied, RemoteUnavailable
+from couchestord.remote.claims import try_backend
 from couchestord.remote.uploader import Uploader
 from couchestord.service import Progress
 
@@ -36,6 +38,24 @@ async def test_what_lies_in_stripes_goes_into_blobs_oldest_first() -> None:
     assert await rig.blobs.names() == rig.begun
     assert uploader.copied_extents_count == 6
     assert uploader.copied_bytes == 430_001
+
+
+async def test_blobs_in_every_backend(open_backend: OpenBackend) -> None:
+    """Some MiB of extents of all lengths, over two starts; a blob that lost its row is found by its name."""
+    async with open_backend() as backend:
+        rig = UploadRig(bucket=backend)
+        await try_backend(backend, rig.random.randbytes)
+        options = replace(QUICK, blob_bytes=2 << 20)
+        for _ in range(2):
+            for length in (3 << 20, 1, 500_000, *(rig.random.randrange(1, 20_000) for _ in range(200))):
+                rig.make(length)
+            await run(await rig.start(options))
+        assert set(rig.copies) == set(rig.extents)
+        await rig.check()
+        assert await rig.blobs.names() == rig.begun
+        for name in rig.begun:
+            await rig.blobs.delete(name)
+        assert await rig.blobs.names() == []
 
 
 async def test_nothing_is_uploaded_twice() -> None:

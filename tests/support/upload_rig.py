@@ -7,6 +7,7 @@ import trio
 from memory_backend import MemoryBackend
 
 from couchestord.errors import DataLost
+from couchestord.remote.backend import Backend
 from couchestord.remote.blob import BlobName, Held
 from couchestord.remote.blobs import Blobs
 from couchestord.remote.claims import Claim
@@ -21,12 +22,15 @@ class Crash(Exception):
 
 
 class UploadRig:
-    """`extents`, `copies`, `begun` and the bucket are what lasts. `at` is called before and after whatever lasts."""
+    """`extents`, `copies`, `begun` and the bucket are what lasts. `at` is called before and after whatever lasts; of a
+    bucket that is not the rig's own it is not told.
+    """
 
-    def __init__(self, seed: int = 1) -> None:
+    def __init__(self, seed: int = 1, bucket: Backend | None = None) -> None:
         self.random = random.Random(seed)
         self.backend = MemoryBackend(keys_per_page=100)
-        self.blobs = Blobs(self.backend, STORE)
+        self.bucket = bucket or self.backend
+        self.blobs = Blobs(self.bucket, STORE)
         self.extents: dict[int, bytes] = {}
         self.in_stripes: set[int] = set()
         self.unreadable: set[int] = set()
@@ -93,7 +97,7 @@ class UploadRig:
     async def start(self, options: UploadOptions = QUICK) -> Uploader:
         """A new process: a new epoch, a claim, nothing remembered."""
         self.epoch += 1
-        claim = Claim(self.backend, STORE, self.epoch)
+        claim = Claim(self.bucket, STORE, self.epoch)
         await claim.take(self.random.randbytes)
         return Uploader(self, self.blobs, self.read, claim.check, options)
 
