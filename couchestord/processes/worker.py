@@ -87,6 +87,8 @@ class _Worker:
                 try:
                     await self._serve(link)
                 except Error as error:
+                    if link.is_gone:
+                        continue  # the supervisor says more of it than could be said here
                     _log.warning("the store cannot be read by this worker; it is tried again", reason=str(error))
                     await trio.sleep(_PAUSE_S)
             nursery.cancel_scope.cancel()

@@ -4,7 +4,7 @@ import itertools
 import random
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import pytest
 import trio
@@ -636,3 +636,47 @@ async def test_a_busy_client_is_not_waited_for_and_a_quiet_one_is_not_looked_at(
     else:
         assert waits >= requests
         assert 1 <= server.in_vain <= 10
+
+
+@pytest.mark.parametrize("quick", [False, True])
+async def test_a_server_that_leaves_answers_the_next_request_of_each_client_and_says_so(quick: bool) -> None:
+    whole = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    port = listeners[0].socket.getsockname()[1]
+    answer = (lambda _head, _date: whole) if quick else (lambda _head, _date: None)
+    async with (
+        serve_http(listeners, echo, quick=answer) as server,
+        AsyncExitStack() as stack,
+        trio.open_nursery() as nursery,
+    ):
+        clients = [await stack.enter_async_context(await connect(port)) for _ in range(3)]
+        for client in clients:
+            await client.send_all(GET)
+            assert (await client.receive_some()).startswith(b"HTTP/1.1 200")
+        nursery.start_soon(server.leave, 60)
+        await trio.testing.wait_all_tasks_blocked()
+        late = await stack.enter_async_context(await connect(port))
+        await late.send_all(GET)
+        for client in clients:
+            await client.send_all(GET)
+            response = await read_all(client)
+            assert response.startswith(b"HTTP/1.1 200"), "no request is lost"
+            assert b"Connection: close" in response
+        with trio.move_on_after(0.01) as waited:
+            await late.receive_some()
+        assert waited.cancelled_caught, "whoever comes later waits for the next server"
+        with trio.fail_after(10):
+            while server.connections:
+                await trio.sleep(0)
+
+
+async def test_a_server_that_leaves_waits_for_idle_clients_no_longer_than_it_was_told() -> None:
+    async with AsyncExitStack() as stack:
+        async with serving() as (server, port):
+            client = await stack.enter_async_context(await connect(port))
+            await client.send_all(GET)
+            await client.receive_some()
+            with trio.fail_after(10):
+                await server.leave(0.01)
+            assert server.connections == 1
+        assert await read_all(client) == b""

@@ -1,0 +1,58 @@
+import os
+
+from couchestord.io.catalog.generations import Generations, slot_of_name
+from couchestord.io.sharedpage import NOBODY, READERS_MAX, SharedPage
+
+
+def test_numbers_arrive_with_the_version() -> None:
+    page, written, read = SharedPage(), Generations(), Generations()
+    written.change_names()
+    written.change_tree()
+    written.change_tree()
+    before = page.version
+    page.publish(written, is_shut=False)
+    assert page.version == before + 1
+    assert page.read(read) == page.version
+    assert (read.names, read.tree, page.is_shut) == (1, 2, False)
+    page.publish(written, is_shut=True)
+    assert page.is_shut
+
+
+def test_slots_are_shared_from_where_they_were() -> None:
+    page, writer = SharedPage(), Generations()
+    writer.change_object(7, b"k")
+    writer.share(page.generations)
+    reader = Generations(page.generations)
+    slot = slot_of_name(7, b"k")
+    assert reader.slots[slot] == 1
+    writer.change_object(7, b"k")
+    writer.change_names()
+    assert (reader.slots[slot], reader.names) == (2, 1)
+
+
+def test_a_child_sees_what_its_parent_writes_and_the_other_way() -> None:
+    page = SharedPage()
+    asked, told = os.pipe(), os.pipe()
+    pid = os.fork()
+    if not pid:
+        os.read(asked[0], 1)
+        page.see(5, page.version)
+        os.write(told[1], b".")
+        os._exit(0)
+    page.publish(Generations(), is_shut=False)
+    os.write(asked[1], b".")
+    os.read(told[0], 1)
+    os.waitpid(pid, 0)
+    for descriptor in (*asked, *told):
+        os.close(descriptor)
+    assert page.seen(5) == page.version == 1
+
+
+def test_the_oldest_reader_counts_and_nobody_does_not() -> None:
+    page = SharedPage()
+    assert page.seen_by_all() == NOBODY
+    page.see(0, 9)
+    page.see(READERS_MAX - 1, 4)
+    assert page.seen_by_all() == 4
+    page.clear(READERS_MAX - 1)
+    assert page.seen_by_all() == 9

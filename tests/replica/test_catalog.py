@@ -1,0 +1,43 @@
+from pathlib import Path
+
+import pytest
+from replica_rig import pair
+from small_store import read
+
+from couchestord.replica.catalog import ReplicaCatalog
+
+
+async def test_row_that_is_read_while_a_commit_is_told_is_not_kept(tmp_path: Path) -> None:
+    """A transaction that began before a commit finds the row of before, while the numbers are those of after."""
+    async with pair(tmp_path) as both:
+        await both.store.put("box", b"k", b"1")
+        catalog = ReplicaCatalog(both.store.core.catalog.path, both.page, pytest.fail)
+        root = catalog.reading.bucket("box").root  # type: ignore[union-attr]
+        catalog.refresh()
+        old = catalog.reading.versions(root, b"k")  # the transaction begins
+        assert old == []
+        await both.store.put("box", b"k", b"22")
+        found = catalog.reading.entry(root, b"k")
+        assert found is not None
+        assert found.size == 1, "of the transaction's state"
+        catalog.refresh()
+        found = catalog.reading.entry(root, b"k")
+        assert found is not None
+        assert found.size == 2
+        catalog.close()
+
+
+async def test_look_ups_hold_until_something_changes(tmp_path: Path) -> None:
+    async with pair(tmp_path) as both:
+        await both.store.put("box", b"k", b"1")
+        await both.store.put("box", b"other", b"1")
+        assert await read(both.replica, b"k") == b"1"
+        look = both.replica.looks.look("box", b"k")
+        assert look is not None
+        assert look.holds()
+        await both.store.put("box", b"other", b"2")
+        both.replica.find_user("")  # begins
+        assert look.holds()
+        await both.store.put("box", b"k", b"2")
+        both.replica.find_user("")
+        assert not look.holds()

@@ -1,0 +1,50 @@
+import socket
+from contextlib import AsyncExitStack, ExitStack
+
+import pytest
+
+from couchestord.config import Address
+from couchestord.errors import ConfigError
+from couchestord.listening import bind, bind_several, listeners_of
+
+
+def test_several_sockets_share_a_port_that_was_free() -> None:
+    with ExitStack() as stack:
+        several = bind_several("s3", Address("127.0.0.1", 0), 3, stack)
+        ports = {each.getsockname()[1] for listeners in several for each in listeners}
+        assert len(several) == 3
+        assert len(ports) == 1
+
+
+def test_port_of_another_program_of_ours_is_noticed() -> None:
+    with ExitStack() as stack:
+        port = bind_several("s3", Address("127.0.0.1", 0), 2, stack)[0][0].getsockname()[1]
+        with pytest.raises(ConfigError, match="in use by another program"):
+            bind_several("s3", Address("127.0.0.1", port), 2, stack)
+
+
+def test_address_that_is_not_here() -> None:
+    with ExitStack() as stack, pytest.raises(ConfigError, match="--s3-addr"):
+        bind_several("s3", Address("192.0.2.1", 0), 1, stack)
+
+
+async def test_clients_that_nobody_accepted_are_served_by_the_next_who_does() -> None:
+    with ExitStack() as stack:
+        listeners = bind_several("s3", Address("127.0.0.1", 0), 1, stack)[0]
+        port = listeners[0].getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            for listener in listeners_of(listeners):
+                await listener.aclose()
+            (listener,) = listeners_of(listeners)
+            async with await listener.accept() as stream:
+                client.sendall(b"x")
+                assert await stream.receive_some(1) == b"x"
+            await listener.aclose()
+
+
+async def test_what_is_bound_already_is_not_bound_again() -> None:
+    with ExitStack() as stack:
+        bound = bind_several("s3", Address("127.0.0.1", 0), 1, stack)[0]
+        async with AsyncExitStack() as closing:
+            found = await bind("s3", Address("192.0.2.1", 1), closing, bound)
+            assert found[0].socket.getsockname() == bound[0].getsockname()
