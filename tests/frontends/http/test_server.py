@@ -1,6 +1,7 @@
 """The HTTP shell over real loopback sockets: framing, limits, deadlines, drain."""
 
 import itertools
+import math
 import random
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -649,6 +650,7 @@ async def test_a_server_that_leaves_answers_the_next_request_of_each_client_and_
         AsyncExitStack() as stack,
         trio.open_nursery() as nursery,
     ):
+        nursery.cancel_scope.deadline = trio.current_time() + 30
         clients = [await stack.enter_async_context(await connect(port)) for _ in range(3)]
         for client in clients:
             await client.send_all(GET)
@@ -668,6 +670,8 @@ async def test_a_server_that_leaves_answers_the_next_request_of_each_client_and_
         with trio.fail_after(10):
             while server.connections:
                 await trio.sleep(0)
+        nursery.cancel_scope.deadline = math.inf
+    assert not nursery.cancel_scope.cancelled_caught
 
 
 async def test_a_server_that_leaves_waits_for_idle_clients_no_longer_than_it_was_told() -> None:
