@@ -24,9 +24,9 @@ BODY_BYTES = 60_000
 
 
 @asynccontextmanager
-async def opened(path: Path, *, l2: bool = True, **changes: Any) -> AsyncIterator[ObjectStore]:
+async def opened(path: Path, *, l2: bool = True, folder: str = "l2", **changes: Any) -> AsyncIterator[ObjectStore]:
     """The store in `path`, its caches of 1 and 8 MiB, the second one on."""
-    config = CacheConfig(l1_bytes=1 << 20, l2_path=path / "l2", l2_bytes=(8 << 20) * l2, l2_shared_device=True)
+    config = CacheConfig(l1_bytes=1 << 20, l2_path=path / folder, l2_bytes=(8 << 20) * l2, l2_shared_device=True)
     options = replace(SMALL, cache=config, **changes)
     if not (path / "data").exists():
         await ObjectStore.create(path / "data", options)
@@ -101,7 +101,10 @@ async def test_what_was_in_memory_alone_is_found_after_a_restart_if_it_was_asked
         assert tier(store)["hits"] == 2
 
 
-async def test_an_older_copy_of_the_store_gives_ids_again_and_its_own_bytes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("between", [{"l2": False}, {"folder": "other"}], ids=["without", "with another folder"])
+async def test_an_older_copy_of_the_store_gives_ids_again_and_its_own_bytes(
+    tmp_path: Path, between: dict[str, Any]
+) -> None:
     async with opened(tmp_path):
         pass
     shutil.copytree(tmp_path / "data", tmp_path / "copy")
@@ -114,7 +117,7 @@ async def test_an_older_copy_of_the_store_gives_ids_again_and_its_own_bytes(tmp_
     shutil.rmtree(tmp_path / "data")
     (tmp_path / "copy").rename(tmp_path / "data")
     # the copy takes the epoch of the same number, and gives the same ids
-    async with opened(tmp_path, l2=False) as store:
+    async with opened(tmp_path, **between) as store:
         await put_all(store, "two")
         assert core_of(store).catalog.applier.next_id == first
     async with opened(tmp_path) as store:
