@@ -63,6 +63,11 @@ def test_urls_that_cannot_be_used(tmp_path: Path, url: str) -> None:
     assert "hidden" not in str(raised.value)
 
 
+def test_the_folder_of_another_host_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="file:///FOLDER"):
+        open_backend(RemoteSettings(f"file://host{tmp_path}"), SystemClock())
+
+
 def test_a_bucket_needs_a_key(tmp_path: Path) -> None:
     good = settings_in(tmp_path)
     for bad in (replace(good, access_key=""), replace(good, secret_key_file=None)):

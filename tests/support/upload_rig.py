@@ -11,6 +11,7 @@ from couchestord.remote.backend import Backend
 from couchestord.remote.blob import BlobName, Held
 from couchestord.remote.blobs import Blobs
 from couchestord.remote.claims import Claim
+from couchestord.remote.leftovers import Leftovers
 from couchestord.remote.uploader import Uploader, UploadOptions, Waiting
 
 STORE = bytes(range(16))
@@ -85,6 +86,18 @@ class UploadRig:
         self.at("after confirm")
         return len(new)
 
+    # -- BegunBlobs ------------------------------------------------------------------------------------------------
+
+    def left(self) -> Sequence[BlobName]:
+        confirmed = {name for name, _ in self.copies.values()}
+        return [name for name in self.begun if name.epoch < self.epoch and name not in confirmed]
+
+    async def drop(self, name: BlobName) -> None:
+        self.at("before drop")
+        await trio.lowlevel.checkpoint()
+        self.begun.remove(name)
+        self.at("after drop")
+
     # -- the job ---------------------------------------------------------------------------------------------------
 
     async def read(self, extent: int) -> bytes | None:
@@ -100,6 +113,10 @@ class UploadRig:
         claim = Claim(self.bucket, STORE, self.epoch)
         await claim.take(self.random.randbytes)
         return Uploader(self, self.blobs, self.read, claim.check, options)
+
+    def leftovers(self) -> Leftovers:
+        """The other job of the same process."""
+        return Leftovers(self, self.blobs, self.read, Claim(self.backend, STORE, self.epoch).check)
 
     async def check(self) -> None:
         """What has a copy can be read from there, byte for byte."""
