@@ -23,6 +23,7 @@ import trio
 
 from couchestord import logs
 from couchestord.cache.compressor import Compression
+from couchestord.cache.flight import Flight
 from couchestord.cache.sieve import Cache, make_cache
 from couchestord.cache.tier import CHUNK_BYTES, Tier, TierStats
 from couchestord.errors import DataLost, Error, InternalError
@@ -31,6 +32,8 @@ AHEAD_BYTES_MAX: Final = 1 << 20
 AHEADS_MAX: Final = 4
 """Reads ahead that run at a time; others are not begun."""
 ENDS_NOTED_MAX: Final = 1024
+PARTS_NOTED_MAX: Final = 256
+"""So many chunks later, a chunk that is asked for again was not asked for lately."""
 DROPPED_NOTED_MAX: Final = 1 << 17
 """Keys of chunks that were dropped unwanted, and are remembered to be known when they come back: 200 bytes each."""
 SETTLE_CHUNKS: Final = 64
@@ -85,30 +88,6 @@ class Source(Protocol):
     def release(self) -> None: ...
 
 
-class _Flight:
-    """A chunk that somebody is loading."""
-
-    __slots__ = ("_landed", "_waiting", "data", "failed")
-
-    def __init__(self) -> None:
-        self.data: bytes | None = None
-        self.failed = False
-        self._landed = False
-        self._waiting: trio.Event | None = None
-
-    def land(self) -> None:
-        self._landed = True
-        if self._waiting is not None:
-            self._waiting.set()
-
-    async def wait(self) -> None:
-        if self._landed:
-            return
-        if self._waiting is None:
-            self._waiting = trio.Event()
-        await self._waiting.wait()
-
-
 class CacheManager:
     """Chunks of extents. Belongs to one trio loop; usable without a store, see `couchestord.cache`.
 
@@ -124,9 +103,10 @@ class CacheManager:
         self._nursery = nursery
         self._tier = tier
         self._l1: Cache[Key] = make_cache(config.l1_bytes, config.l1_shards, None if tier is None else self._demote)
-        self._flights: dict[Key, _Flight] = {}
+        self._flights: dict[Key, Flight] = {}
         # a plain dict takes ever longer to find its oldest entry
         self._dropped: OrderedDict[Key, None] = OrderedDict()
+        self._parts_asked: OrderedDict[Key, None] = OrderedDict()
         self._ends: OrderedDict[int, int] = OrderedDict()
         """Of an extent, where the last range that was read of it ended."""
         self._aheads_count = 0
@@ -164,6 +144,21 @@ class CacheManager:
             chunks.append(data)
         self._note_end(extent, first + length)
         return b"".join(_cut(chunks, first - low * CHUNK_BYTES, length))
+
+    def part_missed(self, extent: int, chunk: int) -> bool:
+        """A small part of a chunk is wanted that `peek` did not find. True if one of it was lately: read all of it and
+        `offer` that. False: read the part alone; a miss is counted.
+        """
+        key = (extent, chunk)
+        if key in self._parts_asked:
+            del self._parts_asked[key]
+            return True
+        if len(self._parts_asked) >= PARTS_NOTED_MAX:
+            self._parts_asked.popitem(last=False)
+        self._parts_asked[key] = None
+        self._l1.get(key)
+        self._below_misses_count += 1
+        return False
 
     def offer(self, extent: int, chunk: int, data: bytes) -> None:
         """Keep a chunk that was found without this cache after `peek` did not have it: whole and verified."""
@@ -225,7 +220,7 @@ class CacheManager:
 
     async def _lead(self, extent: int, size: int, chunks: list[int], source: Source, keep: bool) -> dict[int, bytes]:
         """Load chunks that nobody is loading, for all who come meanwhile."""
-        flights = {chunk: _Flight() for chunk in chunks}
+        flights = {chunk: Flight() for chunk in chunks}
         for chunk, flight in flights.items():
             self._flights[extent, chunk] = flight
         try:

@@ -14,6 +14,10 @@ from couchestord.model import ByteRange, ObjectInfo
 ZEROES = bytes(1 << 20)
 CACHED_RUN_BYTES_MAX = 1 << 20
 """Longer runs are read past the caches: they would push out much, and gain little over the page cache."""
+CACHED_BESIDE_BYTES_MAX = 32 << 10
+"""What of a chunk is not asked for costs nothing to speak of up to this; with more, the chunk is kept when it is asked
+for again soon. The rest of the system keeps it meanwhile: the bytes were in the page cache.
+"""
 
 
 class Run(NamedTuple):
@@ -303,9 +307,12 @@ def read_at_hand(parts: ReaderParts, extent: ExtentRow, first: int, length: int)
     if found is not None:
         return found
     chunk, start = divmod(first, CHUNK_BYTES)
+    size = min(CHUNK_BYTES, extent.length - first + start)
+    if size - length > CACHED_BESIDE_BYTES_MAX and not cache.part_missed(extent.id, chunk):
+        return _read_resident(parts, extent, first, length)
     if start + length > CHUNK_BYTES:
         return None
-    whole = _read_resident(parts, extent, first - start, min(CHUNK_BYTES, extent.length - first + start))
+    whole = _read_resident(parts, extent, first - start, size)
     if whole is None:
         return None
     data = bytes(whole)

@@ -102,6 +102,16 @@ async def test_peek_and_offer() -> None:
     assert (manager.stats()[0].hits_count, manager.stats()[0].misses_count) == (2, 1)
 
 
+async def test_parts_of_a_chunk_are_worth_it_the_second_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("couchestord.cache.manager.PARTS_NOTED_MAX", 3)
+    manager = manager_of(10)
+    assert [manager.part_missed(1, chunk) for chunk in (0, 1, 2, 0, 0)] == [False, False, False, True, False]
+    assert [manager.part_missed(2, chunk) for chunk in range(10)] == [False] * 10
+    assert not manager.part_missed(1, 0)
+    assert len(manager._parts_asked) == 3
+    assert manager.stats()[0].misses_count == 15
+
+
 async def test_one_load_serves_all_who_wait() -> None:
     source, manager, found = CountingSource(1, SIZE), manager_of(100), []
     source.gate = trio.Event()

@@ -100,6 +100,19 @@ async def test_long_runs_are_read_past_the_caches(tmp_path: Path) -> None:
         assert l1(store)["entries"] == 17
 
 
+async def test_a_small_part_of_a_chunk_in_the_page_cache_is_kept_when_it_is_asked_for_again(tmp_path: Path) -> None:
+    """To read sixteen times as much for a range that never comes again would cost more than it gains."""
+    async with new_store(tmp_path, stripe_bytes=16 * CHUNK_BYTES, segment_bytes=16 * SEGMENT_BYTES) as store:
+        body = body_of(8 * CHUNK_BYTES)
+        await store.put("box", b"key", body)
+        for at in (0, 2 * CHUNK_BYTES + 5, 7 * CHUNK_BYTES - 9):
+            assert await read(store, b"key", byte_range=ByteRange(at, at + 99)) == body[at : at + 100]
+        assert (l1(store)["entries"], l1(store)["misses"]) == (0, 3)
+        for _ in range(2):
+            assert await read(store, b"key", byte_range=ByteRange(50, 149)) == body[50:150]
+        assert (l1(store)["entries"], l1(store)["misses"], l1(store)["hits"]) == (1, 4, 1)
+
+
 async def test_rot_beside_a_range_does_not_keep_it_from_being_read(tmp_path: Path) -> None:
     """Whole chunks are loaded, but what is asked for may be less, and be there."""
     body = body_of(CHUNK_BYTES)
