@@ -39,6 +39,11 @@ UNCACHED: Final[Mapping[str, str]] = {"COUCHESTORD_CACHE__L1_SIZE": "0"}
 """Beside others: every read is one of the disks."""
 
 
+def with_workers(base: Mapping[str, str], count: int) -> dict[str, str]:
+    """Settings of a daemon with so many workers."""
+    return {**base, "COUCHESTORD_S3__WORKERS": str(count)}
+
+
 class Node:
     """One data folder and the daemon on it, which is not running until `start`. A context manager: kills at the end."""
 

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import pytest
 import trio
 import urllib3
-from daemon import QUICK, UNCACHED, Node, connect, error_of, node, wait_until
+from daemon import QUICK, UNCACHED, Node, connect, error_of, node, wait_until, with_workers
 from workload import BUCKET, content, listing, read
 
 KEYS = ("plain", "a/deep/folder/of/keys", "a/deep/file", "\u00e9 +%41//odd")
@@ -37,10 +38,12 @@ def look(url: str, key: tuple[str, str], name: str) -> tuple[bytes | None, int |
     return read(client, BUCKET, name), heads[0]["ContentLength"] if heads else None, listing(client, BUCKET)
 
 
-def test_one_process_sees_what_another_was_answered(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [0, 2])
+def test_one_process_sees_what_another_was_answered(tmp_path: Path, workers: int) -> None:
     spawned = multiprocessing.get_context("spawn")
     present: set[str] = set()
-    with node(tmp_path / "data") as store, ProcessPoolExecutor(1, spawned) as other:
+    settings = with_workers(QUICK, workers)
+    with node(tmp_path / "data", settings) as store, ProcessPoolExecutor(1, spawned) as other:
         client = store.s3()
         client.create_bucket(Bucket=BUCKET)
 

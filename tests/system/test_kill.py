@@ -4,14 +4,14 @@ import random
 from pathlib import Path
 
 import pytest
-from daemon import Node
+from daemon import QUICK, Node, with_workers
 from workload import BUCKET, Expected, Load
 
 
-def kill_in_load(folder: Path, times: int, seed: int) -> None:
+def kill_in_load(folder: Path, times: int, seed: int, workers: int = 0) -> None:
     random_ = random.Random(seed)
     expected = Expected()
-    with Node(folder / "data") as node:
+    with Node(folder / "data", settings=with_workers(QUICK, workers)) as node:
         node.start().s3().create_bucket(Bucket=BUCKET)
         for turn in range(times):
             with Load(expected, node.s3(), seed * 1000 + turn) as load:
@@ -26,11 +26,12 @@ def kill_in_load(folder: Path, times: int, seed: int) -> None:
         node.wait_healthy()
 
 
-def test_kill_9_under_load(tmp_path: Path) -> None:
-    kill_in_load(tmp_path, 3, 1)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_kill_9_under_load(tmp_path: Path, workers: int) -> None:
+    kill_in_load(tmp_path, 3, 1, workers)
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("seed", [2, 3])
-def test_kill_9_fifty_times(tmp_path: Path, seed: int) -> None:
-    kill_in_load(tmp_path, 25, seed)
+@pytest.mark.parametrize(("seed", "workers"), [(2, 0), (3, 0), (4, 2)])
+def test_kill_9_fifty_times(tmp_path: Path, seed: int, workers: int) -> None:
+    kill_in_load(tmp_path, 25, seed, workers)

@@ -5,13 +5,12 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
-from daemon import NO_DESTAGE, QUICK, Node, connect, error_of, wait_until
+from daemon import NO_DESTAGE, QUICK, Node, connect, error_of, wait_until, with_workers
 
 WORKERS = 2
 BUCKET = "box"
@@ -19,13 +18,9 @@ CLIENTS_COUNT = 8
 """With so many connections both workers have some, as good as surely."""
 
 
-def settings(base: dict[str, str]) -> dict[str, str]:
-    return {**base, "COUCHESTORD_S3__WORKERS": str(WORKERS)}
-
-
 @contextmanager
-def with_workers(folder: Path, base: Any = QUICK) -> Iterator[Node]:
-    with Node(folder / "data", settings=settings(base)) as node:
+def node_with_workers(folder: Path, base: Mapping[str, str] = QUICK) -> Iterator[Node]:
+    with Node(folder / "data", settings=with_workers(base, WORKERS)) as node:
         node.start().s3().create_bucket(Bucket=BUCKET)
         yield node
 
@@ -70,7 +65,7 @@ def in_threads(works: list[Callable[[], None]]) -> None:
 
 def test_whatever_is_acknowledged_is_seen_through_every_worker(tmp_path: Path) -> None:
     """Each client writes its own key and reads those of all others, which must be as new as their writers were told."""
-    with with_workers(tmp_path) as node:
+    with node_with_workers(tmp_path) as node:
         told = [0] * CLIENTS_COUNT
         missing: list[str] = []
 
@@ -105,7 +100,7 @@ def test_whatever_is_acknowledged_is_seen_through_every_worker(tmp_path: Path) -
 
 
 def test_deleted_objects_buckets_and_keys_are_gone_for_every_worker(tmp_path: Path) -> None:
-    with with_workers(tmp_path) as node:
+    with node_with_workers(tmp_path) as node:
         clients = [connect(node.addresses["s3"], node.key) for _ in range(CLIENTS_COUNT)]
         for turn, writer in enumerate(clients):
             writer.put_object(Bucket=BUCKET, Key="k", Body=b"%d" % turn)
@@ -177,7 +172,7 @@ class Traffic:
 
 
 def test_worker_that_is_killed_takes_none_of_the_others_along(tmp_path: Path) -> None:
-    with with_workers(tmp_path) as node:
+    with node_with_workers(tmp_path) as node:
         wait_until(all_serve(node), 30, lambda: workers(node))
         with Traffic(node) as traffic:
             traffic.wait_for(50)
@@ -195,7 +190,7 @@ def test_worker_that_is_killed_takes_none_of_the_others_along(tmp_path: Path) ->
 
 
 def test_store_process_that_is_killed_is_started_again_and_loses_nothing(tmp_path: Path) -> None:
-    with with_workers(tmp_path) as node:
+    with node_with_workers(tmp_path) as node:
         wait_until(all_serve(node), 30, lambda: workers(node))
         with Traffic(node) as traffic:
             traffic.wait_for(50)
@@ -211,7 +206,7 @@ def test_store_process_that_is_killed_is_started_again_and_loses_nothing(tmp_pat
 
 
 def test_workers_are_replaced_one_by_one_without_a_request_lost(tmp_path: Path) -> None:
-    with with_workers(tmp_path) as node:
+    with node_with_workers(tmp_path) as node:
         wait_until(all_serve(node), 30, lambda: workers(node))
         with Traffic(node) as traffic:
             traffic.wait_for(50)
@@ -225,7 +220,7 @@ def test_workers_are_replaced_one_by_one_without_a_request_lost(tmp_path: Path) 
 
 
 def test_daemon_that_is_killed_is_gone_as_a_whole_and_starts_again(tmp_path: Path) -> None:
-    with with_workers(tmp_path, NO_DESTAGE) as node:
+    with node_with_workers(tmp_path, NO_DESTAGE) as node:
         node.s3().put_object(Bucket=BUCKET, Key="k", Body=b"kept")
         left = children(node)
         node.kill()
@@ -245,7 +240,7 @@ def is_alive(pid: int) -> bool:
 
 def test_signal_to_the_whole_group_stops_in_good_order(tmp_path: Path) -> None:
     """As ctrl-C in a terminal, or a service manager that signals all processes."""
-    with with_workers(tmp_path) as node:
+    with node_with_workers(tmp_path) as node:
         for pid in children(node):
             os.kill(pid, signal.SIGTERM)
             os.kill(pid, signal.SIGINT)
@@ -256,7 +251,7 @@ def test_signal_to_the_whole_group_stops_in_good_order(tmp_path: Path) -> None:
 
 def test_long_body_goes_through_a_worker_and_back(tmp_path: Path) -> None:
     body = os.urandom(9_000_001)
-    with with_workers(tmp_path) as node:
+    with node_with_workers(tmp_path) as node:
         client = node.s3()
         client.put_object(Bucket=BUCKET, Key="long", Body=body)
         assert client.get_object(Bucket=BUCKET, Key="long")["Body"].read() == body
@@ -269,7 +264,7 @@ def test_long_body_goes_through_a_worker_and_back(tmp_path: Path) -> None:
 
 @pytest.mark.soak
 def test_processes_are_killed_again_and_again(tmp_path: Path) -> None:
-    with with_workers(tmp_path) as node:
+    with node_with_workers(tmp_path) as node:
         wait_until(all_serve(node), 30, lambda: workers(node))
         with Traffic(node) as traffic:
             for turn in range(30):
