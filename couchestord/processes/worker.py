@@ -44,9 +44,14 @@ async def run_worker(
     # what there is for all of them is shared out
     clients_max = max(1, clients_max // workers_count)
     cache = cache_options(config)
-    cache = CacheConfig(cache.l1_bytes // workers_count, cache.l1_shards)
+    cache = share_of(cache, workers_count)
     worker = _Worker(config, control, page, number, listeners, clients_max, cache, settle)
     await worker.run()
+
+
+def share_of(cache: CacheConfig, workers_count: int) -> CacheConfig:
+    """What one worker has of the memory, in shards as large as they were to be. The second tier is the store's."""
+    return CacheConfig(cache.l1_bytes // workers_count, max(1, cache.l1_shards // workers_count))
 
 
 class _Worker:
