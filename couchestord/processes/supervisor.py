@@ -11,7 +11,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, Literal
 
 from couchestord import logs
@@ -62,7 +62,6 @@ class _Due:
 
     at_s: float = 0.0
     pause_s: float = 0.0
-    failures: list[float] = field(default_factory=list)
 
 
 class Supervisor:
@@ -76,6 +75,7 @@ class Supervisor:
         self._children: dict[int, _Child] = {}
         self._due: dict[int, _Due] = {index: _Due() for index in (_STORE, *range(len(listeners)))}
         self._replacing: list[int] = []
+        self._replacing_since = 0.0
         self._stopping = False
         self._was_ready = False
         self._code = 0
@@ -227,8 +227,6 @@ class Supervisor:
             _log.info("signal was received", signal=signal.Signals(number).name)
             self._stop(again=self._stopping)
 
-    _replacing_since = 0.0
-
     def _stop(self, *, again: bool = False) -> None:
         if self._was_ready and not self._stopping:
             self._notify("STOPPING=1")
@@ -277,6 +275,9 @@ class Supervisor:
         if self._stopping or child.leaves_by_s is not None:
             return
         _log.error("a process has ended; it is started again", process=name, pid=child.pid, code=code)
+        if self._replacing:
+            _log.error("workers are not replaced any further")
+            self._replacing.clear()
         due, now = self._due[child.index], time.monotonic()
         calm = now - child.started_s >= _CALM_S
         due.pause_s = 0.0 if calm else min(_PAUSE_S_MAX, max(_PAUSE_S_MIN, 2 * due.pause_s))
