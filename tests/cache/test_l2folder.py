@@ -276,6 +276,7 @@ async def test_a_file_system_that_hangs_turns_it_off_until_it_answers(loop: Loop
         assert "no answer" in l2.stats().off_because
         assert await l2.get(16, 0) is None
         loop.thaw()
-        await until(l2, is_on=True)
-        await fill_with(l2, range(21, 24))
-        assert await l2.get(23, 0) is not None
+        with trio.fail_after(PATIENCE_S):
+            while await l2.get(23, 0) is None:  # a loaded machine may not answer in a second, again
+                await fill_with(l2, range(21, 24))
+                await trio.sleep(0.01)
