@@ -3,6 +3,7 @@
 from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from couchestord.errors import Corrupt, DiskError
 from couchestord.io import records as rec
@@ -31,8 +32,7 @@ class JournalOptions:
         return min(self.preallocate_bytes, max(self.preallocate_bytes >> 4, 1 << end.bit_length() >> 1))
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """A record to be appended: a mutation's outcome and the body that goes with it."""
 
     meta: bytes

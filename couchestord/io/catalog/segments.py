@@ -71,9 +71,11 @@ class SegmentRows:
 
     def insert_extents(self, rows: Sequence[tuple[int, int, int, int, int, int]]) -> None:
         """Rows of (id, start, length, segment, stripe, stripe_start)."""
-        self._run_many(
-            "insert into extent (id, start, length, segment, stripe, stripe_start) values (?, ?, ?, ?, ?, ?)", rows
-        )
+        statement = "insert into extent (id, start, length, segment, stripe, stripe_start) values (?, ?, ?, ?, ?, ?)"
+        if len(rows) == 1:  # a small object's, for which the other call costs more
+            self._run(statement, rows[0])
+        else:
+            self._run_many(statement, rows)
         for _, _, length, segment, _, _ in rows:
             self._add_live(segment, length)
 

@@ -1,8 +1,7 @@
 """What every decision works from."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from couchestord.clock import Clock
 from couchestord.errors import AccessDenied, NoSuchBucket, NoSuchKey, NoSuchVersion
@@ -14,8 +13,7 @@ from couchestord.io.mutations import AnyOutcome, MadeDirectory
 from couchestord.store.values import key_words, parse_version_id
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """An outcome (None: nothing changes) and what the caller is answered once it is durable."""
 
     outcome: AnyOutcome | None
@@ -24,8 +22,7 @@ class Decision:
     body_sum: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Where a key is, or will be: its directory, the directories to be made on the way, its name, the first free id."""
 
     directory: int
