@@ -1,6 +1,6 @@
 """Objects at one look: what can be said of a live object, and read of it, without waiting."""
 
-from couchestord.io.catalog.read import BucketRow, EntryRow
+from couchestord.io.catalog.read import BucketRow, EntryRow, ExtentRow
 from couchestord.io.keys import split_key
 from couchestord.model import ByteRange, ObjectInfo
 from couchestord.store.parts import CatalogView
@@ -9,18 +9,22 @@ from couchestord.store.values import object_info
 
 READ_BYTES_MAX = 128 << 10
 """No longer body is read at one look."""
+EXTENTS_KEPT_MAX = 64
+"""Of one object, some 250 bytes each. Of one with more, those of a range are looked up each time."""
 
 
 class Look:
     """A live object as it was when it was looked up. Keep it as long as it holds."""
 
-    __slots__ = ("_directory", "_looks", "_name", "_row", "_stamp", "info", "owner")
+    __slots__ = ("_directory", "_extents", "_looks", "_moves", "_name", "_row", "_stamp", "info", "owner")
 
     def __init__(self, looks: "Looks", bucket: BucketRow, info: ObjectInfo, place: tuple[int, bytes], row: EntryRow):
         self._looks = looks
         self._stamp = looks.stamp()
         self._directory, self._name = place
         self._row = row
+        self._extents: tuple[ExtentRow, ...] = ()
+        self._moves = -1
         self.info = info
         self.owner = bucket.owner
         """Of the bucket."""
@@ -36,7 +40,28 @@ class Look:
 
     def read_range(self, asked: ByteRange) -> tuple[int, bytes | memoryview] | None:
         """As `read`, a range of the body; and the offset that it begins at. Raises InvalidRange."""
-        return self._looks.read_range(self._row, asked)
+        looks, row = self._looks, self._row
+        first, length = resolve_range(asked, row.size)
+        if length > READ_BYTES_MAX:
+            return None
+        extent = row.extent
+        if extent is None or first + length > extent.length:
+            extent = self._extent_of(first, first + length)
+            if extent is None:
+                return None
+        found = looks.read_extent(extent, first - extent.start, length)
+        return None if found is None else (first, found)
+
+    def _extent_of(self, first: int, end: int) -> ExtentRow | None:
+        """The extent that holds all of a range, in an object that has more than one; None: there is none."""
+        looks, row = self._looks, self._row
+        moves = looks.moves()
+        if moves != self._moves:
+            self._extents, self._moves = looks.extents(row), moves
+        for extent in self._extents:
+            if extent.start <= first < extent.start + extent.length:
+                return extent if end <= extent.start + extent.length else None
+        return looks.find_extent(row, first, end - first)
 
 
 class Looks:
@@ -75,13 +100,23 @@ class Looks:
             return None
         return read_at_hand(self._parts, extent, 0, size)
 
-    def read_range(self, row: EntryRow, asked: ByteRange) -> tuple[int, bytes | memoryview] | None:
-        """As `Look.read_range`."""
-        first, length = resolve_range(asked, row.size)
-        if length > READ_BYTES_MAX:
-            return None
+    def moves(self) -> int:
+        """Changes when an extent has another place."""
+        return self._generations.moves
+
+    def extents(self, row: EntryRow) -> tuple[ExtentRow, ...]:
+        """All extents of an object that is one content of a few; none of others."""
+        if row.content is None or row.extent is None or row.size > EXTENTS_KEPT_MAX * row.extent.length:
+            return ()
+        return tuple(self._catalog.extents(row.content, 0, row.size))
+
+    def find_extent(self, row: EntryRow, first: int, length: int) -> ExtentRow | None:
+        """The extent that holds all of a range, shifted so that it begins where it would in the object."""
         run = plan(self._catalog, row, first, length)[0]
         if run.extent is None or run.length != length:
             return None
-        found = read_at_hand(self._parts, run.extent, run.offset, length)
-        return None if found is None else (first, found)
+        return run.extent._replace(start=first - run.offset)
+
+    def read_extent(self, extent: ExtentRow, first: int, length: int) -> bytes | memoryview | None:
+        """A range of an extent, verified, when it is in memory."""
+        return read_at_hand(self._parts, extent, first, length)

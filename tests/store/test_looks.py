@@ -46,3 +46,45 @@ async def test_a_range_in_memory_is_read_at_one_look(tmp_path: Path, l1_bytes: i
         assert look.read_range(ByteRange(0, READ_BYTES_MAX)) is None
         with pytest.raises(InvalidRange):
             look.read_range(ByteRange(size))
+
+
+async def test_a_range_is_read_where_its_extent_lies_now(tmp_path: Path) -> None:
+    """What a look keeps of the places of extents ends with the next move."""
+    async with new_store(tmp_path, cache=CacheConfig(0)) as store:
+        size = 3 * SEGMENT_BYTES + 500
+        body = body_of(size)
+        await store.put("box", b"key", body)
+        await store.put("box", b"other", body_of(3 * SEGMENT_BYTES, 1))
+        look = store.looks.look("box", b"key")
+        assert look is not None
+        asked = ByteRange(size - 100, size - 1)
+        kept = look.read_range(asked)  # in the record
+        assert kept is not None
+        await store.destage()
+        assert look.holds()
+        assert await read(store, b"key") == body
+        moved = look.read_range(asked)
+        assert moved is not None
+        assert bytes(kept[1]) == bytes(moved[1]) == body[-100:]
+
+
+async def test_ranges_of_an_object_made_of_parts(tmp_path: Path) -> None:
+    async with new_store(tmp_path) as store:
+        upload = await store.create_upload("box", b"key")
+        bodies = [body_of(5 << 20, 1), body_of(70_000, 2)]
+        parts = [
+            (number, (await store.put_part("box", b"key", upload.upload_id, number, body)).etag)
+            for number, body in enumerate(bodies, 1)
+        ]
+        await store.complete_upload("box", b"key", upload.upload_id, parts)
+        whole = b"".join(bodies)
+        assert await read(store, b"key") == whole
+        look = store.looks.look("box", b"key")
+        assert look is not None
+        found = 0
+        for first in (0, 1000, (5 << 20) - 50, 5 << 20, (5 << 20) + 69_000):
+            for _ in range(2):
+                piece = look.read_range(ByteRange(first, first + 99))
+                assert piece is None or bytes(piece[1]) == whole[first : first + 100]
+                found += piece is not None
+        assert found >= 4
