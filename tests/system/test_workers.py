@@ -275,3 +275,25 @@ def test_processes_are_killed_again_and_again(tmp_path: Path) -> None:
                 wait_until(all_serve(node, but=victims), 60, lambda: workers(node))
         assert traffic.failures["wrong"] == 0
         traffic.verify()
+
+
+def test_store_that_is_opened_again_is_served_by_the_same_workers(tmp_path: Path) -> None:
+    """As when too few disks were there at the start, and others come back."""
+    with node_with_workers(tmp_path) as node:
+        node.s3().put_object(Bucket=BUCKET, Key="k", Body=b"kept")
+        node.stop()
+        for disk in node.disks[:3]:
+            disk.rename(tmp_path / disk.name)
+        assert node.spawn()
+        assert error_of(lambda: node.s3().put_object(Bucket=BUCKET, Key="k", Body=b"2")) == (503, "ServiceUnavailable")
+        before = workers(node)
+        for disk in node.disks[:3]:
+            (tmp_path / disk.name).rename(disk)
+
+        def is_written() -> bool:
+            return error_of(lambda: node.s3(attempts=5).put_object(Bucket=BUCKET, Key="new", Body=b"2"))[0] == 200
+
+        wait_until(is_written, 60, node.said)
+        assert node.s3().get_object(Bucket=BUCKET, Key="k")["Body"].read() == b"kept"
+        wait_until(all_serve(node), 30, lambda: workers(node))
+        assert workers(node) == before
