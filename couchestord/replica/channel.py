@@ -4,6 +4,7 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 import trio
@@ -14,6 +15,9 @@ _LENGTH: Final = struct.Struct("<I")
 _RECEIVE_BYTES: Final = 256 << 10
 MESSAGE_BYTES_MAX: Final = 16 << 20
 """A message is mostly a short body and what it is of; the longest names ten thousand parts."""
+_JOINED_MAX: Final = 64
+_JOINED_BYTES_MAX: Final = 64 << 10
+"""So many messages are sent in one call, unless the first is longer."""
 _UNSENT_BYTES_MAX: Final = 8 << 20
 """With more than that unsent, whoever sends waits."""
 
@@ -36,19 +40,11 @@ class Channel:
         """Now, or as soon as the other side takes it. Nothing is sent when that is gone."""
         if self._closed:
             return
+        # what is sent in one turn of the loop goes in one call
         frame = _LENGTH.pack(len(message)) + message
-        sent = 0
-        if not self._unsent:
-            try:
-                sent = self._socket.send(frame)
-            except BlockingIOError:
-                pass
-            except OSError:
-                return  # who reads finds out
-        if sent < len(frame):
-            self._unsent.append(memoryview(frame)[sent:])
-            self._unsent_bytes += len(frame) - sent
-            self._wake.set()
+        self._unsent.append(memoryview(frame))
+        self._unsent_bytes += len(frame)
+        self._wake.set()
 
     async def wait_for_room(self) -> None:
         """While the other side is far behind."""
@@ -78,6 +74,9 @@ class Channel:
     def close(self) -> None:
         """Gives the socket back; `run`, if it goes on, ends."""
         if not self._closed:
+            with suppress(OSError):
+                while self._unsent:
+                    self._send_some()
             self._closed = True
             self._room.set()
             trio.lowlevel.notify_closing(self._socket)
@@ -115,16 +114,28 @@ class Channel:
                 self._wake = trio.Event()
                 await self._wake.wait()
             try:
-                await trio.lowlevel.wait_writable(self._socket)
                 while self._unsent:
-                    sent = self._socket.send(self._unsent[0])
-                    self._unsent_bytes -= sent
-                    if sent < len(self._unsent[0]):
-                        self._unsent[0] = self._unsent[0][sent:]
-                    else:
-                        self._unsent.popleft()
+                    self._send_some()
             except BlockingIOError:
-                pass
+                with suppress(trio.ClosedResourceError):
+                    await trio.lowlevel.wait_writable(self._socket)
             except (OSError, trio.ClosedResourceError):
                 return
             self._room.set()
+
+    def _send_some(self) -> None:
+        """What is to be sent, as far as the other side takes it now. Raises BlockingIOError, OSError."""
+        whole = self._unsent.popleft()
+        if self._unsent and len(whole) < _JOINED_BYTES_MAX:
+            parts = [whole]
+            while self._unsent and len(parts) < _JOINED_MAX:
+                parts.append(self._unsent.popleft())
+            whole = memoryview(b"".join(parts))
+        try:
+            sent = self._socket.send(whole)
+        except OSError:
+            self._unsent.appendleft(whole)
+            raise
+        self._unsent_bytes -= sent
+        if sent < len(whole):
+            self._unsent.appendleft(whole[sent:])
