@@ -20,7 +20,7 @@ class Accounts:
         self._submit = submit
         self._accounts = accounts
         self._generations = generations
-        self._kept = (0, 0)
+        self._kept = 0
         self._keys: dict[str, AccessKey] = {}
         self._users: dict[str, User] = {}
 
@@ -78,7 +78,7 @@ class Accounts:
         return found
 
     def _drop_outdated(self) -> None:
-        now = (self._generations.names, self._generations.opened)
+        now = self._generations.stamp_of_names()
         if self._kept != now or len(self._keys) > NAMES_CACHED_MAX or len(self._users) > NAMES_CACHED_MAX:
             self._keys.clear()
             self._users.clear()

@@ -72,6 +72,7 @@ class Looks:
         self._generations = catalog.generations
         self._parts = parts
         self.entry = self._catalog.entry
+        self.stamp = self._generations.stamp_of_paths
 
     def look(self, bucket: str, key: bytes) -> Look | None:
         """At the live object of that key; None when there is none, or no bucket."""
@@ -84,12 +85,6 @@ class Looks:
         if directory is None or row is None:
             return None
         return Look(self, found, object_info(found, key, row), (directory, name), row)
-
-    def stamp(self) -> int:
-        """Changes with whatever a path leads through: buckets, directories, the catalog itself."""
-        now = self._generations
-        # none of them ever falls
-        return now.names + now.tree + now.opened
 
     def read(self, row: EntryRow) -> bytes | memoryview | None:
         """As `Look.read`."""

@@ -26,7 +26,7 @@ from couchestord.errors import (
 )
 from couchestord.frontends.s3.routes import Target
 from couchestord.model import AccessKey
-from couchestord.signing import ALGORITHM, SigningKey, canonical_request, signing_key, string_to_sign
+from couchestord.signing import ALGORITHM, EMPTY_SHA256, SigningKey, canonical_request, signing_key, string_to_sign
 
 PRESIGNED_SECONDS_MAX: Final = 7 * 86400
 _SIGNING_KEYS_MAX: Final = 1024
@@ -53,6 +53,10 @@ class Payload(Enum):
     UNSIGNED_CHUNKS_TRAILER = "STREAMING-UNSIGNED-PAYLOAD-TRAILER"
 
 
+_USUAL_PAYLOADS: Final = {
+    b"UNSIGNED-PAYLOAD": (Payload.UNSIGNED, ""),
+    EMPTY_SHA256.encode("ascii"): (Payload.HASHED, EMPTY_SHA256),
+}
 _MODES: Final = {mode.value.encode("ascii"): mode for mode in Payload if mode is not Payload.HASHED}
 
 
@@ -72,7 +76,15 @@ class Authorized(NamedTuple):
     payload: Payload
     payload_sha256: str
     """Lower-case hex; empty unless `payload` is HASHED."""
-    signing: SigningScope
+    key: SigningKey
+    timestamp: str
+    scope: str
+    signature: str
+
+    @property
+    def signing(self) -> SigningScope:
+        """What chunks and trailer are signed with."""
+        return SigningScope(self.key, self.timestamp, self.scope, self.signature)
 
 
 class _Stated:
@@ -115,6 +127,7 @@ class Verifier:
         self._signing_keys: dict[tuple[str, str], SigningKey] = {}
         self._stated: dict[bytes, _Stated] = {}
         self._time = ("", 0)
+        self._header_read = (b"", "")
 
     def verify(self, method: bytes, target: Target, headers: Mapping[bytes, bytes], now_ns: int) -> Authorized:
         """Who signed the request. `headers` by lower-case name, repeated ones joined by a comma.
@@ -122,11 +135,9 @@ class Verifier:
         Raises a subclass of Denied, or InvalidArgument, InvalidRequest, NotSupported for what is no signature at all.
         """
         claim = self._claim(target, headers)
-        stated, timestamp = claim.stated, claim.timestamp
-        if stated.service != "s3":
-            raise _malformed(claim, "the credential's service must be s3")
-        if stated.region != self._region:
-            raise _malformed(claim, f"the region {stated.region!r} is wrong; expecting {self._region!r}")
+        stated, timestamp, claimed, presigned, _, unknown = claim
+        if unknown or presigned:
+            self._check_scope(claim)
         if not timestamp.startswith(stated.date):
             raise _malformed(claim, "the credential's date is not the date of the request")
         access_key = self._find_key(stated.access_key)
@@ -139,12 +150,19 @@ class Verifier:
             method, target.path, target.query.fields, headers, stated.signed_headers, payload_header
         )
         signature = key.sign(string_to_sign(timestamp, stated.scope, canonical))
-        if not hmac.compare_digest(signature.encode("ascii"), claim.signature.encode("utf-8")):
+        if not hmac.compare_digest(signature.encode("ascii"), claimed.encode("utf-8")):
             raise SignatureDoesNotMatch("the signature does not match; check the secret key and the signing method")
-        if claim.unknown:
+        if unknown:
             self._remember(claim)
-        payload, sha256 = _payload(payload_header, claim)
-        return Authorized(access_key, payload, sha256, SigningScope(key, timestamp, stated.scope, signature))
+        payload, sha256 = _USUAL_PAYLOADS.get(payload_header) or _payload(payload_header, claim)
+        return Authorized(access_key, payload, sha256, key, timestamp, stated.scope, signature)
+
+    def _check_scope(self, claim: _Claim) -> None:
+        """What a known client states was looked at when it was new."""
+        if claim.stated.service != "s3":
+            raise _malformed(claim, "the credential's service must be s3")
+        if claim.stated.region != self._region:
+            raise _malformed(claim, f"the region {claim.stated.region!r} is wrong; expecting {self._region!r}")
 
     def _claim(self, target: Target, headers: Mapping[bytes, bytes]) -> _Claim:
         header = headers.get(b"authorization")
@@ -153,13 +171,12 @@ class Verifier:
         if header is not None:
             if presigned:
                 raise InvalidArgument("only one way of authentication is allowed")
-            stated = self._stated.get(header[:-_SIGNATURE_LENGTH])
-            if stated is not None:
-                signature = header[-_SIGNATURE_LENGTH:].decode("latin-1")
-                claim = _Claim(stated, _header_time(headers), signature, False)
+            known = self._stated.get(header[:-_SIGNATURE_LENGTH])
+            if known is not None:
+                claim = _Claim(known, self._header_time(headers), header[-_SIGNATURE_LENGTH:].decode("latin-1"), False)
             else:
                 stated, signature = _read_authorization(header)
-                claim = _Claim(stated, _header_time(headers), signature, False, unknown=header)
+                claim = _Claim(stated, self._header_time(headers), signature, False, unknown=header)
         elif presigned:
             claim = _query_claim(target)
         elif "Signature" in query and "AWSAccessKeyId" in query:
@@ -170,6 +187,16 @@ class Verifier:
         if names != claim.stated.covered:
             _check_covered(names, claim.stated)
         return claim
+
+    def _header_time(self, headers: Mapping[bytes, bytes]) -> str:
+        # requests of the same second come together
+        value = headers.get(b"x-amz-date")
+        if value is not None and value == self._header_read[0]:
+            return self._header_read[1]
+        text = _header_time(headers)
+        if value is not None:
+            self._header_read = (value, text)
+        return text
 
     def _remember(self, claim: _Claim) -> None:
         """What stands before a signature that was right is known from now on, when nothing comes behind it."""

@@ -78,6 +78,16 @@ class Generations:
         """Connections that readers had: another one may lead to a catalog that was made anew. Not followed."""
         return self._numbers[_OPENED]
 
+    def stamp_of_names(self) -> int:
+        """Changes with buckets, users and keys, or the connection. Cheaper than to compare one by one: none falls."""
+        numbers = self._numbers
+        return numbers[_NAMES] + numbers[_OPENED]
+
+    def stamp_of_paths(self) -> int:
+        """Changes with whatever a path leads through: buckets, directories, the connection."""
+        numbers = self._numbers
+        return numbers[_NAMES] + numbers[_OPENED] + numbers[_TREE]
+
     @property
     def sequence(self) -> int:
         """Of the last record that was committed, as far as readers may know."""

@@ -374,8 +374,8 @@ async def test_tiny_chunks_leave_turns_to_others_and_are_joined() -> None:
     count, turns = 20_000, 0
     raw = b"1\r\nx\r\n" * count + b"0\r\nx-amz-checksum-crc32:" + crc32(b"x" * count) + b"\r\n\r\n"
     headers = {b"x-amz-decoded-content-length": b"%d" % count, b"x-amz-trailer": b"x-amz-checksum-crc32"}
-    signing = SigningScope(signing_key("secret", "20260101", "us-east-1"), "", "", "")
-    authorized = Authorized(AccessKey("u", "k", "s", 0), Payload.UNSIGNED_CHUNKS_TRAILER, "", signing)
+    key = signing_key("secret", "20260101", "us-east-1")
+    authorized = Authorized(AccessKey("u", "k", "s", 0), Payload.UNSIGNED_CHUNKS_TRAILER, "", key, "", "", "")
     body = VerifiedBody(Request(b"PUT", b"/b/k", (), _OnePiece(raw), len(raw)), headers, authorized)
 
     async def take_turns() -> None:
