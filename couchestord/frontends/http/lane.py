@@ -44,4 +44,4 @@ def read_head(raw: bytes) -> Head | None:
     length = fields.get(b"content-length", b"0")
     if not length.isdigit() or len(length) > _LENGTH_DIGITS_MAX:
         return None
-    return Head(method, target, list(fields.items()), int(length), fields)
+    return Head(method, target, fields.items(), int(length), fields)

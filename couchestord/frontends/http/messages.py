@@ -1,6 +1,6 @@
 """Requests, responses and limits. Pure values: no socket, no h11."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -41,7 +41,7 @@ class Head(NamedTuple):
 
     method: bytes
     target: bytes
-    headers: list[Header]
+    headers: Collection[Header]
     content_length: int | None
     fields: Mapping[bytes, bytes] | None
 
@@ -79,7 +79,7 @@ class Request(NamedTuple):
 
     method: bytes
     target: bytes
-    headers: Sequence[Header]
+    headers: Collection[Header]
     body: RequestBody
     content_length: int | None
     """None for a chunked body; 0 without a body."""

@@ -98,7 +98,7 @@ def by_lane(data: bytes) -> Outcome | None:
     assert length is not None
     assert head.fields == dict(head.headers)
     body, rest = data[end : end + length], data[end + length :]
-    return head.method, head.target, head.headers, b"1.1", body, len(body) == length, rest
+    return head.method, head.target, list(head.headers), b"1.1", body, len(body) == length, rest
 
 
 def compare(inputs: int, seed: int) -> tuple[int, int]:
