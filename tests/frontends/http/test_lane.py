@@ -63,7 +63,7 @@ def through(data: bytes) -> Outcome:
     protocol.receive(b"")
     try:
         while isinstance(head := protocol.next_head(), Head):
-            found += [head, protocol.wants_continue, protocol.keeps_alive]
+            found += [head._replace(headers=list(head.headers)), protocol.wants_continue, protocol.keeps_alive]
             body = b""
             while (piece := protocol.next_body()) is not END:
                 if piece is NEED_DATA:
