@@ -118,15 +118,12 @@ class Connection:
         self.socket.close()
 
     async def run(self, received: bytes = b"", unsent: bytes = b"") -> bool:
-        """Serves, from bytes on that were received already, and first sends those that were not sent yet.
-
-        True: the connection waits for its next request, which will probably be a quick one: let it wait in the hall.
+        """Sends what was not sent yet, then serves, from bytes on that were received already; these alone when the
+        connection is to finish. True: it waits for its next request, probably a quick one, so let it wait in the hall.
         False: it is closed. Raises nothing that the client caused.
         """
         wait = False
         self._scope = trio.CancelScope()
-        if self.is_closing:
-            self._scope.cancel()
         self._quick_in_a_row = 0
         try:
             with self._scope:
@@ -136,6 +133,9 @@ class Connection:
                     self._busy = False
                 if received:
                     self.protocol.receive(received)
+                elif self.is_closing:
+                    await self._linger()
+                    return False
                 while not wait and await self._serve_one():
                     wait = self._quick_in_a_row >= _QUICK_IN_A_ROW and not self.protocol.has_early_bytes
         except (_Gone, OSError):
@@ -151,11 +151,9 @@ class Connection:
             return False
         self._busy, self._reading = True, None
         self.is_closing |= self._is_last
-        may_be_quick = (
-            head.content_length == 0 and self.protocol.keeps_alive and not (self.was_asked or self.is_closing)
-        )
+        is_usual = self.protocol.keeps_alive and not (self.was_asked or self.is_closing)
         self.was_asked = False
-        if may_be_quick and (answer := self._quick(head, self._date())) is not None:
+        if is_usual and head.content_length == 0 and (answer := self._quick(head, self._date())) is not None:
             self._quick_in_a_row += 1
             self._sent_bytes, self._writing = 0, None
             await self._send(answer)

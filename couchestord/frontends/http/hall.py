@@ -181,10 +181,12 @@ class Hall:
         if not self._begun.pop(fd):
             # what came meanwhile is read now
             self._epoll.register(fd, select.EPOLLIN)
-        self._send(fd, connection, answer, trio.current_time())
+        if is_closing:
+            # a task closes it, so that what the client sent meanwhile does not take the reply with it
+            self._leave(self._forget(fd), b"", answer)
+        else:
+            self._send(fd, connection, answer, trio.current_time())
         response.finished(len(body))
-        if is_closing and self._waiting.get(fd) is connection:
-            self._close(fd, connection)
 
     def _send(self, fd: int, connection: Connection, answer: bytes, now_s: float) -> None:
         try:

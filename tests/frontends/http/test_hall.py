@@ -1,6 +1,7 @@
 """Connections that wait in the hall: quick answers, and everything that must leave it."""
 
 import logging
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
@@ -9,6 +10,7 @@ import trio
 from trio.testing import MockClock
 
 from couchestord.frontends.http import Head, HttpServer, Limits, Request, Response, serve_http
+from couchestord.frontends.http.connection import Connection
 
 PUT = b"PUT /%b HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nbody"
 GET = b"GET /%b HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -400,3 +402,30 @@ async def test_cancelled_while_a_request_is_under_way() -> None:
         assert desk.finished == [0]
         with suppress(trio.BrokenResourceError):
             assert await stream.receive_some() == b""
+
+
+async def test_a_connection_that_is_to_finish_sends_what_it_owes_and_serves_what_it_was_given() -> None:
+    """It was told so between the hall and its task."""
+    desk = Desk()
+
+    async def finish(received: bytes, unsent: bytes) -> bytes:
+        here, there = socket.socketpair()
+        here.setblocking(False)
+        connection = Connection(here, desk.handle, Limits(), lambda: b"today", quick=desk.quick)
+        connection.finish_soon()
+        stream = trio.SocketStream(trio.socket.from_stdlib_socket(there))
+        found = b""
+
+        async def run() -> None:
+            assert not await connection.run(received, unsent)
+
+        async with trio.open_nursery() as nursery, stream:
+            nursery.start_soon(run)
+            async for piece in stream:
+                found += piece
+        return found
+
+    assert await finish(b"", LARGE) == LARGE
+    answer = await finish(GET % b"slow", b"")
+    assert b"Connection: close" in answer
+    assert answer.endswith(b"slow/slow")
