@@ -1,10 +1,10 @@
-"""What a call to DirectoryDisk costs beside the bare system call, in one run: CPU microseconds and operations a second.
+"""What a call to DirectoryDisk costs beside the bare system call, in one run: `python -m bench.disk [--folder DIR]`.
 
-python bench/disk.py FOLDER
+CPU microseconds and operations a second.
 """
 
+import argparse
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
@@ -77,5 +77,7 @@ async def _main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory(dir=sys.argv[1] if len(sys.argv) > 1 else None) as name:
+    parser = argparse.ArgumentParser(prog="python -m bench.disk", description="A call to a disk.")
+    parser.add_argument("--folder", type=Path, help="on the disk to measure; default: the system's temporary folder")
+    with tempfile.TemporaryDirectory(dir=parser.parse_args().folder) as name:
         trio.run(_main, Path(name))

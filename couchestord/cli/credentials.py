@@ -23,7 +23,7 @@ _LINES = """
 paste to use it:
   export AWS_SHARED_CREDENTIALS_FILE={file} AWS_REGION={region} AWS_ENDPOINT_URL={url}
 awscli
-  aws s3 mb s3://first && aws s3 cp README.md s3://first/
+  aws s3 mb s3://first; echo hello | aws s3 cp - s3://first/hello
 boto3
   python3 -c 'import boto3; s3 = boto3.client("s3"); print(s3.list_buckets()["Buckets"])'
 s5cmd

@@ -1,7 +1,7 @@
 """What the documentation quotes exists: commands, settings, metrics, files that it links or names.
 
 Seen to fail with: an option misspelt in a quoted command, a key of the configuration misspelt, a link to a page that is
-not there, a test file that is not there, a metric left out.
+not there, a test file that is not there, a metric left out, a line to paste that reads otherwise.
 """
 
 import re
@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from couchestord.cli.credentials import lines_to_paste
 from couchestord.cli.entry import build_parser
-from couchestord.config import setting_names
+from couchestord.config import Address, setting_names
 from couchestord.frontends.s3.routes import Operation
 from couchestord.io.catalog.schema import TABLES
 from couchestord.metrics import Metrics, Snapshot
@@ -76,6 +77,14 @@ def test_documented_metrics_are_those_there_are() -> None:
     types = re.findall(r"(?m)^# TYPE (couchestord_\w+)", metrics.render(snapshot).decode())
     documented = set(METRIC.findall((ROOT / "docs" / "operations.md").read_text(encoding="utf-8")))
     assert set(types) == documented
+
+
+def test_the_first_page_shows_the_lines_to_paste() -> None:
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    told = lines_to_paste(Path("/here/data"), Address("127.0.0.1", 9000), "us-east-1").replace("/here/", "$PWD/")
+    lines = [line.strip() for line in told.splitlines() if line.startswith("  ")]
+    assert len(lines) > 5
+    assert [line for line in lines if line not in page] == []
 
 
 def test_every_operation_of_s3_is_documented() -> None:
