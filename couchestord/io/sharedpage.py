@@ -2,7 +2,7 @@
 
 One process writes the catalog; the others read it and keep what they read. After each commit, and before anybody hears
 of it, the writer says here what may be kept no longer, and then counts the change. Each reader has a word that says
-which changes it is sure to see, so that nothing is freed under it.
+which changes it is sure to see, so that nothing is freed under it, and one that grows as long as its loop turns.
 
 All numbers are words of 64 bits, written whole. Each has one writer.
 """
@@ -20,7 +20,8 @@ NOBODY: Final = (1 << 64) - 1
 _VERSION, _SHUT = range(2)
 _NUMBERS: Final = 64
 _READERS: Final = 512
-_GENERATIONS: Final = _READERS + 8 * READERS_MAX
+_BEATS: Final = _READERS + 8 * READERS_MAX
+_GENERATIONS: Final = _BEATS + 8 * READERS_MAX
 
 
 class SharedPage:
@@ -31,7 +32,8 @@ class SharedPage:
         whole = memoryview(self._memory)
         self._words = whole[:_NUMBERS].cast("Q")
         self._numbers = whole[_NUMBERS : _NUMBERS + NUMBERS_BYTES]
-        self._readers = whole[_READERS:_GENERATIONS].cast("Q")
+        self._readers = whole[_READERS:_BEATS].cast("Q")
+        self._beats = whole[_BEATS:_GENERATIONS].cast("Q")
         self.generations = whole[_GENERATIONS:]
         """Memory for the `Generations` of the one process that writes."""
         for reader in range(READERS_MAX):
@@ -73,6 +75,14 @@ class SharedPage:
     def clear(self, reader: int) -> None:
         """There is no such reader any more."""
         self._readers[reader] = NOBODY
+
+    def beat(self, reader: int) -> None:
+        """Reader number `reader` goes on."""
+        self._beats[reader] += 1
+
+    def beats(self, reader: int) -> int:
+        """How often readers of that number have said that they go on."""
+        return self._beats[reader]
 
     def seen(self, reader: int) -> int:
         """What it said last; NOBODY when it is not there."""

@@ -13,8 +13,10 @@ LEAVE: Final = b"leave"
 """To a worker: another one has its place. As `STOP`, and clients are told with the answer to their next request."""
 LINK: Final = b"link"
 """To any: the ends of two sockets, for requests and for bodies. A worker uses the newest pair; the store's process
-serves each.
+serves each. From a worker: those that it had are closed, though nobody has ended, as far as it knows.
 """
+LEAVE_S: Final = 600.0
+"""What a worker that leaves has begun may take so long."""
 READY: Final = b"ready"
 """From any: it serves."""
 _WORD_BYTES_MAX: Final = 64

@@ -23,8 +23,13 @@ _PAUSE_S_MIN: Final = 0.1
 _PAUSE_S_MAX: Final = 5.0
 _CALM_S: Final = 60.0
 """A process that ran for so long is started again at once."""
-_LEAVE_S: Final = 45.0
-"""A worker that was replaced has so long to finish what it began."""
+_LEAVE_S: Final = orders.LEAVE_S + 60.0
+"""A worker that was replaced and has not ended by then is killed."""
+_LOOK_S: Final = 5.0
+_STILL_LOOKS_MAX: Final = 6
+"""A worker whose loop has not turned between so many looks is killed: what it may see is not freed, and who comes to it
+waits. Looks are counted, not seconds: when all processes are frozen together, nobody hangs.
+"""
 _PR_SET_PDEATHSIG: Final = 1
 _STORE: Final = -1
 WORKERS_MAX: Final = READERS_MAX // 2 - 1
@@ -53,7 +58,12 @@ class _Child:
     started_s: float
     is_ready: bool = False
     leaves_by_s: float | None = None
-    """It was told to stop, to be killed when it has not by then."""
+    """It was told to leave, to be killed when it has not by then."""
+    is_killed: bool = False
+    """Which takes as long as a disk hangs that it waits for."""
+    beats: int = 0
+    still_looks: int = 0
+    """Looks since its loop was seen to turn."""
 
 
 @dataclass(slots=True)
@@ -76,6 +86,7 @@ class Supervisor:
         self._due: dict[int, _Due] = {index: _Due() for index in (_STORE, *range(len(listeners)))}
         self._replacing: list[int] = []
         self._replacing_since = 0.0
+        self._look_at_s = time.monotonic() + _LOOK_S
         self._stopping = False
         self._was_ready = False
         self._code = 0
@@ -108,30 +119,34 @@ class Supervisor:
         if self._stopping:
             return None
         for index, due in self._due.items():
-            if due.at_s <= now and not any(each.index == index for each in self._children.values()):
+            if due.at_s <= now and not self._is_staffed(index):
                 role = self._start(index)
                 if role is not None:
                     return role
         return self._replace_next()
 
+    def _is_staffed(self, index: int) -> bool:
+        """A process is there that is to stay."""
+        return any(each.index == index and each.leaves_by_s is None for each in self._children.values())
+
     def _replace_next(self) -> Role | None:
-        """Goes on with replacing the workers one by one: the next is ready before the one before is told to stop."""
+        """Goes on with replacing the workers one by one: the next is ready before the one before is told to leave."""
         while self._replacing:
             index = self._replacing[0]
             there = [child for child in self._children.values() if child.index == index]
-            if len(there) == 1 and there[0].started_s >= self._replacing_since and there[0].leaves_by_s is None:
-                if not there[0].is_ready:
-                    return None
-                self._replacing.pop(0)
-                continue
-            if len(there) == 1 and there[0].leaves_by_s is None:
-                return self._start(index)
-            if len(there) == 2 and max(there, key=lambda child: child.started_s).is_ready:
-                old = min(there, key=lambda child: child.started_s)
-                if old.leaves_by_s is None:
+            newest = max(there, key=lambda child: child.started_s, default=None)
+            if newest is None:
+                return None  # it is started again as it is
+            if newest.started_s < self._replacing_since:
+                # one that leaves since the last time is waited for: there are never more than two
+                return self._start(index) if len(there) == 1 and newest.leaves_by_s is None else None
+            if not newest.is_ready:
+                return None
+            for old in there:
+                if old is not newest and old.leaves_by_s is None:
                     self._tell(old, orders.LEAVE)
                     old.leaves_by_s = time.monotonic() + _LEAVE_S
-            return None
+            self._replacing.pop(0)
         return None
 
     def _start(self, index: int) -> Role | None:
@@ -195,22 +210,41 @@ class Supervisor:
     def _wait(self) -> None:
         """Until something happens, and takes note of it."""
         now = time.monotonic()
-        times = [child.leaves_by_s for child in self._children.values() if child.leaves_by_s is not None]
-        there = {child.index for child in self._children.values()}
-        times += [due.at_s for index, due in self._due.items() if index not in there and not self._stopping]
+        times = [self._look_at_s, *(due for child in self._children.values() if (due := _due_s(child)) is not None)]
+        times += [due.at_s for index, due in self._due.items() if not self._stopping and not self._is_staffed(index)]
         poller = select.poll()
         poller.register(self._wake, select.POLLIN)
         for child in self._children.values():
             poller.register(child.control, select.POLLIN)
-        poller.poll(max(0.0, min(times) - now) * 1000 + 1 if times else None)
+        poller.poll(max(0.0, min(times) - now) * 1000 + 1)
         for number in self._signals():
             self._on_signal(number)
         for child in list(self._children.values()):
             self._listen(child)
         self._reap()
         for child in self._children.values():
-            if child.leaves_by_s is not None and child.leaves_by_s <= time.monotonic():
-                os.kill(child.pid, signal.SIGKILL)
+            due_s = _due_s(child)
+            if due_s is not None and due_s <= time.monotonic():
+                self._kill(child)
+        if self._look_at_s <= time.monotonic():
+            self._look_at_s = time.monotonic() + _LOOK_S
+            self._look()
+
+    def _look(self) -> None:
+        """Whether the loops of all workers turn."""
+        for child in self._children.values():
+            if child.index == _STORE or child.is_killed:
+                continue
+            beats = self._page.beats(child.number)
+            child.still_looks = child.still_looks + 1 if beats == child.beats else 0
+            child.beats = beats
+            if child.still_looks >= _STILL_LOOKS_MAX:
+                _log.error("a worker hangs and is killed", process=f"worker {child.index}", pid=child.pid)
+                self._kill(child)
+
+    def _kill(self, child: _Child) -> None:
+        child.is_killed = True
+        os.kill(child.pid, signal.SIGKILL)
 
     def _signals(self) -> bytes:
         try:
@@ -235,7 +269,7 @@ class Supervisor:
         for child in self._children.values():
             self._tell(child, orders.STOP)
             if again and child.index != _STORE:
-                os.kill(child.pid, signal.SIGKILL)
+                self._kill(child)
 
     def _listen(self, child: _Child) -> None:
         while True:
@@ -250,6 +284,8 @@ class Supervisor:
                 if child.index == _STORE and not self._was_ready:
                     self._was_ready = True
                     self._notify("READY=1")
+            elif word.word == orders.LINK:
+                self._link(child)
 
     def _reap(self) -> None:
         while self._children:
@@ -282,6 +318,11 @@ class Supervisor:
         calm = now - child.started_s >= _CALM_S
         due.pause_s = 0.0 if calm else min(_PAUSE_S_MAX, max(_PAUSE_S_MIN, 2 * due.pause_s))
         due.at_s = now + due.pause_s
+
+
+def _due_s(child: _Child) -> float | None:
+    """When it is to be killed."""
+    return None if child.is_killed else child.leaves_by_s
 
 
 def _wake_only(_number: int, _frame: object) -> None:

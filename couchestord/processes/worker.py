@@ -1,7 +1,8 @@
 """A worker: serves S3 from a store that another process writes."""
 
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Final
 
 import trio
@@ -20,8 +21,11 @@ from couchestord.processes import orders
 from couchestord.replica.store import Link, open_replica
 
 _log = logs.get(__name__)
-_LEAVE_S: Final = 5.0
+_IDLE_S: Final = 5.0
 """So long a worker whose place another one has waits for the next requests of its clients."""
+_BEAT_S: Final = 1.0
+_ASK_S: Final = 1.0
+"""After so long without a link the supervisor is asked for one."""
 _PAUSE_S: Final = 0.2
 """Before a store that cannot be read is tried again."""
 
@@ -75,19 +79,22 @@ class _Worker:
         self._settle = settle
         self._link: Link | None = None
         self._changed = trio.Event()
+        self._ending = trio.Event()
+        """Told to stop or to leave."""
         self._stopping = trio.Event()
+        """Told to stop."""
         self._waiting = trio.CancelScope()
         """For a store to be opened."""
-        self._is_ready = self._is_leaving = False
+        self._is_ready = False
 
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._follow, nursery)
-            while not self._stopping.is_set():
+            nursery.start_soon(self._beat)
+            while not self._ending.is_set():
                 link = self._link
                 if link is None or link.is_gone:
-                    await self._wait_for_either(self._changed, self._stopping)
-                    self._changed = trio.Event()
+                    await self._wait_for_link()
                     continue
                 try:
                     await self._serve(link)
@@ -96,13 +103,27 @@ class _Worker:
                         continue  # the supervisor says more of it than could be said here
                     _log.warning("the store cannot be read by this worker; it is tried again", reason=str(error))
                     await trio.sleep(_PAUSE_S)
+            await self._front.aclose()
             nursery.cancel_scope.cancel()
 
+    async def _beat(self) -> None:
+        while True:
+            self._page.beat(self._number)
+            await trio.sleep(_BEAT_S)
+
+    async def _wait_for_link(self) -> None:
+        """A process that starts comes with one. When both were there already, the supervisor has to be asked."""
+        with trio.move_on_after(_ASK_S):
+            await _first(self._changed.wait, self._ending.wait)
+            self._changed = trio.Event()
+            return
+        orders.send(self._control, orders.LINK)
+
     async def _serve(self, link: Link) -> None:
-        """One open store, until it closes or this worker is to stop."""
+        """One open store, until it closes or this worker is to end."""
         opened = None
         self._waiting = trio.CancelScope()
-        if self._stopping.is_set():
+        if self._ending.is_set():
             return
         with self._waiting:
             opened = await link.open()
@@ -116,25 +137,17 @@ class _Worker:
                 self._is_ready = True
                 self._settle()
                 orders.send(self._control, orders.READY)
-            await self._wait_for_either(link.closing, self._stopping)
-            if self._is_leaving:
-                await server.leave(_LEAVE_S)
-
-    async def _wait_for_either(self, one: trio.Event, other: trio.Event) -> None:
-        async with trio.open_nursery() as nursery:
-
-            async def wait(event: trio.Event) -> None:
-                await event.wait()
-                nursery.cancel_scope.cancel()
-
-            nursery.start_soon(wait, one)
-            nursery.start_soon(wait, other)
+            await _first(link.closing.wait, self._ending.wait)
+            if not link.closing.is_set() and not self._stopping.is_set():
+                leave = partial(server.leave, _IDLE_S, orders.LEAVE_S)
+                await _first(leave, link.closing.wait, self._stopping.wait)
 
     async def _follow(self, nursery: trio.Nursery) -> None:
         async for order in orders.orders(self._control):
             if order.word in (orders.STOP, orders.LEAVE):
-                self._is_leaving = order.word == orders.LEAVE
-                self._stopping.set()
+                self._ending.set()
+                if order.word == orders.STOP:
+                    self._stopping.set()
                 self._waiting.cancel()
             elif order.word == orders.LINK:
                 requests, bodies = order.sockets
@@ -143,3 +156,15 @@ class _Worker:
                 self._link = Link(requests, bodies, self._number)
                 nursery.start_soon(self._link.run)
                 self._changed.set()
+
+
+async def _first(*waits: Callable[[], Awaitable[object]]) -> None:
+    """Until one of them returns; the others are cancelled."""
+    async with trio.open_nursery() as nursery:
+
+        async def wait(each: Callable[[], Awaitable[object]]) -> None:
+            await each()
+            nursery.cancel_scope.cancel()
+
+        for each in waits:
+            nursery.start_soon(wait, each)

@@ -69,16 +69,18 @@ class HttpServer:
         for scope in self._accepting:
             scope.cancel()
 
-    async def leave(self, within_s: float) -> None:
-        """Accepts no more; each connection closes behind its next response, which says so. Returns when all are closed,
-        or after so long. For a server whose place another one takes: no request gets lost on the way.
+    async def leave(self, idle_s: float, busy_s: float) -> None:
+        """Accepts no more; each connection closes behind its next response, which says so, or after `idle_s` without a
+        request. Returns when all are closed, or when what is under way then takes longer than `busy_s`. For a server
+        whose place another one takes: no request gets lost on the way.
         """
         self.accept_no_more()
         self._hall.hand_out()
         for connection in tuple(self._connections):
             connection.finish_with_next()
-        with trio.move_on_after(within_s):
+        with trio.move_on_after(idle_s):
             await self._wait_until_empty()
+        await self.drain(busy_s)
 
     async def _accept(self, listener: trio.SocketListener) -> None:
         while True:
@@ -161,12 +163,12 @@ class HttpServer:
         finally:
             self._refusals -= 1
 
-    async def drain(self) -> None:
-        """Lets requests under way finish, for at most the limit's time; idle connections close at once."""
+    async def drain(self, within_s: float) -> None:
+        """Lets requests under way finish, for at most so long; idle connections close at once."""
         for connection in tuple(self._connections):
             if not self._hall.drop(connection):
                 connection.finish_soon()
-        with trio.move_on_after(self._limits.drain_timeout_s):
+        with trio.move_on_after(within_s):
             await self._wait_until_empty()
 
     async def _wait_until_empty(self) -> None:
@@ -223,5 +225,5 @@ async def serve_http(
         server.accept_no_more()
         for listener in listeners:
             await listener.aclose()
-        await server.drain()
+        await server.drain(limits.drain_timeout_s)
         connections.cancel_scope.cancel()

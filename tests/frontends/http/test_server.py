@@ -655,7 +655,7 @@ async def test_a_server_that_leaves_answers_the_next_request_of_each_client_and_
         for client in clients:
             await client.send_all(GET)
             assert (await client.receive_some()).startswith(b"HTTP/1.1 200")
-        nursery.start_soon(server.leave, 60)
+        nursery.start_soon(server.leave, 60, 60)
         await trio.testing.wait_all_tasks_blocked()
         late = await stack.enter_async_context(await connect(port))
         await late.send_all(GET)
@@ -675,12 +675,29 @@ async def test_a_server_that_leaves_answers_the_next_request_of_each_client_and_
 
 
 async def test_a_server_that_leaves_waits_for_idle_clients_no_longer_than_it_was_told() -> None:
-    async with AsyncExitStack() as stack:
-        async with serving() as (server, port):
-            client = await stack.enter_async_context(await connect(port))
-            await client.send_all(GET)
-            await client.receive_some()
-            with trio.fail_after(10):
-                await server.leave(0.01)
-            assert server.connections == 1
+    async with AsyncExitStack() as stack, serving() as (server, port):
+        client = await stack.enter_async_context(await connect(port))
+        await client.send_all(GET)
+        await client.receive_some()
+        with trio.fail_after(10):
+            await server.leave(0.01, 60)
+        assert server.connections == 0
         assert await read_all(client) == b""
+
+
+async def test_a_server_that_leaves_waits_longer_for_a_request_under_way() -> None:
+    asked, go_on = trio.Event(), trio.Event()
+
+    async def handler(request: Request) -> Response:
+        asked.set()
+        await go_on.wait()
+        return await echo(request)
+
+    async with serving(handler) as (server, port), await connect(port) as client, trio.open_nursery() as nursery:
+        await client.send_all(GET)
+        await asked.wait()
+        nursery.start_soon(server.leave, 0, 60)
+        await trio.testing.wait_all_tasks_blocked()
+        assert server.connections == 1
+        go_on.set()
+        assert (await read_all(client)).startswith(b"HTTP/1.1 200")
