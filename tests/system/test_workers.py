@@ -277,6 +277,17 @@ def test_processes_are_killed_again_and_again(tmp_path: Path) -> None:
         traffic.verify()
 
 
+@pytest.mark.soak
+def test_worker_that_hangs_is_replaced(tmp_path: Path) -> None:
+    """It takes half a minute to be sure of it."""
+    with node_with_workers(tmp_path) as node:
+        wait_until(all_serve(node), 30, lambda: workers(node))
+        victim = workers(node)[0]
+        os.kill(victim, signal.SIGSTOP)
+        wait_until(all_serve(node, but=[victim]), 90, lambda: workers(node))
+        assert victim not in children(node)
+
+
 def test_store_that_is_opened_again_is_served_by_the_same_workers(tmp_path: Path) -> None:
     """As when too few disks were there at the start, and others come back."""
     with node_with_workers(tmp_path) as node:
