@@ -4,8 +4,10 @@ A start, operations, a step of every job, an end: at the n-th call of one disk a
 hears of it. What was acknowledged is there after a power cut, with as many disks away as may be lost, that one counted.
 """
 
+import gc
 import itertools
 import shutil
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,28 +30,33 @@ SEEDS = (5, 6)
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """`verbs`: the calls that are counted, all if empty. `stays`: those behind the n-th fail too."""
+    """`verbs`: the calls that are counted, all if empty. `stays`: those behind the n-th fail too.
 
-    error: DiskError
+    `kind`: of an error made for each call. One that is raised again and again keeps alive all that it went through.
+    """
+
+    kind: type[DiskError]
     verbs: tuple[str, ...] = ()
     short: bool = False
     stays: bool = False
 
 
 FAULTS = {
-    "EIO": Fault(DiskFailed("EIO")),
-    "ENOSPC": Fault(DiskFull("ENOSPC"), tuple(verb for verb in WRITES if verb != "unlink")),
-    "EROFS": Fault(DiskFailed("EROFS"), WRITES, stays=True),
-    "short": Fault(DiskFailed("short"), ("write_at",), short=True),
+    "EIO": Fault(DiskFailed),
+    "ENOSPC": Fault(DiskFull, tuple(verb for verb in WRITES if verb != "unlink")),
+    "EROFS": Fault(DiskFailed, WRITES, stays=True),
+    "short": Fault(DiskFailed, ("write_at",), short=True),
 }
 
 
 class Sweep(ModelRun):
     """A run in which one call fails, or none when there are fewer. `struck` tells which."""
 
-    def __init__(self, seed: int, folder: Path, fault: Fault, count: int) -> None:
+    def __init__(self, fault: str, count: int, seed: int, folder: Path) -> None:
         super().__init__(seed, folder, lives=0, bursts=0)
-        self.fault = fault
+        self.name = f"{fault} at call {count}, seed {seed}"
+        self.seed = seed
+        self.fault = FAULTS[fault]
         self.count = count
         self.struck = ""
 
@@ -90,7 +97,7 @@ class Sweep(ModelRun):
             if not self.fault.verbs or verb in self.fault.verbs:
                 seen += 1
                 if seen == self.count or (self.fault.stays and seen > self.count):
-                    disk.fail_at(1, self.fault.error, short=self.fault.short)
+                    disk.fail_at(1, self.fault.kind(self.name), short=self.fault.short)
                     self.struck = self.struck or verb
             return await whole(verb, *arguments)
 
@@ -101,22 +108,37 @@ class Sweep(ModelRun):
 
 def fail_the_nth(fault: str, count: int, seed: int, folder: Path) -> str:
     """Which call failed; empty when there are fewer than that."""
-    folder.mkdir()
-    sweep = Sweep(seed, folder, FAULTS[fault], count)
-    try:
-        run_seeded(seed, sweep.main)
-    except Exception as error:
-        done = "\n".join(sweep.log)
-        raise ModelBroken(f"{fault} at call {count}, a {sweep.struck}, seed {seed}: {error!r}\n{done}") from error
-    finally:
-        sweep.shadow.close()
+    sweep = Sweep(fault, count, seed, folder)
+    run_to_end(sweep)
     shutil.rmtree(folder)
     return sweep.struck
+
+
+def run_to_end(sweep: Sweep) -> None:
+    sweep.machine.folder.mkdir()
+    try:
+        run_seeded(sweep.seed, sweep.main)
+    except Exception as error:
+        done = "\n".join(sweep.log)
+        raise ModelBroken(f"{sweep.name}, a {sweep.struck}: {error!r}\n{done}") from error
+    finally:
+        sweep.shadow.close()
 
 
 @pytest.mark.parametrize(("fault", "count"), [("EIO", 3), ("EIO", 51), ("ENOSPC", 40), ("EROFS", 20), ("short", 30)])
 def test_the_nth_call_fails(fault: str, count: int, tmp_path: Path) -> None:
     assert fail_the_nth(fault, count, SEEDS[0], tmp_path / "run")
+
+
+def test_nothing_of_a_run_stays_in_memory(tmp_path: Path) -> None:
+    """A process makes thousands of runs. A call that failed must not keep its store, nor all that led there."""
+    sweep = Sweep("EIO", 3, SEEDS[0], tmp_path / "run")
+    run_to_end(sweep)
+    assert sweep.struck
+    store, disk = weakref.ref(sweep.store), weakref.ref(sweep.machine.disks[0])
+    del sweep
+    gc.collect()
+    assert (store(), disk()) == (None, None)
 
 
 @pytest.mark.soak
