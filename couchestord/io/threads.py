@@ -14,6 +14,7 @@ up: every call under way ends with DiskTimeout, what still waits in the queue is
 home later is dropped.
 """
 
+import itertools
 import queue
 import threading
 from collections import deque
@@ -65,7 +66,7 @@ class _Crew:
         self.done: deque[Call] = deque()
         self.under_way: dict[Call, None] = {}  # oldest first
         self.announced = False
-        self.watched = False
+        self.watch: trio.CancelScope | None = None
         self.ended = False
         self.threads_count = threads_count
         for index in range(threads_count):
@@ -113,9 +114,15 @@ class _Crew:
                 else:
                     trio.lowlevel.reschedule(call.task)
 
+    def is_late(self) -> bool:
+        """The oldest call under way has missed its deadline."""
+        return any(call.deadline <= trio.current_time() for call in itertools.islice(self.under_way, 1))
+
     def end(self, error: type[DiskError], message: str) -> None:
         """On the loop: no call is begun any more, those under way end with `error`; idle threads leave."""
         self.ended = True
+        if self.watch is not None:
+            self.watch.cancel()
         under_way, self.under_way = self.under_way, {}
         for call in under_way:
             call.error = error(message)
@@ -195,23 +202,24 @@ class DiskThreads:
             crew = self._crew = self._hire()
         call = Call(function, arguments, trio.current_time() + self._deadline_s, joint)
         crew.under_way[call] = None
-        if not crew.watched:
-            crew.watched = True
-            trio.lowlevel.spawn_system_task(self._watch, crew)
+        if crew.watch is None:
+            crew.watch = trio.CancelScope()
+            trio.lowlevel.spawn_system_task(self._watch, crew, crew.watch)
         crew.waiting.put(call)
         return call
 
-    async def _watch(self, crew: _Crew) -> None:
-        while crew.under_way:
-            oldest = next(iter(crew.under_way))
-            await trio.sleep_until(oldest.deadline)
-            if oldest in crew.under_way:
-                # A result may have come while the loop itself was held up: the disk is not to blame for that.
-                crew.deliver()
-            if oldest in crew.under_way:
-                self._failure = f"{self._name}: no answer within {self._deadline_s:g} s"
-                crew.end(DiskTimeout, self._failure)
-        crew.watched = False
+    async def _watch(self, crew: _Crew, until_ended: trio.CancelScope) -> None:
+        with until_ended:
+            while crew.under_way:
+                # of the call only its deadline is kept: it may have ended long before, and what it wrote is to be freed
+                await trio.sleep_until(next(iter(crew.under_way)).deadline)
+                if crew.is_late():
+                    # A result may have come while the loop itself was held up: the disk is not to blame for that.
+                    crew.deliver()
+                if crew.is_late():
+                    self._failure = f"{self._name}: no answer within {self._deadline_s:g} s"
+                    crew.end(DiskTimeout, self._failure)
+        crew.watch = None
 
     def _hire(self) -> _Crew:
         with self._lock:

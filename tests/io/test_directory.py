@@ -2,12 +2,14 @@
 
 import errno
 import fcntl
+import gc
 import os
 import random
 import stat
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -170,6 +172,20 @@ async def test_threads_leave_after_close(tmp_path: Path) -> None:
     for thread in mine:
         await trio.to_thread.run_sync(thread.join, 30)
         assert not thread.is_alive()
+
+
+async def test_what_was_written_is_freed_once_it_is_written(tmp_path: Path) -> None:
+    class Body(bytearray):
+        pass
+
+    disk = DirectoryDisk(tmp_path, deadline_s=600.0)
+    body = Body(b"12345")
+    gone = weakref.ref(body)
+    await disk.write_at("a", 0, [body])
+    del body
+    gc.collect()
+    assert gone() is None
+    disk.close()
 
 
 async def test_folder_moved_away_or_deleted(tmp_path: Path) -> None:

@@ -1,14 +1,27 @@
+import gc
 import os
 import shutil
 import sqlite3
+import weakref
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import trio.testing
 from small_store import SMALL, STRIPE_BYTES, body_of, core_of, fingerprints, flip, make_store, put_all, read
 
-from couchestord.errors import AccessDenied, DiskLocked, ForeignDisk, NotAStore, StoreExists, TooFewDisks, UnknownFormat
+from couchestord.cache import CacheConfig
+from couchestord.errors import (
+    AccessDenied,
+    DiskLocked,
+    ForeignDisk,
+    NoSuchKey,
+    NotAStore,
+    StoreExists,
+    TooFewDisks,
+    UnknownFormat,
+)
 from couchestord.store.door import ObjectStore
 from couchestord.store.opening import disk_folders
 
@@ -203,3 +216,27 @@ async def test_catalog_of_a_newer_program_is_left_untouched(tmp_path: Path) -> N
     assert {path: total for path, total in fingerprints([tmp_path]).items() if path.suffix == ".sqlite"} == {
         path: total for path, total in before.items() if path.suffix == ".sqlite"
     }
+
+
+@pytest.mark.parametrize("services", [False, True])
+async def test_closed_store_is_freed(tmp_path: Path, services: bool) -> None:
+    """With its disks and its caches, while the loop that it ran in goes on."""
+    path = await make_store(tmp_path / "data")
+    cache = CacheConfig(l2_path=tmp_path / "l2", l2_bytes=8 << 20, l2_shared_device=True)
+
+    async def use() -> dict[str, weakref.ref[object]]:
+        async with ObjectStore.open(path, replace(SMALL, cache=cache, services=services)) as store:
+            await put_all(store, BODIES)
+            await store.destage()
+            for key, body in BODIES.items():
+                assert await read(store, key) == body
+            with pytest.raises(NoSuchKey):
+                await read(store, b"none")
+            core = core_of(store)
+            parts = (store, core.catalog, core.writer, core.cache, core.disks, core.disks.get(0))
+            return {type(part).__name__: weakref.ref(part) for part in parts}
+
+    parts = await use()
+    await trio.testing.wait_all_tasks_blocked()
+    gc.collect()
+    assert [name for name, part in parts.items() if part() is not None] == []
