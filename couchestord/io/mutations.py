@@ -10,6 +10,13 @@ from typing import Any
 
 import msgspec
 
+IN_JOURNAL = 0
+IN_BLOB = 1
+LOST = 2
+"""Places that are no segments: ids of segments begin above them. Of a body in the record `stripe`; in the blob
+`stripe`, whose frames begin at `start`; and nowhere, for what a node that was made anew from a bucket did not get back.
+"""
+
 
 class Extent(msgspec.Struct, frozen=True, array_like=True):
     """A run of a content's bytes. `segment` 0: in the body of this very record, at `start`; else at (segment,
@@ -95,6 +102,8 @@ class ObjectPut(Outcome, frozen=True, tag=10):
     result: bytes = b""
     policy: int = 0
     """That of the new content; pieces keep theirs."""
+    content: int = 0
+    """Id of the new content, with extent i having this + i, when it was chosen before; 0: it is `id`."""
 
 
 class ObjectDeleted(Outcome, frozen=True, tag=11):
@@ -256,6 +265,41 @@ class ExtentsMoved(Outcome, frozen=True, tag=55):
     moves: tuple[Move, ...]
 
 
+class BlobBegun(Outcome, frozen=True, tag=60):
+    """An object of that name may be in the bucket from now on. Ids from `id` on are used, `ids` of them."""
+
+    id: int
+    epoch: int
+    ids: int = 1
+
+
+class Copied(msgspec.Struct, frozen=True, array_like=True):
+    """Where the frames of an extent begin in a blob."""
+
+    extent: int
+    start: int
+
+
+class BlobConfirmed(Outcome, frozen=True, tag=61):
+    """The blob was proved to be there; these extents have it for their copy."""
+
+    id: int
+    size: int
+    copies: tuple[Copied, ...]
+
+
+class BlobDropped(Outcome, frozen=True, tag=62):
+    """Nothing is in the blob, and it may be deleted."""
+
+    id: int
+
+
+class CopiesLost(Outcome, frozen=True, tag=63):
+    """These extents have no copy any more."""
+
+    extents: tuple[int, ...]
+
+
 AnyOutcome = (
     BucketMade
     | BucketRemoved
@@ -281,6 +325,10 @@ AnyOutcome = (
     | ShardsLost
     | ShardPlaced
     | ExtentsMoved
+    | BlobBegun
+    | BlobConfirmed
+    | BlobDropped
+    | CopiesLost
 )
 
 _ENCODER = msgspec.msgpack.Encoder()

@@ -247,3 +247,44 @@ class MoveExtents:
     """Answers how many extents were still at their old place and moved; the others' new bytes are garbage."""
 
     moves: tuple[ExtentMove, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BeginBlob:
+    """Answers the number of a blob that none was named like. `epoch`: the one that this start has claimed in the
+    bucket. `ids`: so many ids after the number are the caller's as well.
+    """
+
+    epoch: int
+    ids: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ConfirmBlob:
+    """The blob was proved to hold, for each of these extents, so many bytes (its length), from there on. Answers how
+    many of them still exist and had no copy; they have one now. Raises Unavailable when it was not begun in `epoch`.
+    """
+
+    epoch: int
+    id: int
+    size: int
+    held: tuple[tuple[int, int, int], ...]
+    """(extent, start, length)."""
+
+
+@dataclass(frozen=True, slots=True)
+class DropBlob:
+    """Answers True when nothing was in the blob, and it is forgotten; one that was begun, and not confirmed, before
+    `epoch`.
+    """
+
+    epoch: int
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoseCopies:
+    """The blob is gone or bad: of these extents, those that lie elsewhere have no copy any more. Answers how many."""
+
+    blob: int
+    extents: tuple[int, ...]

@@ -62,6 +62,10 @@ FREEING = (
     rq.PlaceShard,
     rq.MoveExtents,
     rq.SaveJob,
+    rq.BeginBlob,
+    rq.ConfirmBlob,
+    rq.DropBlob,
+    rq.LoseCopies,
 )
 """What background jobs and a start must be able to write, or a journal that is full stays full."""
 OVERDRAFT = 1.5

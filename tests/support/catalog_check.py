@@ -9,7 +9,7 @@ from typing import Any
 
 from couchestord.io.catalog.catalog import dump
 from couchestord.io.catalog.segments import unpack_disks
-from couchestord.io.mutations import decode_pieces
+from couchestord.io.mutations import IN_BLOB, LOST, decode_pieces
 from couchestord.io.sqlite import Connection
 
 MARKER = 2
@@ -22,6 +22,7 @@ def check_catalog(catalog: Connection | Path) -> None:
     _check_objects(tables)
     _check_contents(tables)
     _check_segments(tables)
+    _check_blobs(tables)
     _check_uploads(tables)
 
 
@@ -110,10 +111,26 @@ def _check_contents(tables: dict[str, list[Any]]) -> None:
     assert all(row[4] <= state[2] for row in tables["extent"] if not row[3]), "an extent in a record to come"
 
 
+def _check_blobs(tables: dict[str, list[Any]]) -> None:
+    live: Counter[int] = Counter()
+    only: Counter[int] = Counter()
+    for row in tables["extent"]:
+        (length, segment, *place), copy = row[2:6], row[-2:]
+        if copy[0] is not None:
+            live[copy[0]] += length
+        if segment == IN_BLOB:
+            assert tuple(place) == copy, "what is in a blob only has its copy elsewhere"
+            only[copy[0]] += length
+    for id_, _, state, _, live_bytes, only_bytes in tables["blob"]:
+        assert (live_bytes, only_bytes) == (live.pop(id_, 0), only.pop(id_, 0)), "a blob is miscounted"
+        assert state or not live_bytes, "a blob that was not confirmed holds something"
+    assert not live | only, "a copy in a blob that does not exist"
+
+
 def _check_segments(tables: dict[str, list[Any]]) -> None:
     live: Counter[int] = Counter()
     for row in tables["extent"]:
-        if row[3]:
+        if row[3] > LOST:
             live[row[3]] += row[2]
     segments = {row[0]: row for row in tables["segment"]}
     assert set(live) <= set(segments), "an extent in a segment that does not exist"

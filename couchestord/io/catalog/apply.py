@@ -11,6 +11,8 @@ from typing import Any
 
 from couchestord.errors import InternalError
 from couchestord.io import mutations as mu
+from couchestord.io.catalog.accountrows import AccountRows
+from couchestord.io.catalog.blobrows import BlobRows
 from couchestord.io.catalog.generations import Generations
 from couchestord.io.catalog.segments import SegmentRows
 from couchestord.io.sqlite import Connection, Execute, Shut
@@ -34,12 +36,14 @@ class Applier:
         self.next_id = 0
         self.tree_generation = 0
         self.generations = Generations()
-        self._segments = SegmentRows(connection)
+        self._accounts = AccountRows(connection)
+        self._blobs = BlobRows(connection)
+        self._segments = SegmentRows(connection, self._blobs)
         self._by_type: dict[type, Callable[[Any], None]] = {
             mu.BucketMade: self._bucket_made,
             mu.BucketRemoved: self._bucket_removed,
-            mu.BucketVersioned: self._bucket_versioned,
-            mu.BucketPolicySet: self._bucket_policy_set,
+            mu.BucketVersioned: self._accounts.bucket_versioned,
+            mu.BucketPolicySet: self._accounts.bucket_policy_set,
             mu.ObjectPut: self._object_put,
             mu.ObjectDeleted: self._object_deleted,
             mu.VersionDeleted: self._version_deleted,
@@ -47,26 +51,31 @@ class Applier:
             mu.PartPut: self._part_put,
             mu.UploadAborted: self._upload_aborted,
             mu.ResultsForgotten: self._results_forgotten,
-            mu.UserMade: self._user_made,
-            mu.UserRemoved: self._user_removed,
-            mu.KeyMade: self._key_made,
-            mu.KeyRemoved: self._key_removed,
-            mu.SettingPut: self._setting_put,
-            mu.JobPut: self._job_put,
-            mu.PolicyPut: self._policy_put,
+            mu.UserMade: self._accounts.user_made,
+            mu.UserRemoved: self._accounts.user_removed,
+            mu.KeyMade: self._accounts.key_made,
+            mu.KeyRemoved: self._accounts.key_removed,
+            mu.SettingPut: self._accounts.setting_put,
+            mu.JobPut: self._accounts.job_put,
+            mu.PolicyPut: self._accounts.policy_put,
             mu.SegmentMade: self._segment_made,
             mu.SegmentSealed: self._segments.sealed,
             mu.SegmentDropped: self._segments.dropped,
             mu.ShardsLost: self._segments.shards_lost,
             mu.ShardPlaced: self._segments.shard_placed,
             mu.ExtentsMoved: self._extents_moved,
+            mu.BlobBegun: self._blob_begun,
+            mu.BlobConfirmed: self._blobs.confirmed,
+            mu.BlobDropped: self._blobs.dropped,
+            mu.CopiesLost: self._blobs.copies_lost,
         }
         self.load()
 
     def connect(self, connection: Connection | Shut) -> None:
         """Work through this connection from now on. `load` comes next."""
         self._run, self._run_many = connection.execute, connection.executemany
-        self._segments.connect(connection)
+        for rows in (self._accounts, self._blobs, self._segments):
+            rows.connect(connection)
 
     def load(self) -> None:
         """Take the counters from the state row: at the start, and after a rollback."""
@@ -101,7 +110,7 @@ class Applier:
     def _use_ids(self, first: int, count: int = 1) -> None:
         self.next_id = max(self.next_id, first + count)
 
-    # -- buckets, users, settings ------------------------------------------------------------------------------
+    # -- buckets -----------------------------------------------------------------------------------------------------
 
     def _bucket_made(self, it: mu.BucketMade) -> None:
         self._run("insert into directory values (?, 0, x'', null, 1)", (it.root,))
@@ -119,40 +128,6 @@ class Applier:
         self._run("delete from directory where id=?", (root,))
         self._change_tree()
 
-    def _bucket_versioned(self, it: mu.BucketVersioned) -> None:
-        self._run("update bucket set versioning=? where name=?", (it.versioning, it.name))
-
-    def _bucket_policy_set(self, it: mu.BucketPolicySet) -> None:
-        self._run("update bucket set policy=? where name=?", (it.policy, it.name))
-
-    def _policy_put(self, it: mu.PolicyPut) -> None:
-        self._run(
-            "insert or replace into policy values (?, ?, ?, ?, ?, ?, ?, ?)",
-            (it.id, it.name, it.k, it.m, it.stripe_bytes, it.min_healthy_shards, it.disk_class, it.created_ns),
-        )
-
-    def _user_made(self, it: mu.UserMade) -> None:
-        self._run("insert into account values (?, ?, ?)", (it.name, int(it.admin), it.created_ns))
-
-    def _user_removed(self, it: mu.UserRemoved) -> None:
-        self._run("delete from access_key where account=?", (it.name,))
-        self._run("delete from account where name=?", (it.name,))
-
-    def _key_made(self, it: mu.KeyMade) -> None:
-        self._run("insert into access_key values (?, ?, ?, ?)", (it.access_key, it.user, it.secret_key, it.created_ns))
-
-    def _key_removed(self, it: mu.KeyRemoved) -> None:
-        self._run("delete from access_key where id=?", (it.access_key,))
-
-    def _setting_put(self, it: mu.SettingPut) -> None:
-        self._run("insert or replace into setting values (?, ?)", (it.name, it.value))
-
-    def _job_put(self, it: mu.JobPut) -> None:
-        if it.state:
-            self._run("insert or replace into job values (?, ?)", (it.name, it.state))
-        else:
-            self._run("delete from job where name=?", (it.name,))
-
     # -- objects ---------------------------------------------------------------------------------------------------
 
     def _object_put(self, it: mu.ObjectPut) -> None:
@@ -160,8 +135,8 @@ class Applier:
         self._make_directories(it.made)
         content: int | None = None
         if it.extents is not None:
-            content = it.id
-            self._insert_content(it.id, it.extents, it.size, it.policy)
+            content = it.content or it.id
+            self._insert_content(content, it.extents, it.size, it.policy)
         else:
             content = self._insert_pieces(it.id, it.pieces, it.size)
         if it.upload:
@@ -397,3 +372,7 @@ class Applier:
     def _segment_made(self, it: mu.SegmentMade) -> None:
         self._segments.made(it)
         self._use_ids(it.id)
+
+    def _blob_begun(self, it: mu.BlobBegun) -> None:
+        self._blobs.begun(it)
+        self._use_ids(it.id, it.ids)

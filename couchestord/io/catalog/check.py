@@ -31,8 +31,15 @@ _MUST_BE_EMPTY: dict[str, str] = {
     "contents that nothing refers to": "select id from content where refs<1",
     "extents of no content": "select id from extent x where id>=coalesce((select c.id+c.extents from content c "
     "where c.id<=x.id order by c.id desc limit 1), 0)",
-    "extents in segments that do not exist": "select id from extent x where segment<>0 and not exists "
+    "extents in segments that do not exist": "select id from extent x where segment>2 and not exists "
     "(select 1 from segment s where s.id=x.segment)",
+    "extents in segment 1 that are not where their copy is": "select id from extent where segment=1 and "
+    "(copy_blob is not stripe or copy_start is not stripe_start)",
+    "copies in blobs that are not confirmed": "select id from extent x where copy_blob is not null and not exists "
+    "(select 1 from blob b where b.id=x.copy_blob and b.state=1)",
+    "blobs whose live bytes are miscounted": "select id from blob b where live_bytes<>(select "
+    "coalesce(sum(length),0) from extent x where x.copy_blob=b.id) "
+    "or only_bytes<>(select coalesce(sum(length),0) from extent x where x.segment=1 and x.stripe=b.id)",
     "extents that lie under another policy than their content": "select x.id from extent x join segment s "
     "on s.id=x.segment where s.policy<>(select policy from content c where c.id<=x.id order by c.id desc limit 1)",
     "policies that do not exist": "select policy from (select policy from bucket union select policy from content "

@@ -4,7 +4,7 @@ Ids (directories, inodes, contents, extents, markers, segments, cookies) come fr
 again. The object that a plain PUT makes has one number for its inode, its cookie, its content and its first extent.
 """
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 TABLES: dict[str, str] = {
     # one row: what the catalog is, and up to where the log has been applied
@@ -52,11 +52,18 @@ TABLES: dict[str, str] = {
     # refs: pieces and parts that name it. Its extents have the ids id to id + extents - 1; policy: what they lie under
     "content": "id integer not null primary key, refs integer not null, extents integer not null, length "
     "integer not null, policy integer not null",
-    # segment 0: in the body of the journal record of sequence `stripe`. stored_length, codec, crypt_key null: as is
+    # segment 0: in the body of the journal record of sequence `stripe`; 1: in the blob `stripe`, and not on the disks;
+    # 2: nowhere, lost. stored_length, codec, crypt_key null: as is. copy_blob, copy_start: the confirmed blob that
+    # holds it as well, and where its frames begin there; null: it has no copy
     "extent": """
         id integer not null primary key, start integer not null, length integer not null, segment integer not null,
         stripe integer not null, stripe_start integer not null, stored_length integer, codec integer, crypt_key
-        integer""",
+        integer, copy_blob integer, copy_start integer""",
+    # objects in a bucket of another store. state: 0 begun, 1 confirmed. live_bytes: of the extents with a copy there;
+    # only_bytes: of those among them that are not on the disks
+    "blob": """
+        id integer not null primary key, epoch integer not null, state integer not null, size integer not null,
+        live_bytes integer not null, only_bytes integer not null""",
     # state: 0 open, 1 sealed. disks: little-endian int16 per shard, -1 for none. missing: bit i, shard i is not whole
     "segment": """
         id integer not null primary key, epoch integer not null, state integer not null, k integer not null,
@@ -83,6 +90,9 @@ CLUSTERED = frozenset({"entry", "version", "xattr", "link", "piece", "part"})
 
 INDEXES: dict[str, str] = {
     "extent_place": "extent (segment, stripe)",
+    "extent_copy": "extent (copy_blob) where copy_blob is not null",
+    "blob_begun": "blob (id) where state = 0",
+    "blob_dead": "blob (id) where state = 1 and live_bytes = 0",
     "upload_key": "upload (bucket, object_key, id)",
     "segment_place": "segment (disks, missing, m, policy)",
     "segment_dead": "segment (id) where state = 1 and live_bytes = 0",

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from couchestord.errors import InternalError
 from couchestord.io import mutations as mu
+from couchestord.io.catalog.blobrows import BlobRows
 from couchestord.io.sqlite import Connection, Execute, Shut
 
 STATE_OPEN = 0
@@ -24,7 +25,8 @@ def unpack_disks(packed: bytes) -> tuple[int, ...]:
 class SegmentRows:
     """Applies what concerns segments. Inside the caller's transaction."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, blobs: BlobRows) -> None:
+        self._blobs = blobs
         self.connect(connection)
 
     def connect(self, connection: Connection | Shut) -> None:
@@ -61,13 +63,15 @@ class SegmentRows:
 
     def extents_moved(self, it: mu.ExtentsMoved) -> None:
         for move in it.moves:
-            length, segment = self._run("select length, segment from extent where id=?", (move.extent,)).fetchone()
+            length, segment, stripe = self._run(
+                "select length, segment, stripe from extent where id=?", (move.extent,)
+            ).fetchone()
             self._run(
                 "update extent set segment=?, stripe=?, stripe_start=? where id=?",
                 (move.segment, move.stripe, move.start, move.extent),
             )
-            self._add_live(segment, -length)
-            self._add_live(move.segment, length)
+            self._add_live(segment, stripe, -length)
+            self._add_live(move.segment, move.stripe, length)
 
     def insert_extents(self, rows: Sequence[tuple[int, int, int, int, int, int]]) -> None:
         """Rows of (id, start, length, segment, stripe, stripe_start)."""
@@ -76,8 +80,8 @@ class SegmentRows:
             self._run(statement, rows[0])
         else:
             self._run_many(statement, rows)
-        for _, _, length, segment, _, _ in rows:
-            self._add_live(segment, length)
+        for _, _, length, segment, stripe, _ in rows:
+            self._add_live(segment, stripe, length)
 
     def release_content(self, content: int) -> None:
         """One reference less; with the last one the content and its extents go."""
@@ -87,14 +91,19 @@ class SegmentRows:
             return
         self._run("delete from content where id=?", (content,))
         ids = (content, content + extents)
-        for segment, length in self._run(
-            "select segment, sum(length) from extent where id>=? and id<? group by segment", ids
+        for segment, blob, length in self._run(
+            "select segment, copy_blob, sum(length) from extent where id>=? and id<? group by segment, copy_blob", ids
         ).fetchall():
-            self._add_live(segment, -length)
+            # who lies in a blob only, has its copy there
+            self._add_live(segment, blob or 0, -length)
+            if blob is not None:
+                self._blobs.add_live(blob, -length)
         self._run("delete from extent where id>=? and id<?", ids)
 
-    def _add_live(self, segment: int, length: int) -> None:
-        if not segment:
+    def _add_live(self, segment: int, stripe: int, length: int) -> None:
+        if segment == mu.IN_BLOB:
+            self._blobs.add_only(stripe, length)
+        if segment <= mu.LOST:
             return
         changed = self._run("update segment set live_bytes=live_bytes+? where id=?", (length, segment)).rowcount
         if changed != 1:

@@ -7,6 +7,7 @@ from couchestord.clock import Clock
 from couchestord.errors import AccessDenied, NoSuchBucket, NoSuchKey, NoSuchVersion
 from couchestord.io.catalog.accounts import AccountReader
 from couchestord.io.catalog.apply import ENTRY_VERSIONED, Applier
+from couchestord.io.catalog.copies import CopyReader
 from couchestord.io.catalog.read import BucketRow, CatalogReader, EntryRow
 from couchestord.io.keys import split_key
 from couchestord.io.mutations import AnyOutcome, MadeDirectory
@@ -38,12 +39,14 @@ class Context:
         self,
         reader: CatalogReader,
         accounts: AccountReader,
+        copies: CopyReader,
         applier: Applier,
         clock: Clock,
         epoch: Callable[[], int],
     ) -> None:
         self.reader = reader
         self.accounts = accounts
+        self.copies = copies
         self.applier = applier
         self.clock = clock
         self.epoch = epoch

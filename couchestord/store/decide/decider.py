@@ -7,6 +7,7 @@ from couchestord.clock import Clock
 from couchestord.io import requests as rq
 from couchestord.io.catalog.catalog import Catalog
 from couchestord.store.decide.accounts import AccountDecisions
+from couchestord.store.decide.blobs import BlobDecisions
 from couchestord.store.decide.context import Context, Decision
 from couchestord.store.decide.objects import ObjectDecisions
 from couchestord.store.decide.segments import SegmentDecisions
@@ -19,11 +20,14 @@ class Decider:
     """Decides requests one after the other, inside the writer's transaction."""
 
     def __init__(self, catalog: Catalog, clock: Clock, epoch: Callable[[], int]) -> None:
-        context = Context(catalog.writing, catalog.writing_accounts, catalog.applier, clock, epoch)
+        context = Context(
+            catalog.writing, catalog.writing_accounts, catalog.writing_copies, catalog.applier, clock, epoch
+        )
         objects = ObjectDecisions(context)
         uploads = UploadDecisions(context, objects)
         accounts = AccountDecisions(context)
         segments = SegmentDecisions(context)
+        blobs = BlobDecisions(context)
         self._by_type: dict[type, Callable[[Any], Decision]] = {
             rq.MakeBucket: accounts.make_bucket,
             rq.RemoveBucket: accounts.remove_bucket,
@@ -51,6 +55,10 @@ class Decider:
             rq.LoseShards: segments.lose_shards,
             rq.PlaceShard: segments.place_shard,
             rq.MoveExtents: segments.move_extents,
+            rq.BeginBlob: blobs.begin,
+            rq.ConfirmBlob: blobs.confirm,
+            rq.DropBlob: blobs.drop,
+            rq.LoseCopies: blobs.lose_copies,
         }
 
     def decide(self, request: object) -> Decision:

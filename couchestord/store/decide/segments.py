@@ -52,9 +52,12 @@ class SegmentDecisions:
         moves = []
         for move in request.moves:
             row = self._it.reader.extent(move.extent)
-            if row is not None and (row.segment, row.stripe, row.stripe_start) == move.old:
+            if row is None or (row.segment, row.stripe, row.stripe_start) != move.old:
+                continue
+            copy = self._it.copies.copy(move.extent) if move.new[0] == mu.IN_BLOB else None
+            if move.new[0] != mu.IN_BLOB or (copy is not None and (copy.blob, copy.start) == move.new[1:]):
                 moves.append(mu.Move(move.extent, *move.new))
-        targets = {move.segment for move in moves}
+        targets = {move.segment for move in moves if move.segment != mu.IN_BLOB}
         if any(self._it.reader.segment(segment) is None for segment in targets):
             # the segment was dropped while its bytes were being written: whoever asked begins again
             return Decision(None, 0)

@@ -1,0 +1,53 @@
+"""Rows of blobs and of what lies in them, kept in step: a blob's live bytes are the lengths of the extents with a copy
+in it, and some of these lie nowhere else.
+"""
+
+from couchestord.errors import InternalError
+from couchestord.io import mutations as mu
+from couchestord.io.sqlite import Connection, Execute, Shut
+
+STATE_BEGUN = 0
+STATE_CONFIRMED = 1
+
+
+class BlobRows:
+    """Applies what concerns blobs. Inside the caller's transaction."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connect(connection)
+
+    def connect(self, connection: Connection | Shut) -> None:
+        """Work through this connection from now on."""
+        self._run: Execute = connection.execute
+
+    def begun(self, it: mu.BlobBegun) -> None:
+        self._run("insert into blob values (?, ?, ?, 0, 0, 0)", (it.id, it.epoch, STATE_BEGUN))
+
+    def confirmed(self, it: mu.BlobConfirmed) -> None:
+        self._run("update blob set state=?, size=? where id=?", (STATE_CONFIRMED, it.size, it.id))
+        for copied in it.copies:
+            ((length,),) = self._run(
+                "update extent set copy_blob=?, copy_start=? where id=? returning length",
+                (it.id, copied.start, copied.extent),
+            ).fetchall()
+            self.add_live(it.id, length)
+
+    def dropped(self, it: mu.BlobDropped) -> None:
+        self._run("delete from blob where id=?", (it.id,))
+
+    def copies_lost(self, it: mu.CopiesLost) -> None:
+        for extent in it.extents:
+            length, blob = self._run("select length, copy_blob from extent where id=?", (extent,)).fetchone()
+            self._run("update extent set copy_blob=null, copy_start=null where id=?", (extent,))
+            self.add_live(blob, -length)
+
+    def add_live(self, blob: int, length: int) -> None:
+        self._add("live_bytes", blob, length)
+
+    def add_only(self, blob: int, length: int) -> None:
+        self._add("only_bytes", blob, length)
+
+    def _add(self, column: str, blob: int, length: int) -> None:
+        changed = self._run(f"update blob set {column}={column}+? where id=?", (length, blob)).rowcount
+        if changed != 1:
+            raise InternalError(f"an extent has a copy in blob {blob}, which does not exist")

@@ -1,0 +1,44 @@
+"""Decisions about blobs, and about what has a copy in one."""
+
+from couchestord.errors import Unavailable
+from couchestord.io import mutations as mu
+from couchestord.io import requests as rq
+from couchestord.io.catalog.blobrows import STATE_BEGUN
+from couchestord.store.decide.context import Context, Decision
+
+
+class BlobDecisions:
+    """Asked for by the jobs that keep a bucket."""
+
+    def __init__(self, context: Context) -> None:
+        self._it = context
+
+    def begin(self, request: rq.BeginBlob) -> Decision:
+        number = self._it.applier.next_id
+        return Decision(mu.BlobBegun(number, request.epoch, 1 + request.ids), number)
+
+    def confirm(self, request: rq.ConfirmBlob) -> Decision:
+        blob = self._it.copies.blob(request.id)
+        if blob is None or blob.state != STATE_BEGUN or blob.epoch != request.epoch:
+            raise Unavailable(f"blob {request.id} of epoch {request.epoch} was not begun")
+        copies = []
+        for extent, start, length in request.held:
+            row = self._it.reader.extent(extent)
+            if row is not None and row.length == length and self._it.copies.copy(extent) is None:
+                copies.append(mu.Copied(extent, start))
+        return Decision(mu.BlobConfirmed(request.id, request.size, tuple(copies)), len(copies))
+
+    def drop(self, request: rq.DropBlob) -> Decision:
+        blob = self._it.copies.blob(request.id)
+        if blob is None or blob.live_bytes or (blob.state == STATE_BEGUN and blob.epoch >= request.epoch):
+            return Decision(None, False)
+        return Decision(mu.BlobDropped(request.id), True)
+
+    def lose_copies(self, request: rq.LoseCopies) -> Decision:
+        lost = []
+        for extent in request.extents:
+            row, copy = self._it.reader.extent(extent), self._it.copies.copy(extent)
+            # a place in the bucket is not forgotten: there is no other
+            if row is not None and copy is not None and copy.blob == request.blob and row.segment != mu.IN_BLOB:
+                lost.append(extent)
+        return Decision(mu.CopiesLost(tuple(lost)) if lost else None, len(lost))

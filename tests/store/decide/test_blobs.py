@@ -1,0 +1,189 @@
+"""Blobs: what was confirmed is a copy, of what is still there; and what has no other place keeps it."""
+
+import random
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from catalog_check import check_catalog
+from decide_rig import DecideRig
+
+from couchestord.errors import Unavailable
+from couchestord.io import mutations as mu
+from couchestord.io import requests as rq
+from couchestord.io.catalog.catalog import dump
+from couchestord.io.catalog.check import find_faults
+from couchestord.io.catalog.read import ExtentRow, SegmentRow
+
+EPOCH = 7
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[DecideRig]:
+    made = DecideRig(tmp_path)
+    made.bucket()
+    yield made
+    check_catalog(made.path)
+    assert dump(made.replay(tmp_path / "again.sqlite")) == dump(made.path)
+    made.close()
+
+
+def segment(rig: DecideRig) -> int:
+    made: SegmentRow = rig.do(rq.MakeSegment(4, 2, 1 << 20, (0, 1, 2, 3, 4, 5)))
+    return made.id
+
+
+def in_stripes(rig: DecideRig, segment: int, *keys: bytes) -> list[ExtentRow]:
+    """New objects of 10 bytes, moved there."""
+    for key in keys:
+        rig.put(key, b"0123456789")
+    rows = rig.catalog.reading.extents_in_journal(0, 100)
+    moves = [rq.ExtentMove(row.id, (row.segment, row.stripe, row.stripe_start), (segment, row.id, 0)) for row in rows]
+    assert rig.do(rq.MoveExtents(tuple(moves))) == len(keys)
+    return [extent(rig, row.id) for row in rows]
+
+
+def extent(rig: DecideRig, id_: int) -> ExtentRow:
+    row = rig.catalog.reading.extent(id_)
+    assert row is not None
+    return row
+
+
+def upload(rig: DecideRig, rows: list[ExtentRow]) -> int:
+    blob: int = rig.do(rq.BeginBlob(EPOCH))
+    held = tuple((row.id, 100 + number, row.length) for number, row in enumerate(rows))
+    assert rig.do(rq.ConfirmBlob(EPOCH, blob, 1000, held)) == len(rows)
+    return blob
+
+
+def evict(rig: DecideRig, row: ExtentRow, place: tuple[int, int]) -> int:
+    old = (row.segment, row.stripe, row.stripe_start)
+    moved: int = rig.do(rq.MoveExtents((rq.ExtentMove(row.id, old, (mu.IN_BLOB, *place)),)))
+    return moved
+
+
+def test_what_is_confirmed_waits_no_more(rig: DecideRig) -> None:
+    one, two, three = in_stripes(rig, segment(rig), b"1", b"2", b"3")
+    copies = rig.catalog.copies
+    assert copies.waiting(0, 10) == [(row.id, 10) for row in (one, two, three)]
+    blob = upload(rig, [one, three])
+    assert copies.waiting(0, 10) == [(two.id, 10)]
+    assert copies.waiting(two.id, 10) == []
+    assert copies.copy(three.id) == (EPOCH, blob, 101, 10)
+    assert copies.copy(two.id) is None
+    assert copies.totals() == (1, 1000, 20, 0)
+
+
+def test_only_what_is_still_the_same_gets_a_copy(rig: DecideRig) -> None:
+    gone, there, copied = in_stripes(rig, segment(rig), b"1", b"2", b"3")
+    upload(rig, [copied])
+    blob = rig.do(rq.BeginBlob(EPOCH))
+    rig.delete(b"1")
+    held = ((gone.id, 0, 10), (there.id, 50, 11), (copied.id, 99, 10), (999, 1, 10))
+    assert rig.do(rq.ConfirmBlob(EPOCH, blob, 1000, held)) == 0
+    assert [row.id for row in rig.catalog.copies.dead(10)] == [blob]
+
+
+def test_a_blob_is_confirmed_once_and_in_its_epoch(rig: DecideRig) -> None:
+    (row,) = in_stripes(rig, segment(rig), b"1")
+    blob = rig.do(rq.BeginBlob(EPOCH))
+    for epoch, number in ((EPOCH - 1, blob), (EPOCH + 1, blob), (EPOCH, blob + 1)):
+        with pytest.raises(Unavailable):
+            rig.do(rq.ConfirmBlob(epoch, number, 1000, ((row.id, 0, 10),)))
+    rig.do(rq.ConfirmBlob(EPOCH, blob, 1000, ()))
+    with pytest.raises(Unavailable):
+        rig.do(rq.ConfirmBlob(EPOCH, blob, 1000, ((row.id, 0, 10),)))
+
+
+def test_ids_that_were_asked_for_are_nobody_elses(rig: DecideRig) -> None:
+    blob = rig.do(rq.BeginBlob(EPOCH, ids=5))
+    assert rig.do(rq.BeginBlob(EPOCH)) == blob + 6
+
+
+def test_what_lies_in_a_bucket_only(rig: DecideRig) -> None:
+    home = segment(rig)
+    one, two = in_stripes(rig, home, b"1", b"2")
+    blob = upload(rig, [one])
+    assert evict(rig, one, (blob, 99)) == 0, "its copy is elsewhere"
+    assert evict(rig, two, (blob, 100)) == 0, "it has no copy"
+    assert evict(rig, one, (blob, 100)) == 1
+    assert evict(rig, one, (blob, 100)) == 0, "it is no longer where it was"
+    assert extent(rig, one.id)[3:] == (mu.IN_BLOB, blob, 100)
+    assert rig.catalog.copies.totals() == (1, 1000, 10, 10)
+    assert rig.catalog.copies.bytes_in_stripes() == 10
+    assert rig.do(rq.LoseCopies(blob, (one.id,))) == 0, "there is no other place"
+    rig.delete(b"1")
+    assert rig.catalog.copies.totals() == (1, 1000, 0, 0)
+
+
+def test_lost_copies_are_made_anew(rig: DecideRig) -> None:
+    one, two = in_stripes(rig, segment(rig), b"1", b"2")
+    blob, other = upload(rig, [one]), upload(rig, [two])
+    assert rig.do(rq.LoseCopies(blob, (one.id, two.id, 999))) == 1
+    assert rig.catalog.copies.waiting(0, 10) == [(one.id, 10)]
+    assert [row.id for row in rig.catalog.copies.dead(10)] == [blob]
+    assert upload(rig, [one]) > other
+
+
+def test_what_is_dropped(rig: DecideRig) -> None:
+    (one,) = in_stripes(rig, segment(rig), b"1")
+    blob = upload(rig, [one])
+    assert not rig.do(rq.DropBlob(EPOCH, blob)), "something is in it"
+    rig.delete(b"1")
+    assert rig.do(rq.DropBlob(EPOCH, blob))
+    assert not rig.do(rq.DropBlob(EPOCH, blob))
+    begun = rig.do(rq.BeginBlob(EPOCH))
+    assert not rig.do(rq.DropBlob(EPOCH, begun)), "it is being put perhaps"
+    assert [row.id for row in rig.catalog.copies.begun_before(EPOCH + 1, 10)] == [begun]
+    assert not rig.catalog.copies.begun_before(EPOCH, 10)
+    assert rig.do(rq.DropBlob(EPOCH + 1, begun))
+    assert rig.catalog.copies.blob(begun) is None
+
+
+def test_whatever_happens_counts_are_right(rig: DecideRig) -> None:
+    rng = random.Random(3)
+    home = segment(rig)
+    for step in range(60):
+        (row,) = in_stripes(rig, home, b"%d" % rng.randrange(20))
+        if rng.random() < 0.5:
+            blob = upload(rig, [row])
+            if rng.random() < 0.5:
+                evict(rig, row, (blob, 100))
+        if rng.random() < 0.3:
+            live = [number for number in range(20) if rig.catalog.reading.live(root(rig), b"%d" % number)]
+            rig.delete(b"%d" % rng.choice(live))
+        if step % 10 == 0:
+            check_catalog(rig.path)
+
+
+def root(rig: DecideRig) -> int:
+    bucket = rig.catalog.reading.bucket("bucket")
+    assert bucket is not None
+    return bucket.root
+
+
+@pytest.mark.parametrize(
+    ("statement", "said"),
+    [
+        ("update blob set live_bytes=live_bytes+1", "blobs whose live bytes are miscounted"),
+        ("update blob set only_bytes=only_bytes+1", "blobs whose live bytes are miscounted"),
+        ("update blob set state=0", "copies in blobs that are not confirmed"),
+        ("delete from blob", "copies in blobs that are not confirmed"),
+        ("update extent set stripe_start=7 where segment=1", "extents in segment 1 that are not where their copy is"),
+        ("update extent set copy_blob=null where segment=1", "extents in segment 1 that are not where their copy is"),
+    ],
+)
+def test_contradictions_are_found(rig: DecideRig, tmp_path: Path, statement: str, said: str) -> None:
+    one, two = in_stripes(rig, segment(rig), b"1", b"2")
+    evict(rig, one, (upload(rig, [one, two]), 100))
+    copy = tmp_path / "copy.sqlite"
+    with closing(sqlite3.connect(rig.path)) as whole:
+        whole.execute("vacuum into ?", (str(copy),))
+    with closing(sqlite3.connect(copy, isolation_level=None)) as connection:
+        assert not find_faults(connection)
+        connection.execute("begin")
+        assert connection.execute(statement).rowcount
+        assert any(said in fault for fault in find_faults(connection))
+        connection.execute("rollback")
