@@ -1,0 +1,197 @@
+"""Roots, pieces and runs of the log of one store in a backend: put, found, read and verified, and removed.
+
+A root is put behind all that it needs, so one that is there was whole. Whoever reads verifies nevertheless, and takes
+an older one when a piece is gone or rotten.
+"""
+
+from collections.abc import AsyncGenerator, Collection, Sequence
+from itertools import zip_longest
+from typing import Final
+
+import trio
+
+from couchestord import logs
+from couchestord.errors import BlobExists, Corrupt, NoSuchBlob, UnknownFormat
+from couchestord.remote.backend import Backend, Buffer, all_objects
+from couchestord.remote.root import (
+    Entry,
+    Root,
+    RootName,
+    Run,
+    RunName,
+    digest_of,
+    pack_root,
+    pack_run,
+    parse_piece_key,
+    parse_root_key,
+    parse_run_key,
+    piece_key,
+    unpack_root,
+    unpack_run,
+)
+
+log = logs.get(__name__)
+ROOTS_KEPT: Final = 2
+_READ_BYTES: Final = 16 << 20
+
+
+async def store_ids(backend: Backend) -> list[bytes]:
+    """Stores of which a root is there. Raises RemoteError."""
+    names = (parse_root_key(stored.key) for stored in await all_objects(backend, "roots/"))
+    return sorted({name.store_id for name in names if name is not None})
+
+
+class Roots:
+    """What the store `store_id` says of itself. One task at a time."""
+
+    def __init__(self, backend: Backend, store_id: bytes) -> None:
+        self._backend = backend
+        self._store_id = store_id
+
+    # -- put -------------------------------------------------------------------------------------------------------
+
+    async def put_piece(self, piece: Buffer, there: Collection[bytes]) -> bytes:
+        """Its digest. It is put, and read back, unless it is among those that are `there`. Raises RemoteError, Corrupt.
+
+        The digest is its name, so other bytes under that name are rot: these go.
+        """
+        digest = await trio.to_thread.run_sync(digest_of, piece)
+        if digest not in there:
+            key = piece_key(self._store_id, digest)
+            try:
+                await self._backend.put_new(key, [piece])
+            except BlobExists:
+                await self._backend.delete(key)
+                await self._backend.put_new(key, [piece])
+            await self.read_piece(digest)
+        return digest
+
+    async def put_root(self, root: Root) -> None:
+        """After all that it needs. The same root may be put again. Raises RemoteError, Corrupt."""
+        await self._backend.put_new(root.name.key, [pack_root(root)])
+        if await self.read_root(root.name) != root:
+            raise Corrupt(f"{root.name.key} is another than what was put")
+
+    async def put_run(self, run: Run) -> None:
+        """The same run may be put again. Raises RemoteError, Corrupt."""
+        await self._backend.put_new(run.name.key, [pack_run(run)])
+        if await self._read_run(run.name) != run:
+            raise Corrupt(f"{run.name.key} is another than what was put")
+
+    # -- find and read ---------------------------------------------------------------------------------------------
+
+    async def names(self) -> list[RootName]:
+        """The roots that are there, the newest first."""
+        stored = await all_objects(self._backend, f"roots/{self._store_id.hex()}/")
+        return sorted((name for one in stored if (name := parse_root_key(one.key)) is not None), reverse=True)
+
+    async def pieces(self) -> set[bytes]:
+        """Digests of the pieces that are there."""
+        stored = await all_objects(self._backend, f"pieces/{self._store_id.hex()}/")
+        return {digest for one in stored if (digest := parse_piece_key(one.key)) is not None}
+
+    async def runs(self) -> list[RunName]:
+        """The runs of the log that are there, by epoch and sequence."""
+        stored = await all_objects(self._backend, f"log/{self._store_id.hex()}/")
+        return sorted(name for one in stored if (name := parse_run_key(one.key)) is not None)
+
+    async def read_root(self, name: RootName) -> Root:
+        """Raises NoSuchBlob, Corrupt, UnknownFormat, RemoteError."""
+        return unpack_root(name, await self._read(name.key))
+
+    async def read_piece(self, digest: bytes) -> bytes:
+        """Verified. Raises NoSuchBlob, Corrupt, RemoteError."""
+        key = piece_key(self._store_id, digest)
+        piece = await self._read(key)
+        if await trio.to_thread.run_sync(digest_of, piece) != digest:
+            raise Corrupt(f"{key} fails its checksum")
+        return piece
+
+    async def entries(self, root: Root) -> AsyncGenerator[tuple[int, Entry, int], None]:
+        """(sequence, record, time of its upload in ns) of the log behind a root, up to where it ends: at a gap, or at a
+        run that is damaged. Raises UnknownFormat, RemoteError.
+        """
+        at = root.sequence + 1
+        names = [name for name in await self.runs() if name.epoch == root.epoch]
+        # where another begins at or before the next record, this one has nothing new
+        useful = [name for name, after in zip_longest(names, names[1:]) if after is None or after.first > at]
+        for name in useful:
+            try:
+                run = await self._read_run(name)
+            except (Corrupt, NoSuchBlob) as error:
+                log.warning("the log in the backend ends early", run=name.key, reason=str(error))
+                return
+            if run.first > at:
+                log.warning("the log in the backend has a gap", missing=at, run=name.key)
+                return
+            for sequence, entry in enumerate(run.entries, start=run.first):
+                if sequence == at:
+                    yield sequence, entry, run.made_ns
+                    at += 1
+
+    async def _read_run(self, name: RunName) -> Run:
+        return unpack_run(name, await self._read(name.key))
+
+    async def _read(self, key: str) -> bytes:
+        data = b""
+        while more := await self._backend.get(key, len(data), _READ_BYTES):
+            data += more
+            if len(more) < _READ_BYTES:
+                break
+        return data
+
+    # -- remove ----------------------------------------------------------------------------------------------------
+
+    async def collect(self, newest: RootName) -> int:
+        """Remove what that root and the one before it do not need; answers how many objects went. The caller has put
+        the root, and checked its claim.
+
+        Nothing goes while a root is of a newer program, or cannot be read for now. Raises Corrupt when the root is not
+        the newest that is whole; RemoteError.
+        """
+        names = await self.names()
+        try:
+            kept = await self._whole(names)
+        except UnknownFormat as error:
+            log.warning("old metadata stays", reason=str(error))
+            return 0
+        if not kept or kept[0].name != newest:
+            raise Corrupt(f"{newest.key} is not whole any more, or not the newest")
+        needed = {digest for root in kept for digest in root.pieces}
+        gone = [name.key for name in names if name not in {root.name for root in kept}]
+        gone += [name.key for name in _needless(await self.runs(), kept)]
+        gone += [piece_key(self._store_id, digest) for digest in sorted(await self.pieces() - needed)]
+        for key in gone:  # roots first: none is left that names what is not there
+            await self._backend.delete(key)
+        return len(gone)
+
+    async def _whole(self, names: Sequence[RootName]) -> list[Root]:
+        """The newest roots that can be read and whose pieces are all there."""
+        there = await self.pieces()
+        kept: list[Root] = []
+        for name in names:
+            try:
+                root = await self.read_root(name)
+            except (Corrupt, NoSuchBlob) as error:
+                log.error("a root is of no use", root=name.key, reason=str(error))
+                continue
+            if there.issuperset(root.pieces) and len(kept) < ROOTS_KEPT:
+                kept.append(root)
+        return kept
+
+
+def _needless(runs: Sequence[RunName], kept: Sequence[Root]) -> list[RunName]:
+    """Runs of the log that no root needs."""
+    newest = kept[0].epoch
+    oldest: dict[int, int] = {}
+    for root in kept:
+        oldest[root.epoch] = min(root.sequence, oldest.get(root.epoch, root.sequence))
+    gone = []
+    for name, after in zip_longest(runs, runs[1:]):
+        if name.epoch > newest:
+            continue  # its root comes
+        if name.epoch not in oldest:
+            gone.append(name)
+        elif after is not None and after.epoch == name.epoch and after.first <= oldest[name.epoch] + 1:
+            gone.append(name)  # all of it comes before its root
+    return gone
