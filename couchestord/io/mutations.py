@@ -281,7 +281,9 @@ class Copied(msgspec.Struct, frozen=True, array_like=True):
 
 
 class BlobConfirmed(Outcome, frozen=True, tag=61):
-    """The blob was proved to be there; these extents have it for their copy."""
+    """The blob was proved to be there; these extents have it for their copy, and no other. One that lies in a bucket
+    only lies there now.
+    """
 
     id: int
     size: int
@@ -289,7 +291,7 @@ class BlobConfirmed(Outcome, frozen=True, tag=61):
 
 
 class BlobDropped(Outcome, frozen=True, tag=62):
-    """Nothing is in the blob, and it may be deleted."""
+    """Nothing is in the blob, nor will be: it may be deleted once no catalog that may come back asks for it."""
 
     id: int
 
@@ -298,6 +300,12 @@ class CopiesLost(Outcome, frozen=True, tag=63):
     """These extents have no copy any more."""
 
     extents: tuple[int, ...]
+
+
+class BlobForgotten(Outcome, frozen=True, tag=64):
+    """The blob is not in the bucket."""
+
+    id: int
 
 
 AnyOutcome = (
@@ -329,6 +337,7 @@ AnyOutcome = (
     | BlobConfirmed
     | BlobDropped
     | CopiesLost
+    | BlobForgotten
 )
 
 _ENCODER = msgspec.msgpack.Encoder()

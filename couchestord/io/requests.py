@@ -262,7 +262,8 @@ class BeginBlob:
 @dataclass(frozen=True, slots=True)
 class ConfirmBlob:
     """The blob was proved to hold, for each of these extents, so many bytes (its length), from there on. Answers how
-    many of them still exist and had no copy; they have one now. Raises Unavailable when it was not begun in `epoch`.
+    many of them still exist, and had no copy or one in the blob `replaces`; they have one now. May be said of one blob
+    several times, for other extents. Raises Unavailable when it was not begun in `epoch`, or dropped.
     """
 
     epoch: int
@@ -270,12 +271,20 @@ class ConfirmBlob:
     size: int
     held: tuple[tuple[int, int, int], ...]
     """(extent, start, length)."""
+    replaces: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class DropBlob:
-    """Answers True when nothing was in the blob, and it is forgotten; one that was begun, and not confirmed, before
-    `epoch`.
+    """Answers True when the blob was confirmed and nothing is in it: it may be deleted, and nothing comes into it."""
+
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetBlob:
+    """The blob is not in the bucket. Answers True when it was dropped, or begun before `epoch` and never confirmed; the
+    catalog knows nothing of it any more.
     """
 
     epoch: int

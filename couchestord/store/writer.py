@@ -65,6 +65,7 @@ FREEING = (
     rq.BeginBlob,
     rq.ConfirmBlob,
     rq.DropBlob,
+    rq.ForgetBlob,
     rq.LoseCopies,
 )
 """What background jobs and a start must be able to write, or a journal that is full stays full."""

@@ -121,9 +121,9 @@ def _check_blobs(tables: dict[str, list[Any]]) -> None:
         if segment == IN_BLOB:
             assert tuple(place) == copy, "what is in a blob only has its copy elsewhere"
             only[copy[0]] += length
-    for id_, _, state, _, live_bytes, only_bytes in tables["blob"]:
+    for id_, _, state, _, live_bytes, only_bytes, _ in tables["blob"]:
         assert (live_bytes, only_bytes) == (live.pop(id_, 0), only.pop(id_, 0)), "a blob is miscounted"
-        assert state or not live_bytes, "a blob that was not confirmed holds something"
+        assert state == 1 or not live_bytes, "a blob that was not confirmed holds something"
     assert not live | only, "a copy in a blob that does not exist"
 
 

@@ -66,7 +66,8 @@ class Applier:
             mu.ExtentsMoved: self._extents_moved,
             mu.BlobBegun: self._blob_begun,
             mu.BlobConfirmed: self._blobs.confirmed,
-            mu.BlobDropped: self._blobs.dropped,
+            mu.BlobDropped: self._blob_dropped,
+            mu.BlobForgotten: self._blobs.forgotten,
             mu.CopiesLost: self._blobs.copies_lost,
         }
         self.load()
@@ -376,3 +377,6 @@ class Applier:
     def _blob_begun(self, it: mu.BlobBegun) -> None:
         self._blobs.begun(it)
         self._use_ids(it.id, it.ids)
+
+    def _blob_dropped(self, it: mu.BlobDropped) -> None:
+        self._blobs.dropped(it, self.sequence)

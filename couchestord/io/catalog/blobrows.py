@@ -8,6 +8,7 @@ from couchestord.io.sqlite import Connection, Execute, Shut
 
 STATE_BEGUN = 0
 STATE_CONFIRMED = 1
+STATE_DROPPED = 2
 
 
 class BlobRows:
@@ -21,18 +22,28 @@ class BlobRows:
         self._run: Execute = connection.execute
 
     def begun(self, it: mu.BlobBegun) -> None:
-        self._run("insert into blob values (?, ?, ?, 0, 0, 0)", (it.id, it.epoch, STATE_BEGUN))
+        self._run("insert into blob values (?, ?, ?, 0, 0, 0, 0)", (it.id, it.epoch, STATE_BEGUN))
 
     def confirmed(self, it: mu.BlobConfirmed) -> None:
         self._run("update blob set state=?, size=? where id=?", (STATE_CONFIRMED, it.size, it.id))
         for copied in it.copies:
-            ((length,),) = self._run(
-                "update extent set copy_blob=?, copy_start=? where id=? returning length",
-                (it.id, copied.start, copied.extent),
-            ).fetchall()
+            extent, start = copied.extent, copied.start
+            length, segment, old = self._run(
+                "select length, segment, copy_blob from extent where id=?", (extent,)
+            ).fetchone()
+            if old is not None:
+                self.add_live(old, -length)
+            self._run("update extent set copy_blob=?, copy_start=? where id=?", (it.id, start, extent))
             self.add_live(it.id, length)
+            if segment == mu.IN_BLOB:
+                self.add_only(old, -length)
+                self._run("update extent set stripe=?, stripe_start=? where id=?", (it.id, start, extent))
+                self.add_only(it.id, length)
 
-    def dropped(self, it: mu.BlobDropped) -> None:
+    def dropped(self, it: mu.BlobDropped, sequence: int) -> None:
+        self._run("update blob set state=?, dropped=? where id=?", (STATE_DROPPED, sequence, it.id))
+
+    def forgotten(self, it: mu.BlobForgotten) -> None:
         self._run("delete from blob where id=?", (it.id,))
 
     def copies_lost(self, it: mu.CopiesLost) -> None:

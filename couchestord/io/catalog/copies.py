@@ -20,6 +20,7 @@ class BlobRow(NamedTuple):
     size: int
     live_bytes: int
     only_bytes: int
+    dropped: int
 
 
 class CopyRow(NamedTuple):
@@ -99,6 +100,11 @@ class CopyReader:
     def dead(self, limit: int) -> list[BlobRow]:
         """Confirmed ones with nothing in them."""
         rows = self._rows("select * from blob where state = 1 and live_bytes = 0 order by id limit ?", (limit,))
+        return [BlobRow(*row) for row in rows]
+
+    def dropped(self, before: int, limit: int) -> list[BlobRow]:
+        """Those that were dropped by records before that sequence."""
+        rows = self._rows("select * from blob where state = 2 and dropped < ? order by id limit ?", (before, limit))
         return [BlobRow(*row) for row in rows]
 
     def confirmed(self, after: int, limit: int) -> list[BlobRow]:

@@ -59,11 +59,11 @@ TABLES: dict[str, str] = {
         id integer not null primary key, start integer not null, length integer not null, segment integer not null,
         stripe integer not null, stripe_start integer not null, stored_length integer, codec integer, crypt_key
         integer, copy_blob integer, copy_start integer""",
-    # objects in a bucket of another store. state: 0 begun, 1 confirmed. live_bytes: of the extents with a copy there;
-    # only_bytes: of those among them that are not on the disks
+    # objects in a bucket of another store. state: 0 begun, 1 confirmed, 2 dropped by the record of sequence `dropped`.
+    # live_bytes: of the extents with a copy there; only_bytes: of those among them that are not on the disks
     "blob": """
         id integer not null primary key, epoch integer not null, state integer not null, size integer not null,
-        live_bytes integer not null, only_bytes integer not null""",
+        live_bytes integer not null, only_bytes integer not null, dropped integer not null""",
     # state: 0 open, 1 sealed. disks: little-endian int16 per shard, -1 for none. missing: bit i, shard i is not whole
     "segment": """
         id integer not null primary key, epoch integer not null, state integer not null, k integer not null,
@@ -93,6 +93,7 @@ INDEXES: dict[str, str] = {
     "extent_copy": "extent (copy_blob) where copy_blob is not null",
     "blob_begun": "blob (id) where state = 0",
     "blob_dead": "blob (id) where state = 1 and live_bytes = 0",
+    "blob_dropped": "blob (id) where state = 2",
     "upload_key": "upload (bucket, object_key, id)",
     "segment_place": "segment (disks, missing, m, policy)",
     "segment_dead": "segment (id) where state = 1 and live_bytes = 0",

@@ -58,6 +58,7 @@ class Decider:
             rq.BeginBlob: blobs.begin,
             rq.ConfirmBlob: blobs.confirm,
             rq.DropBlob: blobs.drop,
+            rq.ForgetBlob: blobs.forget,
             rq.LoseCopies: blobs.lose_copies,
         }
 

@@ -93,8 +93,32 @@ def test_a_blob_is_confirmed_once_and_in_its_epoch(rig: DecideRig) -> None:
         with pytest.raises(Unavailable):
             rig.do(rq.ConfirmBlob(epoch, number, 1000, ((row.id, 0, 10),)))
     rig.do(rq.ConfirmBlob(EPOCH, blob, 1000, ()))
+    assert rig.do(rq.DropBlob(blob))
     with pytest.raises(Unavailable):
         rig.do(rq.ConfirmBlob(EPOCH, blob, 1000, ((row.id, 0, 10),)))
+
+
+def test_a_blob_is_confirmed_piece_by_piece(rig: DecideRig) -> None:
+    one, two = in_stripes(rig, segment(rig), b"1", b"2")
+    blob = rig.do(rq.BeginBlob(EPOCH))
+    for row in (one, two):
+        assert rig.do(rq.ConfirmBlob(EPOCH, blob, 1000, ((row.id, 5, 10),))) == 1
+        assert rig.do(rq.ConfirmBlob(EPOCH, blob, 1000, ((row.id, 5, 10),))) == 0
+    assert rig.catalog.copies.totals() == (1, 1000, 20, 0)
+
+
+def test_what_is_packed_anew_has_the_new_place(rig: DecideRig) -> None:
+    here, away, other = in_stripes(rig, segment(rig), b"1", b"2", b"3")
+    blob, another = upload(rig, [here, away]), upload(rig, [other])
+    assert evict(rig, away, (blob, 101)) == 1
+    packed = rig.do(rq.BeginBlob(EPOCH))
+    held = tuple((row.id, 70, 10) for row in (here, away, other))
+    assert rig.do(rq.ConfirmBlob(EPOCH, packed, 1000, held, replaces=blob)) == 2
+    assert extent(rig, away.id)[3:] == (mu.IN_BLOB, packed, 70)
+    assert extent(rig, here.id) == here
+    found = [rig.catalog.copies.copy(row.id) for row in (here, away, other)]
+    assert [copy.blob for copy in found if copy] == [packed, packed, another]
+    assert [row.id for row in rig.catalog.copies.dead(10)] == [blob]
 
 
 def test_ids_that_were_asked_for_are_nobody_elses(rig: DecideRig) -> None:
@@ -130,15 +154,23 @@ def test_lost_copies_are_made_anew(rig: DecideRig) -> None:
 def test_what_is_dropped(rig: DecideRig) -> None:
     (one,) = in_stripes(rig, segment(rig), b"1")
     blob = upload(rig, [one])
-    assert not rig.do(rq.DropBlob(EPOCH, blob)), "something is in it"
+    assert not rig.do(rq.DropBlob(blob)), "something is in it"
+    assert not rig.do(rq.ForgetBlob(EPOCH + 1, blob)), "it counts"
     rig.delete(b"1")
-    assert rig.do(rq.DropBlob(EPOCH, blob))
-    assert not rig.do(rq.DropBlob(EPOCH, blob))
+    assert not rig.do(rq.ForgetBlob(EPOCH + 1, blob)), "it was not dropped"
+    assert rig.do(rq.DropBlob(blob))
+    assert not rig.do(rq.DropBlob(blob))
+    sequence = rig.catalog.applier.sequence
+    assert not rig.catalog.copies.dropped(sequence, 10)
+    assert [row.id for row in rig.catalog.copies.dropped(sequence + 1, 10)] == [blob]
+    assert rig.do(rq.ForgetBlob(EPOCH, blob))
+    assert not rig.do(rq.ForgetBlob(EPOCH, blob))
     begun = rig.do(rq.BeginBlob(EPOCH))
-    assert not rig.do(rq.DropBlob(EPOCH, begun)), "it is being put perhaps"
+    assert not rig.do(rq.DropBlob(begun))
+    assert not rig.do(rq.ForgetBlob(EPOCH, begun)), "it is being put perhaps"
     assert [row.id for row in rig.catalog.copies.begun_before(EPOCH + 1, 10)] == [begun]
     assert not rig.catalog.copies.begun_before(EPOCH, 10)
-    assert rig.do(rq.DropBlob(EPOCH + 1, begun))
+    assert rig.do(rq.ForgetBlob(EPOCH + 1, begun))
     assert rig.catalog.copies.blob(begun) is None
 
 
