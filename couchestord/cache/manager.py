@@ -10,7 +10,8 @@ never gets here.
   cancelled is followed by the next of those that wait.
 - What is found below is promoted to memory. What memory drops is demoted if it was wanted: it was hit while it was
   here, or it came back after it had been dropped before. So a scan, which wants everything once, writes nothing below.
-- A range that goes on where the last one of its extent ended is read ahead of, in the background.
+- Chunks of an extent that are missed one after the other are read ahead of, in the background. What is found in memory
+  is not noted: to a reader in small steps it is all the same.
 """
 
 from collections import OrderedDict
@@ -31,7 +32,7 @@ from couchestord.errors import DataLost, Error, InternalError
 AHEAD_BYTES_MAX: Final = 1 << 20
 AHEADS_MAX: Final = 4
 """Reads ahead that run at a time; others are not begun."""
-ENDS_NOTED_MAX: Final = 1024
+NEXTS_NOTED_MAX: Final = 1024
 PARTS_NOTED_MAX: Final = 256
 """So many chunks later, a chunk that is asked for again was not asked for lately."""
 DROPPED_NOTED_MAX: Final = 1 << 17
@@ -107,12 +108,12 @@ class CacheManager:
         # a plain dict takes ever longer to find its oldest entry
         self._dropped: OrderedDict[Key, None] = OrderedDict()
         self._parts_asked: OrderedDict[Key, None] = OrderedDict()
-        self._ends: OrderedDict[int, int] = OrderedDict()
-        """Of an extent, where the last range that was read of it ended."""
+        self._nexts: OrderedDict[int, int] = OrderedDict()
+        """Of an extent, the chunk behind those that were read, or read ahead, last."""
         self._aheads_count = 0
         self._promotions_count = 0
         self._below_misses_count = 0
-        self._ahead_bytes = min(AHEAD_BYTES_MAX, config.l1_bytes // 16)
+        self._ahead_chunks = -(-min(AHEAD_BYTES_MAX, config.l1_bytes // 16) // CHUNK_BYTES)
 
     # -- without waiting -------------------------------------------------------------------------------------------
 
@@ -142,7 +143,6 @@ class CacheManager:
             if data is None:
                 return None
             chunks.append(data)
-        self._note_end(extent, first + length)
         return b"".join(_cut(chunks, first - low * CHUNK_BYTES, length))
 
     def part_missed(self, extent: int, chunk: int) -> bool:
@@ -187,7 +187,7 @@ class CacheManager:
             # damage beside the range keeps nobody from it
             return [await source.load(first, length)]
         if size > CHUNK_BYTES:
-            self._read_ahead(extent, size, first, first + length, source)
+            self._read_ahead(extent, size, low, end, source)
         return _cut([chunks[chunk] for chunk in range(low, end)], first - low * CHUNK_BYTES, length)
 
     async def _chunks(
@@ -284,31 +284,36 @@ class CacheManager:
 
     # -- ahead -----------------------------------------------------------------------------------------------------
 
-    def _note_end(self, extent: int, end: int) -> int | None:
-        """Answers where the range before ended."""
-        before = self._ends.pop(extent, None)
-        if before is None and len(self._ends) >= ENDS_NOTED_MAX:
-            self._ends.popitem(last=False)
-        self._ends[extent] = end
-        return before
-
-    def _read_ahead(self, extent: int, size: int, first: int, end: int, source: Source) -> None:
-        """Begin to load what comes next, if this range goes on where one ended and little of what comes is there."""
-        if self._note_end(extent, end) != first or self._nursery is None or self._aheads_count >= AHEADS_MAX:
+    def _read_ahead(self, extent: int, size: int, low: int, end: int, source: Source) -> None:
+        """Begin to load what comes behind the chunks from `low` to before `end`, if they go on where what was read
+        before ended, and little of what comes is there.
+        """
+        before = self._nexts.pop(extent, None)
+        if before is None and len(self._nexts) >= NEXTS_NOTED_MAX:
+            self._nexts.popitem(last=False)
+        self._nexts[extent] = end
+        # a range may begin in the middle of the last chunk of the one before
+        if before is None or not before - 1 <= low <= before < end:
             return
-        window = range(-(-end // CHUNK_BYTES), -(-min(size, end + self._ahead_bytes) // CHUNK_BYTES))
-        keys = [(extent, chunk) for chunk in window]
-        missing = [key[1] for key in keys if key not in self._l1 and key not in self._flights]
-        if missing and 2 * len(missing) > len(window):
+        if self._nursery is None or self._aheads_count >= AHEADS_MAX:
+            return
+        window = range(end, min(-(-size // CHUNK_BYTES), end + self._ahead_chunks))
+        if 2 * len(self._lacking(extent, window)) > len(window):
             self._aheads_count += 1
+            self._nexts[extent] = window.stop
             source.hold()
-            self._nursery.start_soon(self._load_ahead, extent, size, missing, source)
+            self._nursery.start_soon(self._load_ahead, extent, size, window, source)
 
-    async def _load_ahead(self, extent: int, size: int, chunks: list[int], source: Source) -> None:
+    def _lacking(self, extent: int, chunks: range) -> list[int]:
+        """Those that are not in memory, nor on their way there."""
+        keys = [(extent, chunk) for chunk in chunks]
+        return [key[1] for key in keys if key not in self._l1 and key not in self._flights]
+
+    async def _load_ahead(self, extent: int, size: int, window: range, source: Source) -> None:
         try:
-            mine = [chunk for chunk in chunks if (extent, chunk) not in self._flights]
-            if mine:
-                await self._lead(extent, size, mine, source, False)
+            # some may have come since it was begun
+            if chunks := self._lacking(extent, window):
+                await self._lead(extent, size, chunks, source, False)
         except Error as error:
             # who comes to ask for it is told
             log.debug("reading ahead failed", extent=extent, reason=str(error))

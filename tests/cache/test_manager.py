@@ -9,14 +9,13 @@ demoted; a scan demoted; what came back not noticed; a miss counted twice.
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
 
 import pytest
 import trio
 from cache_rig import CountingSource, DictTier, extent_bytes
 
 from couchestord.cache import CACHES_OFF, CHUNK_BYTES, CacheConfig, CacheManager
-from couchestord.cache.manager import AHEAD_BYTES_MAX, AHEADS_MAX, DROPPED_NOTED_MAX, ENDS_NOTED_MAX
+from couchestord.cache.manager import AHEAD_BYTES_MAX, AHEADS_MAX, DROPPED_NOTED_MAX, NEXTS_NOTED_MAX
 from couchestord.cache.sieve import ENTRY_BYTES
 from couchestord.errors import DataLost, InternalError
 
@@ -256,25 +255,41 @@ async def test_a_source_that_brings_too_little_is_an_error_and_nothing_is_kept()
 
 
 @pytest.mark.parametrize("chunks_count", [16, 1000])
-async def test_sequential_reads_are_read_ahead_of(chunks_count: int) -> None:
+async def test_what_is_missed_one_after_the_other_is_read_ahead_of(chunks_count: int) -> None:
     """Bounded by a mebibyte, and by a sixteenth of what there is."""
-    size = 64 * CHUNK_BYTES
     async with reading_ahead(chunks_count) as manager:
-        source = CountingSource(1, size)
-        step = CHUNK_BYTES // 2
-        await read(manager, 1, source, 0, step)
-        await until_idle()
+        source = CountingSource(1, 64 * CHUNK_BYTES)
+        for first in (0, 100):
+            await read(manager, 1, source, first, 100)
+            await until_idle()
         assert source.loads == [(0, CHUNK_BYTES)]
-        await read(manager, 1, source, step, step)
+        await read(manager, 1, source, CHUNK_BYTES - 100, 200)
         await until_idle()
         ahead = min(AHEAD_BYTES_MAX, chunks_count * CHUNK_ROOM // 16)
-        assert source.loads[1:] == [(CHUNK_BYTES, -(-ahead // CHUNK_BYTES) * CHUNK_BYTES)]
+        assert source.loads[1:] == [
+            (CHUNK_BYTES, CHUNK_BYTES),
+            (2 * CHUNK_BYTES, -(-ahead // CHUNK_BYTES) * CHUNK_BYTES),
+        ]
         assert (source.held_count, source.held_max) == (0, 1)
-        for at in range(2 * step, size, step):
-            assert await read(manager, 1, source, at, step) == source.data[at : at + step]
+
+
+@pytest.mark.parametrize("step", [10_000, CHUNK_BYTES // 2, CHUNK_BYTES, 3 * CHUNK_BYTES - 100])
+@pytest.mark.parametrize("peeks", [False, True])
+async def test_sequential_reads_are_read_ahead_of_however_small(step: int, peeks: bool) -> None:
+    """By who looks what memory has before it asks, too: it asks only for what is missed."""
+    async with reading_ahead(1000) as manager:
+        source = CountingSource(1, 64 * CHUNK_BYTES)
+        for at in range(0, len(source.data), step):
+            length = min(step, len(source.data) - at)
+            found = manager.peek_range(1, at, length) if peeks else None
+            if found is None:
+                found = await read(manager, 1, source, at, length)
+            assert bytes(found) == source.data[at : at + length]
             await until_idle()
-        assert sum(length for _, length in source.loads) == size
-        assert len(source.loads) <= 2 + size // (ahead // 2)
+        assert sum(length for _, length in source.loads) == len(source.data)
+        # two for each mebibyte, when its first chunk is waited for, and some until it is known for what it is
+        assert len(source.loads) <= 2 * len(source.data) // AHEAD_BYTES_MAX + 3
+        assert source.held_count == 0
 
 
 async def test_other_reads_are_not_read_ahead_of() -> None:
@@ -291,11 +306,11 @@ async def test_reading_ahead_is_bounded_and_its_failure_is_nobodys() -> None:
     async with reading_ahead(1000) as manager:
         sources = [CountingSource(extent, 64 * CHUNK_BYTES) for extent in range(AHEADS_MAX + 3)]
         for extent, source in enumerate(sources):
+            await read(manager, extent, source, CHUNK_BYTES, CHUNK_BYTES)
             await read(manager, extent, source, 0, CHUNK_BYTES)
-            await read(manager, extent, source, CHUNK_BYTES, CHUNK_BYTES - 1)
             source.lost = range(2 * CHUNK_BYTES, 3 * CHUNK_BYTES)
             source.gate = trio.Event()
-            await read(manager, extent, source, 2 * CHUNK_BYTES - 1, 1)
+            await read(manager, extent, source, CHUNK_BYTES, 1)
         await until_idle()
         assert [source.held_count for source in sources] == [1] * AHEADS_MAX + [0] * 3
         for source in sources:
@@ -328,18 +343,12 @@ async def test_what_is_read_ahead_is_let_go_when_the_store_stops() -> None:
     source = CountingSource(1, 64 * CHUNK_BYTES)
     async with reading_ahead(1000) as manager:
         await read(manager, 1, source, 0, CHUNK_BYTES)
+        await read(manager, 1, source, CHUNK_BYTES, CHUNK_BYTES)
         source.gate = trio.Event()
-        with trio.move_on_after(0):
-            await read(manager, 1, source, CHUNK_BYTES, 1)
-        source.gate.set()
-        await read(manager, 1, source, 0, CHUNK_BYTES)
-        source.gate = trio.Event()
-        source.begun = trio.Event()
-        nursery = manager._nursery
-        assert nursery is not None
-        nursery.start_soon(partial(read, manager, 1, source, CHUNK_BYTES, 1))
-        await source.begun.wait()
+        await until_idle()
+        assert source.held_count == 1
     assert source.held_count == 0
+    assert manager._flights == {}
 
 
 async def test_what_was_wanted_goes_below_and_comes_back() -> None:
@@ -408,12 +417,12 @@ async def test_a_tier_that_loses_what_it_holds_is_a_miss() -> None:
 
 async def test_notes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("couchestord.cache.manager.DROPPED_NOTED_MAX", 50)
-    monkeypatch.setattr("couchestord.cache.manager.ENDS_NOTED_MAX", 20)
+    monkeypatch.setattr("couchestord.cache.manager.NEXTS_NOTED_MAX", 20)
     manager = manager_of(2, DictTier())
     for extent in range(200):
         await manager.read(extent, 2 * CHUNK_BYTES, 0, 10, CountingSource(extent, 2 * CHUNK_BYTES))
-    assert (len(manager._dropped), len(manager._ends)) == (50, 20)
-    assert (DROPPED_NOTED_MAX, ENDS_NOTED_MAX) > (50, 20)
+    assert (len(manager._dropped), len(manager._nexts)) == (50, 20)
+    assert (DROPPED_NOTED_MAX, NEXTS_NOTED_MAX) > (50, 20)
 
 
 async def test_evict() -> None:

@@ -1,7 +1,7 @@
 """A store with its second cache: what it gives after restarts, rot, and starts that take ids a second time.
 
 Seen to fail with: sums not compared; the state of the folder not compared with the store's epochs; tokens not drawn;
-the folder used while nothing may be written.
+the folder used while nothing may be written; what a warm-up brought not wanted.
 """
 
 import shutil
@@ -99,6 +99,15 @@ async def test_what_was_in_memory_alone_is_found_after_a_restart_if_it_was_asked
         for key in KEYS[:2]:
             assert await read(store, key) == body_of(BODY_BYTES, f"{key!r} one")
         assert tier(store)["hits"] == 2
+
+
+async def test_what_a_warm_up_brings_goes_below_when_memory_is_full(tmp_path: Path) -> None:
+    """Though nobody asked for it yet: it was brought to stay."""
+    async with opened(tmp_path) as store:
+        await put_all(store, "one")
+        await store.caches.warm("box")
+        await flush(store)
+        assert tier(store)["entries"] > 10
 
 
 @pytest.mark.parametrize("between", [{"l2": False}, {"folder": "other"}], ids=["without", "with another folder"])

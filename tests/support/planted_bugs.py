@@ -601,7 +601,7 @@ BUGS = (
         "cache/manager.py",
         "            source.hold()\n",
         "",
-        _CACHE + "test_sequential_reads_are_read_ahead_of",
+        _CACHE + "test_what_is_missed_one_after_the_other_is_read_ahead_of",
     ),
     _bug(
         "a scan is written to the tier below",
