@@ -46,6 +46,15 @@ def check_range(offset: int, length: int) -> None:
         raise InvalidArgument(f"negative offset or length: {offset}, {length}")
 
 
+def sync_folder(path: Path) -> None:
+    """Make the names in a folder durable. Blocks."""
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
 def _open_locked(folder: Path, read_only: bool) -> tuple[int, int | None]:
     """Descriptors of the folder and of its lock, which is held. DiskLocked, OSError."""
     root = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from typing import Final, NamedTuple, Protocol
 
-from couchestord.errors import InvalidArgument
+from couchestord.errors import InvalidArgument, RemoteRefused
 
 Buffer = bytes | bytearray | memoryview
 KEYS_PER_PAGE: Final = 1000
@@ -30,7 +30,7 @@ class Page(NamedTuple):
 
     objects: tuple[Stored, ...]
     more: bool
-    """There may be others behind the last one."""
+    """There may be others behind the last one, which is there then."""
 
 
 class Backend(Protocol):
@@ -81,13 +81,20 @@ class Backend(Protocol):
 
 
 async def all_objects(backend: Backend, prefix: str) -> list[Stored]:
-    """Those whose keys begin with `prefix`. Raises as `Backend.list` does."""
+    """Those whose keys begin with `prefix`, some 300 bytes of memory each.
+
+    Raises as `Backend.list` does, and RemoteRefused when pages come again: there is no end to these.
+    """
     found: list[Stored] = []
+    begun: set[str] = set()
     while True:
         page = await backend.list(prefix, found[-1].key if found else "")
         found += page.objects
         if not page.more:
             return found
+        if page.objects[0].key in begun:
+            raise RemoteRefused(f"{backend.name} lists the same objects again and again: it ignores start-after")
+        begun.add(page.objects[0].key)
 
 
 def check_key(key: str) -> None:

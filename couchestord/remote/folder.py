@@ -8,9 +8,10 @@ Calls run in a few threads of their own with a deadline. One that misses it is g
 kernel answers and keeps its place among the few, so that a file system that hangs costs no more threads than these.
 """
 
+import heapq
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Final, TypeVar
 import trio
 
 from couchestord.errors import BlobExists, InvalidArgument, NoSuchBlob, RemoteDenied, RemoteRefused, RemoteUnavailable
+from couchestord.io.folder import sync_folder
 from couchestord.remote.backend import (
     KEYS_PER_PAGE,
     Buffer,
@@ -81,8 +83,7 @@ class FolderBackend:
 
     async def list(self, prefix: str, after: str = "") -> Page:
         check_prefix(prefix)
-        found = await self._run(partial(_walk, self._folder, prefix, after))
-        return Page(tuple(found[: self._keys_per_page]), len(found) > self._keys_per_page)
+        return await self._run(partial(_list, self._folder, prefix, after, self._keys_per_page))
 
     async def delete(self, key: str) -> None:
         check_key(key)
@@ -141,7 +142,7 @@ def _put_new(folder: Path, key: str, parts: Sequence[Buffer], unique: str) -> No
     finally:
         with suppress(FileNotFoundError):
             new.unlink()
-    _sync_folder(target.parent)  # also when it was there: whoever made it may not have come so far
+    sync_folder(target.parent)  # also when it was there: whoever made it may not have come so far
 
 
 def _make_folders(root: Path, folder: Path) -> None:
@@ -151,15 +152,7 @@ def _make_folders(root: Path, folder: Path) -> None:
     _make_folders(root, folder.parent)
     with suppress(FileExistsError):
         folder.mkdir(_FOLDER_MODE)
-    _sync_folder(folder.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
+    sync_folder(folder.parent)
 
 
 def _write(path: Path, parts: Sequence[Buffer]) -> None:
@@ -204,24 +197,37 @@ def _delete(path: Path) -> None:
         path.unlink()
     except _NOT_THERE:
         return
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
-def _walk(root: Path, prefix: str, after: str) -> list[Stored]:
-    """All of it, sorted: a folder has no order of its own to go on in."""
-    found: list[Stored] = []
+def _list(root: Path, prefix: str, after: str, count_max: int) -> Page:
+    """A folder has no order of its own to go on in: all names are looked at for each page, few are kept."""
+    above = prefix.rpartition("/")[0]
+    while True:
+        wanted = (key for key in _keys(root / above, f"{above}/" if above else "") if _is_asked(key, prefix, after))
+        keys = heapq.nsmallest(count_max + 1, wanted)
+        more = len(keys) > count_max
+        found = []
+        for key in keys[:count_max]:
+            with suppress(FileNotFoundError):  # deleted meanwhile
+                found.append(Stored(key, _size(root / key)))
+        if found or not more:
+            return Page(tuple(found), more)
+        after = keys[count_max - 1]
 
-    def refuse(error: OSError) -> None:
-        if not isinstance(error, FileNotFoundError):
-            raise error
 
-    for folder, folders, names in os.walk(root / prefix.rpartition("/")[0], onerror=refuse):
-        folders[:] = [name for name in folders if name != _NEW]
-        above = os.path.relpath(folder, root)
-        for name in names:
-            key = name if above == "." else f"{above}/{name}"
-            if key > after and key.startswith(prefix):
-                with suppress(FileNotFoundError):  # deleted meanwhile
-                    found.append(Stored(key, os.stat(os.path.join(folder, name)).st_size))
-    found.sort()
-    return found
+def _is_asked(key: str, prefix: str, after: str) -> bool:
+    return key > after and key.startswith(prefix)
+
+
+def _keys(folder: Path, above: str) -> Iterator[str]:
+    """Of all files below a folder, in any order."""
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if not entry.is_dir(follow_symlinks=False):
+                    yield above + entry.name
+                elif entry.name != _NEW:
+                    yield from _keys(folder / entry.name, f"{above}{entry.name}/")
+    except (FileNotFoundError, NotADirectoryError):
+        return

@@ -48,6 +48,8 @@ _SHA256: Final = b"x-amz-meta-couchestord-sha256"
 _ANSWER_BYTES_MAX: Final = 4 << 20
 """Of a listing or an error."""
 _HASHED_AT_ONCE_BYTES: Final = 64 << 10
+_CREDENTIALS_S: Final = 10.0
+"""So long credentials are waited for."""
 _PASSING: Final = frozenset((408, 409, 425, 429, 500, 502, 503, 504))
 _PASSING_CODES: Final = frozenset(
     ("RequestTimeout", "BadDigest", "InvalidDigest", "IncompleteBody", "XAmzContentSHA256Mismatch", "SlowDown")
@@ -83,7 +85,9 @@ class S3Options:
 
 
 class S3Backend:
-    """Objects in a bucket, path style. `credentials` is asked once, and again when the server refuses what it gave."""
+    """Objects in a bucket, path style. `credentials` is asked at once, and again, in a thread, when the server refuses
+    what it gave.
+    """
 
     def __init__(
         self,
@@ -97,6 +101,8 @@ class S3Backend:
         self._location = location
         self._ask_credentials = credentials
         self._credentials = credentials()
+        self._turn = trio.Lock()
+        self._asking = trio.CapacityLimiter(1)
         self._clock = clock
         self._options = options
         if location.secure and tls is None:
@@ -208,8 +214,9 @@ class S3Backend:
         attempt = 0
         while True:
             asked_s = 0.0
+            credentials = self._credentials
             try:
-                signed = self._signer.sign(request, self._credentials, self._clock.now_ns())
+                signed = self._signer.sign(request, credentials, self._clock.now_ns())
                 reply = await self._client.request(signed, body_bytes_max)
             except BrokenExchange as error:
                 why = str(error)
@@ -221,7 +228,7 @@ class S3Backend:
                 else:
                     refusal = read_refusal(reply)
                     why = str(refusal)
-                    if _is_denied(refusal) and not asked_anew and self._renew():
+                    if _is_denied(refusal) and not asked_anew and await self._renew(credentials):
                         asked_anew = True
                         continue
                     if not _may_pass(refusal):
@@ -234,10 +241,17 @@ class S3Backend:
             share = int.from_bytes(self._clock.random_bytes(4), "little") / (1 << 32)
             await trio.sleep(patience.pause_after_s(attempt, share, asked_s))
 
-    def _renew(self) -> bool:
-        """Whether the key is another one by now: keys are exchanged while the daemon runs, and tokens expire."""
-        before, self._credentials = self._credentials, self._ask_credentials()
-        return self._credentials != before
+    async def _renew(self, refused: Credentials) -> bool:
+        """Whether the key is another one by now: keys are exchanged while the daemon runs, and tokens expire. Who hears
+        of it first asks; in a thread, which a file system that hangs may keep for ever, though no more than one.
+        """
+        with trio.move_on_after(_CREDENTIALS_S):
+            async with self._turn:
+                if self._credentials == refused:
+                    self._credentials = await trio.to_thread.run_sync(
+                        self._ask_credentials, abandon_on_cancel=True, limiter=self._asking
+                    )
+        return self._credentials != refused
 
     def _refuse(self, refusal: Refusal) -> NoReturn:
         text = f"{self.name}: {refusal}"

@@ -5,9 +5,10 @@ import random
 import pytest
 import trio
 from backends import OpenBackend
+from memory_backend import MemoryBackend
 
-from couchestord.errors import BlobExists, InvalidArgument, NoSuchBlob
-from couchestord.remote.backend import Backend
+from couchestord.errors import BlobExists, InvalidArgument, NoSuchBlob, RemoteRefused
+from couchestord.remote.backend import Backend, Page, all_objects
 
 MIB = 1 << 20
 
@@ -132,6 +133,18 @@ async def test_lists_by_prefix_and_page_by_page(open_backend: OpenBackend) -> No
         for prefix in ("a/", "a/b", "a/c/", "a", "z_", "q/"):
             wanted = [key for key in sorted(keys) if key.startswith(prefix)]
             assert sorted(key for key, _ in await keys_of(backend, prefix)) == wanted
+
+
+async def test_a_listing_that_begins_anew_with_each_page_is_refused() -> None:
+    class Forgetful(MemoryBackend):
+        async def list(self, prefix: str, after: str = "") -> Page:
+            return await super().list(prefix)
+
+    backend = Forgetful(keys_per_page=2)
+    for number in range(5):
+        await backend.put_new(f"a/{number}", [b"x"])
+    with trio.fail_after(30), pytest.raises(RemoteRefused):
+        await all_objects(backend, "a/")
 
 
 async def test_keys_of_one_length_in_one_folder_come_in_order(open_backend: OpenBackend) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 
+import couchestord.remote.folder
 from couchestord.clock import SystemClock
 from couchestord.errors import InvalidArgument, RemoteDenied, RemoteRefused, RemoteUnavailable
 from couchestord.remote.folder import FolderBackend
@@ -23,6 +24,8 @@ async def test_files_are_private_and_nothing_else_is_left(tmp_path: Path) -> Non
     await backend.put_new("a/b", [b"x"])
     found = {path.relative_to(tmp_path / "bucket"): path.stat().st_mode & 0o777 for path in tmp_path.rglob("*/**/*")}
     assert found == {Path(".new"): 0o700, Path("a"): 0o700, Path("a/b"): 0o600}
+    (tmp_path / "bucket" / ".new" / "what-a-crash-left").touch()
+    assert [stored.key for stored in (await backend.list("")).objects] == ["a/b"]
 
 
 async def test_a_folder_must_be_there(tmp_path: Path) -> None:
@@ -135,3 +138,24 @@ async def test_a_key_cannot_be_a_folder_too(tmp_path: Path) -> None:
         with pytest.raises(RemoteRefused):
             await backend.put_new(key, [b"x"])
     assert [stored.key for stored in (await backend.list("")).objects] == ["a/b"]
+
+
+async def test_a_page_of_which_all_was_deleted_meanwhile_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "bucket"
+    folder.mkdir()
+    backend = FolderBackend(folder, SystemClock().random_bytes, keys_per_page=2)
+    for number in range(6):
+        await backend.put_new(f"a/{number}", [b"x"])
+    gone = {folder / "a" / str(number) for number in range(3)}
+    size = couchestord.remote.folder._size
+
+    def size_of_what_is_left(path: Path) -> int:
+        if path in gone:
+            path.unlink()
+        return size(path)
+
+    monkeypatch.setattr(couchestord.remote.folder, "_size", size_of_what_is_left)
+    page = await backend.list("a/")
+    assert ([stored.key for stored in page.objects], page.more) == (["a/3"], True)

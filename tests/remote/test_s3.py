@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import logging
+import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 
@@ -10,6 +11,7 @@ import pytest
 import trio
 from scripted_server import (
     Action,
+    Asked,
     Server,
     answer,
     close_after,
@@ -342,6 +344,46 @@ async def test_a_key_that_was_exchanged_is_asked_for_again() -> None:
             await backend.put_new("c", [BODY])
     used = [asked.headers["authorization"].partition("Credential=")[2].partition("/")[0] for asked in server.asked]
     assert used == ["AK", "AK", "NEW", "NEW"]
+
+
+async def test_a_key_that_was_exchanged_counts_for_all_who_were_refused() -> None:
+    keys = iter([KEY, Credentials("NEW", "another")])
+    all_asked = trio.Event()
+
+    async def refuse(asked: Asked) -> bool:
+        if len(server.asked) == 3:
+            all_asked.set()
+        await all_asked.wait()
+        return await error(403, "ExpiredToken")(asked)
+
+    script = [refuse, refuse, refuse, PUT, PUT, PUT]
+    async with bucket(script, keys=keys) as (backend, server), trio.open_nursery() as nursery:
+        for key in ("a", "b", "c"):
+            nursery.start_soon(backend.put_new, key, [BODY])
+    assert len(server.asked) == 6
+
+
+async def test_keys_are_asked_for_in_a_thread_which_is_not_waited_for_without_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("couchestord.remote.s3._CREDENTIALS_S", 0.01)
+    release = threading.Event()
+    threads = []
+
+    def keys() -> Iterator[Credentials]:
+        yield KEY
+        threads.append(threading.get_ident())
+        release.wait(5)
+        yield Credentials("NEW", "another")
+
+    async with bucket([error(403, "ExpiredToken")] * 2, keys=keys()) as (backend, _):
+        for key in ("a", "b"):
+            with pytest.raises(RemoteDenied):
+                await backend.put_new(key, [BODY])
+        release.set()
+    assert threads
+    assert threading.get_ident() not in threads
+    assert len(threads) == 1
 
 
 async def test_no_secret_is_written_anywhere(caplog: pytest.LogCaptureFixture) -> None:

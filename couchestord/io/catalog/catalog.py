@@ -12,9 +12,10 @@ from couchestord.io.catalog.accounts import AccountReader
 from couchestord.io.catalog.apply import Applier
 from couchestord.io.catalog.copies import WAITING_INDEX, CopyReader
 from couchestord.io.catalog.generations import Generations
-from couchestord.io.catalog.pages import MainFile, store_sums, sums_path, sync_folder
+from couchestord.io.catalog.pages import MainFile, store_sums, sums_path
 from couchestord.io.catalog.read import CatalogReader
 from couchestord.io.catalog.schema import SCHEMA_VERSION, TABLES, statements
+from couchestord.io.folder import sync_folder
 from couchestord.io.sqlite import (
     Connection,
     Shut,

@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 from couchestord.errors import Corrupt
 from couchestord.io.catalog.wal import committed_pages, frame_pages, salt_of
 from couchestord.io.checksum import xxh3_64
+from couchestord.io.folder import sync_folder
 from couchestord.io.sqlite import checkpoint, open_reader, sqlite_errors, truncate_wal
 
 PAGE_BYTES = 4096
@@ -173,15 +174,6 @@ def _store(path: Path, sums: "array[int]") -> None:
     temporary.replace(sums_path(path))
     # the WAL is emptied next: the new sums must not be lost before that
     sync_folder(path.parent)
-
-
-def sync_folder(path: Path) -> None:
-    """Make the names in a folder durable. Blocks."""
-    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def verify_pages(path: Path) -> None:

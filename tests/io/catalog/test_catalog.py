@@ -9,7 +9,8 @@ import pytest
 from couchestord.errors import Corrupt
 from couchestord.io.catalog import catalog
 from couchestord.io.catalog.catalog import FILE_SUFFIXES, Catalog, put_in_place
-from couchestord.io.catalog.pages import PAGE_BYTES, sync_folder
+from couchestord.io.catalog.pages import PAGE_BYTES
+from couchestord.io.folder import sync_folder
 from couchestord.model import Policy
 
 STORE_ID = b"0123456789abcdef"
