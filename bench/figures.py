@@ -16,8 +16,12 @@ class Figures:
 
     path: Path | None = None
 
-    def add(self, name: str, value: float) -> None:
-        self._append({"name": name, "value": value})
+    def add(self, name: str, value: float, *, is_full: bool = True) -> None:
+        """`is_full`: measured at the size that the goal is about; a short run of less says nothing of that."""
+        if is_full:
+            self._append({"name": name, "value": value})
+        else:
+            self.skip(name, "not with --quick")
 
     def skip(self, name: str, reason: str) -> None:
         """Says why there is no figure of that name, here and in the table of goals."""

@@ -247,7 +247,7 @@ def count_hits(subject: Subject, zipf_keys: int, kept: Figures) -> None:
         return
     mib = len(set(numbers)) * SMALL_BYTES / MIB
     print(f"hit ratio of L1, {len(numbers):,} reads of {mib:,.0f} MiB by Zipf's law again: {ratio:.1%}\n", flush=True)
-    kept.add("hit ratio", ratio)
+    kept.add("hit ratio", ratio, is_full=zipf_keys == ZIPF_KEYS)
 
 
 if __name__ == "__main__":

@@ -112,6 +112,7 @@ def test_a_trace_follows_its_law_and_keeps_what_is_popular() -> None:
         (Goal("g", "a", 2, scale=0.01, unit=" %"), "| g | 400 % | 2.00 | missed |"),
         (Goal("g", "absent", 2, "a"), "| g | | | not measured: no disk |"),
         (Goal("g", "a", 2, "unknown"), "| g | | | not measured: not part of this run |"),
+        (Goal("g", "of less", 2), "| g | | | not measured: not with --quick |"),
     ],
 )
 def test_goals_are_judged_by_what_was_measured(tmp_path: Path, goal: Goal, row: str) -> None:
@@ -119,6 +120,7 @@ def test_goals_are_judged_by_what_was_measured(tmp_path: Path, goal: Goal, row: 
     figures.add("a", 4)
     figures.add("b", 0.5)
     figures.skip("absent", "no disk")
+    figures.add("of less", 1, is_full=False)
     assert goal.row(Measured.load(tmp_path / "figures")) == row
 
 
