@@ -50,7 +50,7 @@ class Gathering(Generic[Piece]):
         except Exception as defect:
             self._defect = defect  # the nursery is everybody's: the one who waits is to have it
         finally:
-            if wanted not in self.good:
+            if wanted not in self.good and self._defect is None:
                 self.bad[wanted] = error
             self.pending.discard(wanted)
             self._answered.set()

@@ -50,6 +50,20 @@ class ShardFile:
         page = await self._disk.read(self._path, stripe * PAGE_BYTES, PAGE_BYTES)
         return unpack_stripe_header(page, self._identity, stripe, self._index)
 
+    async def header_and_blocks(
+        self, stripe: int, low: int, high: int, length: int
+    ) -> tuple[StripeHeader, bytes | None]:
+        """As `header` and `blocks`, in one call of the disk. None instead of blocks when the stripe holds not `length`
+        bytes: then they lie elsewhere.
+        """
+        ranges = (stripe * PAGE_BYTES, PAGE_BYTES), ((stripe + 1) * PAGE_BYTES + low, high - low)
+        page, payload = await self._disk.read_ranges(self._path, ranges)
+        header = unpack_stripe_header(page, self._identity, stripe, self._index)
+        if header.length != length:
+            return header, None
+        _check_blocks(header, low, high, payload)
+        return header, payload
+
     def blocks_nowait(self, stripe: int, header: StripeHeader, low: int, high: int) -> bytes | bytearray | None:
         """As `blocks`, or None when the bytes are not resident in memory."""
         payload = self._disk.read_nowait(self._path, (stripe + 1) * PAGE_BYTES + low, high - low)
@@ -59,12 +73,16 @@ class ShardFile:
 
     async def blocks(self, stripe: int, header: StripeHeader, low: int, high: int) -> bytes:
         """Bytes `low` to before `high` of the payload: from the start of a block to the end of one."""
-        assert low % CHECK_BYTES == 0
         payload = await self._disk.read(self._path, (stripe + 1) * PAGE_BYTES + low, high - low)
-        if len(payload) != high - low:
-            raise Corrupt("shard is cut short")
-        verify_blocks(header, low // CHECK_BYTES, payload)
+        _check_blocks(header, low, high, payload)
         return payload
+
+
+def _check_blocks(header: StripeHeader, low: int, high: int, payload: bytes) -> None:
+    assert low % CHECK_BYTES == 0
+    if len(payload) != high - low:
+        raise Corrupt("shard is cut short")
+    verify_blocks(header, low // CHECK_BYTES, payload)
 
 
 async def remove_shard(disks: Disks, number: int, segment: int, index: int) -> None:

@@ -17,10 +17,10 @@ import trio
 
 from couchestord.ec.codec import Buffer, Codec, Engine
 from couchestord.ec.gather import Gathering, ShardRange
-from couchestord.ec.resident import ResidentStripes, near_shard
+from couchestord.ec.resident import ResidentStripes
+from couchestord.ec.shapes import NotFull, check_agreement, columns_of, cut, full_shape, joined
 from couchestord.ec.shardfile import ShardFile
 from couchestord.ec.shards import (
-    CHECK_BYTES,
     EncodedStripe,
     SegmentIdentity,
     StripeHeader,
@@ -84,8 +84,19 @@ class StripeStore:
 
         Raises DataLost when fewer than k shards have them, or the stripe is shorter.
         """
-        pieces = await self._pieces(segment, stripe, start, length)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return joined(await self._pieces(segment, stripe, start, length))
+
+    async def load(self, segment: SegmentRow, stripe: int, start: int, length: int) -> memoryview:
+        """As `read_run`, all of it at once: for ranges that are little more than a stripe at most."""
+        pieces: list[memoryview] = []
+        turns, start = divmod(start, segment.stripe_bytes)
+        step = full_stripe_pages(segment.k, segment.stripe_bytes)
+        stripe += turns * step
+        while length > 0:
+            take = min(length, segment.stripe_bytes - start)
+            pieces += await self._pieces(segment, stripe, start, take)
+            stripe, start, length = stripe + step, 0, length - take
+        return joined(pieces)
 
     def read_nowait(self, segment: SegmentRow, stripe: int, start: int, length: int) -> memoryview | None:
         """As `read_run` at once: None unless the range lies in one shard that is trusted, resident in memory and right.
@@ -195,23 +206,22 @@ class StripeStore:
         assert start >= 0
         if length <= 0:
             return []
-        near = near_shard(segment, start)
-        shape = await self.shape(segment, stripe, near=near)
+        shape = self._resident.known_shape(segment, stripe)
+        try:
+            return await self._pieces_of(segment, stripe, shape or full_shape(segment), start, length)
+        except NotFull as found:
+            return await self._pieces_of(segment, stripe, found.header, start, length)
+
+    async def _pieces_of(
+        self, segment: SegmentRow, stripe: int, shape: StripeHeader, start: int, length: int
+    ) -> list[memoryview]:
         if start + length > shape.length:
             raise DataLost(
                 f"segment {segment.id}, stripe {stripe} holds {shape.length} bytes, not the {start + length} asked for"
             )
-        size = shape.shard_length
-        wanted: list[ShardRange] = []
-        cuts: list[tuple[int, int]] = []
-        for index in range(start // size, (start + length - 1) // size + 1):
-            low = max(0, start - index * size)
-            high = min(size, start + length - index * size)
-            aligned = low // CHECK_BYTES * CHECK_BYTES
-            wanted.append(ShardRange(index, aligned, min(size, -(-high // CHECK_BYTES) * CHECK_BYTES)))
-            cuts.append((low - aligned, high - aligned))
-        found = await self._gather(segment, stripe, shape, wanted)
-        return [memoryview(found[each])[low:high] for each, (low, high) in zip(wanted, cuts, strict=True)]
+        cuts = cut(shape, start, length)
+        found = await self._gather(segment, stripe, shape, [wanted for wanted, _, _ in cuts])
+        return [memoryview(found[wanted])[low:high] for wanted, low, high in cuts]
 
     async def _gather(
         self,
@@ -255,7 +265,7 @@ class StripeStore:
         order = [index for index in self._trust.by_trust(segment) if index not in known | whole]
         spares: list[ShardRange] = []
         while any(each not in gathering.good for each in wanted):
-            columns = _columns(gathering.good, low, high)
+            columns = columns_of(gathering.good, low, high)
             if len(columns) >= segment.k:
                 await self._reconstruct(segment, wanted, gathering.good, columns, low)
                 return
@@ -320,14 +330,23 @@ class StripeStore:
         header = self._resident.header(segment, stripe, wanted.shard)
         if header is None:
             return None
-        _check_agreement(header, shape)
+        check_agreement(header, shape)
         return self.file(segment, wanted.shard).blocks_nowait(stripe, header, wanted.low, wanted.high)
 
     async def _blocks(self, segment: SegmentRow, stripe: int, shape: StripeHeader, wanted: ShardRange) -> Buffer:
-        header = await self._header(segment, stripe, wanted.shard, report=False)
-        _check_agreement(header, shape)
-        read = partial(self.file(segment, wanted.shard).blocks, stripe, header, wanted.low, wanted.high)
-        return await self._trust.timed(segment, wanted.shard, read, report=False)
+        file, (index, low, high) = self.file(segment, wanted.shard), wanted
+        header = self._resident.known_header(segment, stripe, index)
+        if header is not None:
+            check_agreement(header, shape)
+            return await self._trust.timed(
+                segment, index, partial(file.blocks, stripe, header, low, high), report=False
+            )
+        read = partial(file.header_and_blocks, stripe, low, high, shape.length)
+        found, payload = await self._trust.timed(segment, index, read, report=False)
+        self._resident.remember(segment, stripe, index, found)
+        check_agreement(found, shape)
+        assert payload is not None
+        return payload
 
     # -- coding ------------------------------------------------------------------------------------------------------
 
@@ -352,17 +371,3 @@ class StripeStore:
         if self._limiter is None:
             self._limiter = trio.CapacityLimiter(self._options.coding_threads_max)
         return await trio.to_thread.run_sync(work, limiter=self._limiter)
-
-
-def _check_agreement(header: StripeHeader, shape: StripeHeader) -> None:
-    if header.length != shape.length:
-        raise Corrupt(f"a shard says its stripe holds {header.length} bytes, another says {shape.length}")
-
-
-def _columns(good: Mapping[ShardRange, Buffer], low: int, high: int) -> dict[int, Buffer]:
-    """By shard index, the payloads that are here between two columns."""
-    return {
-        each.shard: memoryview(payload)[low - each.low : high - each.low]
-        for each, payload in good.items()
-        if each.low <= low and each.high >= high
-    }

@@ -134,6 +134,12 @@ class DirectoryDisk:
         check_range(offset, length)
         return await self._call("read", path, self._folder.read, path, offset, length)
 
+    async def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> Sequence[bytes]:
+        check_path(path)
+        for offset, length in ranges:
+            check_range(offset, length)
+        return await self._call("read", path, self._folder.read_ranges, path, tuple(ranges))
+
     def read_nowait(self, path: str, offset: int, length: int) -> bytes | bytearray | None:
         """As the protocol says. None too while the file is not open, for opening may wait; `read` leaves it open."""
         if self._suspicion is not None or self._threads.failure is not None:

@@ -58,6 +58,10 @@ class Disk(Protocol):
         """
         ...
 
+    async def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> Sequence[bytes]:
+        """As `read`, of several (offset, length) of one file, in one call."""
+        ...
+
     def read_nowait(self, path: str, offset: int, length: int) -> bytes | bytearray | None:
         """As `read` without waiting: None when the bytes are not resident in memory, or on any error.
 

@@ -106,6 +106,20 @@ def _write_all(number: int, offset: int, buffers: Sequence[Buffer]) -> None:
             left[start] = left[start][written:]
 
 
+def _read_all(number: int, offset: int, length: int) -> bytes:
+    """pread until all is read, or the file ends."""
+    pieces: list[bytes] = []
+    while True:
+        piece = os.pread(number, min(length, _READ_BYTES_MAX), offset)
+        if len(piece) == length and not pieces:
+            return piece
+        pieces.append(piece)
+        length -= len(piece)
+        offset += len(piece)
+        if not piece or not length:
+            return b"".join(pieces)
+
+
 def _identify(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
@@ -175,18 +189,18 @@ class LockedFolder:
         self.descriptors.mark_synced(descriptor, writes)
 
     def read(self, path: str, offset: int, length: int) -> bytes:
+        return self.read_ranges(path, ((offset, length),))[0]
+
+    def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         descriptor = self.descriptors.acquire(path)
         try:
-            pieces: list[bytes] = []
-            while True:
-                piece = os.pread(descriptor.number, min(length, _READ_BYTES_MAX), offset)
-                if len(piece) == length and not pieces:
-                    return piece
-                pieces.append(piece)
-                length -= len(piece)
-                offset += len(piece)
-                if not piece or not length:
-                    return b"".join(pieces)
+            number = descriptor.number
+            for offset, length in ranges[1:]:
+                if length:
+                    # the device may fetch it while the first is waited for
+                    with suppress(OSError):
+                        os.posix_fadvise(number, offset, length, os.POSIX_FADV_WILLNEED)
+            return [_read_all(number, offset, length) for offset, length in ranges]
         finally:
             self.descriptors.release(descriptor)
 

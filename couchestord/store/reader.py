@@ -268,7 +268,7 @@ class ExtentSource:
         """
         extent, parts = self._extent, self._parts
         if self._segment is not None:
-            return await self._load_stripes(extent, self._segment, first, length)
+            return await parts.stripes.load(self._segment, extent.stripe, extent.stripe_start + first, length)
         try:
             return await parts.journal.read(extent.stripe, extent.stripe_start + first, length)
         except DataLost:
@@ -277,12 +277,7 @@ class ExtentSource:
             if found is None or segment is None:
                 raise  # they are in no stripes, or were deleted
         with parts.pins.holding(segment.id):
-            return await self._load_stripes(found, segment, first, length)
-
-    async def _load_stripes(self, extent: ExtentRow, segment: SegmentRow, first: int, length: int) -> bytes:
-        start = extent.stripe_start + first
-        async with aclosing(self._parts.stripes.read_run(segment, extent.stripe, start, length)) as pieces:
-            return b"".join([piece async for piece in pieces])
+            return await parts.stripes.load(segment, found.stripe, found.stripe_start + first, length)
 
     def hold(self) -> None:
         """Keep the bytes where they are until `release`."""

@@ -81,6 +81,20 @@ async def test_read_is_short_only_at_the_end(open_disk: OpenDisk) -> None:
         assert await disk.read("x", 0, 0) == b""
 
 
+async def test_several_ranges_are_read_in_one_call(open_disk: OpenDisk) -> None:
+    async with open_disk() as disk:
+        with pytest.raises(NoSuchFile):
+            await disk.read_ranges("x", ((0, 1),))
+        await disk.write_at("x", 0, [b"12345"])
+        assert list(await disk.read_ranges("x", ((3, 10), (0, 2), (5, 1), (1, 0), (1, 3)))) == [
+            b"45", b"12", b"", b"", b"234",
+        ]  # fmt: skip
+        assert list(await disk.read_ranges("x", ())) == []
+        for bad in (((-1, 1),), ((0, 1), (0, -1))):
+            with pytest.raises(InvalidArgument):
+                await disk.read_ranges("x", bad)
+
+
 async def test_read_into_nowait_fills_the_whole_or_says_no(open_disk: OpenDisk) -> None:
     async with open_disk() as disk:
         memory = bytearray(5)

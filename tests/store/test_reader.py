@@ -1,4 +1,3 @@
-from collections.abc import AsyncGenerator
 from dataclasses import replace
 from pathlib import Path
 
@@ -202,13 +201,13 @@ async def test_a_journal_that_is_nearly_full_waits_for_no_reader(
             target = (await store.describe("box", b"key"))["extents"][-1]["segment"]
             assert (target == begun_in, core.pool.is_pinned(target)) == (False, False)
             pinned = []
-            read_run = core.stripes.read_run
+            load = core.stripes.load
 
-            def watched(segment: SegmentRow, *place: int) -> AsyncGenerator[memoryview, None]:
+            async def watched(segment: SegmentRow, *place: int) -> memoryview:
                 pinned.append(core.pool.is_pinned(target))
-                return read_run(segment, *place)
+                return await load(segment, *place)
 
-            monkeypatch.setattr(core.stripes, "read_run", watched)
+            monkeypatch.setattr(core.stripes, "load", watched)
             async for piece in pieces:
                 begun += bytes(piece)
             assert begun == body

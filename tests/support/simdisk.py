@@ -238,6 +238,17 @@ class SimDisk:
         check_range(offset, length)
         return await self._call("read", lambda: bytes(self._find(path).data[offset : offset + length]))
 
+    async def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> Sequence[bytes]:
+        check_path(path)
+        for offset, length in ranges:
+            check_range(offset, length)
+
+        def read() -> list[bytes]:
+            data = self._find(path).data
+            return [bytes(data[offset : offset + length]) for offset, length in ranges]
+
+        return await self._call("read", read)
+
     def read_nowait(self, path: str, offset: int, length: int) -> bytes | None:
         self.calls_by_name["read_nowait"] += 1
         file = self._names.get(path)
