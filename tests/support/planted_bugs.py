@@ -576,8 +576,8 @@ BUGS = (
     _bug(
         "a connection is closed in the hall and counted on",
         "frontends/http/hall.py",
-        "        connection.closed()\n        self._gone(connection)\n",
-        "        connection.closed()\n",
+        "        connection.socket.close()\n        self._gone(connection)\n",
+        "        connection.socket.close()\n",
         _HALL + "test_a_half_closed_connection_gets_its_answer",
     ),
     # caches

@@ -17,16 +17,7 @@ import trio
 
 from couchestord.errors import DataLost, IncompleteBody, RequestTimeout
 from couchestord.frontends.http.bodies import ConnectionBody
-from couchestord.frontends.http.messages import (
-    Handler,
-    Head,
-    Limits,
-    Quick,
-    Request,
-    Response,
-    ResponseBody,
-    never_quick,
-)
+from couchestord.frontends.http.messages import Handler, Head, Limits, Quick, Request, Response, ResponseBody
 from couchestord.frontends.http.patience import Patience, ignore_late, untaken_bytes
 from couchestord.frontends.http.protocol import END, NEED_DATA, HttpProtocol, MalformedMessage
 from couchestord.frontends.http.responses import BODILESS, CONTINUE, bare_response, body_length, response_head
@@ -62,8 +53,8 @@ class Connection:
         handler: Handler,
         limits: Limits,
         date: Callable[[], bytes],
+        quick: Quick,
         observe_late: Callable[[str], None] = ignore_late,
-        quick: Quick = never_quick,
     ) -> None:
         """`sock` is connected and non-blocking; `run` closes it. `date` gives the Date header's value."""
         self.socket = sock
@@ -103,19 +94,15 @@ class Connection:
         self._observe_late(awaited)
 
     def finish_soon(self) -> None:
-        """No request after the one under way; without one, the connection closes now."""
+        """No request after the one that came or begins to come; without one, the connection closes now."""
         self.is_closing = True
-        if not self._busy:
+        if not (self._busy or self.protocol.has_early_bytes):
             self._scope.cancel()
 
     def finish_with_next(self) -> None:
         """No request after the one under way, or else after the next, whose response says so."""
         self._is_last = True
         self.is_closing = self._busy
-
-    def closed(self) -> None:
-        """Closes the socket."""
-        self.socket.close()
 
     async def run(self, received: bytes = b"", unsent: bytes = b"") -> bool:
         """Sends what was not sent yet, then serves, from bytes on that were received already; these alone when the
@@ -141,9 +128,9 @@ class Connection:
         except (_Gone, OSError):
             wait = False
         finally:
-            if not wait or self.is_closing:
-                self.closed()
-        return wait and not self.is_closing
+            if not wait:
+                self.socket.close()
+        return wait
 
     async def _serve_one(self) -> bool:
         """One request and its response. False: close."""
@@ -151,9 +138,7 @@ class Connection:
             return False
         self._busy, self._reading = True, None
         self.is_closing |= self._is_last
-        is_usual = self.protocol.keeps_alive and not (self.was_asked or self.is_closing)
-        self.was_asked = False
-        if is_usual and head.content_length == 0 and (answer := self._quick(head, self._date())) is not None:
+        if (answer := self._quick_answer(head)) is not None:
             self._quick_in_a_row += 1
             self._sent_bytes, self._writing = 0, None
             await self._send(answer)
@@ -170,6 +155,17 @@ class Connection:
         keep = await self._respond(head, response, body)
         self._busy = False
         return keep and not self.is_closing
+
+    def _quick_answer(self, head: Head) -> bytes | None:
+        is_usual = self.protocol.keeps_alive and not (self.was_asked or self.is_closing)
+        self.was_asked = False
+        if head.content_length != 0 or not is_usual:
+            return None
+        try:
+            return self._quick(head, self._date())
+        except Exception:
+            _log.exception("a quick answer failed")
+            return None
 
     # -- reading -----------------------------------------------------------------------------------------------------
 

@@ -3,8 +3,8 @@
 Theory of operation. One task waits for all idle connections by an epoll descriptor of its own. What comes is read, and
 when it is one whole plain head, asked for an answer that can be given at once, without waiting: that is sent, and the
 connection goes on waiting here, at a fraction of what a task's turn costs. A request that came whole, body and all, may
-be begun instead: its connection waits here for the reply. What its client sends meanwhile, or that it went, is looked
-at after that: the descriptor is taken out of epoll when it says so, and set in again.
+be begun instead: its connection waits here for the reply. When its client sends more meanwhile, or goes, epoll looks at
+it no longer, and a task sends the reply.
 
 Everything else (bodies that come later, unfinished heads, pipelined requests, whatever `lane` does not read, answers
 that must be waited for or that the client does not take in one piece) leaves the hall with what was read of it, for a
@@ -62,13 +62,15 @@ class Hall:
 
     def enter(self, connection: Connection) -> None:
         """Wait for the next request of a connection that was sent all it is due. After `close` it is closed."""
-        if self._epoll.closed:
-            connection.closed()
-            self._gone(connection)
-            return
         fd = connection.socket.fileno()
+        try:
+            self._epoll.register(fd, select.EPOLLIN)
+        except (OSError, ValueError) as error:
+            if not self._epoll.closed:
+                _log.warning("a connection cannot be waited for and is closed: %s", error)
+            self._end(connection)
+            return
         self._waiting[fd] = connection
-        self._epoll.register(fd, select.EPOLLIN)
         connection.deadline_s = trio.current_time() + self._limits.idle_timeout_s
 
     def hand_out(self) -> None:
@@ -80,18 +82,20 @@ class Hall:
         fd = connection.socket.fileno()
         if self._waiting.get(fd) is not connection or fd in self._begun:
             return False
-        self._close(fd, connection)
+        self._close(fd)
         return True
 
-    def _close(self, fd: int, connection: Connection) -> None:
-        self._forget(fd)
-        connection.closed()
+    def _close(self, fd: int) -> None:
+        self._end(self._forget(fd))
+
+    def _end(self, connection: Connection) -> None:
+        connection.socket.close()
         self._gone(connection)
 
     def close(self) -> None:
         """Close everybody who waits. Nobody enters any more."""
-        for fd, connection in list(self._waiting.items()):
-            self._close(fd, connection)
+        for fd in tuple(self._waiting):
+            self._close(fd)
         self._epoll.close()
 
     def _forget(self, fd: int) -> Connection:
@@ -152,7 +156,7 @@ class Hall:
         def reply(response: Response) -> None:
             if not begun:  # before `begin` itself came back, or after it said no, which a defect would do
                 replies.append(response)
-            elif self._waiting.get(fd) is connection and fd in self._begun:
+            elif self._waiting.get(fd) is connection:
                 self._reply(fd, connection, response)
             else:
                 response.finished(0)
@@ -175,16 +179,14 @@ class Hall:
             answer = response_head(response.status, response.headers, self._date(), length, close=is_closing) + body
         except ValueError:
             _log.exception("a response cannot be sent as it is; the connection is cut")
-            self._close(fd, connection)
+            self._close(fd)
             response.finished(0)
             return
-        if not self._begun.pop(fd):
-            # what came meanwhile is read now
-            self._epoll.register(fd, select.EPOLLIN)
-        if is_closing:
-            # a task closes it, so that what the client sent meanwhile does not take the reply with it
+        if is_closing or not self._begun[fd]:
+            # to a task: it reads what came meanwhile, and closes so that this does not take the reply with it
             self._leave(self._forget(fd), b"", answer)
         else:
+            del self._begun[fd]
             self._send(fd, connection, answer, trio.current_time())
         response.finished(len(body))
 

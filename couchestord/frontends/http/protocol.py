@@ -78,8 +78,8 @@ class HttpProtocol:
 
     @property
     def came_whole(self) -> bool:
-        """The whole body of the last head is here, nothing behind it, and the client takes another response."""
-        return self.keeps_alive and self._chunked is None and len(self._buffer) == self._left_bytes
+        """The whole body of the last head is here, and nothing behind it."""
+        return self._chunked is None and len(self._buffer) == self._left_bytes
 
     # -- heads -------------------------------------------------------------------------------------------------------
 

@@ -98,7 +98,7 @@ class HttpServer:
             if len(self._connections) < self._limits.connections_max:
                 with suppress(OSError):  # not TCP, in tests and behind a Unix socket
                     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                connection = Connection(sock, self._handler, self._limits, self._date, self._observe_late, self._quick)
+                connection = Connection(sock, self._handler, self._limits, self._date, self._quick, self._observe_late)
                 self._connections.add(connection)
                 self._hall.enter(connection)
             elif self._refusals < _REFUSALS_MAX:

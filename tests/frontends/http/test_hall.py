@@ -1,5 +1,6 @@
 """Connections that wait in the hall: quick answers, and everything that must leave it."""
 
+import errno
 import logging
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -11,6 +12,8 @@ from trio.testing import MockClock
 
 from couchestord.frontends.http import Head, HttpServer, Limits, Request, Response, serve_http
 from couchestord.frontends.http.connection import Connection
+from couchestord.frontends.http.hall import Hall
+from couchestord.frontends.http.messages import Quick, never_begun, never_quick
 
 PUT = b"PUT /%b HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nbody"
 GET = b"GET /%b HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -123,6 +126,30 @@ async def test_a_body_a_late_end_and_pipelined_requests_leave_the_hall_whole() -
         assert await read_answer(stream) == b"quick/q5"
 
 
+async def test_pipelined_quick_requests_are_all_answered_and_one_that_closes_is_obeyed() -> None:
+    async with serving(Desk()) as (_, port), await trio.open_tcp_stream("127.0.0.1", port) as stream:
+        await stream.send_all(b"".join([GET % b"q%d" % turn for turn in range(7)]))
+        data = b""
+        while not data.endswith(b"quick/q6"):
+            data += await stream.receive_some()
+        await stream.send_all(GET[:-2] % b"q7" + b"Connection: close\r\n\r\n")
+        assert await read_answer(stream) == b"slow/q7"
+        assert await stream.receive_some() == b""
+
+
+def test_a_client_that_takes_a_quick_answer_slowly_is_not_idle() -> None:
+    async def main() -> None:
+        async with (
+            serving(Desk(), Limits(idle_timeout_s=10)) as (_, port),
+            await trio.open_tcp_stream("127.0.0.1", port) as stream,
+        ):
+            await stream.send_all(GET % b"qlarge")
+            await trio.sleep(20)
+            assert await read_answer(stream) == LARGE
+
+    trio.run(main, clock=MockClock(autojump_threshold=0.05))
+
+
 async def test_what_a_client_does_not_take_at_once_is_sent_by_a_task_and_others_go_on() -> None:
     desk = Desk()
     async with serving(desk) as (_, port):
@@ -159,12 +186,93 @@ async def test_a_client_that_resets_costs_nobody_else_anything() -> None:
 
 
 async def test_a_defect_of_a_quick_answer_is_logged_and_the_handler_asked(caplog: pytest.LogCaptureFixture) -> None:
+    """In the hall, and in the task that the connection leaves it for."""
     desk = Desk()
     async with serving(desk) as (_, port), await trio.open_tcp_stream("127.0.0.1", port) as stream:
         assert await ask(stream, b"qbroken") == b"slow/qbroken"
+        assert await ask(stream, b"qbroken") == b"slow/qbroken"
         assert await ask(stream, b"q1") == b"quick/q1"
-    assert [record.message for record in caplog.records if record.levelno >= logging.ERROR] == ["a quick answer failed"]
+    logged = [record.message for record in caplog.records if record.levelno >= logging.ERROR]
+    assert logged == ["a quick answer failed"] * 2
     caplog.clear()
+
+
+@pytest.mark.parametrize("head", [GET % (b"q" * 500), GET[:-2] % b"q" + b"A: b\r\nC: d\r\n\r\n"])
+async def test_a_head_over_a_limit_is_refused_as_by_a_task(head: bytes) -> None:
+    desk = Desk()
+    async with (
+        serving(desk, Limits(head_bytes_max=500, headers_max=2)) as (_, port),
+        await trio.open_tcp_stream("127.0.0.1", port) as stream,
+    ):
+        assert await ask(stream, b"q") == b"quick/q"
+        await stream.send_all(head)
+        assert (await stream.receive_some()).startswith(b"HTTP/1.1 431 ")
+    assert desk.asked == [b"/q"]
+
+
+async def test_who_asks_all_the_time_leaves_turns_to_others() -> None:
+    here, there = socket.socketpair()
+    turns = asked = 0
+
+    def quick(_head: Head, _date: bytes) -> bytes:
+        nonlocal asked
+        asked += 1
+        with suppress(BlockingIOError):
+            there.recv(1 << 16)
+        if turns < 3 and asked < 50_000:
+            there.send(GET % b"q")  # the next request is here before this one is answered
+        return b"HTTP/1.1 204 No Content\r\n\r\n"
+
+    with here, there:
+        here.setblocking(False)
+        there.setblocking(False)
+        hall = make_hall(quick, [])
+        hall.enter(Connection(here, Desk().handle, Limits(), lambda: b"today", quick))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(hall.run)
+            there.send(GET % b"q")
+            while turns < 3:
+                await trio.lowlevel.checkpoint()
+                turns += asked > 0
+            nursery.cancel_scope.cancel()
+        hall.close()
+    assert asked < 50_000
+
+
+def make_hall(quick: Quick, gone: list[Connection]) -> Hall:
+    """One that no connection leaves."""
+
+    def leave(connection: Connection, received: bytes, unsent: bytes) -> None:
+        raise AssertionError((received, unsent))
+
+    return Hall(quick, never_begun, Limits(), lambda: b"today", leave, gone.append)
+
+
+async def test_who_cannot_be_waited_for_is_closed(caplog: pytest.LogCaptureFixture) -> None:
+    gone: list[Connection] = []
+    full = make_hall(never_quick, gone)
+    full._epoll.close()
+    full._epoll = Full()  # type: ignore[assignment]
+    closed = make_hall(never_quick, gone)
+    closed.close()
+    for count, hall in enumerate((full, closed), 1):
+        here, there = socket.socketpair()
+        with there:
+            hall.enter(Connection(here, Desk().handle, Limits(), lambda: b"today", never_quick))
+            assert there.recv(1) == b""
+        assert len(gone) == count
+        assert gone[-1].socket.fileno() == -1
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    caplog.clear()
+
+
+class Full:
+    """An epoll that takes nobody."""
+
+    closed = False
+
+    def register(self, _fd: int, _events: int) -> None:
+        raise OSError(errno.ENOSPC, "no room")
 
 
 def test_a_client_that_waits_too_long_is_closed_and_one_that_asks_is_not() -> None:
@@ -288,6 +396,7 @@ async def test_what_comes_while_a_request_is_under_way_waits_for_the_reply() -> 
         while not data.endswith(b"q1"):
             data += await stream.receive_some()
         assert data.index(b"begun/w1body") < data.index(b"quick/q1")
+    async with serving(desk) as (server, port), await trio.open_tcp_stream("127.0.0.1", port) as stream:
         await put(desk, stream, b"w2")
         await stream.send_eof()
         await trio.testing.wait_all_tasks_blocked()
@@ -325,6 +434,7 @@ async def test_defects_of_who_begins_and_replies(caplog: pytest.LogCaptureFixtur
             desk.reply()
             assert await other.receive_some() == b"", "cut"
         assert server.connections == 1
+        assert desk.finished == [0]
     assert len([record for record in caplog.records if record.levelno >= logging.ERROR]) == 2
     caplog.clear()
 
@@ -345,7 +455,9 @@ async def test_a_connection_that_left_comes_back_once_its_requests_come_whole() 
         assert await read_answer(stream) == b"begun/wbody"
 
 
-async def test_drain_waits_for_what_was_begun() -> None:
+@pytest.mark.parametrize("more", [b"", GET % b"q1"])
+async def test_drain_waits_for_what_was_begun(more: bytes) -> None:
+    """And what the client sends meanwhile does not take the reply with it."""
     desk = Desk()
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     port = listeners[0].socket.getsockname()[1]
@@ -359,6 +471,8 @@ async def test_drain_waits_for_what_was_begun() -> None:
 
         nursery.start_soon(serve)
         await put(desk, stream, b"w1")
+        await stream.send_all(more)
+        await trio.testing.wait_all_tasks_blocked()
         stop.set()
         await trio.testing.wait_all_tasks_blocked()
         assert not stopped.is_set()
@@ -426,6 +540,23 @@ async def test_a_connection_that_is_to_finish_sends_what_it_owes_and_serves_what
         return found
 
     assert await finish(b"", LARGE) == LARGE
-    answer = await finish(GET % b"slow", b"")
-    assert b"Connection: close" in answer
+    for target in (b"slow", b"q1"):
+        answer = await finish(GET % target, b"")
+        assert b"Connection: close" in answer, "which no quick answer says"
+        assert answer.endswith(b"slow/" + target)
+
+
+@pytest.mark.parametrize("ticks", range(4))
+async def test_a_request_that_is_here_when_the_server_stops_is_answered(ticks: int) -> None:
+    """In whichever of its first steps the connection is told so."""
+    here, there = socket.socketpair()
+    here.setblocking(False)
+    desk = Desk()
+    connection = Connection(here, desk.handle, Limits(), lambda: b"today", desk.quick)
+    async with trio.open_nursery() as nursery, trio.SocketStream(trio.socket.from_stdlib_socket(there)) as stream:
+        nursery.start_soon(connection.run, GET % b"slow")
+        for _ in range(ticks):
+            await trio.lowlevel.checkpoint()
+        connection.finish_soon()
+        answer = b"".join([piece async for piece in stream])
     assert answer.endswith(b"slow/slow")

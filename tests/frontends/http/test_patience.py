@@ -12,6 +12,7 @@ from trio.testing import MockClock
 from couchestord.errors import RequestTimeout
 from couchestord.frontends.http import Limits, Request, Response
 from couchestord.frontends.http.connection import Connection
+from couchestord.frontends.http.messages import never_quick
 from couchestord.frontends.http.patience import Patience, untaken_bytes
 
 HEAD = b"PUT / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n"
@@ -79,7 +80,7 @@ def serve(
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, sndbuf)
         async with trio.SocketStream(trio.socket.from_stdlib_socket(theirs)) as stream, trio.open_nursery() as nursery:
             nursery.start_soon(run_client, stream, nursery.cancel_scope)
-            await Connection(ours, handler, limits, lambda: b"", served.late.append).run()
+            await Connection(ours, handler, limits, lambda: b"", never_quick, served.late.append).run()
             served.ended_s = trio.current_time()
             nursery.cancel_scope.cancel()
             if body is None:

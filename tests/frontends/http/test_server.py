@@ -15,7 +15,7 @@ from trio.testing import MockClock
 
 from couchestord.frontends.http import HttpServer, Limits, Request, Response, serve_http
 from couchestord.frontends.http.connection import Connection
-from couchestord.frontends.http.messages import Head
+from couchestord.frontends.http.messages import Head, never_quick
 from couchestord.frontends.http.protocol import END, NEED_DATA, HttpProtocol, MalformedMessage
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -525,7 +525,7 @@ async def test_a_client_that_is_always_ahead_leaves_turns_to_others() -> None:
         flood.setblocking(False)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(others)
-            await Connection(flood, reading, Limits(), lambda: b"").run()
+            await Connection(flood, reading, Limits(), lambda: b"", never_quick).run()
     assert taken[0] >= 32
 
 
@@ -622,7 +622,7 @@ async def test_a_busy_client_is_not_waited_for_and_a_quiet_one_is_not_looked_at(
     with server, far:
         server.setblocking(False)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(Connection(server, handler, Limits(), lambda: b"").run)
+            nursery.start_soon(Connection(server, handler, Limits(), lambda: b"", never_quick).run)
             far.sendall(GET)
             for _ in range(requests):
                 await served.wait()
