@@ -67,6 +67,8 @@ class Caches:
         objects_count = size_bytes = lost_count = 0
         deadline = trio.current_time() + WARM_S_MAX
         for entry in page.entries:
+            # what is in memory already takes no wait: a step over it must not hold up the loop
+            await trio.lowlevel.checkpoint()
             try:
                 _, _, found = find_version(reading, row, entry.key, None)
                 info = object_info(row, entry.key, found)

@@ -189,8 +189,9 @@ class ObjectReader:
             if (extent := run.extent) is None:
                 continue
             source = ExtentSource(self._parts, extent, self._segments.get(extent.segment))
-            for at in range(run.offset, run.offset + run.length, CACHED_RUN_BYTES_MAX):
-                take = min(left, CACHED_RUN_BYTES_MAX, run.offset + run.length - at)
+            end = run.offset + min(left, run.length)
+            for at in range(run.offset, end, CACHED_RUN_BYTES_MAX):
+                take = min(CACHED_RUN_BYTES_MAX, end - at)
                 await cache.read(extent.id, extent.length, at, take, source, wanted=True)
                 left -= take
         return bytes_max - left

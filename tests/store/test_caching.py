@@ -6,6 +6,7 @@ eviction that leaves the second read to memory; long runs kept; a load for each 
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -24,7 +25,7 @@ from small_store import (
     shard_files,
 )
 
-from couchestord.cache import CACHES_OFF, CHUNK_BYTES, CacheConfig
+from couchestord.cache import CACHES_OFF, CHUNK_BYTES, CacheConfig, CacheManager
 from couchestord.errors import InvalidArgument, NoSuchBucket
 from couchestord.model import ByteRange
 from couchestord.store import caching, reader
@@ -202,6 +203,42 @@ async def test_a_step_of_a_warm_up_is_bounded(tmp_path: Path, monkeypatch: pytes
         monkeypatch.setattr(caching, "WARM_S_MAX", -1.0)
         done = await store.caches.warm("box", start_after=b"key-1")
         assert (done.objects_count, done.next_start) == (1, b"key-2")
+
+
+async def test_a_step_of_a_warm_up_looks_no_further_into_an_object_than_it_may_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is left of a large one would be a million steps without a wait."""
+    asked = []
+
+    async def noted(self: CacheManager, extent: int, size: int, first: int, length: int, *_: Any, **__: Any) -> None:
+        asked.append((first, length))
+
+    monkeypatch.setattr(CacheManager, "read", noted)
+    monkeypatch.setattr(caching, "WARM_BYTES_MAX", CACHED_RUN_BYTES_MAX + 5)
+    async with new_store(tmp_path, stripe_bytes=16 * CHUNK_BYTES, segment_bytes=64 << 20) as store:
+        await store.put("box", b"key", body_of(5 * CACHED_RUN_BYTES_MAX))
+        assert (await store.caches.warm("box")).size_bytes == CACHED_RUN_BYTES_MAX + 5
+    assert asked == [(0, CACHED_RUN_BYTES_MAX), (CACHED_RUN_BYTES_MAX, 5)]
+
+
+async def test_a_warm_up_of_what_is_in_memory_lets_others_run(tmp_path: Path) -> None:
+    async with new_store(tmp_path) as store:
+        await put_all(store, {b"%02d" % number: b"body" for number in range(50)})
+        await store.caches.warm("box")
+        turns = 0
+
+        async def other() -> None:
+            nonlocal turns
+            while True:
+                await trio.lowlevel.checkpoint()
+                turns += 1
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(other)
+            assert (await store.caches.warm("box")).objects_count == 50
+            nursery.cancel_scope.cancel()
+        assert turns >= 40
 
 
 async def test_a_warm_up_skips_what_cannot_be_read(tmp_path: Path) -> None:
