@@ -18,7 +18,7 @@ from couchestord import logs
 from couchestord.cache import l2format as fmt
 from couchestord.cache.compressor import Compressor, Lz4, NoCompression
 from couchestord.cache.l2folder import FOLDER_ID_BYTES, Attached, L2Options, Standing, attach
-from couchestord.cache.l2index import key_of, range_of, was_read
+from couchestord.cache.l2index import is_one_place, key_of, range_of, was_read
 from couchestord.cache.l2ring import Piece, Ring
 from couchestord.cache.tier import CHUNK_BYTES, TierStats
 from couchestord.errors import Corrupt, DiskError, DiskLocked
@@ -183,7 +183,7 @@ class L2:
                     ring.index.mark(key)
                 return chunk
         # its segment may have got its next turn meanwhile: then it was evicted, and nothing is damaged
-        if range_of(ring.index.get(key)) == range_of(place):
+        if is_one_place(ring.index.get(key), place):
             self._damaged += 1
             ring.forget(key)
         return None
@@ -298,21 +298,29 @@ class L2:
     async def _write_queued(self, attached: Attached) -> None:
         while True:
             await self._some.wait()
-            with trio.move_on_after(LINGER_S):
-                await self._enough.wait()
-            # a batch that was begun is finished: the ring is never left between two steps
-            with trio.CancelScope(shield=True):
-                await self._write_batch(attached)
+            if self._queued_bytes < BATCH_BYTES:
+                self._enough = trio.Event()
+                with trio.move_on_after(LINGER_S):
+                    await self._enough.wait()
+            await self._finish_batch(attached)
+            # by nobody else: who waits for an event that was replaced waits for ever
+            if not self._queued:
+                self._some = trio.Event()
 
     async def flush(self) -> None:
         while (attached := self._attached) is not None and self._queued:
+            await self._finish_batch(attached)
+            await trio.lowlevel.checkpoint()
+
+    async def _finish_batch(self, attached: Attached) -> None:
+        """A batch that was begun is written, whoever is cancelled: the ring is never left between two steps."""
+        with trio.CancelScope(shield=True):
             await self._write_batch(attached)
 
     async def _write_batch(self, attached: Attached) -> None:
         async with self._turn:
             batch = self._next_batch()
             if not batch or self._attached is not attached:
-                self._some = trio.Event()
                 return
             try:
                 # all of it was seen in the epoch of now, or an older one
@@ -330,10 +338,6 @@ class L2:
             for key, data in batch:
                 if self._queued.pop(key, None) is not None:
                     self._queued_bytes -= len(data)
-            if not self._queued:
-                self._some = trio.Event()
-            if self._queued_bytes < BATCH_BYTES:
-                self._enough = trio.Event()
 
     def _next_batch(self) -> list[tuple[int, bytes]]:
         batch: list[tuple[int, bytes]] = []

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from typing import Final
 
 from couchestord.cache.l2format import ALIGNMENT_BYTES
+from couchestord.cache.tier import EXTENT_BITS
 
 _CHUNK_BITS: Final = 20
-_EXTENT_BITS: Final = 44
 _UNITS_BITS: Final = 11
 _OFFSET_BITS: Final = 24
 _READ: Final = 1
@@ -27,7 +27,7 @@ _MIX: Final = 0x9E3779B97F4A7C15
 
 def key_of(extent: int, chunk: int) -> int:
     """The key of a chunk; 0 for one that no key stands for: it is never cached."""
-    if extent < 1 << _EXTENT_BITS and chunk < 1 << _CHUNK_BITS:
+    if extent < 1 << EXTENT_BITS and chunk < 1 << _CHUNK_BITS:
         return extent << _CHUNK_BITS | chunk
     return 0
 
@@ -61,6 +61,11 @@ def was_read(place: int) -> bool:
     return bool(place & _READ)
 
 
+def is_one_place(one: int, other: int) -> bool:
+    """Whether they are the same, read or not."""
+    return one | _READ == other | _READ
+
+
 class _Table:
     """Open addressing with linear probing; a key of 0 is an empty slot. At most three quarters are in use."""
 
@@ -92,7 +97,8 @@ class _Table:
             if (at - (_mixed(key) & mask)) & mask >= (at - hole) & mask:
                 keys[hole], places[hole] = key, places[at]
                 hole = at
-        keys[hole] = 0
+        # a look-up of key 0, which no chunk has, ends in an empty slot
+        keys[hole] = places[hole] = 0
         self.count -= 1
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from couchestord.cache.manager import CacheManager
-from couchestord.cache.tier import CHUNK_BYTES
+from couchestord.cache.tier import CHUNK_BYTES, EXTENT_BITS
 from couchestord.errors import DataLost
 
 NAMES_MAX: Final = 1 << 16
@@ -35,15 +35,15 @@ class NamedCache:
     never hold anything out of date, and to replace or remove an object costs the same, however large it is.
 
     Names are kept in memory, at most `names_max`, those that came first dropped first. Do not share the manager with a
-    store: ids would be mixed.
+    store: ids would be mixed. What an earlier process left in a tier no name leads to: `evict` it before the first put.
     """
 
     def __init__(self, manager: CacheManager, *, names_max: int = NAMES_MAX) -> None:
         self._manager = manager
         self._names_max = names_max
         self._names: OrderedDict[CacheKey, tuple[int, int]] = OrderedDict()
-        # a tier may outlive the process, and its ids with it
-        self._next_id = 1 + secrets.randbits(60)
+        # what lies in a tier from before has other ids, though nobody evicted it: as good as always
+        self._next_id = 1 + secrets.randbits(EXTENT_BITS - 1)
 
     def put(self, key: CacheKey, data: bytes) -> CacheEntry:
         """Keep an object, in place of the one of that name."""

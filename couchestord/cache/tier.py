@@ -5,6 +5,8 @@ from typing import Final, Protocol
 
 CHUNK_BYTES: Final = 64 << 10
 """A chunk is so many bytes of an extent, from a multiple of this on; the last one of an extent may be shorter."""
+EXTENT_BITS: Final = 44
+"""Ids that do not fit in so many bits are not kept below memory."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,10 @@ from l2_rig import SIZE_BYTES, SimLog, chunk_of, make_l2, running
 from simdisk import SimDisk
 from trio.testing import MockClock
 
-from couchestord.cache.l2 import L2
+from couchestord.cache.l2 import BATCH_BYTES, L2, LINGER_S
 from couchestord.cache.l2format import Mark
-from couchestord.cache.l2index import key_of, range_of, segment_of
+from couchestord.cache.l2index import key_of, place_of, range_of, segment_of
+from couchestord.cache.tier import CHUNK_BYTES
 from couchestord.errors import DiskFailed, DiskFull
 
 
@@ -96,6 +97,55 @@ async def test_what_waits_is_written_without_being_asked(disk: SimDisk, log: Sim
     async with running(disk, log.start()) as l2:
         assert await l2.get(16, 0) == b"a chunk"
         assert await l2.get(17, 0) == b"another"
+
+
+@simulated
+async def test_what_comes_after_a_flush_beside_the_writer_is_written_too(disk: SimDisk, log: SimLog) -> None:
+    async with running(disk, log.start()) as l2:
+        l2.put(16, 0, b"a chunk")
+        disk.frozen = True
+        await trio.sleep(1)  # the writer has begun
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(l2.flush)
+            await trio.sleep(1)
+            disk.frozen = False
+        assert not l2._queued
+        for extent in (17, 18):
+            l2.put(extent, 0, b"a chunk")
+            await trio.sleep(1)
+            assert not l2._queued
+        assert not l2._some.is_set(), "it rests when there is nothing to do"
+
+
+@simulated
+async def test_a_full_batch_waits_for_no_more(disk: SimDisk, log: SimLog) -> None:
+    async with running(disk, log.start()) as l2:
+        l2.put(16, 0, b"a chunk")
+        await trio.sleep(LINGER_S / 2)
+        assert l2._queued
+        for extent in range(17, 17 + BATCH_BYTES // CHUNK_BYTES):
+            l2.put(extent, 0, bytes(CHUNK_BYTES))
+        await trio.sleep(LINGER_S / 4)
+        assert l2._turn.locked() or l2.stats().entries_count, "it is begun, or is done"
+
+
+@simulated
+async def test_a_batch_is_written_whole_though_who_asked_is_cancelled(disk: SimDisk, log: SimLog) -> None:
+    async with running(disk, log.start()) as l2:
+        l2.put(16, 0, b"a chunk")
+        disk.frozen = True
+        with trio.move_on_after(1) as asked:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(l2.flush)
+                await trio.sleep(0.5)
+                asked.cancel()
+                with trio.CancelScope(shield=True):
+                    await trio.sleep(0.5)
+                assert l2._queued
+                disk.frozen = False
+        assert asked.cancelled_caught
+        assert not l2._queued
+        assert l2.stats().entries_count == 1
 
 
 @simulated
@@ -284,6 +334,24 @@ async def test_a_damaged_chunk_is_counted_forgotten_and_can_be_put_again(disk: S
         assert not l2.holds(50, 0)
         await fill(l2, log, range(50, 51))
         assert await found(l2, IDS) == list(IDS)
+
+
+@simulated
+async def test_a_copy_that_was_overtaken_is_no_damage(disk: SimDisk, log: SimLog) -> None:
+    """The segment was used again while it was read; the chunk lies at the same offset of another one."""
+    async with running(disk, log.start()) as l2:
+        await fill(l2, log, range(16, 18))
+        attached = l2._attached
+        assert attached is not None
+        index, key = attached.ring.index, key_of(16, 0)
+        place = index.get(key)
+        moved = place_of(segment_of(place) + 1, *range_of(place))
+        index.put(key, moved)
+        assert l2._verify(attached.ring, key, place, b"of the next turn") is None
+        assert (index.get(key), l2.stats().damaged_count) == (moved, 0)
+        index.mark(key)
+        assert l2._verify(attached.ring, key, moved, b"rotten") is None
+        assert (index.get(key), l2.stats().damaged_count) == (0, 1)
 
 
 @simulated

@@ -45,6 +45,18 @@ def neighbours() -> list[int]:
     return [key for key in range(16 << 20, 300_000 << 20, 1 << 20) if tables._table(key) is first]
 
 
+def test_no_place_is_found_for_a_chunk_without_a_key() -> None:
+    """Not in a slot that was emptied, either."""
+    found = L2Index()
+    keys = [key for key in range(16 << 20, 300_000 << 20, 1 << 20) if found._table(key) is found._table(0)]
+    for key in keys:
+        found.put(key, 1 << 12)
+    assert found.count > 50
+    for key in keys:
+        found.remove(key)
+        assert found.get(0) == 0
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_is_as_a_dict(seed: int, neighbours: list[int]) -> None:
     rng = random.Random(seed)

@@ -1,11 +1,14 @@
 """Names over content ids.
 
-Seen to fail with: one id for two objects, a name kept beyond the bound, a name kept that leads to nothing.
+Seen to fail with: one id for two objects, a name kept beyond the bound, a name kept that leads to nothing,
+ids that no tier keeps.
 """
 
 import random
 
 from cache_rig import DictTier
+from l2_rig import SimLog, running
+from simdisk import SimDisk
 
 from couchestord.cache import CHUNK_BYTES, CacheConfig, CacheKey, CacheManager, NamedCache
 
@@ -52,6 +55,22 @@ async def test_another_object_is_another_content_and_what_a_tier_keeps_of_the_ol
     assert first.content != second.content
     found = await cache.fetch(KEYS[0])
     assert found == second
+
+
+async def test_a_tier_takes_and_finds_what_memory_drops() -> None:
+    """The ids that are given are such as it can keep."""
+    async with running(SimDisk("cache", random.Random(1)), SimLog().start()) as tier:
+        cache = NamedCache(CacheManager(CacheConfig(l1_bytes=2000), tier=tier))
+        bodies = {key: random.Random(key.key).randbytes(500) for key in KEYS}
+        for key, body in bodies.items():
+            cache.put(key, body)
+            cache.get(key)
+        await tier.flush()
+        assert tier.stats().entries_count > 3
+        for key, body in bodies.items():
+            found = await cache.fetch(key)
+            assert found is not None
+            assert found.data == body
 
 
 def test_names_are_bounded() -> None:
