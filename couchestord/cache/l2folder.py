@@ -82,7 +82,7 @@ def segments_for(size_bytes: int) -> tuple[int, int]:
     segment_bytes = segment_bytes_for(size_bytes)
     count = (size_bytes - OTHER_BYTES) // segment_bytes
     if count < SEGMENTS_MIN:
-        raise DiskFailed(f"a cache of {size_bytes} bytes is too small: give it 8 MiB or more")
+        raise DiskFailed(f"a cache of {size_bytes} bytes is too small: give it 5 MiB or more")
     return segment_bytes, count
 
 

@@ -30,7 +30,7 @@ def register(commands: Commands) -> None:
         commands,
         "recover",
         "make the catalog again from the disks; stop the daemon first",
-        "  couchestord recover --data ./data       the old catalog is set aside, not deleted\n"
+        "  couchestord recover --data ./data       the old catalog is set aside, not deleted\n\n"
         "A start does this by itself when the catalog is missing or damaged: this is for when it is not trusted.\n",
     )
     add_store_options(recover)

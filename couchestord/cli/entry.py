@@ -24,8 +24,8 @@ first steps:
   couchestord info photos/cat.jpg --data ./data
                                         where every shard of an object lies
 
-exit codes: 0 done; 1 failed, the reason is on standard error; 2 wrong command line; 3 the bucket, key or user named
-is not there. Every command takes --json: the result, or the error, as JSON.
+exit codes: 0 done; 1 failed, the reason is on standard error; 2 wrong command line; 3 what was named (bucket, object,
+policy, user, access key) is not there. Every command takes --json: the result, or the error, as JSON.
 """
 
 

@@ -55,8 +55,8 @@ def _register_key(commands: Commands) -> None:
         "add",
         "give a user an access key, and make the user if there is none",
         "  couchestord key add ann                              both halves are made and printed, once\n"
-        "  couchestord key add ci --access-key CI --secret-key-file ./secret\n"
-        "  pass show s3 | couchestord key add ci --access-key CI --secret-key-file -\n",
+        "  couchestord key add ci --access-key CI-KEY --secret-key-file ./secret\n"
+        "  pass show s3 | couchestord key add ci --access-key CI-KEY --secret-key-file -\n",
     )
     add.add_argument("user", metavar="USER")
     add.add_argument("--access-key", metavar="KEY", help="default: a random one")
