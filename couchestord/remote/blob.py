@@ -8,6 +8,7 @@ from another place than was asked for fails as rot does.
 
 import re
 import struct
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from couchestord.errors import Corrupt, UnknownFormat
@@ -165,6 +166,11 @@ def read_index(name: BlobName, data: bytes) -> tuple[Held, ...]:
     if offset != size_bytes:
         raise Corrupt(f"the index of {name.key} contradicts itself")
     return tuple(held)
+
+
+def size_of(index: Sequence[Held]) -> int:
+    """Bytes of the blob of that index."""
+    return index[-1].offset + _framed(index[-1].length)
 
 
 def span_of(held: Held, start: int, length: int) -> Span:

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from contextlib import suppress
 
+import trio
+
 from couchestord.errors import BlobExists, NoSuchBlob, RemoteRefused
 from couchestord.remote.backend import Backend, Stored, all_objects
 
@@ -69,3 +71,30 @@ class Claim:
 
     def _copied(self) -> RemoteRefused:
         return RemoteRefused(f"{self._backend.name} is in use by a copy of this store: stop one, and find out why")
+
+
+class Gate:
+    """Whether the bucket may be written now: it was tried, the start has claimed it, and nobody claimed it after that.
+
+    Nothing is asked before the first `check`, so a bucket that does not answer keeps no store from starting.
+    """
+
+    def __init__(self, backend: Backend, store_id: bytes, epoch: int, random_bytes: Callable[[int], bytes]) -> None:
+        self._backend = backend
+        self._claim = Claim(backend, store_id, epoch)
+        self._random_bytes = random_bytes
+        # a claim whose answer was lost is made again with the same bytes: it is ours
+        self._own = random_bytes(_RANDOM_BYTES)
+        self._turn = trio.Lock()
+        self.is_open = False
+        """The bucket was claimed by this start."""
+
+    async def check(self) -> None:
+        """Raises RemoteRefused when the bucket cannot be used, or a copy of this store uses it; RemoteError."""
+        async with self._turn:
+            if self.is_open:
+                await self._claim.check()
+                return
+            await try_backend(self._backend, self._random_bytes)
+            await self._claim.take(lambda _count: self._own)
+            self.is_open = True

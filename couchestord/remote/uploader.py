@@ -85,8 +85,12 @@ class Uploader:
         read: Read,
         check_claim: Callable[[], Awaitable[None]],
         options: UploadOptions = UploadOptions(),
+        is_urgent: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`check_claim`: RemoteRefused when the bucket is another's by now; asked before each blob."""
+        """`check_claim`: RemoteRefused when the bucket is another's by now; asked before each blob. `is_urgent`:
+        whether nothing should linger.
+        """
+        self._is_urgent = is_urgent
         self._ledger = ledger
         self._blobs = blobs
         self._read = read
@@ -164,7 +168,7 @@ class Uploader:
             batch.append(one)
             size_bytes += one.length
         is_full = size_bytes >= options.blob_bytes or len(batch) >= options.extents_max
-        return batch if is_full or self.age_s() >= options.linger_s else []
+        return batch if is_full or self._is_urgent() or self.age_s() >= options.linger_s else []
 
     # -- one blob --------------------------------------------------------------------------------------------------
 

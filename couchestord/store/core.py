@@ -31,6 +31,7 @@ from couchestord.service import Progress, Service
 from couchestord.store.decide import Decider
 from couchestord.store.intake import Intake
 from couchestord.store.jobs import Jobs, build_jobs
+from couchestord.store.l3 import L3
 from couchestord.store.options import StoreOptions
 from couchestord.store.pins import Pins
 from couchestord.store.reader import ReaderParts
@@ -121,6 +122,9 @@ async def run_core(disks: Disks, catalog_path: Path, options: StoreOptions, cloc
     finally:
         # only when the last task is gone: a job that was cancelled in a disk call still reads on to its next checkpoint
         if core is not None:
+            if core.jobs.l3 is not None:
+                with trio.CancelScope(shield=True):
+                    await core.jobs.l3.aclose()
             core.catalog.close()
         disks.close()
 
@@ -176,30 +180,19 @@ async def _build(nursery: trio.Nursery, disks: Disks, catalog_path: Path, option
     pins.hold(protected_segments(catalog.accounts.jobs().get(SNAPSHOT_JOB)))
     intake = Intake(pool, OBJECT_BYTES_MAX)
     cache = CacheManager(options.cache, nursery, _second_tier(nursery, options, disks, before, started, clock))
-    parts = ReaderParts(catalog.reading, journal, stripes, pins, cache)
+    l3 = _third_tier(options, catalog, disks, clock)
+    parts = ReaderParts(catalog.reading, journal, stripes, pins, cache, l3.copies if l3 else None, {} if l3 else None)
     built = build_jobs(options, clock, disks, catalog, journal, writer, stripes, pool, pins, reserve, restore, nursery)
     jobs.append(built)
+    built.l3 = l3
+    if l3 is not None and started.read_only is None:
+        l3.employ(parts, pool, built.views, writer.submit, built.throttle)
     better = trio.Event()
     if started.read_only is not None:
         built.monitor.hold(better.set)
     return Core(
-        options,
-        clock,
-        disks,
-        engine,
-        catalog,
-        journal,
-        writer,
-        pins,
-        stripes,
-        pool,
-        intake,
-        parts,
-        cache,
-        built,
-        started,
-        better,
-    )
+        options, clock, disks, engine, catalog, journal, writer, pins, stripes, pool, intake, parts, cache, built, started, better
+    )  # fmt: skip
 
 
 def _mark(disks: Disks) -> Mark:
@@ -219,6 +212,13 @@ def _second_tier(
     tier = L2(chosen, standing, make_compressor(config.compression), clock.random_bytes, opening)
     nursery.start_soon(tier.run)
     return tier
+
+
+def _third_tier(options: StoreOptions, catalog: Catalog, disks: Disks, clock: Clock) -> L3 | None:
+    """Raises ConfigError."""
+    if options.l3 is None:
+        return None
+    return L3(options.l3, options.l3.open_backend(clock), catalog, disks, clock.random_bytes)
 
 
 async def _stop(core: Core) -> None:

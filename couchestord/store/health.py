@@ -11,7 +11,7 @@ from couchestord.io.catalog.read import EntryRow, PlacementRow, SegmentRow
 from couchestord.io.disks import Disks, disks_to_spare, shards_per_disk
 from couchestord.io.room import Room, ask_room
 from couchestord.model import ObjectInfo, Policy
-from couchestord.store.reader import plan
+from couchestord.store.runs import plan
 
 if TYPE_CHECKING:
     from couchestord.store.core import Core
@@ -66,6 +66,8 @@ def _health(core: "Core", before: list[str]) -> Health:
     damaged = sum(place.segments_count for place in places if place.missing)
     if damaged:
         reasons.append(f"{damaged} segments lack shards and are being rebuilt")
+    if core.jobs.l3 is not None:
+        reasons += core.jobs.l3.reasons()
     lost = redundancy(disks, places)["lost"]
     if lost:
         reasons.append(f"{lost} segments have fewer shards left than their data can be read from: bring disks back")
@@ -158,6 +160,7 @@ async def status(core: "Core") -> dict[str, Any]:
         },
         "degraded_reads": core.stripes.degraded_reads_count,
         "caches": caches_status(core.cache.stats()),
+        "l3": core.jobs.l3.status() if core.jobs.l3 else None,
         "writes": {
             "groups": core.writer.stats.groups,
             "mutations": core.writer.stats.mutations,

@@ -26,6 +26,7 @@ from couchestord.io.spare import Spares
 from couchestord.service import Service
 from couchestord.store.housekeeping import Housekeeper
 from couchestord.store.known import KnownDisks
+from couchestord.store.l3 import L3
 from couchestord.store.maintenance import Checkpointer, Snapshotter
 from couchestord.store.monitor import Monitor
 from couchestord.store.options import StoreOptions
@@ -53,6 +54,9 @@ class Jobs:
     known: KnownDisks
     views: Views
     """What readers in other processes may still see."""
+    throttle: Throttle
+    """How fast all of them may read and write together."""
+    l3: L3 | None = None
     running: set[str] = field(default_factory=set)
     """Names of the services whose last step found work."""
 
@@ -61,6 +65,8 @@ class Jobs:
         yield from (self.monitor, self.destager, self.checkpointer, self.snapshotter)
         yield from (self.rejournaler, self.indexer, self.rebuilder, self.compactor, self.housekeeper)
         yield from (self.repairer, self.spares)
+        if self.l3 is not None:
+            yield from self.l3.services()
 
     def status(self) -> dict[str, Any]:
         """Progress of each job, ready for JSON."""
@@ -154,6 +160,7 @@ def build_jobs(
         spares=journal.spares,
         known=known,
         views=views,
+        throttle=throttle,
     )
 
 

@@ -4,7 +4,8 @@ from couchestord.io.catalog.read import BucketRow, EntryRow, ExtentRow
 from couchestord.io.keys import split_key
 from couchestord.model import ByteRange, ObjectInfo
 from couchestord.store.parts import CatalogView
-from couchestord.store.reader import ReaderParts, plan, read_at_hand, resolve_range
+from couchestord.store.reader import ReaderParts, read_at_hand
+from couchestord.store.runs import plan, resolve_range
 from couchestord.store.values import object_info
 
 READ_BYTES_MAX = 128 << 10

@@ -1,20 +1,47 @@
 """What a store can be told."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 from couchestord.cache import CacheConfig
+from couchestord.clock import Clock
 from couchestord.ec.choice import Preference
 from couchestord.ec.segments import SegmentOptions
 from couchestord.io.journalfile import JournalOptions
 from couchestord.io.room import Room
 from couchestord.model import Policy
+from couchestord.remote.backend import Backend
+from couchestord.remote.uploader import UploadOptions
 
 INLINE_BYTES_MAX = 128 << 10
 """Bodies up to this ride in the journal record; longer ones are written to stripes while they arrive."""
 JOURNAL_BYTES_MIN = 4 << 20
 SEGMENT_BYTES_MIN = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Watermarks:
+    """How much of the room that the store may use is used, in percent."""
+
+    high: int = 80
+    """Data leaves the disks from here on ..."""
+    low: int = 60
+    """... until no more than this is used."""
+
+
+@dataclass(frozen=True, slots=True)
+class L3Options:
+    """A bucket of another store, or a folder, as third tier. `open_backend` raises ConfigError."""
+
+    open_backend: Callable[[Clock], Backend]
+    mode: Literal["cache", "tiered"] = "cache"
+    """`cache`: everything stays on the disks as well; `tiered`: while there is room."""
+    upload: UploadOptions = field(default_factory=UploadOptions)
+    watermarks: Watermarks = field(default_factory=Watermarks)
+    backlog_age_s_max: float = 3600.0
+    """Health is degraded when something waits for its copy for longer than this, beside `upload.linger_s`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +84,8 @@ class StoreOptions:
     catalog_reserve_bytes: int = 16 << 20
     """Room kept beside the catalog for its repair."""
     cache: CacheConfig = field(default_factory=CacheConfig)
+    l3: L3Options | None = None
+    """A third tier in a bucket; None: there is none."""
     services: bool = True
     """Run background jobs. Tests step them by hand."""
 

@@ -3,13 +3,18 @@
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import AbstractContextManager, aclosing
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Protocol
+
+import trio
 
 from couchestord.cache import CHUNK_BYTES, CacheManager
 from couchestord.ec.stripes import StripeStore
-from couchestord.errors import DataLost, InvalidRange
+from couchestord.errors import DataLost
 from couchestord.io.catalog.read import CatalogReader, EntryRow, ExtentRow, SegmentRow
+from couchestord.io.mutations import IN_BLOB, IN_JOURNAL, LOST
 from couchestord.model import ByteRange, ObjectInfo
+from couchestord.store.copies import Copies
+from couchestord.store.runs import Run, plan, resolve_range
 
 ZEROES = bytes(1 << 20)
 CACHED_RUN_BYTES_MAX = 1 << 20
@@ -20,76 +25,12 @@ for again soon. The rest of the system keeps it meanwhile: the bytes were in the
 """
 
 
-class Run(NamedTuple):
-    """`length` bytes from `offset` on of an extent; without an extent, zeroes."""
-
-    extent: ExtentRow | None
-    offset: int
-    length: int
-
-
-def resolve_range(byte_range: ByteRange | None, size: int) -> tuple[int, int]:
-    """(first, length) of a range in an object of `size` bytes. Raises InvalidRange when it begins at or after the
-    end.
-    """
-    if byte_range is None:
-        return 0, size
-    if byte_range.first is None:
-        wanted = byte_range.last or 0
-        if wanted <= 0 or size == 0:
-            raise InvalidRange(f"the last {wanted} bytes of {size} are none", size)
-        first = max(0, size - wanted)
-        return first, size - first
-    if byte_range.first >= size:
-        raise InvalidRange(f"the range begins at {byte_range.first}, the object has {size} bytes", size)
-    last = size - 1 if byte_range.last is None else min(byte_range.last, size - 1)
-    return byte_range.first, last - byte_range.first + 1
-
-
-def plan(reader: CatalogReader, row: EntryRow, first: int, length: int) -> list[Run]:
-    """The runs that make up a range of an object, in order."""
-    end = first + length
-    if not length:
-        return []
-    if row.extent is not None and end <= row.extent.length:
-        return [Run(row.extent, first, length)]
-    if row.content is not None:
-        return _content_runs(reader, row.content, first, end)
-    runs: list[Run] = []
-    at = first
-    for piece in reader.pieces(row.inode):
-        low, high = max(first, piece.start), min(end, piece.start + piece.length)
-        if low >= high:
-            continue
-        if low > at:
-            runs.append(Run(None, 0, low - at))
-        if piece.content is None:
-            runs.append(Run(None, 0, high - low))
-        else:
-            shift = piece.content_start - piece.start
-            runs += _content_runs(reader, piece.content, low + shift, high + shift)
-        at = high
-    if at < end:
-        runs.append(Run(None, 0, end - at))
-    return runs
-
-
-def _content_runs(reader: CatalogReader, content: int, first: int, end: int) -> list[Run]:
-    runs = []
-    for extent in reader.extents(content, first, end):
-        low, high = max(first, extent.start), min(end, extent.start + extent.length)
-        if low < high:
-            runs.append(Run(extent, low - extent.start, high - low))
-    return runs
-
-
 class ObjectReader:
     """One version of an object, or a range of it. Iterate once, or `read`; close it in any case (`async with` does).
 
     What it reads stays where it is until it is closed, but for records of a journal that is nearly full: their bytes
     are then read where they were moved to, and are lost to it when the object was deleted meanwhile. Short runs are
-    read through the caches. A piece is at most
-    1 MiB and verified before it is handed out.
+    read through the caches. A piece is at most 1 MiB and verified before it is handed out.
     Iteration raises DataLost when more is damaged than the code makes good; pieces already handed out were right.
     """
 
@@ -108,8 +49,11 @@ class ObjectReader:
         self._runs = runs
         self._segments = segments
         self._parts = parts
-        self._records = [run.extent.stripe for run in runs if run.extent is not None and not run.extent.segment]
-        parts.pins.hold(segments, self._records)
+        extents = [run.extent for run in runs if run.extent is not None]
+        self._records = [extent.stripe for extent in extents if extent.segment == IN_JOURNAL]
+        self._held = [*segments, *{extent.stripe for extent in extents if extent.segment == IN_BLOB}]
+        """Segments and blobs: their ids are of one kind."""
+        parts.pins.hold(self._held, self._records)
         self._open = True
         self._pieces: AsyncGenerator[bytes | memoryview, None] | None = None
 
@@ -142,8 +86,10 @@ class ObjectReader:
 
     def _where(self, run: Run) -> str:
         """Where the bytes of a run should lie."""
-        if run.extent is None or not run.extent.segment:
+        if run.extent is None or run.extent.segment == IN_JOURNAL:
             return f"journal record {run.extent.stripe if run.extent else 0}"
+        if run.extent.segment in (IN_BLOB, LOST):
+            return f"blob {run.extent.stripe}" if run.extent.segment == IN_BLOB else "nowhere"
         row = self._segments[run.extent.segment]
         return f"segment {row.id} ({row.k}+{row.m} shards on disks {row.disks}), from stripe {run.extent.stripe} on"
 
@@ -159,14 +105,25 @@ class ObjectReader:
             source = ExtentSource(parts, extent, segment)
             found = await parts.cache.read(extent.id, extent.length, run.offset, run.length, source)
             yield found[0] if len(found) == 1 else b"".join(found)
+        elif extent.segment == IN_BLOB:
+            async for piece in _copied(parts, extent, run.offset, run.length):
+                yield piece
         elif segment is None:
             yield await ExtentSource(parts, extent, None).load(run.offset, run.length)
         else:
-            start = extent.stripe_start + run.offset
+            start, done = extent.stripe_start + run.offset, 0
             whole = parts.stripes.read_run(segment, extent.stripe, start, run.length, lent=lent)
-            async with aclosing(whole) as pieces:
-                async for piece in pieces:
-                    yield piece
+            try:
+                async with aclosing(whole) as pieces:
+                    async for piece in pieces:
+                        yield piece
+                        done += len(piece)
+                return
+            except DataLost:
+                if parts.copies is None or not parts.copies.has(extent):
+                    raise
+            async for piece in _copied(parts, extent, run.offset + done, run.length - done):
+                yield piece
 
     async def read(self) -> bytes:
         """All of it, in memory. Closes the reader."""
@@ -207,7 +164,7 @@ class ObjectReader:
     def _let_go(self) -> None:
         if self._open:
             self._open = False
-            self._parts.pins.release(self._segments, self._records)
+            self._parts.pins.release(self._held, self._records)
 
     async def __aenter__(self) -> "ObjectReader":
         return self
@@ -247,6 +204,10 @@ class ReaderParts:
     stripes: StripeStore
     pins: Holds
     cache: CacheManager
+    copies: Copies | None = None
+    """Of extents in a bucket; None: there is none."""
+    read_at: dict[int, float] | None = None
+    """When segments were read from last, for who wants to know."""
 
 
 class ExtentSource:
@@ -267,14 +228,28 @@ class ExtentSource:
 
         Raises DataLost.
         """
+        extent, copies = self._extent, self._parts.copies
+        if extent.segment == IN_BLOB and copies is not None:
+            return await copies.load(extent, first, length)
+        try:
+            return await self.load_here(first, length)
+        except DataLost:
+            if copies is None or not copies.has(extent):
+                raise
+        return await copies.load(extent, first, length)
+
+    async def load_here(self, first: int, length: int) -> bytes | memoryview:
+        """As `load`, from the disks alone."""
         extent, parts = self._extent, self._parts
         if self._segment is not None:
             return await parts.stripes.load(self._segment, extent.stripe, extent.stripe_start + first, length)
+        if extent.segment != IN_JOURNAL:
+            raise DataLost(f"extent {extent.id} is not on the disks")
         try:
             return await parts.journal.read(extent.stripe, extent.stripe_start + first, length)
         except DataLost:
             found = parts.catalog.extent(extent.id)
-            segment = parts.catalog.layout(found.segment) if found is not None and found.segment else None
+            segment = parts.catalog.layout(found.segment) if found is not None and found.segment > LOST else None
             if found is None or segment is None:
                 raise  # they are in no stripes, or were deleted
         with parts.pins.holding(segment.id):
@@ -289,7 +264,20 @@ class ExtentSource:
         self._parts.pins.release(*self._places())
 
     def _places(self) -> tuple[list[int], list[int]]:
-        return ([], [self._extent.stripe]) if self._segment is None else ([self._segment.id], [])
+        extent = self._extent
+        if extent.segment == IN_JOURNAL:
+            return [], [extent.stripe]
+        return [extent.stripe if extent.segment == IN_BLOB else extent.segment], []
+
+
+async def _copied(parts: ReaderParts, extent: ExtentRow, first: int, length: int) -> AsyncGenerator[memoryview, None]:
+    """A range of an extent from its copy, in pieces. Raises DataLost, Unavailable."""
+    if parts.copies is None:
+        raise DataLost(f"extent {extent.id} is in a bucket, and none is set")
+    async with aclosing(parts.copies.load_pieces(extent, first, length)) as loaded:
+        async for data in loaded:
+            for at in range(0, len(data), len(ZEROES)):
+                yield memoryview(data)[at : at + len(ZEROES)]
 
 
 def read_at_hand(parts: ReaderParts, extent: ExtentRow, first: int, length: int) -> bytes | memoryview | None:
@@ -323,7 +311,7 @@ def _read_resident(parts: ReaderParts, extent: ExtentRow, first: int, length: in
             return parts.journal.read_nowait(extent.stripe, start, length)
         except DataLost:
             return None  # trimmed: who waits looks where it was moved to
-    segment = parts.catalog.layout(extent.segment)
+    segment = parts.catalog.layout(extent.segment)  # there is none for what is not on the disks
     return None if segment is None else parts.stripes.read_nowait(segment, extent.stripe, start, length)
 
 
@@ -339,9 +327,11 @@ def open_reader(
         raise DataLost(f"the extents of {info.key!r} do not cover the object")
     segments: dict[int, SegmentRow] = {}
     for run in runs:
-        if run.extent is not None and run.extent.segment and run.extent.segment not in segments:
+        if run.extent is not None and run.extent.segment > LOST and run.extent.segment not in segments:
             segment = reader.layout(run.extent.segment)
             if segment is None:
                 raise DataLost(f"segment {run.extent.segment} of {info.key!r} does not exist")
             segments[segment.id] = segment
+            if parts.read_at is not None:
+                parts.read_at[segment.id] = trio.current_time()
     return ObjectReader(info, first, length, runs, segments, parts)

@@ -26,7 +26,7 @@ from couchestord.model import PART_BYTES_MIN, ByteRange
 from couchestord.store.door import ObjectStore
 from couchestord.store.maintenance import HELD_FILL_MAX
 from couchestord.store.options import INLINE_BYTES_MAX
-from couchestord.store.reader import resolve_range
+from couchestord.store.runs import resolve_range
 
 
 @pytest.fixture(autouse=True, params=[CacheConfig(), CACHES_OFF], ids=["cached", "uncached"])

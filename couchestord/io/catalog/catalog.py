@@ -73,6 +73,7 @@ class Catalog:
         self.accounts = AccountReader(self._reader, self._reader_failed)
         self.copies = CopyReader(self._reader, self._reader_failed)
         self._on_change: Callable[[Catalog], None] | None = None
+        self._finds_waiting = False
         self._hold()
 
     def tell(self, on_change: Callable[["Catalog"], None] | None) -> None:
@@ -110,6 +111,8 @@ class Catalog:
         writer = open_writer(self.path)
         try:
             with sqlite_errors(f"reading the catalog {self.path}"):
+                if self._finds_waiting:
+                    writer.execute(WAITING_INDEX)  # the file may be another one
                 self.applier.connect(writer)
                 self.applier.load()
         except BaseException:
@@ -220,6 +223,7 @@ class Catalog:
         """
         with sqlite_errors(f"making an index in the catalog {self.path}"):
             self._writer.execute(WAITING_INDEX)
+        self._finds_waiting = True
 
     def begin(self) -> None:
         """Open the writing transaction."""

@@ -121,6 +121,15 @@ class CopyReader:
         )
         return count, size or 0, live or 0, only or 0
 
+    def bytes_on_disks(self, page_bytes: int) -> int:
+        """Room that segments with live data take on all disks together; open ones count what lives in them."""
+        (used,) = self._row(
+            "select sum(case when stripes_end > 0 then stripes_end * ? * (k+m) else live_bytes * (k+m) / k end) "
+            "from segment where live_bytes > 0",
+            (page_bytes,),
+        )
+        return used or 0
+
     def bytes_in_stripes(self) -> int:
         """Live bytes of all segments."""
         (live,) = self._row("select sum(live_bytes) from segment")

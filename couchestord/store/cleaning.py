@@ -1,0 +1,80 @@
+"""Blobs that nobody needs, and copies that turned out to be none: the job `clean-bucket`."""
+
+from collections.abc import Awaitable, Callable
+
+from couchestord import logs
+from couchestord.ec.segments import Submit
+from couchestord.errors import RemoteError
+from couchestord.io import requests as rq
+from couchestord.io.catalog.copies import CopyReader
+from couchestord.remote.blobs import Blobs
+from couchestord.service import Progress
+
+log = logs.get(__name__)
+_BLOBS_PER_STEP = 16
+_BAD_MAX = 4096
+
+
+class Cleaner:
+    """A service. A blob without a live byte is dropped, by a record, and deleted once no catalog that may come back
+    from the bucket names it.
+    """
+
+    name = "clean-bucket"
+    interval_s = 30.0
+
+    def __init__(
+        self,
+        catalog: CopyReader,
+        submit: Submit,
+        blobs: Blobs,
+        epoch: int,
+        check_claim: Callable[[], Awaitable[None]],
+        is_free: Callable[[int], bool],
+        kept_from: Callable[[], int],
+    ) -> None:
+        """`is_free`: whether no reader is at a blob. `kept_from`: catalogs in the bucket are of that sequence, or of
+        later ones. `check_claim`: RemoteRefused when the bucket is another's by now.
+        """
+        self._catalog = catalog
+        self._submit = submit
+        self._blobs = blobs
+        self._epoch = epoch
+        self._check_claim = check_claim
+        self._is_free = is_free
+        self._kept_from = kept_from
+        self._bad: set[tuple[int, int]] = set()
+        self.deleted_count = 0
+        self.lost_copies_count = 0
+        self.trouble = ""
+
+    def report(self, blob: int, extent: int) -> None:
+        """The copy of an extent in a blob is missing or wrong."""
+        if len(self._bad) < _BAD_MAX:
+            self._bad.add((blob, extent))
+
+    async def work(self) -> Progress:
+        """Forget bad copies, drop dead blobs, delete dropped ones: some of each."""
+        while self._bad:
+            blob, extent = self._bad.pop()
+            self.lost_copies_count += 1
+            log.error("a copy in the bucket is missing or damaged", blob=blob, extent=extent)
+            await self._submit(rq.LoseCopies(blob, (extent,)))
+        for row in self._catalog.dead(_BLOBS_PER_STEP):
+            if self._is_free(row.id):
+                await self._submit(rq.DropBlob(row.id))
+        dropped = self._catalog.dropped(self._kept_from(), _BLOBS_PER_STEP)
+        try:
+            if dropped:
+                await self._check_claim()
+            for row in dropped:
+                await self._blobs.delete(self._blobs.name(row.epoch, row.id))
+                await self._submit(rq.ForgetBlob(self._epoch, row.id))
+                self.deleted_count += 1
+        except RemoteError as error:
+            if str(error) != self.trouble:
+                log.warning("blobs were not deleted yet", reason=str(error))
+            self.trouble = str(error)
+            return Progress.IDLE
+        self.trouble = ""
+        return Progress.BUSY if len(dropped) == _BLOBS_PER_STEP else Progress.IDLE

@@ -1,0 +1,155 @@
+"""The third tier, wired: a bucket of another store, or a folder, that has a copy of what lies in stripes, or all of it.
+
+Mode `cache`: everything stays on the disks as well. Mode `tiered`: when the disks are full, what was not read for
+longest is in the bucket only.
+"""
+
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import trio
+
+from couchestord.ec.segments import SegmentPool, Submit
+from couchestord.ec.throttle import Throttle
+from couchestord.errors import DataLost
+from couchestord.io.catalog.catalog import Catalog
+from couchestord.io.disks import Disks
+from couchestord.io.mutations import IN_BLOB, LOST
+from couchestord.io.room import ask_room
+from couchestord.remote.backend import Backend
+from couchestord.remote.blobs import Blobs
+from couchestord.remote.claims import Gate
+from couchestord.remote.leftovers import Leftovers
+from couchestord.remote.uploader import Uploader
+from couchestord.service import Service
+from couchestord.store.cleaning import Cleaner
+from couchestord.store.copies import Copies
+from couchestord.store.evicting import Evictor
+from couchestord.store.ledger import CatalogLedger
+from couchestord.store.options import L3Options
+from couchestord.store.reader import ExtentSource, ReaderParts
+from couchestord.store.views import Views
+
+_THROTTLED_S = 0.05
+
+
+class L3:
+    """What a running store has of the bucket. Belongs to one trio loop; close it when its services have ended."""
+
+    def __init__(
+        self, options: L3Options, backend: Backend, catalog: Catalog, disks: Disks, random_bytes: Callable[[int], bytes]
+    ) -> None:
+        self._options = options
+        self._backend = backend
+        self._catalog = catalog
+        self._disks = disks
+        self._epoch = disks.epoch
+        self._blobs = Blobs(backend, disks.store_id)
+        self._gate = Gate(backend, disks.store_id, self._epoch, random_bytes)
+        self.copies = Copies(catalog.copies, self._blobs)
+        self._uploader: Uploader | None = None
+        self._leftovers: Leftovers | None = None
+        self._cleaner: Cleaner | None = None
+        self._evictor: Evictor | None = None
+
+    def employ(self, parts: ReaderParts, pool: SegmentPool, views: Views, submit: Submit, throttle: Throttle) -> None:
+        """Make the jobs; nothing runs yet. Not for a store that is read only: it writes nothing to a bucket either."""
+        self._catalog.find_waiting()
+        ledger = CatalogLedger(self._catalog.copies, submit, self._disks.store_id, self._epoch)
+        read = _reading(parts, throttle)
+        options = self._options
+        self._leftovers = Leftovers(ledger, self._blobs, read, self._gate.check)
+        self._cleaner = Cleaner(
+            self._catalog.copies,
+            submit,
+            self._blobs,
+            self._epoch,
+            self._gate.check,
+            lambda blob: views.is_unseen(blob) and not pool.is_pinned(blob),
+            lambda: self._catalog.committed_sequence + 1,
+        )
+        self.copies.on_damage = self._cleaner.report
+        if options.mode == "tiered":
+            assert parts.read_at is not None
+            self._evictor = Evictor(self._catalog, submit, self._left_bytes, parts.read_at, options.watermarks)
+        evictor = self._evictor
+        self._uploader = Uploader(
+            ledger,
+            self._blobs,
+            read,
+            self._gate.check,
+            options.upload,
+            is_urgent=lambda: evictor is not None and evictor.is_short,
+        )
+
+    async def _left_bytes(self) -> int:
+        return sum(room.left_bytes for room in (await ask_room(self._disks)).values())
+
+    def services(self) -> Iterator[Service]:
+        """Each of the jobs."""
+        yield from (job for job in (self._uploader, self._leftovers, self._cleaner, self._evictor) if job is not None)
+
+    async def aclose(self) -> None:
+        """Give connections back."""
+        await self._backend.aclose()
+
+    # -- what there is to say ------------------------------------------------------------------------------------------
+
+    def reasons(self) -> list[str]:
+        """What is wrong, for people; nothing while all is well."""
+        found: list[str] = []
+        uploader = self._uploader
+        if uploader is None:
+            return found
+        if uploader.trouble:
+            found.append(f"the bucket {self._backend.name} gets no copies: {uploader.trouble}")
+        age_s = uploader.age_s()
+        if age_s > self._options.upload.linger_s + self._options.backlog_age_s_max:
+            found.append(f"data has waited for its copy in {self._backend.name} for {age_s / 3600:.1f} h")
+        return found
+
+    def status(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        blobs_count, size_bytes, live_bytes, only_bytes = self._catalog.copies.totals()
+        uploader, evictor, cleaner = self._uploader, self._evictor, self._cleaner
+        return {
+            "mode": self._options.mode,
+            "backend": self._backend.name,
+            "claimed": self._gate.is_open,
+            "trouble": uploader.trouble if uploader else "the store is read only",
+            "blobs": blobs_count,
+            "bytes": size_bytes,
+            "live_bytes": live_bytes,
+            "only_bytes": only_bytes,
+            "waiting_bytes": max(0, self._catalog.copies.bytes_in_stripes() - (live_bytes - only_bytes)),
+            "waiting_s": round(uploader.age_s(), 1) if uploader else 0.0,
+            "uploaded_bytes": uploader.copied_bytes if uploader else 0,
+            "evicted_bytes": evictor.evicted_bytes if evictor else 0,
+            "fill_percent": round(evictor.fill_percent, 1) if evictor else None,
+            "reads": self.copies.reads_count,
+            "read_bytes": self.copies.read_bytes,
+            "deleted_blobs": cleaner.deleted_count if cleaner else 0,
+            "lost_copies": cleaner.lost_copies_count if cleaner else 0,
+        }
+
+
+def _reading(parts: ReaderParts, throttle: Throttle) -> Callable[[int], Awaitable[bytes | memoryview | None]]:
+    async def read(extent_id: int) -> bytes | memoryview | None:
+        """All bytes of an extent, from the disks."""
+        while not throttle.is_open(urgent=True):
+            await trio.sleep(_THROTTLED_S)
+        row = parts.catalog.extent(extent_id)
+        if row is None:
+            return None
+        if row.segment in (IN_BLOB, LOST):
+            raise DataLost(f"extent {extent_id} is not on the disks")
+        source = ExtentSource(parts, row, parts.catalog.layout(row.segment) if row.segment else None)
+        source.hold()
+        try:
+            data = await source.load_here(0, row.length)
+        finally:
+            source.release()
+        throttle.spend(row.length)
+        return data
+
+    return read

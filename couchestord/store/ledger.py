@@ -1,0 +1,47 @@
+"""What the jobs that keep the bucket ask of the catalog, and tell it."""
+
+from collections.abc import Sequence
+
+from couchestord.ec.segments import Submit
+from couchestord.io import requests as rq
+from couchestord.io.catalog.copies import CopyReader
+from couchestord.remote.blob import BlobName, Held, size_of
+from couchestord.remote.uploader import Waiting
+
+_CONFIRMED_PER_RECORD = 256
+"""Extents: a record of more would hold up those who wait for the writer."""
+_LEFT_MAX = 1024
+
+
+class CatalogLedger:
+    """`Ledger` of `remote.uploader` and `BegunBlobs` of `remote.leftovers`, over the catalog and the store's writer."""
+
+    def __init__(self, catalog: CopyReader, submit: Submit, store_id: bytes, epoch: int) -> None:
+        """`epoch`: the one that this start has claimed in the bucket."""
+        self._catalog = catalog
+        self._submit = submit
+        self._store_id = store_id
+        self._epoch = epoch
+
+    def newest(self) -> int:
+        return self._catalog.newest_extent()
+
+    def waiting(self, after: int, limit: int) -> Sequence[Waiting]:
+        return [Waiting(*row) for row in self._catalog.waiting(after, limit)]
+
+    async def begin(self) -> BlobName:
+        return BlobName(self._store_id, self._epoch, await self._submit(rq.BeginBlob(self._epoch)))
+
+    async def confirm(self, name: BlobName, index: Sequence[Held]) -> int:
+        copied_count = 0
+        for at in range(0, len(index), _CONFIRMED_PER_RECORD):
+            held = tuple((one.extent, one.offset, one.length) for one in index[at : at + _CONFIRMED_PER_RECORD])
+            copied_count += await self._submit(rq.ConfirmBlob(name.epoch, name.number, size_of(index), held))
+        return copied_count
+
+    def left(self) -> Sequence[BlobName]:
+        rows = self._catalog.begun_before(self._epoch, _LEFT_MAX)
+        return [BlobName(self._store_id, row.epoch, row.id) for row in rows]
+
+    async def drop(self, name: BlobName) -> None:
+        await self._submit(rq.ForgetBlob(self._epoch, name.number))

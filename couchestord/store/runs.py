@@ -1,0 +1,70 @@
+"""Where the bytes of a range of an object are to be read."""
+
+from typing import NamedTuple
+
+from couchestord.errors import InvalidRange
+from couchestord.io.catalog.read import CatalogReader, EntryRow, ExtentRow
+from couchestord.model import ByteRange
+
+
+class Run(NamedTuple):
+    """`length` bytes from `offset` on of an extent; without an extent, zeroes."""
+
+    extent: ExtentRow | None
+    offset: int
+    length: int
+
+
+def resolve_range(byte_range: ByteRange | None, size: int) -> tuple[int, int]:
+    """(first, length) of a range in an object of `size` bytes. Raises InvalidRange when it begins at or after the
+    end.
+    """
+    if byte_range is None:
+        return 0, size
+    if byte_range.first is None:
+        wanted = byte_range.last or 0
+        if wanted <= 0 or size == 0:
+            raise InvalidRange(f"the last {wanted} bytes of {size} are none", size)
+        first = max(0, size - wanted)
+        return first, size - first
+    if byte_range.first >= size:
+        raise InvalidRange(f"the range begins at {byte_range.first}, the object has {size} bytes", size)
+    last = size - 1 if byte_range.last is None else min(byte_range.last, size - 1)
+    return byte_range.first, last - byte_range.first + 1
+
+
+def plan(reader: CatalogReader, row: EntryRow, first: int, length: int) -> list[Run]:
+    """The runs that make up a range of an object, in order."""
+    end = first + length
+    if not length:
+        return []
+    if row.extent is not None and end <= row.extent.length:
+        return [Run(row.extent, first, length)]
+    if row.content is not None:
+        return _content_runs(reader, row.content, first, end)
+    runs: list[Run] = []
+    at = first
+    for piece in reader.pieces(row.inode):
+        low, high = max(first, piece.start), min(end, piece.start + piece.length)
+        if low >= high:
+            continue
+        if low > at:
+            runs.append(Run(None, 0, low - at))
+        if piece.content is None:
+            runs.append(Run(None, 0, high - low))
+        else:
+            shift = piece.content_start - piece.start
+            runs += _content_runs(reader, piece.content, low + shift, high + shift)
+        at = high
+    if at < end:
+        runs.append(Run(None, 0, end - at))
+    return runs
+
+
+def _content_runs(reader: CatalogReader, content: int, first: int, end: int) -> list[Run]:
+    runs = []
+    for extent in reader.extents(content, first, end):
+        low, high = max(first, extent.start), min(end, extent.start + extent.length)
+        if low < high:
+            runs.append(Run(extent, low - extent.start, high - low))
+    return runs

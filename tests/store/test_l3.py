@@ -1,0 +1,266 @@
+"""A store with a bucket behind it: copies of all, and reading them when the disks have less."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from catalog_check import check_catalog
+from memory_backend import MemoryBackend
+from small_store import (
+    SEGMENT_BYTES,
+    SMALL,
+    STRIPE_BYTES,
+    HandClock,
+    body_of,
+    catalog_of,
+    core_of,
+    finish,
+    make_store,
+    put_all,
+    read,
+    segments,
+    shard_files,
+)
+
+from couchestord.cache import CacheConfig
+from couchestord.errors import DataLost, RemoteUnavailable, Unavailable
+from couchestord.model import ByteRange
+from couchestord.remote.uploader import UploadOptions
+from couchestord.store.door import ObjectStore
+from couchestord.store.l3 import L3
+from couchestord.store.options import L3Options, StoreOptions, Watermarks
+
+UNCACHED = replace(SMALL, cache=CacheConfig(0))
+NOW = UploadOptions(linger_s=0.0, retry_s=0.0)
+
+
+class Rig:
+    """A store in a folder and its bucket, both of which outlive a start."""
+
+    def __init__(self, path: Path, mode: Literal["cache", "tiered"] = "cache") -> None:
+        self.path = path
+        self.backend = MemoryBackend(keys_per_page=100)
+        l3 = L3Options(lambda _clock: self.backend, mode, NOW, Watermarks(0, 0))
+        self.options: StoreOptions = replace(UNCACHED, l3=l3)
+        self._starts_count = 0
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[ObjectStore]:
+        """Each start has its own randomness, as has a process: with the same, two would make the same claim."""
+        self._starts_count += 1
+        async with ObjectStore.open(self.path, self.options, clock=HandClock(self._starts_count)) as store:
+            yield store
+        check_catalog(catalog_of(self.path))
+
+    def blobs(self) -> list[str]:
+        return [key for key in self.backend.objects if key.startswith("blobs/")]
+
+
+def l3_of(store: ObjectStore) -> L3:
+    found = core_of(store).jobs.l3
+    assert found is not None
+    return found
+
+
+def lose_stripes(path: Path) -> None:
+    """Nothing of the shards is left but the headers of their files."""
+    for file in shard_files(path):
+        file.write_bytes(file.read_bytes()[:4096])
+
+
+async def upload(store: ObjectStore) -> None:
+    """Destage everything, then let the bucket's jobs come to their ends."""
+    await core_of(store).destage_all()
+    for job in l3_of(store).services():
+        await finish(job)
+
+
+BODIES = {
+    b"small": body_of(1000),
+    b"another": body_of(20_000),
+    b"large": body_of(5 * STRIPE_BYTES + 3),
+    b"empty": b"",
+}
+
+
+async def test_everything_has_a_copy_and_it_is_read_when_the_disks_have_lost_it(tmp_path: Path) -> None:
+    await make_store(tmp_path, UNCACHED)
+    rig = Rig(tmp_path)
+    async with rig.open() as store:
+        await put_all(store, BODIES)
+        assert l3_of(store).status()["waiting_bytes"] == 5 * STRIPE_BYTES, "the rest is in the log"
+        await upload(store)
+        found = l3_of(store).status()
+        assert found["waiting_bytes"] == 0
+        assert found["live_bytes"] == sum(map(len, BODIES.values()))
+        assert found["only_bytes"] == 0
+        assert len(rig.blobs()) == found["blobs"] == 1
+        lose_stripes(tmp_path)
+        for key, body in BODIES.items():
+            assert await read(store, key) == body, key
+        assert await read(store, b"large", byte_range=ByteRange(70_000, 80_000)) == BODIES[b"large"][70_000:80_001]
+        assert l3_of(store).status()["reads"] > 3
+
+
+async def test_without_a_copy_what_is_lost_is_lost(tmp_path: Path) -> None:
+    await make_store(tmp_path, UNCACHED)
+    rig = Rig(tmp_path)
+    async with rig.open() as store:
+        await put_all(store, BODIES)
+        await core_of(store).destage_all()
+        lose_stripes(tmp_path)
+        with pytest.raises(DataLost):
+            await read(store, b"large")
+
+
+async def test_a_copy_that_is_damaged_is_no_copy(tmp_path: Path) -> None:
+    await make_store(tmp_path, UNCACHED)
+    rig = Rig(tmp_path)
+    async with rig.open() as store:
+        await put_all(store, BODIES)
+        await upload(store)
+        (key,) = rig.blobs()
+        blob = bytearray(rig.backend.objects[key])
+        blob[-100] ^= 1
+        rig.backend.objects[key] = bytes(blob)
+        here = {file: file.read_bytes() for file in shard_files(tmp_path)}
+        lose_stripes(tmp_path)
+        lost = []
+        for name, body in BODIES.items():
+            try:
+                assert await read(store, name) == body
+            except DataLost:
+                lost.append(name)
+        assert len(lost) == 1, "one frame was damaged"
+        for file, data in here.items():
+            file.write_bytes(data)
+        assert await read(store, lost[0]) == BODIES[lost[0]]
+        for _ in range(2):  # what is found by one job is mended by another
+            await upload(store)
+        assert len(rig.blobs()) == 2, "what had no copy any more got another"
+        assert l3_of(store).status()["waiting_bytes"] == 0
+
+
+async def test_what_was_deleted_goes_from_the_bucket(tmp_path: Path) -> None:
+    await make_store(tmp_path, UNCACHED)
+    rig = Rig(tmp_path)
+    async with rig.open() as store:
+        await put_all(store, BODIES)
+        await upload(store)
+        for key in BODIES:
+            await store.delete("box", key)
+        await upload(store)
+        assert not rig.blobs()
+        assert l3_of(store).status()["blobs"] == 0
+
+
+async def test_a_reader_keeps_its_blob(tmp_path: Path) -> None:
+    await make_store(tmp_path, UNCACHED)
+    rig = Rig(tmp_path, "tiered")
+    async with rig.open() as store:
+        await put_all(store, {b"large": BODIES[b"large"]})
+        await core_of(store).destage_all()
+        await core_of(store).pool.retire(segments(store)[-1].id)
+        await seal_all(store)
+        await upload(store)
+        await upload(store)
+        reader = await store.get("box", b"large")
+        await store.delete("box", b"large")
+        await upload(store)
+        assert rig.blobs(), "it is being read"
+        assert await reader.read() == BODIES[b"large"]
+        await upload(store)
+        assert not rig.blobs()
+
+
+async def seal_all(store: ObjectStore) -> None:
+    for row in core_of(store).catalog.reading.segments_open():
+        await core_of(store).pool.retire(row.id)
+
+
+async def test_full_disks_give_up_what_has_a_copy(tmp_path: Path) -> None:
+    await make_store(tmp_path, UNCACHED)
+    rig = Rig(tmp_path, "tiered")
+    bodies = BODIES | {b"%d" % number: body_of(SEGMENT_BYTES // 3, number) for number in range(12)}
+    async with rig.open() as store:
+        await put_all(store, bodies)
+        await core_of(store).destage_all()
+        await seal_all(store)
+        await upload(store)
+        await upload(store)
+        found = l3_of(store).status()
+        assert found["only_bytes"] == found["live_bytes"] == sum(map(len, bodies.values()))
+        await finish(core_of(store).jobs.compactor)
+        assert not [row for row in segments(store) if row.live_bytes]
+        for key, body in bodies.items():
+            assert await read(store, key) == body, key
+    async with rig.open() as store:
+        for key, body in bodies.items():
+            assert await read(store, key) == body, "after a start"
+        rig.backend.before = fail
+        with pytest.raises(Unavailable):
+            await read(store, b"large")
+        rig.backend.before = lambda _call, _key: None
+        for key in bodies:
+            await store.delete("box", key)
+        await upload(store)
+        assert not rig.blobs()
+
+
+def fail(_call: str, _key: str) -> None:
+    raise RemoteUnavailable("the bucket is away")
+
+
+async def test_a_bucket_that_is_away_keeps_nobody_from_working(tmp_path: Path) -> None:
+    await make_store(tmp_path, UNCACHED)
+    rig = Rig(tmp_path)
+    rig.backend.before = fail
+    async with rig.open() as store:
+        await put_all(store, BODIES)
+        await upload(store)
+        assert any("is away" in reason for reason in l3_of(store).reasons())
+        assert store.health().state == "degraded"
+        for key, body in BODIES.items():
+            assert await read(store, key) == body
+        rig.backend.before = lambda _call, _key: None
+        await upload(store)
+        assert not l3_of(store).reasons()
+        assert store.health().state == "healthy"
+
+
+async def test_a_copy_of_the_store_is_noticed(tmp_path: Path) -> None:
+    await make_store(tmp_path, UNCACHED)
+    rig = Rig(tmp_path)
+    async with rig.open() as store:
+        await put_all(store, BODIES)
+        claim = f"claims/{core_of(store).disks.store_id.hex()}/{core_of(store).disks.epoch + 5:016x}"
+        rig.backend.objects[claim] = b"another process"
+        await upload(store)
+        assert not rig.blobs()
+        assert "copy of this store" in l3_of(store).status()["trouble"]
+
+
+async def test_blobs_of_a_start_that_was_cut_off_go(tmp_path: Path) -> None:
+    await make_store(tmp_path, UNCACHED)
+    rig = Rig(tmp_path)
+
+    def lose_answer(call: str, key: str) -> None:
+        if call == "put_new" and key.startswith("blobs/"):
+            raise RemoteUnavailable("the answer was lost")
+
+    async with rig.open() as store:
+        await put_all(store, BODIES)
+        rig.backend.after = lose_answer
+        await upload(store)
+        assert len(rig.blobs()) == 1
+        assert l3_of(store).status()["blobs"] == 0
+        rig.backend.after = lambda _call, _key: None
+    left = rig.blobs()
+    async with rig.open() as store:
+        await upload(store)
+        assert len(rig.blobs()) == 1
+        assert rig.blobs() != left
+        assert l3_of(store).status()["waiting_bytes"] == 0
