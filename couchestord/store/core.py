@@ -191,7 +191,8 @@ async def _build(nursery: trio.Nursery, disks: Disks, catalog_path: Path, option
     if started.read_only is not None:
         built.monitor.hold(better.set)
     return Core(
-        options, clock, disks, engine, catalog, journal, writer, pins, stripes, pool, intake, parts, cache, built, started, better
+        options, clock, disks, engine, catalog, journal, writer, pins,
+        stripes, pool, intake, parts, cache, built, started, better,
     )  # fmt: skip
 
 
