@@ -13,12 +13,23 @@ from contextlib import suppress
 import trio
 
 from couchestord import logs
-from couchestord.errors import Corrupt, DataLost, DiskError, DiskFull, InternalError, NoSpace, TooFewDisks
+from couchestord.errors import DataLost, DiskFull, InternalError, NoSpace, TooFewDisks
 from couchestord.io import records as rec
 from couchestord.io.disk import Disk
 from couchestord.io.disks import Disks, replicas_needed
 from couchestord.io.fanout import call_all, write_all
-from couchestord.io.journalfile import Entry, JournalFile, JournalOptions, ShortFile, cut, taken, unlink_files
+from couchestord.io.journalfile import (
+    Entry,
+    JournalFile,
+    JournalOptions,
+    Record,
+    ShortFile,
+    cut,
+    read_body_nowait,
+    read_record,
+    taken,
+    unlink_files,
+)
 from couchestord.io.recovery import FOLDER, Chain
 from couchestord.io.spare import Spares
 
@@ -280,43 +291,29 @@ class Journal:
 
     def read_nowait(self, sequence: int, start: int, length: int) -> memoryview | None:
         """As `read`, or None when that takes a wait or another replica than the first. Raises DataLost."""
-        file = self._find(sequence)
-        offset, size = file.place(sequence)
-        disk = self._disks.get(file.replicas[0])
-        if disk is None or (data := disk.read_nowait(file.path, offset, size)) is None:
-            return None
-        try:
-            return file.unpack(self._disks.store_id, sequence, data)[1][start : start + length]
-        except Corrupt:
-            return None  # asked again by `read`, where it is counted
+        body = read_body_nowait(self._disks, self._find(sequence), sequence)
+        return None if body is None else body[start : start + length]
 
     async def read(self, sequence: int, start: int, length: int) -> memoryview:
         """Bytes of a record's body, verified. Raises DataLost when no replica has them (or the record was trimmed)."""
         return (await self.record(sequence))[1][start : start + length]
 
-    async def record(self, sequence: int) -> tuple[memoryview, memoryview, int]:
-        """(meta, body, body sum) of a record, verified. Raises DataLost."""
-        file = self._find(sequence)
-        offset, size = file.place(sequence)
-        for turn, index in enumerate(file.replicas):
-            disk = self._disks.get(index)
-            if disk is None:
-                continue
-            try:
-                data = disk.read_nowait(file.path, offset, size)
-                if data is None:
-                    data = await disk.read(file.path, offset, size)
-                found = file.unpack(self._disks.store_id, sequence, data)
-            except (Corrupt, DiskError) as error:
-                log.warning(
-                    "journal replica is damaged", disk=self._disks.name(index), sequence=sequence, reason=str(error)
-                )
-                self.damaged.add((file.path, index))
-                continue
-            if turn:
-                self.degraded_reads_count += 1
-            return found
-        raise DataLost(f"no good replica of journal record {sequence} is left on the disks that are here")
+    async def record(self, sequence: int) -> Record:
+        """A record, verified. Raises DataLost."""
+        found = await read_record(self._disks, self._find(sequence), sequence, self._note_damage)
+        if found is None:
+            raise DataLost(f"no good replica of journal record {sequence} is left on the disks that are here")
+        record, turns = found
+        self.degraded_reads_count += turns > 0
+        return record
+
+    def _note_damage(self, file: JournalFile, index: int) -> None:
+        self.damaged.add((file.path, index))
+
+    def report(self, path: str, index: int) -> None:
+        """Somebody else found a replica damaged."""
+        if any(file.path == path and index in file.replicas for file in self._files):
+            self.damaged.add((path, index))
 
     async def raw(self, sequence: int) -> bytes:
         """A whole record as it lies in its file, verified. Raises DataLost."""

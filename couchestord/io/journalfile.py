@@ -1,15 +1,20 @@
 """What the journal knows of its files."""
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from couchestord import logs
 from couchestord.errors import Corrupt, DiskError
 from couchestord.io import records as rec
 from couchestord.io.disks import Disks
 from couchestord.io.journalindex import index_name
 from couchestord.io.recovery import FOLDER, FoundFile
+
+log = logs.get(__name__)
+Record = tuple[memoryview, memoryview, int]
+"""Meta, body, sum of the body."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +72,8 @@ class JournalFile:
         offset = self.offsets[number]
         return offset, (self.offsets[number + 1] if number + 1 < len(self.offsets) else self.end_offset) - offset
 
-    def unpack(self, store_id: bytes, sequence: int, data: bytes | bytearray) -> tuple[memoryview, memoryview, int]:
-        """(meta, body, body sum) of the record that `data`, the bytes of its place, must be. Raises Corrupt."""
+    def unpack(self, store_id: bytes, sequence: int, data: bytes | bytearray) -> Record:
+        """The record that `data`, the bytes of its place, must be. Raises Corrupt."""
         head = rec.unpack_record(store_id, data)
         if head.sequence != sequence or head.epoch != self.epoch or head.length != len(data):
             raise Corrupt(f"record {head.sequence} stands in the place of {sequence}")
@@ -79,6 +84,42 @@ class JournalFile:
     @property
     def index_path(self) -> str:
         return f"{FOLDER}/{index_name(self.epoch, self.first)}"
+
+
+def read_body_nowait(disks: Disks, file: JournalFile, sequence: int) -> memoryview | None:
+    """The body of a record that the file holds, verified, or None when that takes a wait or another replica than the
+    first.
+    """
+    offset, size = file.place(sequence)
+    disk = disks.get(file.replicas[0]) if file.replicas else None
+    if disk is None or (data := disk.read_nowait(file.path, offset, size)) is None:
+        return None
+    try:
+        return file.unpack(disks.store_id, sequence, data)[1]
+    except Corrupt:
+        return None  # asked again by `read_record`, where it is told
+
+
+async def read_record(
+    disks: Disks, file: JournalFile, sequence: int, on_damage: Callable[[JournalFile, int], None]
+) -> tuple[Record, int] | None:
+    """A record that the file holds, verified, and how many replicas were of no use before; None: no replica has it.
+    `on_damage` is told of each that could not be read, and its disk.
+    """
+    offset, size = file.place(sequence)
+    for turn, index in enumerate(file.replicas):
+        disk = disks.get(index)
+        if disk is None:
+            continue
+        try:
+            data = disk.read_nowait(file.path, offset, size)
+            if data is None:
+                data = await disk.read(file.path, offset, size)
+            return file.unpack(disks.store_id, sequence, data), turn
+        except (Corrupt, DiskError) as error:
+            log.warning("journal replica is damaged", disk=disks.name(index), sequence=sequence, reason=str(error))
+            on_damage(file, index)
+    return None
 
 
 @dataclass(frozen=True, slots=True)

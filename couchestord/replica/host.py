@@ -26,6 +26,8 @@ LEAVE_S: Final = 40.0
 """So long a store that closes waits for readers to finish what they have begun."""
 _LOOK_S: Final = 0.2
 """How often the host looks whether a disk was given up or came back."""
+_PLACES_MAX: Final = 1 << 17
+"""Records of the journal whose places are told in one answer: a megabyte of them."""
 
 
 class Host:
@@ -203,6 +205,9 @@ class _Reader:
             case ms.Damage():
                 if self.is_reading:
                     self._host.store.core.jobs.rebuilder.report(message.segment, message.index, message.disk)
+            case ms.ReplicaDamage():
+                if self.is_reading:
+                    self._host.store.core.journal.report(message.path, message.disk)
             case ms.Counted():
                 self._host.count(message.counts)
             case ms.CatalogFailed():
@@ -256,7 +261,8 @@ class _Reader:
             raise DataLost(f"record {message.sequence} is not in the journal")
         is_known = (file.epoch, file.first) == (message.epoch, message.first) and message.count <= len(file.offsets)
         start = message.count if is_known else 0
-        offsets: array[int] = file.offsets[start:]
+        end = start + _PLACES_MAX
+        offsets: array[int] = file.offsets[start:end]
         return ms.Places(
             file.epoch,
             file.first,
@@ -264,7 +270,7 @@ class _Reader:
             list(file.replicas),
             start,
             offsets.tobytes(),
-            file.end_offset,
+            file.offsets[end] if end < len(file.offsets) else file.end_offset,
             files[0].first,
         )
 

@@ -4,13 +4,11 @@ import bisect
 from array import array
 from collections.abc import Awaitable, Callable
 
-from couchestord import logs
-from couchestord.errors import Corrupt, DataLost, DiskError
+from couchestord.errors import DataLost
 from couchestord.io.disks import Disks
-from couchestord.io.journalfile import JournalFile
+from couchestord.io.journalfile import JournalFile, read_body_nowait, read_record
 from couchestord.replica.messages import FindRecord, Places
 
-log = logs.get(__name__)
 Ask = Callable[[int, int, int, int], Awaitable[Places]]
 """As the fields of `FindRecord` behind the id. Raises DataLost when no file holds the record."""
 assert FindRecord.__struct_fields__ == ("id", "sequence", "epoch", "first", "count")
@@ -22,9 +20,11 @@ class ReplicaJournal:
     A place is written once, and what is read there says which record it is. Belongs to one trio loop.
     """
 
-    def __init__(self, disks: Disks, ask: Ask) -> None:
+    def __init__(self, disks: Disks, ask: Ask, on_damage: Callable[[str, int], None]) -> None:
+        """`on_damage` is told of a replica that could not be read: its path, and its disk."""
         self._disks = disks
         self._ask = ask
+        self._on_damage = on_damage
         self._files: list[JournalFile] = []
         self._firsts: list[int] = []
         self.degraded_reads_count = 0
@@ -32,16 +32,8 @@ class ReplicaJournal:
     def read_nowait(self, sequence: int, start: int, length: int) -> memoryview | None:
         """As `read`, or None when that takes a wait, another replica than the first, or a question."""
         file = self._find(sequence)
-        if file is None:
-            return None
-        offset, size = file.place(sequence)
-        disk = self._disks.get(file.replicas[0]) if file.replicas else None
-        if disk is None or (data := disk.read_nowait(file.path, offset, size)) is None:
-            return None
-        try:
-            return file.unpack(self._disks.store_id, sequence, data)[1][start : start + length]
-        except Corrupt:
-            return None
+        body = None if file is None else read_body_nowait(self._disks, file, sequence)
+        return None if body is None else body[start : start + length]
 
     async def read(self, sequence: int, start: int, length: int) -> memoryview:
         """Bytes of a record's body, verified. Raises DataLost when no replica has them (or the record was trimmed)."""
@@ -56,20 +48,12 @@ class ReplicaJournal:
         return found[start : start + length]
 
     async def _try(self, file: JournalFile, sequence: int) -> memoryview | None:
-        offset, size = file.place(sequence)
-        for turn, index in enumerate(file.replicas):
-            disk = self._disks.get(index)
-            if disk is None:
-                continue
-            try:
-                data = disk.read_nowait(file.path, offset, size) or await disk.read(file.path, offset, size)
-                body = file.unpack(self._disks.store_id, sequence, data)[1]
-            except (Corrupt, DiskError) as error:
-                log.warning("journal replica cannot be read", disk=disk.name, sequence=sequence, reason=str(error))
-                continue
-            self.degraded_reads_count += turn > 0
-            return body
-        return None
+        found = await read_record(self._disks, file, sequence, lambda file, index: self._on_damage(file.path, index))
+        if found is None:
+            return None
+        (_, body, _), turns = found
+        self.degraded_reads_count += turns > 0
+        return body
 
     def _at(self, sequence: int) -> int:
         return bisect.bisect_right(self._firsts, sequence) - 1
@@ -79,17 +63,21 @@ class ReplicaJournal:
         return self._files[at] if at >= 0 and sequence < self._files[at].end else None
 
     async def _learn(self, sequence: int, forget: JournalFile | None) -> JournalFile:
-        at = self._at(sequence)
-        known = self._files[at] if at >= 0 and forget is None else None
-        if known is not None:
-            self._keep(await self._ask(sequence, known.epoch, known.first, len(known.offsets)))
-        found = None if known is None else self._find(sequence)
-        if found is None:
-            self._keep(await self._ask(sequence, 0, 0, 0))
+        known, before = (0, 0, 0) if forget else self._known(sequence), None
+        # one answer tells of so many records, not of all that a file may have
+        while known != before:
+            self._keep(await self._ask(sequence, *known))
             found = self._find(sequence)
-        if found is None:
-            raise DataLost(f"record {sequence} is not in the journal")
-        return found
+            if found is not None:
+                return found
+            known, before = self._known(sequence), known
+        raise DataLost(f"record {sequence} is not in the journal")
+
+    def _known(self, sequence: int) -> tuple[int, int, int]:
+        """Of the file that should hold the record: epoch, first record, and how many are known."""
+        at = self._at(sequence)
+        file = self._files[at] if at >= 0 else None
+        return (0, 0, 0) if file is None else (file.epoch, file.first, len(file.offsets))
 
     def _keep(self, places: Places) -> None:
         offsets = array("Q")

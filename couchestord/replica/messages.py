@@ -71,6 +71,13 @@ class Damage(_Message, frozen=True, tag=6):
     disk: int
 
 
+class ReplicaDamage(_Message, frozen=True, tag=9):
+    """A copy of a journal file could not be read."""
+
+    path: str
+    disk: int
+
+
 class Counted(_Message, frozen=True, tag=7):
     """Requests since the last time, as `Metrics.take` gives them."""
 
@@ -110,7 +117,7 @@ class GoodDisks(_Message, frozen=True, tag=23):
     disks: list[tuple[int, str, bytes]]
 
 
-FromReader = Hello | Submit | FindRecord | Hold | Release | Damage | Counted | CatalogFailed
+FromReader = Hello | Submit | FindRecord | Hold | Release | Damage | ReplicaDamage | Counted | CatalogFailed
 FromStore = Answer | Refusal | Closing | GoodDisks
 
 
@@ -123,7 +130,9 @@ class Opened(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Places(msgspec.Struct, frozen=True, array_like=True):
-    """Where the records of a file of the journal lie: `offsets`, 8 bytes each, from its record number `start` on."""
+    """Where records of a file of the journal lie: `offsets`, 8 bytes each, from its record number `start` on. Those
+    behind them, if there are more, are asked for again.
+    """
 
     epoch: int
     first: int
@@ -132,6 +141,7 @@ class Places(msgspec.Struct, frozen=True, array_like=True):
     start: int
     offsets: bytes
     end_offset: int
+    """Where the last of them ends."""
     oldest: int
     """Records before it are in no file any more."""
 

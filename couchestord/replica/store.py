@@ -274,7 +274,7 @@ async def open_replica(
                     return found
 
                 pins = ReplicaPins(page, number, lambda: catalog.version)
-                journal = ReplicaJournal(disks, find_record)
+                journal = ReplicaJournal(disks, find_record, lambda path, disk: link.tell(ms.ReplicaDamage(path, disk)))
                 parts = ReaderParts(catalog.reading, journal, stripes, pins, CacheManager(cache, nursery))
                 nursery.start_soon(_follow_disks, link, disks)
                 nursery.start_soon(_tell, link, catalog, pins, metrics)

@@ -19,6 +19,7 @@ from couchestord.errors import (
 from couchestord.io.sharedpage import NOBODY
 from couchestord.metrics import Snapshot
 from couchestord.model import Attributes, Conditions
+from couchestord.replica import host
 from couchestord.replica import messages as ms
 
 LONG = 700_001
@@ -116,7 +117,11 @@ async def test_parts_pass(tmp_path: Path) -> None:
         assert await read(both.replica, b"mp") == b"".join(bodies)
 
 
-async def test_records_that_were_appended_after_the_last_question_are_found(tmp_path: Path) -> None:
+@pytest.mark.parametrize("told_at_once", [1, 2, 1000])
+async def test_records_that_were_appended_after_the_last_question_are_found(
+    tmp_path: Path, told_at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "_PLACES_MAX", told_at_once)
     async with pair(tmp_path) as both:
         for turn in range(30):
             body = body_of(60_000, turn)
@@ -125,6 +130,32 @@ async def test_records_that_were_appended_after_the_last_question_are_found(tmp_
         assert len(both.store.core.journal.files()) > 1, "more than one file"
         for turn in range(30):
             assert await read(both.replica, b"k%d" % turn) == body_of(60_000, turn)
+
+
+async def test_reader_that_comes_late_finds_all_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "_PLACES_MAX", 2)
+    async with pair(tmp_path) as both:
+        for turn in range(30):
+            await both.store.put("box", b"k%d" % turn, body_of(5000, turn))
+        for turn in (25, 3, 29, 0):
+            assert await read(both.replica, b"k%d" % turn) == body_of(5000, turn)
+
+
+async def test_damaged_copy_of_the_journal_is_told_and_made_good(tmp_path: Path) -> None:
+    async with pair(tmp_path) as both:
+        await both.store.put("box", b"k", body_of(5000))
+        core = both.store.core
+        [file] = core.journal.files()
+        victim = tmp_path / f"disk-{file.replicas[0]}" / file.path
+        victim.write_bytes(bytes(victim.stat().st_size))
+        assert await read(both.replica, b"k") == body_of(5000)
+        with trio.fail_after(10):
+            while (file.path, file.replicas[0]) not in core.journal.damaged:
+                await trio.sleep(0.01)
+        both.link.tell(ms.ReplicaDamage("journal/of another time", 0))
+        both.link.tell(ms.ReplicaDamage(file.path, 99))
+        await both.link.ask(lambda id_: ms.Hold(id_, [], []), None)
+        assert core.journal.damaged == {(file.path, file.replicas[0])}
 
 
 async def test_reader_goes_on_while_its_object_is_destaged_deleted_and_compacted(tmp_path: Path) -> None:
