@@ -21,6 +21,7 @@ from couchestord.metrics import Snapshot
 from couchestord.model import Attributes, Conditions
 from couchestord.replica import host
 from couchestord.replica import messages as ms
+from couchestord.replica.journal import ReplicaJournal
 
 LONG = 700_001
 
@@ -137,8 +138,20 @@ async def test_reader_that_comes_late_finds_all_records(tmp_path: Path, monkeypa
     async with pair(tmp_path) as both:
         for turn in range(30):
             await both.store.put("box", b"k%d" % turn, body_of(5000, turn))
+        journal = both.replica._core.reader_parts.journal
+        assert isinstance(journal, ReplicaJournal)
+        ask, told = journal._ask, list[int]()
+
+        async def noting(*question: int) -> ms.Places:
+            places = await ask(*question)
+            told.append(len(places.offsets) // 8)
+            return places
+
+        monkeypatch.setattr(journal, "_ask", noting)
         for turn in (25, 3, 29, 0):
             assert await read(both.replica, b"k%d" % turn) == body_of(5000, turn)
+        assert max(told) == 2, "so many at a time"
+        assert both.store.core.journal.damaged == set(), "each was read where it lies"
 
 
 async def test_damaged_copy_of_the_journal_is_told_and_made_good(tmp_path: Path) -> None:
