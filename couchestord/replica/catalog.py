@@ -6,13 +6,15 @@ from pathlib import Path
 
 import trio
 
-from couchestord.errors import Unavailable
+from couchestord import logs
+from couchestord.errors import Error, Unavailable
 from couchestord.io.catalog.accounts import AccountReader
 from couchestord.io.catalog.generations import Generations
 from couchestord.io.catalog.read import CatalogReader
 from couchestord.io.sharedpage import SharedPage
 from couchestord.io.sqlite import Connection, Shut, is_unreadable, open_reader
 
+log = logs.get(__name__)
 _SHUT = "the catalog is being repaired; try again soon"
 
 
@@ -40,12 +42,14 @@ class ReplicaCatalog:
     """
 
     def __init__(self, path: Path, page: SharedPage, on_failure: Callable[[str], None]) -> None:
-        """`on_failure` is told why the file cannot be read. Raises NotFound, Corrupt."""
+        """`on_failure` is told why the file cannot be read. As long as it cannot be opened, whoever asks gets
+        Unavailable.
+        """
         self._path = path
         self._page = page
         self._on_failure = on_failure
         self.generations = _Seen(page)
-        self._reader: Connection | Shut = Shut(_SHUT) if page.is_shut else open_reader(path)
+        self._reader = self._open()
         self._opened = self.generations.opened
         self.reading = CatalogReader(self._reader, self.generations, self._failed)
         self.accounts = AccountReader(self._reader, self._failed)
@@ -62,9 +66,12 @@ class ReplicaCatalog:
             self.generations.version = self._page.read(self.generations)
             if self.generations.opened != self._opened:
                 self._reopen()
-        if not self._reader.in_transaction and isinstance(self._reader, Connection):
-            # it begins with the first question
-            self._reader.execute("begin")
+        if not self._reader.in_transaction:
+            if isinstance(self._reader, Connection):
+                # it begins with the first question
+                self._reader.execute("begin")
+            elif not self._page.is_shut:
+                self._reopen()
 
     @contextmanager
     def snapshot(self) -> Iterator[CatalogReader]:
@@ -78,9 +85,17 @@ class ReplicaCatalog:
     def _reopen(self) -> None:
         self._opened = self.generations.opened
         self._reader.close()
-        self._reader = Shut(_SHUT) if self._page.is_shut else open_reader(self._path)
+        self._reader = self._open()
         self.reading.connect(self._reader, self._failed)
         self.accounts.connect(self._reader, self._failed)
+
+    def _open(self) -> Connection | Shut:
+        try:
+            return Shut(_SHUT) if self._page.is_shut else open_reader(self._path)
+        except (Error, OSError) as error:
+            # it is being replaced, say, or there is no descriptor: who asks next tries again
+            log.warning("the catalog could not be opened", reason=str(error))
+            return Shut(_SHUT)
 
     def let_go(self) -> None:
         """No read transaction is open any more: one that outlives a turn would keep the WAL from being emptied."""

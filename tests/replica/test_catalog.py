@@ -1,9 +1,11 @@
 from pathlib import Path
 
 import pytest
+import trio
 from replica_rig import pair
 from small_store import read
 
+from couchestord.errors import Unavailable
 from couchestord.replica.catalog import ReplicaCatalog
 
 
@@ -41,3 +43,25 @@ async def test_look_ups_hold_until_something_changes(tmp_path: Path) -> None:
         await both.store.put("box", b"k", b"2")
         both.replica.find_user("")
         assert not look.holds()
+
+
+async def test_catalog_that_cannot_be_opened_for_a_moment_is_tried_again(tmp_path: Path) -> None:
+    """As when a reader looks for a file that is being replaced."""
+    async with pair(tmp_path) as both:
+        await both.store.put("box", b"k", b"1")
+        catalog = both.store.core.catalog
+        away = tmp_path / "away"
+        catalog.path.rename(away)
+        catalog.generations.open()
+        both.page.publish(catalog.generations, is_shut=False)
+        for _ in range(2):
+            with pytest.raises(Unavailable):
+                await both.replica.head("box", b"k")
+            # what lets go at the end of each turn lives on
+            await trio.sleep(0.01)
+        away.rename(catalog.path)
+        assert await read(both.replica, b"k") == b"1"
+        await trio.sleep(0.01)
+        replicas = both.replica._core.catalog
+        assert isinstance(replicas, ReplicaCatalog)
+        assert not replicas._reader.in_transaction
