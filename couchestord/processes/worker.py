@@ -130,7 +130,7 @@ class _Worker:
         if opened is None:
             return
         async with (
-            open_replica(link, opened, self._page, self._number, self._metrics, self._cache) as store,
+            open_replica(link, opened, self._metrics, self._cache) as store,
             self._front.serving(store) as server,
         ):
             if not self._is_ready:
@@ -153,7 +153,7 @@ class _Worker:
                 requests, bodies = order.sockets
                 if self._link is not None:
                     self._link.channel.close()
-                self._link = Link(requests, bodies, self._number)
+                self._link = Link(requests, bodies, self._page, self._number)
                 nursery.start_soon(self._link.run)
                 self._changed.set()
 

@@ -1,29 +1,33 @@
 """Long bodies on their way to the store's process: each over a socket pair of its own.
 
-The reader's process makes the pair and sends one end, with the head of what is to be stored. Then pieces follow, each a
-length and so many bytes, a length of 0, and what is to be said of the body once it was read; the answer comes back. An
-end without that is a body that broke off: nothing is stored. The kernel's buffers hold the faster side back.
+The reader's process makes the pair and sends one end, with the head of what is to be taken in. Then pieces follow, each
+a length and so many bytes, and a length of 0; what was made of the body comes back, and the space that it takes is held
+until the socket is closed: so who sent it commits first. An end before that is a body that broke off: nothing is
+stored. The kernel's buffers hold the faster side back.
 """
 
 import socket
 import struct
-from collections.abc import AsyncGenerator, Callable
-from typing import Any, Final
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
 
 import msgspec
 import trio
 
+from couchestord import logs
 from couchestord.errors import IncompleteBody, Unavailable
 from couchestord.model import Body, FillingBody
 from couchestord.replica import messages as ms
+from couchestord.store.intake import Intake, Taken
 
+log = logs.get(__name__)
 _LENGTH: Final = struct.Struct("<I")
 _PIECE_BYTES: Final = 256 << 10
 _BUFFER_BYTES: Final = 1 << 20
-_HEAD_BYTES_MAX: Final = 64 << 10
-_END_BYTES_MAX: Final = 1 << 20
-_ANSWER_BYTES_MAX: Final = 1 << 20
-_GONE: Final = "the store's process is gone; the write may have happened: look before you try again"
+_HEAD_BYTES_MAX: Final = 1 << 10
+_ANSWER_BYTES_MAX: Final = 16 << 20
+_GONE: Final = "the store's process is gone; try again soon"
 
 
 class BodySender:
@@ -35,28 +39,25 @@ class BodySender:
         self._socket = sock
         self._turn = trio.Lock()
 
-    async def send(self, head: ms.LongBody, body: Body, finish: Callable[[], Any], kind: Any) -> Any:
-        """Hands a body over; returns the answer, of type `kind`, once it is durable. `finish` is called behind its end,
-        and what it answers goes with it.
-
-        Raises what the body raises, and what the store refuses it with.
-        """
-        ours, theirs = socket.socketpair()
+    @asynccontextmanager
+    async def take(self, body: Body, size: int | None, policy: int) -> AsyncIterator[Taken]:
+        """See `Intake.take`. Raises Unavailable, too."""
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError as error:
+            raise Unavailable(f"no more bodies can be taken in now: {error.strerror}") from error
         with ours:
             for end in (ours, theirs):
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
             with theirs:
-                await self._pass_on(theirs, ms.pack(head))
+                await self._pass_on(theirs, ms.pack(ms.LongBody(size, policy)))
             ours.setblocking(False)
             try:
                 await _send_body(ours, body)
-                await _send_piece(ours, b"", ms.pack(finish()))
+                await _send(ours, _LENGTH.pack(0))
             except OSError:
                 pass  # it was refused before it was read: the answer says why
-            # as a commit: it cannot be taken back any more
-            with trio.CancelScope(shield=True):
-                answer = await _receive_all(ours)
-        return _value(answer, kind)
+            yield await _taken(ours)
 
     async def _pass_on(self, end: socket.socket, head: bytes) -> None:
         async with self._turn:
@@ -67,7 +68,7 @@ class BodySender:
                 except BlockingIOError:
                     await trio.lowlevel.wait_writable(self._socket)
                 except OSError as error:
-                    raise Unavailable("the store's process is gone; try again soon") from error
+                    raise Unavailable(_GONE) from error
 
     def close(self) -> None:
         trio.lowlevel.notify_closing(self._socket)
@@ -80,108 +81,90 @@ async def _send_body(sock: socket.socket, body: Body) -> None:
         while count := await body.read_into(buffer):
             await _send_piece(sock, buffer[:count])
     elif isinstance(body, bytes):
-        for at in range(0, len(body), _PIECE_BYTES):
-            await _send_piece(sock, memoryview(body)[at : at + _PIECE_BYTES])
+        await _send_piece(sock, memoryview(body))
     else:
         async for piece in body:
-            view = memoryview(piece).cast("B")
-            for at in range(0, len(view), _PIECE_BYTES):
-                await _send_piece(sock, view[at : at + _PIECE_BYTES])
+            await _send_piece(sock, memoryview(piece).cast("B"))
 
 
-async def _send_piece(sock: socket.socket, piece: bytes | memoryview, behind: bytes = b"") -> None:
-    buffers = [memoryview(_LENGTH.pack(len(piece))), memoryview(piece)]
-    if behind:
-        buffers += [memoryview(_LENGTH.pack(len(behind))), memoryview(behind)]
-    for buffer in buffers:
-        while buffer:
-            try:
-                buffer = buffer[sock.send(buffer) :]
-            except BlockingIOError:
-                await trio.lowlevel.wait_writable(sock)
+async def _send_piece(sock: socket.socket, piece: memoryview) -> None:
+    if piece:  # an empty one would be the end
+        await _send(sock, _LENGTH.pack(len(piece)))
+        await _send(sock, piece)
 
 
-async def _receive_all(sock: socket.socket) -> bytes:
-    parts: list[bytes] = []
-    while sum(map(len, parts)) <= _ANSWER_BYTES_MAX:
+async def _send(sock: socket.socket, data: bytes | memoryview) -> None:
+    left = memoryview(data)
+    while left:
         try:
-            part = sock.recv(_PIECE_BYTES)
+            left = left[sock.send(left) :]
+        except BlockingIOError:
+            await trio.lowlevel.wait_writable(sock)
+
+
+async def _receive(sock: socket.socket, buffer: memoryview) -> int:
+    """How many bytes came; 0: the other side is gone."""
+    while True:
+        try:
+            return sock.recv_into(buffer)
         except BlockingIOError:
             await trio.lowlevel.wait_readable(sock)
-            continue
         except OSError:
-            break
-        if not part:
-            break
-        parts.append(part)
-    return b"".join(parts)
+            return 0
 
 
-def _value(answer: bytes, kind: Any) -> Any:
-    if not answer:
+async def _exactly(sock: socket.socket, length: int) -> bytearray | None:
+    """So many bytes; None when the other side is gone before."""
+    found = bytearray(length)
+    at = 0
+    while at < length:
+        count = await _receive(sock, memoryview(found)[at:])
+        if not count:
+            return None
+        at += count
+    return found
+
+
+async def _taken(sock: socket.socket) -> Taken:
+    head = await _exactly(sock, _LENGTH.size)
+    length = _LENGTH.unpack(head)[0] if head else 0
+    data = await _exactly(sock, length) if 0 < length <= _ANSWER_BYTES_MAX else None
+    if data is None:
         raise Unavailable(_GONE)
-    try:
-        found = ms.unpack_from_store(answer)
-    except msgspec.DecodeError:
-        raise Unavailable(_GONE) from None
+    found = ms.unpack_from_store(memoryview(data))
     if isinstance(found, ms.Refusal):
         raise ms.error_of(found)
     assert isinstance(found, ms.Answer)
-    return ms.unpack_value(found.value, kind)
+    taken: Taken = ms.unpack_value(found.value, Taken)
+    return taken
 
 
 # -- the store's end --------------------------------------------------------------------------------------------------
 
 
 class ComingBody:
-    """A body that comes over a socket: a `FillingBody`. `end` is what was said behind it, once it was read."""
+    """A body that comes over a socket: a `FillingBody`."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
         self._left = 0
-        self.end = b""
         self._ended = False
 
     async def read_into(self, buffer: memoryview) -> int:
         """See `FillingBody`. Raises IncompleteBody when the other side broke off."""
+        if not self._left and not self._ended:
+            head = await _exactly(self._socket, _LENGTH.size)
+            if head is None:
+                raise IncompleteBody("the body broke off")
+            (self._left,) = _LENGTH.unpack(head)
+            self._ended = not self._left
         if self._ended:
             return 0
-        if not self._left:
-            self._left = await self._length()
-        if not self._left:
-            length = await self._length()
-            if length > _END_BYTES_MAX:
-                raise IncompleteBody("what was said behind a body is too long")
-            self.end = bytes(await self._exactly(length))
-            self._ended = True
-            return 0
-        count = await self._receive(buffer[: self._left])
+        count = await _receive(self._socket, buffer[: self._left])
+        if not count:
+            raise IncompleteBody("the body broke off")
         self._left -= count
         return count
-
-    async def _length(self) -> int:
-        (length,) = _LENGTH.unpack(await self._exactly(_LENGTH.size))
-        return int(length)
-
-    async def _exactly(self, length: int) -> bytearray:
-        found = bytearray(length)
-        at = 0
-        while at < length:
-            at += await self._receive(memoryview(found)[at:])
-        return found
-
-    async def _receive(self, buffer: memoryview) -> int:
-        while True:
-            try:
-                count = self._socket.recv_into(buffer)
-            except BlockingIOError:
-                await trio.lowlevel.wait_readable(self._socket)
-                continue
-            except OSError as error:
-                raise IncompleteBody("the process that read the body is gone") from error
-            if not count:
-                raise IncompleteBody("the body broke off")
-            return count
 
 
 async def coming_bodies(sock: socket.socket) -> AsyncGenerator[tuple[ms.LongBody, socket.socket], None]:
@@ -200,20 +183,30 @@ async def coming_bodies(sock: socket.socket) -> AsyncGenerator[tuple[ms.LongBody
             continue
         except OSError:
             return
-        if not numbers:
+        if not head:
             return
+        if not numbers:
+            # who sent it finds its end closed
+            log.error("a body could not be taken: no more files may be open")
+            continue
         coming = socket.socket(fileno=numbers[0])
         coming.setblocking(False)
         yield msgspec.msgpack.decode(head, type=ms.LongBody), coming
 
 
+async def take_coming(intake: Intake, head: ms.LongBody, sock: socket.socket) -> None:
+    """Takes a body in, says what was made of it, and holds its space until the other side has closed the socket. Raises
+    as `Intake.take`.
+    """
+    async with intake.take(ComingBody(sock), head.size, head.policy) as taken:
+        await answer(sock, ms.Answer(0, ms.raw(taken)))
+        await _exactly(sock, 1)
+
+
 async def answer(sock: socket.socket, message: ms.Answer | ms.Refusal) -> None:
-    """The last that is said over a body's socket."""
-    data = memoryview(ms.pack(message))
-    while data:
-        try:
-            data = data[sock.send(data) :]
-        except BlockingIOError:
-            await trio.lowlevel.wait_writable(sock)
-        except OSError:
-            return
+    """What is said over a body's socket. Who is gone needs no answer."""
+    data = ms.pack(message)
+    try:
+        await _send(sock, _LENGTH.pack(len(data)) + data)
+    except OSError:
+        return

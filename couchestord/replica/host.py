@@ -15,9 +15,8 @@ from couchestord.errors import Corrupt, DataLost, Error, InternalError, Unavaila
 from couchestord.io.catalog.catalog import Catalog
 from couchestord.io.sharedpage import SharedPage
 from couchestord.metrics import Metrics
-from couchestord.model import Attributes, Conditions
 from couchestord.replica import messages as ms
-from couchestord.replica.bodies import ComingBody, answer, coming_bodies
+from couchestord.replica.bodies import answer, coming_bodies, take_coming
 from couchestord.replica.channel import Channel
 from couchestord.store import ObjectStore
 
@@ -113,32 +112,9 @@ class Host:
     async def _take(self, head: ms.LongBody, sock: socket.socket) -> None:
         with sock:
             try:
-                value = await self._put(head, ComingBody(sock))
+                await take_coming(self.store.core.intake, head, sock)
             except Exception as error:
                 await answer(sock, ms.refuse(0, _known(error)))
-            else:
-                await answer(sock, ms.Answer(0, ms.raw(value)))
-
-    async def _put(self, head: ms.LongBody, body: ComingBody) -> Any:
-        store = self.store
-        if head.upload:
-            return await store.put_part(
-                head.bucket,
-                head.key,
-                head.upload,
-                head.number,
-                body,
-                size=head.size,
-                finish=lambda: msgspec.msgpack.decode(body.end, type=dict[str, str]),
-            )
-        return await store.put(
-            head.bucket,
-            head.key,
-            body,
-            size=head.size,
-            conditions=ms.unpack_value(head.conditions, Conditions),
-            finish=lambda: msgspec.msgpack.decode(body.end, type=Attributes),
-        )
 
     # -- for readers ---------------------------------------------------------------------------------------------------
 
@@ -153,10 +129,6 @@ class Host:
         """The store, once there is one and it is not closing."""
         await self._opened.wait()
         return self.store
-
-    def see(self, number: int) -> None:
-        """Reader `number` begins: from now on nothing is freed that it may see."""
-        self._page.see(number, self._page.version)
 
     def count(self, counts: msgspec.Raw) -> None:
         """Requests that a reader has answered."""
@@ -233,7 +205,6 @@ class _Reader:
         store = await self._host.wait_open()
         self.pid, self.is_reading = message.pid, True
         self._held = store, [], []
-        self._host.see(message.number)
         core = store.core
         opened = ms.Opened(str(core.catalog.path), core.options.engine, good_disks(store))
         self.channel.send(ms.pack(ms.Answer(message.id, ms.raw(opened))))

@@ -23,10 +23,11 @@ class _Message(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Hello(_Message, frozen=True, tag=1):
-    """Reader number `number` is ready to read. Answered with `Opened`, once there is an open store."""
+    """A reader is ready to read: nothing is freed any more that it may see from then on, as it has said in the page.
+    Answered with `Opened`, once there is an open store.
+    """
 
     id: int
-    number: int
     pid: int
 
 
@@ -147,14 +148,12 @@ class Places(msgspec.Struct, frozen=True, array_like=True):
 
 
 class LongBody(msgspec.Struct, frozen=True, array_like=True):
-    """The head of what comes over a socket of its own. With an upload it is a part of it."""
+    """The head of a body that comes over a socket of its own: how long it is, when that is known, and the policy it is
+    kept under.
+    """
 
-    bucket: str
-    key: bytes
     size: int | None
-    conditions: msgspec.Raw
-    upload: str = ""
-    number: int = 0
+    policy: int
 
 
 ANSWERS: Final[dict[type, Any]] = {

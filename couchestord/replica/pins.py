@@ -1,7 +1,6 @@
 """What readers of this process hold, and how the process that frees space hears of it."""
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -50,15 +49,6 @@ class ReplicaPins:
             self._release((True, segment))
         for record in records:
             self._release((False, record))
-
-    @contextmanager
-    def holding(self, segment: int) -> Iterator[None]:
-        """Keep a segment while the body runs."""
-        self.hold([segment])
-        try:
-            yield
-        finally:
-            self.release([segment])
 
     def _hold(self, what: _Kind) -> None:
         held = self._held.get(what)

@@ -2,7 +2,7 @@
 
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -15,48 +15,38 @@ from couchestord import logs
 from couchestord.cache import CacheConfig, CacheManager
 from couchestord.ec.choice import choose_engine
 from couchestord.ec.stripes import StripeStore
-from couchestord.errors import DiskError, IncompleteBody, Unavailable
+from couchestord.errors import DiskError, Unavailable
 from couchestord.io.directory import DirectoryDisk
 from couchestord.io.disk import Disk
 from couchestord.io.disks import Disks, load_disks
 from couchestord.io.sharedpage import SharedPage
 from couchestord.metrics import Metrics
-from couchestord.model import (
-    NO_CONDITIONS,
-    AccessKey,
-    Attributes,
-    Body,
-    BucketInfo,
-    ByteRange,
-    Conditions,
-    ObjectInfo,
-    PartInfo,
-    User,
-)
+from couchestord.model import Body
 from couchestord.replica import messages as ms
 from couchestord.replica.bodies import BodySender
 from couchestord.replica.catalog import ReplicaCatalog, Turns
 from couchestord.replica.channel import Channel
 from couchestord.replica.journal import ReplicaJournal
 from couchestord.replica.pins import TELL_S, ReplicaPins
-from couchestord.store.intake import Taken, inline
+from couchestord.store.intake import Taken, check_size, inline
 from couchestord.store.options import INLINE_BYTES_MAX
-from couchestord.store.reader import ObjectReader, ReaderParts
+from couchestord.store.reader import ReaderParts
 from couchestord.store.store import Objects
 
 log = logs.get(__name__)
 _DEADLINE_S: Final = 5.0
-_NO_ATTRIBUTES: Final = Attributes()
 _GONE: Final = "the store's process is gone; a write may have happened: look before you try again"
 
 
 class Link:
     """What a reader's process has of the store's: a channel for requests, and a way for long bodies."""
 
-    def __init__(self, requests: socket.socket, bodies: socket.socket, number: int) -> None:
+    def __init__(self, requests: socket.socket, bodies: socket.socket, page: SharedPage, number: int) -> None:
+        """Of reader `number` in `page`."""
+        self.page = page
+        self.number = number
         self.channel = Channel(requests, self._receive)
         self.bodies = BodySender(bodies)
-        self._number = number
         self._waiting: dict[int, trio.lowlevel.Task] = {}
         self._last_id = 0
         self._closed = False
@@ -84,12 +74,14 @@ class Link:
     async def open(self) -> ms.Opened:
         """Waits for an open store; may be cancelled. Raises Unavailable when its process goes."""
         self.closing = trio.Event()
+        # before anybody hears of it: when this process ends, its word is cleared once and for all
+        self.page.see(self.number, self.page.version)
 
         def give_up(_raise_cancel: Any) -> trio.lowlevel.Abort:
             self._waiting.clear()  # nothing else is asked meanwhile
             return trio.lowlevel.Abort.SUCCEEDED
 
-        found = await self._ask(lambda id_: ms.Hello(id_, self._number, os.getpid()), give_up)
+        found = await self._ask(lambda id_: ms.Hello(id_, os.getpid()), give_up)
         opened: ms.Opened = ms.unpack_value(found, ms.Opened)
         self.good_disks = opened.disks
         return opened
@@ -146,16 +138,21 @@ def _cannot_cancel(_raise_cancel: Any) -> trio.lowlevel.Abort:
     return trio.lowlevel.Abort.FAILED
 
 
-class _ShortBodies:
-    """Takes bodies that ride in their records; long ones go to the store's process as they are."""
+class ReplicaIntake:
+    """Takes bodies in; see `Intake`. Short ones ride in their records, others are taken in by the store's process."""
+
+    def __init__(self, bodies: BodySender) -> None:
+        self._bodies = bodies
 
     @asynccontextmanager
     async def take(self, body: Body, size: int | None, policy: int = 0) -> AsyncIterator[Taken]:
         """See `Intake.take`."""
-        assert isinstance(body, bytes)
-        if size is not None and len(body) != size:
-            raise IncompleteBody(f"the body has {len(body)} bytes, {size} were announced")
-        yield inline(body, policy)
+        if isinstance(body, bytes) and len(body) <= INLINE_BYTES_MAX:
+            check_size(len(body), size)
+            yield inline(body, policy)
+            return
+        async with self._bodies.take(body, size, policy) as taken:
+            yield taken
 
 
 class _Parts:
@@ -163,100 +160,20 @@ class _Parts:
 
     def __init__(self, link: Link, catalog: ReplicaCatalog, reader_parts: ReaderParts) -> None:
         self.catalog = catalog
-        self.intake = _ShortBodies()
+        self.intake = ReplicaIntake(link.bodies)
         self.reader_parts = reader_parts
         self.submit = link.submit
 
 
-class ReplicaStore(Objects):
-    """What front ends ask of a store, in a process that reads beside the one that writes. Whatever begins sees all that
-    anybody was told of before.
-    """
-
-    def __init__(self, parts: _Parts, bodies: BodySender) -> None:
-        super().__init__(parts)
-        self._refresh = parts.catalog.refresh
-        self._bodies = bodies
-
-    def find_key(self, access_key: str) -> AccessKey | None:
-        self._refresh()
-        return super().find_key(access_key)
-
-    def find_user(self, name: str) -> User | None:
-        self._refresh()
-        return super().find_user(name)
-
-    async def list_buckets(self) -> list[BucketInfo]:
-        self._refresh()
-        return await super().list_buckets()
-
-    async def get(
-        self,
-        bucket: str,
-        key: bytes,
-        *,
-        byte_range: ByteRange | None = None,
-        version_id: str | None = None,
-        conditions: Conditions = NO_CONDITIONS,
-    ) -> ObjectReader:
-        self._refresh()
-        return await super().get(bucket, key, byte_range=byte_range, version_id=version_id, conditions=conditions)
-
-    async def head(
-        self, bucket: str, key: bytes, *, version_id: str | None = None, conditions: Conditions = NO_CONDITIONS
-    ) -> ObjectInfo:
-        self._refresh()
-        return await super().head(bucket, key, version_id=version_id, conditions=conditions)
-
-    async def head_bucket(self, bucket: str) -> BucketInfo:
-        self._refresh()
-        return await super().head_bucket(bucket)
-
-    async def put(
-        self,
-        bucket: str,
-        key: bytes,
-        body: Body,
-        *,
-        size: int | None = None,
-        attributes: Attributes = _NO_ATTRIBUTES,
-        conditions: Conditions = NO_CONDITIONS,
-        finish: Callable[[], Attributes] | None = None,
-    ) -> ObjectInfo:
-        if isinstance(body, bytes) and len(body) <= INLINE_BYTES_MAX:
-            return await super().put(
-                bucket, key, body, size=size, attributes=attributes, conditions=conditions, finish=finish
-            )
-        head = ms.LongBody(bucket, key, size, ms.raw(conditions))
-        info: ObjectInfo = await self._bodies.send(head, body, finish or (lambda: attributes), ObjectInfo)
-        return info
-
-    async def put_part(
-        self,
-        bucket: str,
-        key: bytes,
-        upload_id: str,
-        number: int,
-        body: Body,
-        *,
-        size: int | None = None,
-        finish: Callable[[], Mapping[str, str]] | None = None,
-    ) -> PartInfo:
-        head = ms.LongBody(bucket, key, size, ms.raw(NO_CONDITIONS), upload_id, number)
-        info: PartInfo = await self._bodies.send(head, body, finish or dict, PartInfo)
-        return info
-
-
 @asynccontextmanager
-async def open_replica(
-    link: Link, opened: ms.Opened, page: SharedPage, number: int, metrics: Metrics, cache: CacheConfig
-) -> AsyncIterator[ReplicaStore]:
-    """A store to read from, as reader `number`, while the body runs; until `link.closing` it is worth while.
+async def open_replica(link: Link, opened: ms.Opened, metrics: Metrics, cache: CacheConfig) -> AsyncIterator[Objects]:
+    """A store beside the one that writes, while the body runs; until `link.closing` it is worth while. Whatever begins
+    to be answered sees all that anybody was told of before.
 
-    `cache` is of this process alone. `metrics` are taken from time to time and told. Raises Corrupt, NotFound,
-    NotAStore.
+    `cache` is of this process alone. `metrics` are taken from time to time and told. Raises NotAStore.
     """
     disks = await _open_disks(opened.disks)
+    page, number = link.page, link.number
     try:
         catalog = ReplicaCatalog(Path(opened.catalog), page, lambda reason: link.tell(ms.CatalogFailed(reason)))
         turns = Turns(catalog)
@@ -278,7 +195,7 @@ async def open_replica(
                 parts = ReaderParts(catalog.reading, journal, stripes, pins, CacheManager(cache, nursery))
                 nursery.start_soon(_follow_disks, link, disks)
                 nursery.start_soon(_tell, link, catalog, pins, metrics)
-                yield ReplicaStore(_Parts(link, catalog, parts), link.bodies)
+                yield Objects(_Parts(link, catalog, parts))
                 _tell_counts(link, metrics)
                 nursery.cancel_scope.cancel()
         finally:

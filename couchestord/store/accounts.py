@@ -1,25 +1,19 @@
 """Users and their keys, as the store's callers see them."""
 
-from collections.abc import Awaitable, Callable
-from typing import Any
-
 from couchestord.io import requests as rq
-from couchestord.io.catalog.accounts import AccountReader
-from couchestord.io.catalog.generations import Generations
 from couchestord.io.catalog.read import NAMES_CACHED_MAX
 from couchestord.model import AccessKey, User
+from couchestord.store.parts import Parts
 
 
 class Accounts:
     """The part of `ObjectStore` that knows who may sign requests."""
 
-    def __init__(
-        self, submit: Callable[[object], Awaitable[Any]], accounts: AccountReader, generations: Generations
-    ) -> None:
-        """`generations` are those that `accounts` sees: users and keys are kept as long as no name changes."""
-        self._submit = submit
-        self._accounts = accounts
-        self._generations = generations
+    def __init__(self, parts: Parts) -> None:
+        self._submit = parts.submit
+        self._accounts = parts.catalog.accounts
+        self._generations = parts.catalog.generations
+        self._refresh = parts.catalog.refresh
         self._kept = 0
         self._keys: dict[str, AccessKey] = {}
         self._users: dict[str, User] = {}
@@ -78,6 +72,8 @@ class Accounts:
         return found
 
     def _drop_outdated(self) -> None:
+        """Users and keys are kept as long as no name changes."""
+        self._refresh()
         now = self._generations.stamp_of_names()
         if self._kept != now or len(self._keys) > NAMES_CACHED_MAX or len(self._users) > NAMES_CACHED_MAX:
             self._keys.clear()

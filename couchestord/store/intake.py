@@ -65,7 +65,7 @@ class Intake:
         if limit > self._size_bytes_max:
             raise EntityTooLarge(f"{size} bytes, at most {self._size_bytes_max} are allowed")
         if isinstance(body, bytes) and len(body) <= INLINE_BYTES_MAX:
-            _check_size(len(body), size)
+            check_size(len(body), size)
             yield inline(body, policy)
             return
         async with aclosing(_Source(body, limit, size)) as source:
@@ -122,7 +122,7 @@ class _Source:
         if self._came > self._limit:
             raise _too_long(self._limit, self._size)
         if not count:
-            _check_size(self._came, self._size)
+            check_size(self._came, self._size)
         return count
 
     async def look(self, length: int) -> bytes:
@@ -282,7 +282,8 @@ async def _one(piece: bytes) -> AsyncGenerator[bytes, None]:
     yield piece
 
 
-def _check_size(found: int, size: int | None) -> None:
+def check_size(found: int, size: int | None) -> None:
+    """Raises IncompleteBody for a body of `found` bytes when another size was announced."""
     if size is not None and found != size:
         raise IncompleteBody(f"the body has {found} bytes, {size} were announced")
 

@@ -25,6 +25,10 @@ class CatalogView(Protocol):
     @property
     def generations(self) -> Generations: ...
 
+    def refresh(self) -> None:
+        """Called whenever something begins to be answered: what anybody was told of before is seen."""
+        ...
+
     def snapshot(self) -> AbstractContextManager[CatalogReader]:
         """One read transaction over several questions."""
         ...

@@ -1,8 +1,7 @@
 """What readers under way still need: space is freed only when nobody holds it."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 
 from couchestord.ec.segments import SegmentPool
 
@@ -28,15 +27,6 @@ class Pins:
             self._records[record] -= 1
             if self._records[record] <= 0:
                 del self._records[record]
-
-    @contextmanager
-    def holding(self, segment: int) -> Iterator[None]:
-        """Keep a segment while the body runs."""
-        self.hold([segment])
-        try:
-            yield
-        finally:
-            self.release([segment])
 
     def oldest_record(self) -> int | None:
         """The lowest sequence that is held."""

@@ -1,7 +1,7 @@
 """Bodies on their way out: verified pieces of one whole version."""
 
 from collections.abc import AsyncGenerator, Iterable
-from contextlib import AbstractContextManager, aclosing
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -192,8 +192,6 @@ class Holds(Protocol):
 
     def release(self, segments: Iterable[int], records: Iterable[int] = ()) -> None: ...
 
-    def holding(self, segment: int) -> AbstractContextManager[None]: ...
-
 
 @dataclass(frozen=True, slots=True)
 class ReaderParts:
@@ -252,8 +250,11 @@ class ExtentSource:
             segment = parts.catalog.layout(found.segment) if found is not None and found.segment > LOST else None
             if found is None or segment is None:
                 raise  # they are in no stripes, or were deleted
-        with parts.pins.holding(segment.id):
+        parts.pins.hold([segment.id])
+        try:
             return await parts.stripes.load(segment, found.stripe, found.stripe_start + first, length)
+        finally:
+            parts.pins.release([segment.id])
 
     def hold(self) -> None:
         """Keep the bytes where they are until `release`."""

@@ -42,7 +42,7 @@ class Objects(Accounts, Uploads):
     """
 
     def __init__(self, parts: Parts) -> None:
-        Accounts.__init__(self, parts.submit, parts.catalog.accounts, parts.catalog.generations)
+        Accounts.__init__(self, parts)
         Uploads.__init__(self, parts)
         self.looks = Looks(parts.catalog, parts.reader_parts)
         self.handed_over: HandedOver | None = None
@@ -69,6 +69,7 @@ class Objects(Accounts, Uploads):
 
     async def list_buckets(self) -> list[BucketInfo]:
         """All buckets, by name."""
+        self._core.catalog.refresh()
         names = {policy.id: policy.name for policy in self._core.catalog.accounts.policies()}
         return [bucket_info(row, names[row.policy]) for row in self._core.catalog.reading.buckets()]
 

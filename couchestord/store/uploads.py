@@ -18,7 +18,8 @@ _NO_ATTRIBUTES = Attributes()
 
 
 def find_bucket(core: Parts, name: str) -> BucketRow:
-    """Raises NoSuchBucket."""
+    """The bucket as it is now; whatever is asked of a bucket begins here. Raises NoSuchBucket."""
+    core.catalog.refresh()
     row = core.catalog.reading.bucket(name)
     if row is None:
         raise NoSuchBucket(f"there is no bucket {name!r}")

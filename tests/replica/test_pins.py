@@ -68,9 +68,9 @@ async def test_what_is_released_and_held_again_is_told_again() -> None:
     await rig.tell()
     rig.pins.release([7])
     rig.commit()
-    with rig.pins.holding(7):
-        assert await rig.tell() == 1
-        assert rig.released == [ms.Release([7], [])]
-        rig.commit()
-        assert await rig.tell() == 2
-        assert rig.held == [([7], [])] * 2
+    rig.pins.hold([7])
+    assert await rig.tell() == 1
+    assert rig.released == [ms.Release([7], [])]
+    rig.commit()
+    assert await rig.tell() == 2
+    assert rig.held == [([7], [])] * 2

@@ -634,8 +634,10 @@ BUGS = (
     _bug(
         "a record that was moved is not held while it is read",
         "store/reader.py",
-        "        with parts.pins.holding(segment.id):",
-        "        if True:",
+        "        parts.pins.hold([segment.id])\n        try:\n"
+        "            return await parts.stripes.load(segment, found.stripe, found.stripe_start + first, length)\n"
+        "        finally:\n            parts.pins.release([segment.id])\n",
+        "        return await parts.stripes.load(segment, found.stripe, found.stripe_start + first, length)\n",
         "store/test_reader.py::test_a_journal_that_is_nearly_full_waits_for_no_reader",
     ),
     # what lies outside the node

@@ -13,8 +13,8 @@ from couchestord.cache import CacheConfig
 from couchestord.io.sharedpage import SharedPage
 from couchestord.metrics import Metrics
 from couchestord.replica.host import Host
-from couchestord.replica.store import Link, ReplicaStore, open_replica
-from couchestord.store import ObjectStore
+from couchestord.replica.store import Link, open_replica
+from couchestord.store import Objects, ObjectStore
 
 READER = 3
 
@@ -24,7 +24,7 @@ class Pair:
     """`store` writes, `replica` is what another process would have."""
 
     store: ObjectStore
-    replica: ReplicaStore
+    replica: Objects
     page: SharedPage
     host: Host
     link: Link
@@ -35,13 +35,13 @@ class Pair:
 
 
 @asynccontextmanager
-async def linked(host: Host) -> AsyncIterator[Link]:
+async def linked(host: Host, page: SharedPage) -> AsyncIterator[Link]:
     """A link to a host, served while the body runs."""
     requests = socket.socketpair()
     bodies = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(host.serve_reader, requests[0], bodies[0])
-        link = Link(requests[1], bodies[1], READER)
+        link = Link(requests[1], bodies[1], page, READER)
         nursery.start_soon(link.run)
         yield link
         link.channel.close()
@@ -53,9 +53,9 @@ async def pair(path: Path, **changes: object) -> AsyncIterator[Pair]:
     """A new store with the bucket `box`, and a reader of it."""
     page, counted, counting = SharedPage(), Metrics(), Metrics()
     host = Host(page, counted)
-    async with new_store(path, **changes) as store, linked(host) as link, host.serving(store):
+    async with new_store(path, **changes) as store, linked(host, page) as link, host.serving(store):
         opened = await link.open()
-        async with open_replica(link, opened, page, READER, counting, CacheConfig(l1_bytes=1 << 20)) as replica:
+        async with open_replica(link, opened, counting, CacheConfig(l1_bytes=1 << 20)) as replica:
             yield Pair(store, replica, page, host, link, counted, counting)
         # as a process that ends: the host does not wait for it
         link.channel.close()

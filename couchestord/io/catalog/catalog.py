@@ -255,6 +255,9 @@ class Catalog:
         self.applier.generations.settle()
         self.writing.forget()
 
+    def refresh(self) -> None:
+        """See what was committed until now: nothing to do in the process that commits."""
+
     @contextmanager
     def snapshot(self) -> Iterator[CatalogReader]:
         """One read transaction over several questions. Nothing may be awaited, nor committed, meanwhile."""
