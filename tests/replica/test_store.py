@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 import trio
-from replica_rig import READER, pair, settled
+import trio.testing
+from replica_rig import READER, linked, pair, settled
 from small_store import body_of, finish, md5_of, read, segments, shard_files, stream
 
 from couchestord.errors import (
@@ -16,11 +17,12 @@ from couchestord.errors import (
     ShuttingDown,
     Unavailable,
 )
-from couchestord.io.sharedpage import NOBODY
-from couchestord.metrics import Snapshot
+from couchestord.io.sharedpage import NOBODY, SharedPage
+from couchestord.metrics import Metrics, Snapshot
 from couchestord.model import Attributes, Conditions
 from couchestord.replica import host
 from couchestord.replica import messages as ms
+from couchestord.replica.host import Host
 from couchestord.replica.journal import ReplicaJournal
 
 LONG = 700_001
@@ -348,3 +350,13 @@ async def test_record_that_is_nowhere_is_lost(tmp_path: Path) -> None:
         await both.store.put("box", b"k", b"1")
         with pytest.raises(DataLost):
             await both.replica._core.reader_parts.journal.read(1 << 40, 0, 1)
+
+
+async def test_reader_is_protected_before_it_hears_of_an_open_store(tmp_path: Path) -> None:
+    page = SharedPage()
+    async with linked(Host(page, Metrics()), page) as link, trio.open_nursery() as nursery:
+        assert page.seen(READER) == NOBODY
+        nursery.start_soon(link.open)
+        await trio.testing.wait_all_tasks_blocked()
+        assert page.seen(READER) == page.version
+        nursery.cancel_scope.cancel()
