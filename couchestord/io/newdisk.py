@@ -11,6 +11,8 @@ from couchestord.io.disk import Disk
 from couchestord.io.disks import Disks, read_superblock
 
 NEW_PATH = sb.PATH + ".new"
+NEW_GENERATIONS = 2
+"""Slots are of these generations until the store is started: nothing has been written to a disk that has no other."""
 
 
 async def create_store(
@@ -25,10 +27,13 @@ async def create_store(
     min_healthy_shards: int = 0,
     shards_per_disk: int = 1,
     classes: Sequence[str] = (),
+    log_after: int = 0,
+    epoch: int = 0,
 ) -> None:
     """Write the superblocks of a new store. Raises StoreExists when a disk has one already: it is left untouched.
 
-    `classes` has the class of each disk; empty: all are of `default`.
+    `classes` has the class of each disk; empty: all are of `default`. `log_after`: as in the superblock; `epoch`: the
+    first start takes a newer one.
     """
     for disk in disks:
         await check_free(disk)
@@ -45,8 +50,9 @@ async def create_store(
             stripe_bytes=stripe_bytes,
             min_healthy_shards=min_healthy_shards,
             shards_per_disk=shards_per_disk,
+            log_after=log_after,
         )
-        await write_superblock(disk, identity)
+        await write_superblock(disk, identity, epoch)
 
 
 async def replace_member(disks: Disks, index: int, disk: Disk, disk_id: bytes) -> None:
@@ -72,10 +78,11 @@ async def check_free(disk: Disk) -> None:
     raise StoreExists(f"{disk.name} belongs to a store already")
 
 
-async def write_superblock(disk: Disk, identity: sb.Identity) -> None:
+async def write_superblock(disk: Disk, identity: sb.Identity, epoch: int = 0) -> None:
     """Durable on return; cut off before, there is none."""
     # both slots: whichever is written next, torn or not, the other one stays
-    pages = [sb.pack_identity(identity), *(sb.pack_slot(sb.Slot(generation, 0))[1] for generation in (0, 1))]
+    slots = [sb.Slot(generation, epoch) for generation in range(NEW_GENERATIONS)]
+    pages = [sb.pack_identity(identity), *(sb.pack_slot(slot)[1] for slot in slots)]
     # under another name first: a superblock is there whole or not at all
     await disk.write_at(NEW_PATH, 0, pages, sync=True)
     await disk.rename(NEW_PATH, sb.PATH)

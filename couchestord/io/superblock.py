@@ -46,6 +46,9 @@ class Identity(msgspec.Struct, frozen=True, array_like=True):
     min_healthy_shards: int = 0
     shards_per_disk: int = 1
     """Most shards of one segment that a disk may hold."""
+    log_after: int = 0
+    """The log begins behind this sequence. Not 0 in a store that was made anew from what it had published elsewhere:
+    what came before is in its catalog and in no record."""
 
 
 class SnapshotRoot(msgspec.Struct, frozen=True, array_like=True):

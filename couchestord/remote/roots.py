@@ -11,7 +11,7 @@ from typing import Final
 import trio
 
 from couchestord import logs
-from couchestord.errors import BlobExists, Corrupt, NoSuchBlob, UnknownFormat
+from couchestord.errors import Corrupt, NoSuchBlob, UnknownFormat
 from couchestord.remote.backend import Backend, Buffer, all_objects
 from couchestord.remote.root import (
     Entry,
@@ -51,19 +51,16 @@ class Roots:
     # -- put -------------------------------------------------------------------------------------------------------
 
     async def put_piece(self, piece: Buffer, there: Collection[bytes]) -> bytes:
-        """Its digest. It is put, and read back, unless it is among those that are `there`. Raises RemoteError, Corrupt.
-
-        The digest is its name, so other bytes under that name are rot: these go.
-        """
+        """Its digest. It is put, and read back, unless it is among those that are `there`. Raises RemoteError, Corrupt."""
         digest = await trio.to_thread.run_sync(digest_of, piece)
         if digest not in there:
             key = piece_key(self._store_id, digest)
+            await self._backend.put_new(key, [piece])
             try:
-                await self._backend.put_new(key, [piece])
-            except BlobExists:
-                await self._backend.delete(key)
-                await self._backend.put_new(key, [piece])
-            await self.read_piece(digest)
+                await self.read_piece(digest)
+            except Corrupt:
+                await self._backend.delete(key)  # the next attempt must not find it there
+                raise
         return digest
 
     async def put_root(self, root: Root) -> None:

@@ -12,7 +12,7 @@ snapshot hold nothing else, so one of which little is wanted any more is given u
 import json
 import os
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from math import inf
 from pathlib import Path
 from typing import NamedTuple
@@ -140,7 +140,7 @@ async def read_table(root: SnapshotRoot, stripes: StripeStore, segments: dict[in
 
 async def read_pieces(
     table: Table, stripes: StripeStore, segments: dict[int, SegmentRow]
-) -> AsyncIterator[bytes | bytearray | memoryview]:
+) -> AsyncGenerator[bytes | bytearray | memoryview, None]:
     """The catalog's file, piece by piece, verified. Raises DataLost, Corrupt."""
     for piece in table.pieces:
         yield await _read(piece, stripes, segments, table.seed)

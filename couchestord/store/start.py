@@ -282,6 +282,8 @@ async def _judge(disks: Disks, catalog: Catalog, journal: Journal, log_chain: Ch
     ends = [high for _, high in log_chain.damage if high > applier.sequence + 1]
     if ends and disks.slot.snapshot is not None and disks.slot.snapshot.sequence + 1 >= max(ends):
         return f"it ends at {applier.sequence}, before a gap in the log that the snapshot does not need"
+    if not log_chain.files and applier.sequence == disks.identity.log_after:
+        return ""
     if applier.sequence and applier.sequence >= log_chain.end:
         return _judge_ahead(disks, catalog, log_chain)
     if log_chain.files and applier.sequence + 1 < log_chain.files[0].first:
@@ -314,6 +316,11 @@ def _judge_ahead(disks: Disks, catalog: Catalog, log_chain: Chain) -> str:
 def _check_reach(disks: Disks, catalog: Catalog, log_chain: Chain) -> None:
     """The log must go on where the catalog ends, without a gap."""
     after = catalog.applier.sequence + 1
+    if after <= disks.identity.log_after:
+        raise JournalDamaged(
+            f"the store was made anew from what it had published, and the catalog that was fetched, which ends at "
+            f"{disks.identity.log_after}, is not here: put it back, or let `couchestord recover --from-l3` end"
+        )
     if log_chain.files and log_chain.files[0].first > after:
         raise JournalDamaged(
             f"records {after} to {log_chain.files[0].first - 1} are on no disk that is here "

@@ -7,7 +7,7 @@ from publish_rig import STORE, PublishRig, run
 
 from couchestord.errors import Corrupt, NotAStore, RemoteUnavailable, UnknownFormat
 from couchestord.io.checksum import xxh3_64
-from couchestord.remote.root import piece_key
+from couchestord.remote.root import Entry, Run, piece_key
 from couchestord.remote.roots import Roots, store_ids
 
 
@@ -91,9 +91,10 @@ async def test_the_last_run_is_gone(tmp_path: Path) -> None:
 async def test_runs_of_another_start_are_none_of_its(tmp_path: Path) -> None:
     """They may hold other records: the log of a store that lost more disks than it outlives may end sooner."""
     rig = await published()
-    last = (await rig.roots.runs())[-1]
-    rig.backend.objects[last._replace(epoch=last.epoch + 1).key] = rig.backend.objects.pop(last.key)
-    assert (await rig.recover(tmp_path / "file"))[1] == last.first - 1
+    newest = (await rig.roots.names())[0]
+    await rig.roots.put_run(Run(STORE, newest.epoch + 1, newest.sequence + 1, 1, (Entry(b"other", 1),)))
+    await rig.roots.put_run(Run(STORE, newest.epoch - 1, newest.sequence + 5, 1, (Entry(b"other", 1),) * 9))
+    assert (await rig.recover(tmp_path / "file"))[1] == len(rig.log)
 
 
 async def test_nothing_is_there(tmp_path: Path) -> None:
