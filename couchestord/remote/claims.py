@@ -1,5 +1,6 @@
 """Whether a backend may be trusted with blobs, and whether the store that asks is the only one of its identity."""
 
+import re
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -9,6 +10,7 @@ from couchestord.errors import BlobExists, NoSuchBlob, RemoteRefused
 from couchestord.remote.backend import Backend, Stored, all_objects
 
 _RANDOM_BYTES = 16
+_CLAIM = re.compile(r"claims/[0-9a-f]{32}/[0-9a-f]{16}")
 
 
 async def try_backend(backend: Backend, random_bytes: Callable[[int], bytes]) -> None:
@@ -35,6 +37,12 @@ async def try_backend(backend: Backend, random_bytes: Callable[[int], bytes]) ->
     with suppress(NoSuchBlob):
         await backend.size(key)
         raise RemoteRefused(f"{backend.name} still has what was deleted")
+
+
+async def newest_epoch(backend: Backend, store_id: bytes) -> int:
+    """The newest that a start of the store has claimed there; 0: none has. Raises RemoteError."""
+    keys = [stored.key for stored in await all_objects(backend, f"claims/{store_id.hex()}/")]
+    return max((int(key[-16:], 16) for key in keys if _CLAIM.fullmatch(key)), default=0)
 
 
 class Claim:

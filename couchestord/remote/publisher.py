@@ -105,6 +105,8 @@ class Publisher:
         self._retry_at = 0.0
         self.trouble = ""
         """Why the last attempt failed; empty when it did not."""
+        self.kept_from = 0
+        """No catalog that may come back from the backend is of an older sequence."""
         self.roots_count = 0
         self.removed_objects_count = 0
 
@@ -143,7 +145,10 @@ class Publisher:
             return True
         if self._is_littered:
             await self._check_claim()
-            self.removed_objects_count += await self._roots.collect(self._root.name)
+            collected = await self._roots.collect(self._root.name)
+            if collected is not None:
+                self.kept_from = collected.kept_from
+                self.removed_objects_count += collected.removed_count
             self._is_littered = False
             return True
         await self._gather()

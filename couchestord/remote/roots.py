@@ -6,7 +6,7 @@ an older one when a piece is gone or rotten.
 
 from collections.abc import AsyncGenerator, Collection, Sequence
 from itertools import zip_longest
-from typing import Final
+from typing import Final, NamedTuple
 
 import trio
 
@@ -41,6 +41,13 @@ async def store_ids(backend: Backend) -> list[bytes]:
     return sorted({name.store_id for name in names if name is not None})
 
 
+class Collected(NamedTuple):
+    removed_count: int
+    """Objects that went."""
+    kept_from: int
+    """No root that is left is of an older sequence."""
+
+
 class Roots:
     """What the store `store_id` says of itself. One task at a time."""
 
@@ -51,7 +58,7 @@ class Roots:
     # -- put -------------------------------------------------------------------------------------------------------
 
     async def put_piece(self, piece: Buffer, there: Collection[bytes]) -> bytes:
-        """Its digest. It is put, and read back, unless it is among those that are `there`. Raises RemoteError, Corrupt."""
+        """Its digest. Put and read back, unless it is among those that are `there`. Raises RemoteError, Corrupt."""
         digest = await trio.to_thread.run_sync(digest_of, piece)
         if digest not in there:
             key = piece_key(self._store_id, digest)
@@ -139,19 +146,18 @@ class Roots:
 
     # -- remove ----------------------------------------------------------------------------------------------------
 
-    async def collect(self, newest: RootName) -> int:
-        """Remove what that root and the one before it do not need; answers how many objects went. The caller has put
-        the root, and checked its claim.
+    async def collect(self, newest: RootName) -> Collected | None:
+        """Remove what that root and the one before it do not need. The caller has put the root, and checked its claim.
 
-        Nothing goes while a root is of a newer program, or cannot be read for now. Raises Corrupt when the root is not
-        the newest that is whole; RemoteError.
+        None, and nothing goes, while a root there is of a newer program. Raises Corrupt when the root is not the newest
+        that is whole; RemoteError.
         """
         names = await self.names()
         try:
             kept = await self._whole(names)
         except UnknownFormat as error:
             log.warning("old metadata stays", reason=str(error))
-            return 0
+            return None
         if not kept or kept[0].name != newest:
             raise Corrupt(f"{newest.key} is not whole any more, or not the newest")
         needed = {digest for root in kept for digest in root.pieces}
@@ -160,7 +166,7 @@ class Roots:
         gone += [piece_key(self._store_id, digest) for digest in sorted(await self.pieces() - needed)]
         for key in gone:  # roots first: none is left that names what is not there
             await self._backend.delete(key)
-        return len(gone)
+        return Collected(len(gone), min(root.sequence for root in kept))
 
     async def _whole(self, names: Sequence[RootName]) -> list[Root]:
         """The newest roots that can be read and whose pieces are all there."""

@@ -20,14 +20,11 @@ from couchestord.errors import (
 )
 from couchestord.io import superblock as sb
 from couchestord.io.directory import DirectoryDisk
-from couchestord.io.folder import LOCK_NAME
-from couchestord.io.newdisk import NEW_PATH, replace_member
+from couchestord.io.newdisk import replace_member
 from couchestord.store.core import Core
 from couchestord.store.health import status
-from couchestord.store.opening import STORE_ID_BYTES
+from couchestord.store.opening import NO_CONTENT, STORE_ID_BYTES
 
-NO_CONTENT: Final = frozenset((LOCK_NAME, NEW_PATH, "lost+found"))
-"""What an empty disk may hold: what mkfs makes, and what an attempt that was cut short leaves."""
 NAMES_SHOWN_MAX: Final = 5
 Result = TypeVar("Result")
 

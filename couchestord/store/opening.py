@@ -15,7 +15,8 @@ from couchestord.errors import AccessDenied, DiskError, DiskLocked, InvalidArgum
 from couchestord.io.directory import DirectoryDisk
 from couchestord.io.disk import Disk
 from couchestord.io.disks import Disks, load_disks
-from couchestord.io.newdisk import create_store
+from couchestord.io.folder import LOCK_NAME
+from couchestord.io.newdisk import NEW_PATH, create_store
 from couchestord.io.superblock import PATH as SUPERBLOCK
 from couchestord.store.core import Core, run_core
 from couchestord.store.options import StoreOptions
@@ -23,6 +24,8 @@ from couchestord.store.options import StoreOptions
 log = logs.get(__name__)
 CATALOG_NAME = "catalog.sqlite"
 STORE_ID_BYTES = 16
+NO_CONTENT = frozenset((LOCK_NAME, NEW_PATH, "lost+found"))
+"""What an empty disk may hold: what mkfs makes, and what an attempt that was cut short leaves."""
 
 
 def disk_folders(path: Path, options: StoreOptions) -> list[Path]:

@@ -81,6 +81,7 @@ async def test_two_roots_are_kept_and_what_they_need(tmp_path: Path) -> None:
         assert rig.count("roots") == 2, start
     roots = [await rig.roots.read_root(name) for name in await rig.roots.names()]
     assert [root.sequence for root in roots] == [276, 252]
+    assert publisher.kept_from == 252
     needed = {digest for root in roots for digest in root.pieces}
     assert await rig.roots.pieces() == needed
     assert publisher.removed_objects_count > 20
@@ -345,7 +346,9 @@ async def test_nothing_goes_while_a_newer_program_has_a_root_there(caplog: pytes
     head = packed[:4] + b"\x02\0" + packed[6:12]
     rig.backend.objects[oldest.key] = head + xxh3_64(head + packed[20:], 2).to_bytes(8, "little") + packed[20:]
     await run(await rig.start())
-    await run(await rig.start())
+    publisher = await rig.start()
+    await run(publisher)
+    assert publisher.kept_from == 0
     assert rig.count("roots") == 4
     assert "newer" in caplog.text
 
