@@ -8,7 +8,7 @@ from another place than was asked for fails as rot does.
 
 import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 from couchestord.errors import Corrupt, UnknownFormat
@@ -82,7 +82,7 @@ class BlobPacker:
     def add(self, extent: int, data: Buffer) -> bool:
         """Takes an extent that is not in yet, of a byte or more; False when the blob is full. An empty blob takes any.
 
-        The bytes must not change before `pack` returns.
+        The bytes must not change as long as what `pack` returns is in use.
         """
         assert extent not in self._extents
         length = memoryview(data).nbytes
@@ -94,37 +94,30 @@ class BlobPacker:
         self._extents[extent] = data
         return True
 
-    def pack(self, name: BlobName) -> tuple[bytearray, tuple[Held, ...]]:
-        """The blob of that name, and where in it each extent lies. Copies and sums all of it: for any thread."""
+    def pack(self, name: BlobName) -> tuple[list[Buffer], tuple[Held, ...]]:
+        """The blob of that name, in parts, and where in it each extent lies. Sums all of it, for any thread, and copies
+        no extent: parts are views of them, with what proves them between.
+        """
         assert self._extents
         offset = HEAD_BYTES + _ENTRY.size * len(self._extents) + _SUM.size
         held = []
         for extent, data in self._extents.items():
             held.append(Held(extent, offset, memoryview(data).nbytes))
             offset += _framed(held[-1].length)
-        blob = bytearray(offset)
-        _HEAD.pack_into(
-            blob, 0, _MAGIC, _VERSION, 0, name.store_id, name.epoch, name.number, len(held), FRAME_BYTES, offset
-        )
-        at = HEAD_BYTES
-        for one in held:
-            _ENTRY.pack_into(blob, at, one.extent, one.offset, one.length, one.length, _PLAIN)
-            at += _ENTRY.size
-        with memoryview(blob) as view:
-            _SUM.pack_into(blob, at, xxh3_64(view[:at]))
-            for one, data in zip(held, self._extents.values(), strict=True):
-                _frame(view, one, memoryview(data).cast("B"), _seed(name, one.extent))
-        return blob, tuple(held)
+        head = _HEAD.pack(_MAGIC, _VERSION, 0, name.store_id, name.epoch, name.number, len(held), FRAME_BYTES, offset)
+        entries = [_ENTRY.pack(one.extent, one.offset, one.length, one.length, _PLAIN) for one in held]
+        index = b"".join((head, *entries))
+        parts: list[Buffer] = [index + _SUM.pack(xxh3_64(index))]
+        for extent, data in self._extents.items():
+            parts += _frames(memoryview(data).cast("B"), _seed(name, extent))
+        return parts, tuple(held)
 
 
-def _frame(blob: memoryview, held: Held, data: memoryview, seed: int) -> None:
-    at = held.offset
-    for number, start in enumerate(range(0, held.length, FRAME_BYTES)):
+def _frames(data: memoryview, seed: int) -> Iterator[Buffer]:
+    for number, start in enumerate(range(0, len(data), FRAME_BYTES)):
         piece = data[start : start + FRAME_BYTES]
-        blob[at : at + len(piece)] = piece
-        at += len(piece)
-        _SUM.pack_into(blob, at, xxh3_64(piece, _frame_seed(seed, number)))
-        at += _SUM.size
+        yield piece
+        yield _SUM.pack(xxh3_64(piece, _frame_seed(seed, number)))
 
 
 # -- reading ---------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import Final
 import trio
 
 from couchestord.errors import Corrupt
-from couchestord.remote.backend import Backend, all_objects
+from couchestord.remote.backend import Backend, all_objects, parts_length
 from couchestord.remote.blob import (
     HEAD_BYTES,
     BlobName,
@@ -44,9 +44,9 @@ class Blobs:
         BlobExists when another blob has the name: take another; Corrupt when what comes back is not what was put;
         RemoteError. After any error the blob may be there, whole.
         """
-        blob, packed = await trio.to_thread.run_sync(packer.pack, name)
-        await self._backend.put_new(name.key, [blob])
-        if await self._backend.size(name.key) != len(blob):
+        parts, packed = await trio.to_thread.run_sync(packer.pack, name)
+        await self._backend.put_new(name.key, parts)
+        if await self._backend.size(name.key) != parts_length(parts):
             raise Corrupt(f"{name.key} has another size than what was put")
         if await self.index(name) != packed:
             raise Corrupt(f"{name.key} has another index than what was put")

@@ -9,7 +9,7 @@ reply has as long to come.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import h11
@@ -78,16 +78,14 @@ class Connection:
     async def _send(self, head: bytes, body: Sequence[Buffer]) -> None:
         try:
             await self._send_piece(head)
-            for part in body:
-                view = memoryview(part).cast("B")
-                for start in range(0, len(view), _SEND_BYTES):
-                    await self._send_body(view[start : start + _SEND_BYTES])
+            for piece in _pieces(body):
+                await self._send_body(piece)
             self._engine.send(h11.EndOfMessage())
         except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
             pass  # the server takes no more: its reply, if there is one, says why
         self._patience.deadline = trio.current_time() + self._stall_s
 
-    async def _send_body(self, piece: memoryview) -> None:
+    async def _send_body(self, piece: Buffer) -> None:
         for data in self._engine.send_with_data_passthrough(h11.Data(data=piece)) or ():  # type: ignore[arg-type]
             await self._send_piece(data)
 
@@ -122,3 +120,21 @@ class Connection:
                 return Reply(head.status_code, dict(head.headers), b"".join(pieces))
             else:
                 raise BrokenExchange("the server closed the connection")
+
+
+def _pieces(body: Sequence[Buffer]) -> Iterator[Buffer]:
+    """A body in pieces of `_SEND_BYTES` at most: parts may be short, and are joined; what is long enough is no copy."""
+    joined = bytearray()
+    for part in body:
+        view = memoryview(part).cast("B")
+        for start in range(0, len(view), _SEND_BYTES):
+            piece = view[start : start + _SEND_BYTES]
+            if len(joined) + len(piece) > _SEND_BYTES:
+                yield joined
+                joined = bytearray()
+            if len(piece) == _SEND_BYTES:
+                yield piece
+            else:
+                joined += piece
+    if joined:
+        yield joined

@@ -38,6 +38,8 @@ _FOLDER_MODE: Final = 0o700
 _FILE_MODE: Final = 0o600
 _NOT_THERE: Final = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 _COMPARE_BYTES: Final = 1 << 20
+_WRITE_BYTES: Final = 256 << 10
+"""Parts are joined up to this: a blob has thousands of short ones."""
 
 
 class FolderBackend:
@@ -157,11 +159,10 @@ def _make_folders(root: Path, folder: Path) -> None:
 
 def _write(path: Path, parts: Sequence[Buffer]) -> None:
     number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _FILE_MODE)
-    with open(number, "wb", buffering=0) as file:
+    with open(number, "wb", buffering=_WRITE_BYTES) as file:
         for part in parts:
-            left = memoryview(part).cast("B")
-            while left:
-                left = left[file.write(left) :]
+            file.write(part)
+        file.flush()
         os.fsync(number)
 
 

@@ -98,6 +98,19 @@ async def test_large_objects_at_once(open_backend: OpenBackend) -> None:
             nursery.start_soon(there_and_back, backend, key)
 
 
+async def test_parts_of_any_length(open_backend: OpenBackend) -> None:
+    rng = random.Random(4)
+    short = [rng.choice([8, 500, 16_384]) for _ in range(200)]
+    lengths = [0, 1, 300_000, 8, 262_144, 262_143, 2, 0, *short, 600_000, 3]
+    parts = [memoryview(rng.randbytes(length)) for length in lengths]
+    async with open_backend() as backend:
+        await backend.put_new("a", parts)
+        await backend.put_new("a", parts)
+        assert await backend.get("a", 0, sum(lengths) + 1) == b"".join(parts)
+        with pytest.raises(BlobExists):
+            await backend.put_new("a", [*parts[:-1], b"no!"])
+
+
 async def test_what_is_not_there(open_backend: OpenBackend) -> None:
     async with open_backend() as backend:
         await backend.put_new("a/b", [b"x"])

@@ -36,20 +36,23 @@ async def test_a_folder_must_be_there(tmp_path: Path) -> None:
 async def test_all_is_synced_before_it_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file, then every folder on the way to it."""
     synced: list[str] = []
+    sizes: list[int] = []
     sync = os.fsync
 
     def noted(number: int) -> None:
         synced.append(os.readlink(f"/proc/self/fd/{number}"))
+        sizes.append(os.fstat(number).st_size)
         sync(number)
 
     backend = backend_in(tmp_path / "bucket")
     monkeypatch.setattr(os, "fsync", noted)
-    await backend.put_new("a/b/c", [b"x"])
+    await backend.put_new("a/b/c", [b"x", b"yz"])
     root = str(tmp_path / "bucket")
     file = next(index for index, name in enumerate(synced) if name.startswith(f"{root}/.new/"))
     assert {root, f"{root}/a", f"{root}/a/b"} <= set(synced)
     assert synced[-1] == f"{root}/a/b"
     assert file < len(synced) - 1
+    assert sizes[file] == 3
     synced.clear()
     await backend.delete("a/b/c")
     assert synced == [f"{root}/a/b"]
