@@ -6,154 +6,32 @@ ours (Kubernetes sets COUCHESTORD_PORT and the like for a service of that name).
 """
 
 import difflib
-import re
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import Field, dataclass, field, fields
-from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from couchestord.errors import ConfigError
-from couchestord.model import ANY_CLASS
+from couchestord.parsing import (
+    Address,
+    at_least,
+    choice,
+    integer,
+    parse_address,
+    parse_duration,
+    parse_flag,
+    parse_names,
+    parse_optional_path,
+    parse_path,
+    parse_paths,
+    parse_size,
+    parse_size_or_auto,
+    parse_text,
+    parse_workers,
+)
 
 ENVIRONMENT_PREFIX: Final = "COUCHESTORD_"
-
-_SIZE_UNITS: Final = {
-    **{"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40},
-    **{"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12},
-}
-_DURATION_UNITS: Final = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
-_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,16}")
-_QUANTITY: Final = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*")
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where a server listens. Port 0 lets the kernel choose a free one."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-def parse_size(value: object) -> int:
-    """Bytes from 4096, "4096", "10 GiB" or "10 GB". Raises ValueError."""
-    number, factor = _quantity(value, _SIZE_UNITS)
-    size_bytes = number * factor
-    if size_bytes != int(size_bytes):
-        raise ValueError("is not a whole number of bytes")
-    return int(size_bytes)
-
-
-def parse_duration(value: object) -> float:
-    """Seconds from 30, "30 s", "500 ms", "5 min", "2 h" or "1 d". Raises ValueError."""
-    number, factor = _quantity(value, _DURATION_UNITS)
-    return float(number * factor)
-
-
-def parse_address(value: object) -> Address:
-    """An address from "127.0.0.1:9000", "localhost:9000", "[::1]:9000" or ":9000" (any IPv4). Raises ValueError."""
-    host, colon, port = str(value).rpartition(":")
-    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
-        raise ValueError('is not an address like "127.0.0.1:9000"')
-    if host.startswith("[") and host.endswith("]"):
-        return Address(host[1:-1], int(port))
-    if ":" in host:
-        raise ValueError('is not an address: write IPv6 as "[::1]:9000"')
-    return Address(host or "0.0.0.0", int(port))
-
-
-def _quantity(value: object, units: Mapping[str, float]) -> tuple[int | float, float]:
-    match = _QUANTITY.fullmatch(str(value)) if isinstance(value, int | float | str) else None
-    factors = {"": 1} | {unit.lower(): factor for unit, factor in units.items()}
-    if match is None or isinstance(value, bool) or match[2].lower() not in factors:
-        raise ValueError(f"is not a number with one of the units {', '.join(units)}")
-    number = float(match[1]) if "." in match[1] else int(match[1])
-    return number, factors[match[2].lower()]
-
-
-def _integer(low: int, high: int) -> Callable[[object], int]:
-    return partial(_whole, low=low, high=high)
-
-
-def _whole(value: object, low: int, high: int) -> int:
-    try:
-        number = int(value) if isinstance(value, str) else value
-    except ValueError:
-        number = None
-    if not isinstance(number, int) or isinstance(number, bool) or not low <= number <= high:
-        raise ValueError(f"is not a whole number from {low} to {high}")
-    return number
-
-
-def _choice(*choices: str) -> Callable[[object], str]:
-    def parse(value: object) -> str:
-        if value not in choices:
-            raise ValueError(f"is not one of {', '.join(choices)}")
-        return str(value)
-
-    return parse
-
-
-def _flag(value: object) -> bool:
-    if value not in (True, False, "true", "false"):
-        raise ValueError("is not true or false")
-    return value in (True, "true")
-
-
-def _workers(value: object) -> int | None:
-    return None if value == "auto" else int(_whole(value, 0, 31))
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str) or not value:
-        raise ValueError("is not a text")
-    return value
-
-
-def _path(value: object) -> Path:
-    return value if isinstance(value, Path) else Path(_text(value))
-
-
-def _optional_path(value: object) -> Path | None:
-    return None if value in ("", None) else _path(value)
-
-
-def _size_or_auto(value: object) -> int | None:
-    return None if value in ("auto", None) else parse_size(value)
-
-
-def _list(value: object) -> Sequence[object]:
-    """A list, or as the environment writes it, a text with commas."""
-    if isinstance(value, str):
-        return [part.strip() for part in value.split(",") if part.strip()]
-    if not isinstance(value, list | tuple):
-        raise ValueError("is not a list")
-    return value
-
-
-def _paths(value: object) -> tuple[Path, ...]:
-    return tuple(_path(part) for part in _list(value))
-
-
-def _names(value: object) -> tuple[str, ...]:
-    names = tuple(_text(part) for part in _list(value))
-    if any(_NAME.fullmatch(name) is None or name == ANY_CLASS for name in names):
-        raise ValueError(f"is not a list of names of up to 16 letters, digits, - and _, other than {ANY_CLASS!r}")
-    return names
-
-
-def _at_least(low: float, parse: Callable[[object], Any]) -> Callable[[object], Any]:
-    def checked(value: object) -> Any:
-        number = parse(value)
-        if number < low:
-            raise ValueError(f"is less than {low}")
-        return number
-
-    return checked
 
 
 def _setting(default: Any, parse: Callable[[object], Any], *, key: str | None = None) -> Any:
@@ -165,33 +43,33 @@ def _setting(default: Any, parse: Callable[[object], Any], *, key: str | None = 
 class StoreConfig:
     """[store]: where the store lies and how it codes. What is fixed for a store is fixed when it is created."""
 
-    data: Path = _setting(Path("data"), _path)
-    disks: tuple[Path, ...] = _setting((), _paths)
+    data: Path = _setting(Path("data"), parse_path)
+    disks: tuple[Path, ...] = _setting((), parse_paths)
     """Folders, one per disk. Empty: data/disk-0, data/disk-1 and so on."""
-    disk_classes: tuple[str, ...] = _setting((), _names)
+    disk_classes: tuple[str, ...] = _setting((), parse_names)
     """Class of each disk, which policies choose disks by. Empty: all are of `default`."""
-    k: int = _setting(4, _integer(1, 128))
-    m: int = _setting(2, _integer(0, 64))
-    stripe_size_bytes: int = _setting(1 << 20, _at_least(4096, parse_size), key="stripe_size")
-    engine: Literal["auto", "zfec", "isal"] = _setting("auto", _choice("auto", "zfec", "isal"))
-    min_healthy_shards: int = _setting(0, _integer(0, 192))
+    k: int = _setting(4, integer(1, 128))
+    m: int = _setting(2, integer(0, 64))
+    stripe_size_bytes: int = _setting(1 << 20, at_least(4096, parse_size), key="stripe_size")
+    engine: Literal["auto", "zfec", "isal"] = _setting("auto", choice("auto", "zfec", "isal"))
+    min_healthy_shards: int = _setting(0, integer(0, 192))
     """Fewest disks that a new segment may be written on. 0: k."""
-    shards_per_disk: int = _setting(1, _integer(1, 192))
+    shards_per_disk: int = _setting(1, integer(1, 192))
     """Most shards of one segment on a disk, for a store that is made with fewer than k+m disks."""
-    segment_bytes: int = _setting(256 << 20, _at_least(1 << 20, parse_size), key="segment_size")
+    segment_bytes: int = _setting(256 << 20, at_least(1 << 20, parse_size), key="segment_size")
     """Clipped, so that a shard takes at most a 64th of the smallest disk."""
-    reserve_bytes: int = _setting(16 << 20, _at_least(0, parse_size), key="reserve")
+    reserve_bytes: int = _setting(16 << 20, at_least(0, parse_size), key="reserve")
     """Room on each disk that is kept for deletes, compaction and the catalog."""
-    disk_deadline_s: float = _setting(5.0, _at_least(0.1, parse_duration), key="disk_deadline")
+    disk_deadline_s: float = _setting(5.0, at_least(0.1, parse_duration), key="disk_deadline")
     """A disk that does not answer a call for so long is given up."""
-    monitor_interval_s: float = _setting(1.0, _at_least(0.01, parse_duration), key="monitor_interval")
-    rebuild_grace_s: float = _setting(10.0, _at_least(0.0, parse_duration), key="rebuild_grace")
+    monitor_interval_s: float = _setting(1.0, at_least(0.01, parse_duration), key="monitor_interval")
+    rebuild_grace_s: float = _setting(10.0, at_least(0.0, parse_duration), key="rebuild_grace")
     """How long a disk may be away before its shards are made anew elsewhere."""
-    uploads_kept_s: float = _setting(7 * 86_400.0, _at_least(0.0, parse_duration), key="uploads_kept")
+    uploads_kept_s: float = _setting(7 * 86_400.0, at_least(0.0, parse_duration), key="uploads_kept")
     """An upload that got no part for so long is aborted. 0: never."""
-    background_bytes_per_s: int = _setting(64 << 20, _at_least(4096, parse_size), key="background_rate")
+    background_bytes_per_s: int = _setting(64 << 20, at_least(4096, parse_size), key="background_rate")
     """Bytes that background jobs move per second."""
-    snapshot_bytes_min: int = _setting(64 << 20, _at_least(4096, parse_size), key="snapshot_size_min")
+    snapshot_bytes_min: int = _setting(64 << 20, at_least(4096, parse_size), key="snapshot_size_min")
     """A catalog snapshot is written when the log since the last one outgrows this and half the catalog."""
 
 
@@ -199,31 +77,56 @@ class StoreConfig:
 class JournalConfig:
     """[journal]: how much waits there, on how many disks, and when it is moved to stripes."""
 
-    size_bytes: int = _setting(10 << 30, _at_least(16 << 20, parse_size))
+    size_bytes: int = _setting(10 << 30, at_least(16 << 20, parse_size))
     """Per disk; clipped to 5 % of the disk, or of its share of a file system."""
-    file_bytes: int = _setting(64 << 20, _at_least(1 << 16, parse_size), key="file_size")
+    file_bytes: int = _setting(64 << 20, at_least(1 << 16, parse_size), key="file_size")
     """A journal file is full at this size; it is freed as a whole."""
-    preallocate_bytes: int = _setting(4 << 20, _at_least(0, parse_size), key="preallocate")
+    preallocate_bytes: int = _setting(4 << 20, at_least(0, parse_size), key="preallocate")
     """Zeroes written ahead, so that a sync need not write the file's size."""
-    replication_factor: int = _setting(3, _integer(1, 64))
-    destage_threshold_percent: int = _setting(80, _integer(1, 100))
-    destage_interval_s: float = _setting(30.0, _at_least(0.01, parse_duration), key="destage_interval")
+    replication_factor: int = _setting(3, integer(1, 64))
+    destage_threshold_percent: int = _setting(80, integer(1, 100))
+    destage_interval_s: float = _setting(30.0, at_least(0.01, parse_duration), key="destage_interval")
 
 
 @dataclass(frozen=True, slots=True)
 class CacheConfig:
     """[cache]: what is kept in memory of what was read, and below it on a fast device."""
 
-    l1_bytes: int | None = _setting(None, _size_or_auto, key="l1_size")
+    l1_bytes: int | None = _setting(None, parse_size_or_auto, key="l1_size")
     """Memory; 0: no caches. None: 128 MiB, at most an eighth of what the process may have."""
-    l1_shards: int = _setting(1, _integer(1, 1 << 16))
-    l2_path: Path | None = _setting(None, _optional_path)
+    l1_shards: int = _setting(1, integer(1, 1 << 16))
+    l2_path: Path | None = _setting(None, parse_optional_path)
     """Folder of the second tier, best on a device of its own."""
     l2_bytes: int = _setting(0, parse_size, key="l2_size")
     """Room it may take; 0: there is none."""
-    l2_shared_device: bool = _setting(False, _flag)
+    l2_shared_device: bool = _setting(False, parse_flag)
     """Let the folder lie on the device of a data disk."""
-    compression: Literal["lz4", "none"] = _setting("lz4", _choice("lz4", "none"))
+    compression: Literal["lz4", "none"] = _setting("lz4", choice("lz4", "none"))
+
+
+@dataclass(frozen=True, slots=True)
+class L3Config:
+    """[l3]: a bucket of another store, or a folder, that has a copy of what lies on the disks, or what they lack."""
+
+    mode: Literal["off", "cache", "tiered"] = _setting("off", choice("off", "cache", "tiered"))
+    """`cache`: everything stays on the disks, too. `tiered`: what was not read for long leaves full disks."""
+    url: str = _setting("", str)
+    """`https://ENDPOINT/BUCKET[/PREFIX]`, `http://...`, or `file:///FOLDER`."""
+    region: str = _setting("us-east-1", parse_text)
+    access_key: str = _setting("", str)
+    secret_key_file: Path | None = _setting(None, parse_optional_path)
+    session_token_file: Path | None = _setting(None, parse_optional_path)
+    ca_file: Path | None = _setting(None, parse_optional_path)
+    """Certificates to trust instead of those that the machine trusts."""
+    delay_s: float = _setting(600.0, at_least(0.0, parse_duration), key="delay")
+    """So long data waits for other data to fill a blob, and for its own deletion."""
+    blob_bytes: int = _setting(64 << 20, at_least(1 << 20, parse_size), key="blob_size")
+    verify: Literal["all", "index"] = _setting("all", choice("all", "index"))
+    """What of a blob is read back before it counts."""
+    evict_from_percent: int = _setting(80, integer(0, 100))
+    """Tiered: data leaves the disks once so much of their room is used ..."""
+    evict_to_percent: int = _setting(60, integer(0, 100))
+    """... until no more than this is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,10 +134,10 @@ class S3Config:
     """[s3]: the S3 server and its limits."""
 
     address: Address = _setting(Address("127.0.0.1", 9000), parse_address)
-    region: str = _setting("us-east-1", _text)
-    bytes_per_s_min: int = _setting(1 << 10, _at_least(0, parse_size), key="min_rate")
+    region: str = _setting("us-east-1", parse_text)
+    bytes_per_s_min: int = _setting(1 << 10, at_least(0, parse_size), key="min_rate")
     """What a client must send of a body, or take of a response, while it is waited for. 0: anything."""
-    workers: int | None = _setting(0, _workers)
+    workers: int | None = _setting(0, parse_workers)
     """Processes that serve S3 beside the one that writes. 0: all is one process. None ("auto"): by the CPUs."""
 
 
@@ -256,8 +159,8 @@ class HealthConfig:
 class LogConfig:
     """[log]: what is written to standard error, and how."""
 
-    level: str = _setting("info", _choice("debug", "info", "warning", "error"))
-    format: str = _setting("text", _choice("text", "json"))
+    level: str = _setting("info", choice("debug", "info", "warning", "error"))
+    format: str = _setting("text", choice("text", "json"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +170,7 @@ class Config:
     store: StoreConfig = field(default_factory=StoreConfig)
     journal: JournalConfig = field(default_factory=JournalConfig)
     cache: CacheConfig = field(default_factory=CacheConfig)
+    l3: L3Config = field(default_factory=L3Config)
     s3: S3Config = field(default_factory=S3Config)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     health: HealthConfig = field(default_factory=HealthConfig)
@@ -387,6 +291,18 @@ def _check_together(config: Config) -> None:
         raise ConfigError(
             f"store.min_healthy_shards is {store.min_healthy_shards}: it must be from k = {store.k} to k + m = "
             f"{store.k + store.m}, or 0 for k"
+        )
+    l3 = config.l3
+    if l3.mode != "off" and not l3.url:
+        raise ConfigError(
+            "l3.url is not set: it says where the bucket is, as https://ENDPOINT/BUCKET or file:///FOLDER"
+        )
+    if l3.blob_bytes > 64 << 20:
+        raise ConfigError(f"l3.blob_size is {l3.blob_bytes} bytes, more than 64 MiB")
+    if l3.evict_to_percent > l3.evict_from_percent:
+        raise ConfigError(
+            f"l3.evict_to_percent is {l3.evict_to_percent}: it must not be more than l3.evict_from_percent = "
+            f"{l3.evict_from_percent}"
         )
     if len({disk.absolute() for disk in store.disks}) != len(store.disks):
         raise ConfigError("store.disks names a folder twice")

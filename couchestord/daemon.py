@@ -20,7 +20,7 @@ import trio
 
 from couchestord import logs, memory, openfiles
 from couchestord.cache import CacheConfig
-from couchestord.config import Address, Config
+from couchestord.config import Config
 from couchestord.errors import ConfigError, Error, NotAStore, TooFewDisks
 from couchestord.front import Front, MakeFront, make_server
 from couchestord.frontends.admin.commands import execute
@@ -32,8 +32,12 @@ from couchestord.io.disks import disks_to_spare, shards_per_disk
 from couchestord.io.journalfile import JournalOptions
 from couchestord.listening import address_of, bind, copies
 from couchestord.metrics import Metrics, Snapshot
+from couchestord.parsing import Address
+from couchestord.remote.opening import RemoteSettings, open_backend
+from couchestord.remote.uploader import UploadOptions
 from couchestord.servicemanager import notify_systemd
 from couchestord.store import ObjectStore, StoreOptions
+from couchestord.store.options import L3Options, Watermarks
 
 _log = logs.get(__name__)
 
@@ -90,6 +94,7 @@ def store_options(config: Config, disks: Sequence[Path] = ()) -> StoreOptions:
         background_bytes_per_s=store.background_bytes_per_s,
         snapshot_bytes_min=store.snapshot_bytes_min,
         cache=cache_options(config),
+        l3=l3_options(config),
     )
 
 
@@ -102,6 +107,20 @@ def cache_options(config: Config) -> CacheConfig:
         return CacheConfig(l1_bytes, asked.l1_shards, *l2)
     except ValueError as error:
         raise ConfigError(f"[cache]: {error}") from None
+
+
+def l3_options(config: Config) -> L3Options | None:
+    """None: there is no third tier."""
+    l3 = config.l3
+    if l3.mode == "off":
+        return None
+    settings = RemoteSettings(l3.url, l3.region, l3.access_key, l3.secret_key_file, l3.session_token_file, l3.ca_file)
+    return L3Options(
+        partial(open_backend, settings),
+        l3.mode,
+        UploadOptions(l3.blob_bytes, linger_s=l3.delay_s, read_back=l3.verify == "all"),
+        Watermarks(l3.evict_from_percent, l3.evict_to_percent),
+    )
 
 
 async def create_store(config: Config, disks_count: int) -> tuple[Path, ...]:

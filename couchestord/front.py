@@ -7,11 +7,12 @@ from typing import Protocol
 import trio
 
 from couchestord.clock import SystemClock
-from couchestord.config import Address, Config
+from couchestord.config import Config
 from couchestord.frontends.http import HttpServer, Limits, serve_http
 from couchestord.frontends.s3.server import S3Options, S3Server
 from couchestord.listening import address_of, bind, copies
 from couchestord.metrics import Metrics
+from couchestord.parsing import Address
 from couchestord.store import Objects, ObjectStore
 
 

@@ -8,8 +8,8 @@ from typing import Final
 
 import trio
 
-from couchestord.config import Address
 from couchestord.errors import ConfigError
+from couchestord.parsing import Address
 
 BACKLOG: Final = 1024
 

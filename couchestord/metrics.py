@@ -41,6 +41,24 @@ _OPERATIONS_MAX: Final = 128
 """More operations than the front ends have: a bound, should a caller pass what a client sent."""
 
 
+_L3_GAUGES = (
+    ("claimed", "1 when this daemon has claimed the bucket: it may write there."),
+    ("blobs", "Objects with data in the bucket."),
+    ("bytes", "Bytes of these objects."),
+    ("live_bytes", "Bytes of live data in them."),
+    ("only_bytes", "Bytes of live data that is in the bucket only, not on the disks."),
+    ("waiting_bytes", "Bytes of data in stripes that has no copy in the bucket yet."),
+    ("waiting_seconds", "For how long the oldest of it has waited."),
+)
+_L3_COUNTERS = (
+    ("uploaded_bytes", "Bytes of data that got a copy, since the start."),
+    ("evicted_bytes", "Bytes of data that left the disks, since the start."),
+    ("reads", "Reads from the bucket, since the start."),
+    ("read_bytes", "Bytes that they brought."),
+    ("lost_copies", "Copies that were missing or damaged, since the start."),
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """The store's state at one moment. Mappings go from a state (or name) to a count."""
@@ -59,6 +77,8 @@ class Snapshot:
     redundancy: Mapping[str, int] = field(default_factory=dict)
     caches: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Of each tier by name: bytes, capacity_bytes, entries, hit_ratio, and counts of what happened."""
+    l3: Mapping[str, float] = field(default_factory=dict)
+    """Of the bucket; empty: there is none."""
 
 
 class Metrics:
@@ -211,6 +231,7 @@ class _Gauges(Collector):
             if value is not None:
                 yield GaugeMetricFamily(f"couchestord_{name}", text, value=value)
         yield from _caches(state.caches)
+        yield from _third_tier(state.l3)
         if state.degraded_reads is not None:
             text = "Reads that had to reconstruct, since the start."
             yield CounterMetricFamily("couchestord_degraded_reads", text, value=state.degraded_reads)
@@ -226,6 +247,15 @@ def _caches(tiers: Mapping[str, Mapping[str, float]]) -> Iterable[Metric]:
         for tier, values in sorted(tiers.items()):
             family.add_metric([tier], values[name])
         yield family
+
+
+def _third_tier(values: Mapping[str, float]) -> Iterable[Metric]:
+    if not values:
+        return
+    for name, text in _L3_GAUGES:
+        yield GaugeMetricFamily(f"couchestord_l3_{name}", text, value=values[name])
+    for name, text in _L3_COUNTERS:
+        yield CounterMetricFamily(f"couchestord_l3_{name}", text, value=values[name])
 
 
 def _family(name: str, text: str, label: str, values: Mapping[str, int]) -> GaugeMetricFamily:

@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 
 from couchestord import config
 from couchestord.cache import CACHES_OFF, CacheConfig
-from couchestord.config import Address, Config, load, parse_address, parse_duration, parse_size, setting_names
+from couchestord.config import Config, load, setting_names
 from couchestord.daemon import store_options
 from couchestord.errors import ConfigError
+from couchestord.parsing import Address, parse_address, parse_duration, parse_size
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "config.md"
 
@@ -68,6 +69,10 @@ def test_environment_list_and_names_that_are_not_ours() -> None:
         ("[store]\ndisk_classes = ['a b']\n", ["store.disk_classes", "names"]),
         ("[store]\nm = 3\n", ["journal.replication_factor is 3", "at least 4"]),
         ("[store]\nmin_healthy_shards = 3\n", ["min_healthy_shards is 3", "k = 4"]),
+        ("[l3]\nmode = 'cache'\n", ["l3.url is not set", "https://"]),
+        ("[l3]\nmode = 'on'\n", ["l3.mode 'on'", "off, cache, tiered"]),
+        ("[l3]\nblob_size = '65 MiB'\n", ["l3.blob_size", "64 MiB"]),
+        ("[l3]\nevict_to_percent = 81\n", ["l3.evict_to_percent is 81", "= 80"]),
         ("[log]\nformat = 'yaml'\n", ["log.format 'yaml'", "text, json"]),
         ("[s3]\naddress = '9000'\n", ["s3.address '9000'", "127.0.0.1:9000"]),
         ("[journal]\ndestage_interval = []\n", ["journal.destage_interval []"]),

@@ -11,10 +11,11 @@ import trio
 import trio.testing
 
 from couchestord import daemon, front, listening, servicemanager
-from couchestord.config import Address, Config, HealthConfig, MetricsConfig, S3Config, StoreConfig
+from couchestord.config import Config, HealthConfig, MetricsConfig, S3Config, StoreConfig
 from couchestord.errors import ConfigError, NotAStore, TooFewDisks
 from couchestord.frontends.http import serve_http
 from couchestord.metrics import Snapshot
+from couchestord.parsing import Address
 from couchestord.store import ObjectStore
 
 

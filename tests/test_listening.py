@@ -3,9 +3,9 @@ from contextlib import AsyncExitStack, ExitStack
 
 import pytest
 
-from couchestord.config import Address
 from couchestord.errors import ConfigError
 from couchestord.listening import bind, bind_several, listeners_of
+from couchestord.parsing import Address
 
 
 def test_several_sockets_share_a_port_that_was_free() -> None:

@@ -8,9 +8,9 @@ import os
 import shlex
 from pathlib import Path
 
-from couchestord.config import Address
 from couchestord.errors import ConfigError
 from couchestord.model import AccessKey
+from couchestord.parsing import Address
 
 _TEXT = """\
 # Written by `couchestord up`: a copy of the store's oldest access key, for clients.

@@ -12,11 +12,12 @@ import trio
 
 from couchestord.cli import text
 from couchestord.cli.options import Commands, add_command, add_store_options, load_config, quiet_logs
-from couchestord.config import Config, parse_size
+from couchestord.config import Config
 from couchestord.daemon import open_store
 from couchestord.errors import InvalidArgument, Unavailable
 from couchestord.frontends.admin.client import NoDaemon, ask
 from couchestord.frontends.admin.commands import execute
+from couchestord.parsing import parse_size
 
 
 def register(commands: Commands) -> None:

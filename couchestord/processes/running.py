@@ -8,10 +8,11 @@ from typing import Any, Final
 
 import trio
 
-from couchestord.config import Address, Config
+from couchestord.config import Config
 from couchestord.daemon import Running
 from couchestord.io.sharedpage import SharedPage
 from couchestord.listening import bind_several
+from couchestord.parsing import Address
 from couchestord.processes.storeside import run_store
 from couchestord.processes.supervisor import Role, Supervisor
 from couchestord.processes.worker import run_worker

@@ -10,9 +10,10 @@ from typing import Any
 import trio
 
 from couchestord import daemon
-from couchestord.config import Address, Config
+from couchestord.config import Config
 from couchestord.io.sharedpage import SharedPage
 from couchestord.metrics import Metrics
+from couchestord.parsing import Address
 from couchestord.processes import orders
 from couchestord.replica.host import Host
 from couchestord.store import ObjectStore

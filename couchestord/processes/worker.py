@@ -1,7 +1,8 @@
 """A worker: serves S3 from a store that another process writes."""
 
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Final
 
@@ -9,8 +10,9 @@ import trio
 
 from couchestord import logs, openfiles
 from couchestord.cache import CacheConfig
+from couchestord.clock import SystemClock
 from couchestord.config import Config
-from couchestord.daemon import cache_options
+from couchestord.daemon import cache_options, l3_options
 from couchestord.errors import Error
 from couchestord.front import S3Front
 from couchestord.frontends.http import Limits
@@ -18,6 +20,7 @@ from couchestord.io.sharedpage import SharedPage
 from couchestord.listening import listeners_of
 from couchestord.metrics import Metrics
 from couchestord.processes import orders
+from couchestord.remote.backend import Backend
 from couchestord.replica.store import Link, open_replica
 
 _log = logs.get(__name__)
@@ -76,6 +79,7 @@ class _Worker:
         self._metrics = Metrics()
         self._cache = cache
         self._front = S3Front(config, self._metrics, clients_max, listeners_of(listeners))
+        self._l3 = l3_options(config)
         self._settle = settle
         self._link: Link | None = None
         self._changed = trio.Event()
@@ -119,6 +123,19 @@ class _Worker:
             return
         orders.send(self._control, orders.LINK)
 
+    @asynccontextmanager
+    async def _backend(self) -> AsyncIterator[Backend | None]:
+        """What the third tier lies in, to read from; None: there is none. Raises ConfigError."""
+        if self._l3 is None:
+            yield None
+            return
+        backend = self._l3.open_backend(SystemClock())
+        try:
+            yield backend
+        finally:
+            with trio.CancelScope(shield=True):
+                await backend.aclose()
+
     async def _serve(self, link: Link) -> None:
         """One open store, until it closes or this worker is to end."""
         opened = None
@@ -130,7 +147,8 @@ class _Worker:
         if opened is None:
             return
         async with (
-            open_replica(link, opened, self._metrics, self._cache) as store,
+            self._backend() as backend,
+            open_replica(link, opened, self._metrics, self._cache, backend) as store,
             self._front.serving(store) as server,
         ):
             if not self._is_ready:

@@ -9,6 +9,7 @@ import trio
 from couchestord import logs
 from couchestord.errors import Error, Unavailable
 from couchestord.io.catalog.accounts import AccountReader
+from couchestord.io.catalog.copies import CopyReader
 from couchestord.io.catalog.generations import Generations
 from couchestord.io.catalog.read import CatalogReader
 from couchestord.io.sharedpage import SharedPage
@@ -53,6 +54,7 @@ class ReplicaCatalog:
         self._opened = self.generations.opened
         self.reading = CatalogReader(self._reader, self.generations, self._failed)
         self.accounts = AccountReader(self._reader, self._failed)
+        self.copies = CopyReader(self._reader, self._failed)
 
     @property
     def version(self) -> int:
@@ -88,6 +90,7 @@ class ReplicaCatalog:
         self._reader = self._open()
         self.reading.connect(self._reader, self._failed)
         self.accounts.connect(self._reader, self._failed)
+        self.copies.connect(self._reader, self._failed)
 
     def _open(self) -> Connection | Shut:
         try:

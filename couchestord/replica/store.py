@@ -22,12 +22,15 @@ from couchestord.io.disks import Disks, load_disks
 from couchestord.io.sharedpage import SharedPage
 from couchestord.metrics import Metrics
 from couchestord.model import Body
+from couchestord.remote.backend import Backend
+from couchestord.remote.blobs import Blobs
 from couchestord.replica import messages as ms
 from couchestord.replica.bodies import BodySender
 from couchestord.replica.catalog import ReplicaCatalog, Turns
 from couchestord.replica.channel import Channel
 from couchestord.replica.journal import ReplicaJournal
 from couchestord.replica.pins import TELL_S, ReplicaPins
+from couchestord.store.copies import Copies
 from couchestord.store.intake import Taken, check_size, inline
 from couchestord.store.options import INLINE_BYTES_MAX
 from couchestord.store.reader import ReaderParts
@@ -166,11 +169,14 @@ class _Parts:
 
 
 @asynccontextmanager
-async def open_replica(link: Link, opened: ms.Opened, metrics: Metrics, cache: CacheConfig) -> AsyncIterator[Objects]:
+async def open_replica(
+    link: Link, opened: ms.Opened, metrics: Metrics, cache: CacheConfig, backend: Backend | None = None
+) -> AsyncIterator[Objects]:
     """A store beside the one that writes, while the body runs; until `link.closing` it is worth while. Whatever begins
     to be answered sees all that anybody was told of before.
 
-    `cache` is of this process alone. `metrics` are taken from time to time and told. Raises NotAStore.
+    `backend` has what is not on the disks, if anything. `cache` is of this process alone. `metrics` are taken from time
+    to time and told. Raises NotAStore.
     """
     disks = await _open_disks(opened.disks)
     page, number = link.page, link.number
@@ -190,9 +196,10 @@ async def open_replica(link: Link, opened: ms.Opened, metrics: Metrics, cache: C
                     )
                     return found
 
+                copies = None if backend is None else Copies(catalog.copies, Blobs(backend, disks.store_id))
                 pins = ReplicaPins(page, number, lambda: catalog.version)
                 journal = ReplicaJournal(disks, find_record, lambda path, disk: link.tell(ms.ReplicaDamage(path, disk)))
-                parts = ReaderParts(catalog.reading, journal, stripes, pins, CacheManager(cache, nursery))
+                parts = ReaderParts(catalog.reading, journal, stripes, pins, CacheManager(cache, nursery), copies)
                 nursery.start_soon(_follow_disks, link, disks)
                 nursery.start_soon(_tell, link, catalog, pins, metrics)
                 yield Objects(_Parts(link, catalog, parts))

@@ -122,7 +122,7 @@ class L3:
             "live_bytes": live_bytes,
             "only_bytes": only_bytes,
             "waiting_bytes": max(0, self._catalog.copies.bytes_in_stripes() - (live_bytes - only_bytes)),
-            "waiting_s": round(uploader.age_s(), 1) if uploader else 0.0,
+            "waiting_seconds": round(uploader.age_s(), 1) if uploader else 0.0,
             "uploaded_bytes": uploader.copied_bytes if uploader else 0,
             "evicted_bytes": evictor.evicted_bytes if evictor else 0,
             "fill_percent": round(evictor.fill_percent, 1) if evictor else None,

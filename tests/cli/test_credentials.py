@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from couchestord.cli.credentials import lines_to_paste, path_in, write
-from couchestord.config import Address
 from couchestord.errors import ConfigError
 from couchestord.model import AccessKey
+from couchestord.parsing import Address
 
 KEY = AccessKey("admin", "AKID", "s3cr3t+/=%x", 0)
 

@@ -4,7 +4,7 @@ import pytest
 
 from couchestord.cli import entry
 from couchestord.cli.options import load_config
-from couchestord.config import Address
+from couchestord.parsing import Address
 
 
 def test_command_line_wins_over_environment_over_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

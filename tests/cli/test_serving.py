@@ -18,8 +18,9 @@ from couchestord import daemon as daemon_module
 from couchestord import logs
 from couchestord.cli import serving
 from couchestord.cli.credentials import lines_to_paste
-from couchestord.config import Config, parse_address
+from couchestord.config import Config
 from couchestord.frontends.admin.client import ask
+from couchestord.parsing import parse_address
 
 
 def test_up_makes_a_store_a_key_and_a_copy_of_it(tmp_path: Path) -> None:

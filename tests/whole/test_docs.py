@@ -13,10 +13,11 @@ import pytest
 
 from couchestord.cli.credentials import lines_to_paste
 from couchestord.cli.entry import build_parser
-from couchestord.config import Address, setting_names
+from couchestord.config import setting_names
 from couchestord.frontends.s3.routes import Operation
 from couchestord.io.catalog.schema import TABLES
 from couchestord.metrics import Metrics, Snapshot
+from couchestord.parsing import Address
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -26,4 +26,5 @@ def snapshot_of(version: str, health: str, status: Mapping[str, Any]) -> Snapsho
         jobs={name: int(job["running"]) for name, job in status["jobs"].items()},
         degraded_reads=status["degraded_reads"] + journal["degraded_reads"],
         caches={tier["tier"]: tier for tier in status["caches"]},
+        l3=status["l3"] or {},
     )

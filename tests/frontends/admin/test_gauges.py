@@ -14,6 +14,7 @@ STATUS = {
     "segments": {"count": 7, "open": 2, "missing_shards": 3, "whole": 4, "degraded": 2, "lost": 1},
     "jobs": {"rebuild": {"running": True, "rebuilt_shards": 4}, "destage": {"running": False}},
     "degraded_reads": 4,
+    "l3": None,
     "caches": caches_status([TierStats("l1", 100, 70, 7, 30, 10, 5, promotions_count=4)]),
 }
 
@@ -41,3 +42,15 @@ def test_store_that_cannot_say_its_status_still_has_a_page() -> None:
     page = Metrics().render(snapshot_of("1.0", "unhealthy", {})).decode()
     assert 'couchestord_health{state="unhealthy"} 1.0' in page
     assert "couchestord_journal_bytes" not in page
+
+
+def test_gauges_of_the_bucket() -> None:
+    names = ("claimed", "blobs", "bytes", "live_bytes", "only_bytes", "waiting_bytes", "waiting_seconds")
+    counts = ("uploaded_bytes", "evicted_bytes", "reads", "read_bytes", "lost_copies")
+    l3 = {name: float(number) for number, name in enumerate(names + counts, start=1)} | {"mode": "cache"}
+    page = Metrics().render(snapshot_of("1.0", "healthy", STATUS | {"l3": l3})).decode()
+    for name in names:
+        assert f"couchestord_l3_{name} {l3[name]}" in page
+    for name in counts:
+        assert f"couchestord_l3_{name}_total {l3[name]}" in page
+    assert "couchestord_l3" not in Metrics().render(snapshot_of("1.0", "healthy", STATUS)).decode()

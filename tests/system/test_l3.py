@@ -1,0 +1,67 @@
+"""A daemon whose third tier is a bucket of another daemon: copies, full disks, kill -9 of either.
+
+Seen to fail with: the bucket not handed to workers; a move to the bucket without a copy there; settings not handed on.
+"""
+
+import random
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from daemon import QUICK, Node, error_of, wait_until, with_workers
+
+BODIES = {f"key-{number}": random.Random(number).randbytes(300_000 * number % 2_000_000 + 100) for number in range(16)}
+
+
+def settings_for(bucket: Node, folder: Path, mode: str, workers: int) -> Mapping[str, str]:
+    access_key, secret_key = bucket.key
+    (folder / "secret").write_text(secret_key + "\n")
+    return {
+        **with_workers(QUICK, workers),
+        "COUCHESTORD_STORE__SEGMENT_SIZE": "4 MiB",
+        "COUCHESTORD_CACHE__L1_SIZE": "0",
+        "COUCHESTORD_L3__MODE": mode,
+        "COUCHESTORD_L3__URL": f"{bucket.addresses['s3']}/tier/node-1",
+        "COUCHESTORD_L3__ACCESS_KEY": access_key,
+        "COUCHESTORD_L3__SECRET_KEY_FILE": str(folder / "secret"),
+        "COUCHESTORD_L3__DELAY": "100 ms",
+        "COUCHESTORD_L3__BLOB_SIZE": "2 MiB",
+        "COUCHESTORD_L3__EVICT_FROM_PERCENT": "0",
+        "COUCHESTORD_L3__EVICT_TO_PERCENT": "0",
+    }
+
+
+def of_bucket(node: Node, name: str) -> float:
+    found: float = node.status()["l3"][name]
+    return found
+
+
+def wrong(node: Node) -> list[str]:
+    """Keys that do not read as they should."""
+    s3 = node.s3()
+    return [key for key, body in BODIES.items() if s3.get_object(Bucket="box", Key=key)["Body"].read() != body]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_data_leaves_the_disks_and_is_read_from_the_bucket(tmp_path: Path, workers: int) -> None:
+    with Node(tmp_path / "bucket") as bucket, Node(tmp_path / "data") as node:
+        bucket.start()
+        bucket.s3().create_bucket(Bucket="tier")
+        node.settings = dict(settings_for(bucket, tmp_path, "tiered", workers))
+        node.start()
+        node.s3().create_bucket(Bucket="box")
+        for key, body in BODIES.items():
+            node.s3().put_object(Bucket="box", Key=key, Body=body)
+        wait_until(lambda: of_bucket(node, "waiting_bytes") == 0, 60, node.said)
+        node.kill()
+        node.start()  # the segments that were open are sealed now, and may leave
+        wait_until(lambda: of_bucket(node, "only_bytes") > 0.9 * sum(map(len, BODIES.values())), 60, node.said)
+        assert wrong(node) == []
+        gone = list(BODIES)[::2]
+        for key in gone:
+            node.s3().delete_object(Bucket="box", Key=key)
+        bucket.kill()
+        assert error_of(lambda: node.s3().get_object(Bucket="box", Key="key-5")) == (503, "ServiceUnavailable")
+        assert error_of(lambda: node.s3().get_object(Bucket="box", Key=gone[1])) == (404, "NoSuchKey")
+        node.s3().put_object(Bucket="box", Key="new", Body=BODIES["key-5"])
+        assert node.s3().get_object(Bucket="box", Key="new")["Body"].read() == BODIES["key-5"], "it is on the disks"
