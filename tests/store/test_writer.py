@@ -294,6 +294,43 @@ async def test_a_record_too_long_to_be_read_again_is_refused(tmp_path: Path) -> 
         await rig.writer.submit(put_request("bucket", b"k", b"1"))
 
 
+async def test_what_is_handed_in_is_told_its_answer_and_is_not_taken_while_writers_are_slowed(tmp_path: Path) -> None:
+    async with open_rig(tmp_path) as (rig, _):
+        await rig.writer.submit(rq.MakeBucket("bucket", ""))
+        told: list[Any] = []
+        put, delete = put_request("bucket", b"k", b"1"), rq.DeleteObject("bucket", b"k", None, Conditions())
+        rig.writer._filled = 0.95
+        assert not rig.writer.hand_in(put, told.append)
+        assert rig.writer.hand_in(delete, told.append), "it makes room"
+        await trio.testing.wait_all_tasks_blocked()
+        assert told[0].unwrap()
+        rig.freeze(True)
+        assert rig.writer.hand_in(put, told.append)
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(told) == 1, "nobody is told before the sync"
+        rig.freeze(False)
+        await trio.testing.wait_all_tasks_blocked()
+        assert told[1].unwrap().key == b"k"
+        await rig.writer.drain()
+        with pytest.raises(ShuttingDown):
+            rig.writer.hand_in(put, told.append)
+
+
+async def test_one_that_cannot_be_told_keeps_nobody_else_waiting(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_outcome: object) -> None:
+        raise RuntimeError("a defect")
+
+    async with open_rig(tmp_path) as (rig, _):
+        await rig.writer.submit(rq.MakeBucket("bucket", ""))
+        rig.writer.hand_in(put_request("bucket", b"a", b"1"), fail)
+        assert await rig.writer.submit(put_request("bucket", b"b", b"1"))
+        assert rig.read(b"a")
+    assert "could not be told" in caplog.text
+    caplog.clear()
+
+
 async def test_a_cancelled_submitter_waits_for_its_answer(tmp_path: Path) -> None:
     async with open_rig(tmp_path) as (rig, nursery):
         await rig.writer.submit(rq.MakeBucket("bucket", ""))

@@ -89,6 +89,6 @@ def signed(
     )
     target = quote(path, safe="/-_.~") + (f"?{query}" if query else "")
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    if method == "PUT":
+    if method == "PUT" or body:
         lines += f"content-length: {len(body)}\r\n"
     return f"{method} {target} HTTP/1.1\r\n{lines}\r\n".encode() + body

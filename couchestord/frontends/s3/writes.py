@@ -85,7 +85,7 @@ class BegunWrites:
             answered = self._answered(call, operation, len(body), begun_s, reply)
             if operation is Operation.PUT_OBJECT:
                 return self._put(call, body, answered)
-            return not body and self._delete(call, answered)
+            return self._delete(call, answered)
         except Error:
             return False  # the handler will find the same, and has an answer to it
 
@@ -115,7 +115,7 @@ class BegunWrites:
         attributes = fields.attributes_of(call.headers)
         verified = VerifiedBody(call.request, call.headers, call.authorized)
         body = verified.take_whole(received)
-        if body is None or len(body) > self._options.joined_bytes_max:
+        if body is None:
             return False
         if verified.checksums.algorithm:
             attributes = Attributes(attributes.headers, attributes.metadata, verified_checksums(verified))

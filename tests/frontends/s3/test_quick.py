@@ -8,6 +8,8 @@ import pytest
 from raw_s3 import Raw
 from s3_clients import connect
 
+from couchestord.frontends.s3 import quick
+
 HEADERS: list[dict[str, str]] = [
     {},
     {},
@@ -43,7 +45,7 @@ KEYS = [b"one", b"a/deep/path", "ü %+~".encode(), b"large", b"dir/", b"gone"]
 def test_the_same_as_the_handler_while_objects_come_and_go(live: Any, seed: int) -> None:
     source = random.Random(seed)
     client, bucket, foreign = connect(live), f"quick-{seed}", f"quick-ann-{seed}"
-    quick, plain = Raw(live.port), Raw(live.hasty_port)
+    fast, plain = Raw(live.port), Raw(live.hasty_port)
     client.create_bucket(Bucket=bucket)
     live.run(_create_bucket, live.store, foreign)
     answered: dict[int, int] = {}
@@ -71,12 +73,12 @@ def test_the_same_as_the_handler_while_objects_come_and_go(live: Any, seed: int)
         method = source.choice(["GET", "GET", "HEAD"])
         more, query = source.choice(HEADERS), source.choice(QUERIES)
         request = (user, method, b"/" + name.encode() + b"/" + key, query, more)
-        found, wanted = quick.ask(*request), plain.ask(*request)
+        found, wanted = fast.ask(*request), plain.ask(*request)
         assert found == wanted, (step, request)
         answered[found.status] = answered.get(found.status, 0) + 1
     assert answered[200] >= 10
     assert {206, 403, 404, 416} <= set(answered)
-    for raw in (quick, plain):
+    for raw in (fast, plain):
         raw.close()
     client.close()
 
@@ -91,10 +93,10 @@ def test_an_answer_is_quick_once_the_object_was_seen_and_is_counted(live: Any, b
     client.put_object(Bucket=bucket, Key="key", Body=b"abc")
     path = f"/{bucket}/key".encode()
     seen: list[str] = []
-    quick = live.server.quick
+    ask = live.server.quick
 
     def look(head: Any, date: bytes) -> bytes | None:
-        answer = quick(head, date)
+        answer = ask(head, date)
         seen.append("quick" if answer is not None else "handler")
         return answer  # type: ignore[no-any-return]
 
@@ -129,3 +131,27 @@ def test_a_bucket_that_gets_versions_answers_them_at_once(live: Any, bucket: str
     assert dict(raw.ask(live.admin, "GET", path).headers)["x-amz-version-id"] == "null"
     raw.close()
     client.close()
+
+
+def test_what_is_kept_of_objects_is_bounded_and_never_old(
+    live: Any, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quick, "_KEPT_MAX", 4)
+    kept, raw = live.server.quick.__self__, Raw(live.port)
+    paths = [f"/{bucket}/{number}".encode() for number in range(7)]
+
+    def read() -> list[bytes]:
+        return [raw.ask(live.admin, "GET", path).body for path in paths]
+
+    for body in (b"one", b"two"):
+        for path in paths:
+            assert raw.ask(live.admin, "PUT", path, body=body).status == 200
+        assert read() == [body] * 7
+        assert len(kept._young) + len(kept._old) <= 4
+    again = next(iter(kept._old))
+    assert raw.ask(live.admin, "PUT", again, body=b"three").status == 200
+    assert raw.ask(live.admin, "GET", again).body == b"three"
+    again = next(iter(kept._old))
+    assert raw.ask(live.admin, "DELETE", again).status == 204
+    assert raw.ask(live.admin, "GET", again).status == 404
+    raw.close()

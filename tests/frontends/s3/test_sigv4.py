@@ -278,3 +278,12 @@ def test_only_what_was_signed_rightly_is_remembered_and_not_without_bound() -> N
     header = get_object()[b"authorization"].replace(b",SignedHeaders", b"," + b" " * 1024 + b"SignedHeaders")
     verifier.verify(b"GET", target, get_object(authorization=header), day * 1_000_000_000)
     assert header[:-64] not in verifier._stated
+
+
+def test_a_signature_in_another_place_is_right_each_time() -> None:
+    verifier, usual = Verifier("us-east-1", lambda _: KEY), get_object()[b"authorization"]
+    credential, signed, signature = usual.removeprefix(b"AWS4-HMAC-SHA256 ").split(b",")
+    for order in ((signature, signed, credential), (credential, signature, signed)):
+        headers = get_object(authorization=b"AWS4-HMAC-SHA256 " + b",".join(order))
+        for _ in range(2):
+            verifier.verify(b"GET", parse_target(b"/test.txt"), headers, NOON_NS)
