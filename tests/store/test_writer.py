@@ -1,7 +1,7 @@
 """The single writer on simulated disks: what is answered, when, and what is left when something fails.
 
-Seen to fail with: refusals answered before the sync; the catalog kept when the journal failed; `drain` that looks at an
-event which was replaced.
+Seen to fail with: refusals answered before the sync; the catalog kept when the journal failed; `drain` that does not
+wait for what was queued.
 """
 
 from collections.abc import AsyncIterator
