@@ -6,6 +6,7 @@ not there, a test file that is not there, a metric left out, a line to paste tha
 
 import re
 import shlex
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -74,7 +75,8 @@ def test_settings_named_exist(page: Path) -> None:
 def test_documented_metrics_are_those_there_are() -> None:
     metrics = Metrics()
     metrics.count_request("GetObject", 200, 0.1, 1, 1)
-    snapshot = Snapshot("1", "zfec", "healthy", {"good": 1}, {"a": 1}, 1, 1, {"open": 1}, 1, {}, 1)
+    l3 = defaultdict(float, blobs=1)
+    snapshot = Snapshot("1", "zfec", "healthy", {"good": 1}, {"a": 1}, 1, 1, {"open": 1}, 1, {}, 1, l3=l3)
     types = re.findall(r"(?m)^# TYPE (couchestord_\w+)", metrics.render(snapshot).decode())
     documented = set(METRIC.findall((ROOT / "docs" / "operations.md").read_text(encoding="utf-8")))
     assert set(types) == documented
