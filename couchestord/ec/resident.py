@@ -104,7 +104,10 @@ class ResidentStripes:
         index = near_shard(segment, start)
         try:
             header = self._trusted_header(segment, stripe, index)
-            if header is None or not 0 < length <= header.length - start:
+            if header is None:
+                self._begin(segment, stripe, index, start, length)
+                return None
+            if not 0 < length <= header.length - start:
                 return None
             size = header.shard_length
             if start // size != index:  # a short stripe
@@ -125,6 +128,21 @@ class ResidentStripes:
         except (Corrupt, UnknownFormat):
             return None  # asked again by who waits, where it is counted
         return taken[low - aligned : min(high, end) - aligned]
+
+    def _begin(self, segment: SegmentRow, stripe: int, index: int, start: int, length: int) -> None:
+        """Where a full stripe would have the range: the system begins to read what it says it does not have, so that
+        it comes together with the header.
+        """
+        size = shard_length(segment.stripe_bytes, segment.k)
+        low = start - index * size
+        disk = self._disks.get(segment.disks[index])
+        if (
+            disk is not None
+            and self._trust.is_trusted(segment, index)
+            and 0 < length <= min(size - low, RESIDENT_BYTES_MAX)
+        ):
+            offset = (stripe + 1) * PAGE_BYTES + low
+            disk.read_nowait(shard_path(segment.id, index), offset, length)
 
     def _trusted_header(self, segment: SegmentRow, stripe: int, index: int) -> StripeHeader | None:
         return self.header(segment, stripe, index) if self._trust.is_trusted(segment, index) else None

@@ -4,7 +4,7 @@ from couchestord.io.catalog.read import BucketRow, EntryRow, ExtentRow
 from couchestord.io.keys import split_key
 from couchestord.model import ByteRange, ObjectInfo
 from couchestord.store.parts import CatalogView
-from couchestord.store.reader import ReaderParts, read_at_hand
+from couchestord.store.reader import ObjectReader, ReaderParts, open_reader, read_at_hand
 from couchestord.store.runs import plan, resolve_range
 from couchestord.store.values import object_info
 
@@ -53,6 +53,14 @@ class Look:
         found = looks.read_extent(extent, first - extent.start, length)
         return None if found is None else (first, found)
 
+    def open(self, asked: ByteRange | None) -> ObjectReader | None:
+        """To read what is not in memory, when it is short, else None. Only while the look holds.
+
+        Raises InvalidRange, DataLost.
+        """
+        _, length = resolve_range(asked, self._row.size)
+        return self._looks.open(self.info, self._row, asked) if length <= READ_BYTES_MAX else None
+
     def _extent_of(self, first: int, end: int) -> ExtentRow | None:
         """The extent that holds all of a range, in an object that has more than one; None: there is none."""
         looks, row = self._looks, self._row
@@ -95,6 +103,10 @@ class Looks:
         if extent is None or extent.length < size or size > READ_BYTES_MAX:
             return None
         return read_at_hand(self._parts, extent, 0, size)
+
+    def open(self, info: ObjectInfo, row: EntryRow, asked: ByteRange | None) -> ObjectReader:
+        """A reader of an object whose row was looked up just now, or holds. Raises InvalidRange, DataLost."""
+        return open_reader(self._catalog, self._parts, info, row, asked)
 
     def moves(self) -> int:
         """Changes when an extent has another place."""

@@ -130,6 +130,24 @@ async def test_the_first_read_of_a_stripe_asks_each_disk_once(tmp_path: Path) ->
             ]
 
 
+async def test_where_the_header_is_not_in_memory_the_bytes_are_asked_for_too(tmp_path: Path) -> None:
+    """The system begins to read both; nothing is taken unverified."""
+    async with open_rig(tmp_path) as rig:
+        await put(rig)
+        asked: list[tuple[int, int]] = []
+        size = shard_length(STRIPE_BYTES, 4)
+
+        def has_no_header(_path: str, offset: int, length: int) -> bytes | None:
+            asked.append((offset, length))
+            return None if offset == PAGE_BYTES else bytes(length)
+
+        rig.sims[1].read_nowait = has_no_header  # type: ignore[assignment, method-assign]
+        assert rig.stripes.read_nowait(ROW, 1, size + 20_000, 100) is None
+        assert asked == [(PAGE_BYTES, PAGE_BYTES), (2 * PAGE_BYTES + 20_000, 100)]
+        assert rig.stripes.read_nowait(ROW, 1, 2 * size - 50, 100) is None
+        assert asked[2:] == [(PAGE_BYTES, PAGE_BYTES)], "not when it goes past the shard"
+
+
 @pytest.mark.parametrize("resident_ratio", [0.0, 1.0])
 async def test_a_range_in_one_shard_reads_its_header_once_and_its_blocks_only(
     tmp_path: Path, resident_ratio: float

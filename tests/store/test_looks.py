@@ -4,7 +4,7 @@ import random
 from pathlib import Path
 
 import pytest
-from small_store import SEGMENT_BYTES, STRIPE_BYTES, body_of, new_store, read
+from small_store import SEGMENT_BYTES, STRIPE_BYTES, body_of, core_of, new_store, read
 
 from couchestord.cache import CacheConfig
 from couchestord.errors import InvalidRange
@@ -88,3 +88,28 @@ async def test_ranges_of_an_object_made_of_parts(tmp_path: Path) -> None:
                 assert piece is None or bytes(piece[1]) == whole[first : first + 100]
                 found += piece is not None
         assert found >= 4
+
+
+async def test_what_is_short_is_read_through_a_look_that_holds_it(tmp_path: Path) -> None:
+    async with new_store(tmp_path, cache=CacheConfig(0)) as store:
+        body, large = body_of(5000), body_of(READ_BYTES_MAX + 1, 1)
+        await store.put("box", b"key", body)
+        await store.put("box", b"large", large)
+        look, long = store.looks.look("box", b"key"), store.looks.look("box", b"large")
+        assert look is not None
+        assert long is not None
+        assert long.open(None) is None
+        with pytest.raises(InvalidRange):
+            look.open(ByteRange(5000))
+        part = long.open(ByteRange(1, READ_BYTES_MAX))
+        whole = look.open(None)
+        assert part is not None
+        assert whole is not None
+        assert core_of(store).pins.oldest_record() is not None
+        await store.delete("box", b"key")
+        await store.delete("box", b"large")
+        await store.destage()
+        async with part, whole:
+            assert await part.read() == large[1:]
+            assert await whole.read() == body
+        assert core_of(store).pins.oldest_record() is None

@@ -31,6 +31,7 @@ _REPLACE = "system/test_replace.py::"
 _MEMBERS = "store/test_members.py::"
 _BAD = "system/test_bad_input.py::"
 _CLIENTS = "system/test_clients.py::"
+_STRIPES = "ec/test_stripes.py::"
 _HALL = "frontends/http/test_hall.py::"
 _QUICK = "frontends/s3/test_quick.py"
 _CACHE = "cache/test_manager.py::"
@@ -372,6 +373,20 @@ BUGS = (
         _ROT + "test_shards_that_rot_while_running",
     ),
     _bug(
+        "what comes together with a header is not verified",
+        "ec/shardfile.py",
+        "        _check_blocks(header, low, high, payload)\n        return header, payload",
+        "        return header, payload",
+        _STRIPES + "test_damaged_shards_are_made_good_and_reported_once",
+    ),
+    _bug(
+        "a stripe that is not full, as was guessed, is damage",
+        "ec/shapes.py",
+        "    if not shape.sums:\n        raise NotFull(header)\n",
+        "",
+        _STRIPES + "test_the_first_read_of_a_stripe_that_may_be_short",
+    ),
+    _bug(
         "a shard that was found damaged is left so",
         "ec/rebuild.py",
         "            self._damages.add((segment_id, index, disk))",
@@ -586,6 +601,27 @@ BUGS = (
         "        connection.socket.close()\n        self._gone(connection)\n",
         "        connection.socket.close()\n",
         _HALL + "test_a_half_closed_connection_gets_its_answer",
+    ),
+    _bug(
+        "a connection leaves the hall while its answer is waited for",
+        "frontends/http/hall.py",
+        "            self._nursery.start_soon(self._reply_later, fd, connection, answer)",
+        '            self._leave(self._forget(fd), data, b"")',
+        _HALL + "test_an_answer_that_is_waited_for_keeps_its_connection_in_the_hall_and_nobody_else",
+    ),
+    _bug(
+        "a read that failed is answered as if it had not",
+        "frontends/s3/quick.py",
+        "                response = self._refusal(call, Operation.GET_OBJECT, request_id, error)",
+        "                response = Response(200)",
+        _QUICK + "::test_a_read_that_fails_is_answered_as_the_handler_does",
+    ),
+    _bug(
+        "what a look opened is not held",
+        "store/reader.py",
+        "        parts.pins.hold(self._held, self._records)\n        self._open = True",
+        "        self._open = False",
+        "store/test_looks.py::test_what_is_short_is_read_through_a_look_that_holds_it",
     ),
     # caches
     _bug(

@@ -9,6 +9,7 @@ are answered; `server` accepts, counts, watches and drains.
 from couchestord.frontends.http.messages import (
     Begin,
     Head,
+    Later,
     Limits,
     Quick,
     Request,
@@ -24,6 +25,7 @@ __all__ = [
     "Begin",
     "Head",
     "HttpServer",
+    "Later",
     "Limits",
     "Quick",
     "Request",

@@ -17,7 +17,7 @@ import trio
 
 from couchestord.errors import DataLost, IncompleteBody, RequestTimeout
 from couchestord.frontends.http.bodies import ConnectionBody
-from couchestord.frontends.http.messages import Handler, Head, Limits, Quick, Request, Response, ResponseBody
+from couchestord.frontends.http.messages import Handler, Head, Later, Limits, Quick, Request, Response, ResponseBody
 from couchestord.frontends.http.patience import Patience, ignore_late, untaken_bytes
 from couchestord.frontends.http.protocol import END, NEED_DATA, HttpProtocol, MalformedMessage
 from couchestord.frontends.http.responses import BODILESS, CONTINUE, bare_response, body_length, response_head
@@ -138,17 +138,19 @@ class Connection:
             return False
         self._busy, self._reading = True, None
         self.is_closing |= self._is_last
-        if (answer := self._quick_answer(head)) is not None:
+        answer = self._quick_answer(head)
+        if isinstance(answer, bytes):
             self._quick_in_a_row += 1
             self._sent_bytes, self._writing = 0, None
             await self._send(answer)
             self._busy = False
             return not self.is_closing
-        self._quick_in_a_row = self._quick_in_a_row + 1 if self.protocol.came_whole and head.method in _BEGUN else 0
+        would_stay = answer is not None or (self.protocol.came_whole and head.method in _BEGUN)
+        self._quick_in_a_row = self._quick_in_a_row + 1 if would_stay else 0
         body = ConnectionBody(self, head.content_length)
         request = Request(head.method, head.target, head.headers, body, head.content_length, head.fields)
         try:
-            response = await self._handler(request)
+            response = await (self._handler(request) if answer is None else answer())
         except Exception:
             _log.exception("a handler failed")
             response, body.broken = Response(500), True
@@ -156,7 +158,7 @@ class Connection:
         self._busy = False
         return keep and not self.is_closing
 
-    def _quick_answer(self, head: Head) -> bytes | None:
+    def _quick_answer(self, head: Head) -> bytes | Later | None:
         is_usual = self.protocol.keeps_alive and not (self.was_asked or self.is_closing)
         self.was_asked = False
         if head.content_length != 0 or not is_usual:

@@ -2,12 +2,13 @@
 
 Theory of operation. One task waits for all idle connections by an epoll descriptor of its own. What comes is read, and
 when it is one whole plain head, asked for an answer that can be given at once, without waiting: that is sent, and the
-connection goes on waiting here, at a fraction of what a task's turn costs. A request that came whole, body and all, may
-be begun instead: its connection waits here for the reply. When its client sends more meanwhile, or goes, epoll looks at
-it no longer, and a task sends the reply.
+connection goes on waiting here, at a fraction of what a task's turn costs. An answer that must be waited for is waited
+for in a task, while the connection stays here. A request that came whole, body and all, may be begun instead: its
+connection waits here for the reply. When its client sends more meanwhile, or goes, epoll looks at it no longer, and a
+task sends the reply.
 
-Everything else (bodies that come later, unfinished heads, pipelined requests, whatever `lane` does not read, answers
-that must be waited for or that the client does not take in one piece) leaves the hall with what was read of it, for a
+Everything else (bodies that come later, unfinished heads, pipelined requests, whatever `lane` does not read, long
+answers, and what the client does not take in one piece) leaves the hall with what was read of it, for a
 task of its own, which comes back once it sees requests that the hall would take.
 """
 
@@ -22,7 +23,7 @@ import trio
 
 from couchestord.frontends.http.connection import HEAD_RECEIVE_BYTES, Connection
 from couchestord.frontends.http.lane import read_head
-from couchestord.frontends.http.messages import Begin, Head, Limits, Quick, Response, never_begun, never_quick
+from couchestord.frontends.http.messages import Begin, Head, Later, Limits, Quick, Response, never_begun, never_quick
 from couchestord.frontends.http.responses import BODILESS, response_head
 
 _log = logging.getLogger(__name__)
@@ -47,9 +48,11 @@ class Hall:
         date: Callable[[], bytes],
         leave: Leaving,
         gone: Callable[[Connection], None],
+        nursery: trio.Nursery,
     ) -> None:
-        """`gone` is told of each connection that was closed here."""
+        """`gone` is told of each connection that was closed here. `nursery` runs what answers wait for."""
         self._gone = gone
+        self._nursery = nursery
         self._quick = quick
         self._begin = begin
         self._limits = limits
@@ -143,11 +146,26 @@ class Hall:
         except Exception:
             _log.exception("a quick answer failed")
             answer = None
-        if answer is None:
+        if answer is not None and not isinstance(answer, bytes):
+            self._begun[fd] = True
+            connection.deadline_s = math.inf
+            self._nursery.start_soon(self._reply_later, fd, connection, answer)
+        elif answer is None:
             connection.was_asked = True
             self._leave(self._forget(fd), data, b"")
         else:
             self._send(fd, connection, answer, now_s)
+
+    async def _reply_later(self, fd: int, connection: Connection, later: Later) -> None:
+        try:
+            response = await later()
+        except Exception:
+            _log.exception("a quick answer failed")
+            response = Response(500)
+        if self._waiting.get(fd) is connection:
+            self._reply(fd, connection, response)
+        else:
+            response.finished(0)
 
     def _begins(self, fd: int, connection: Connection, head: Head, body: bytes) -> bool:
         """Whether the request was begun. Then the connection waits, without a deadline, for the reply."""

@@ -107,14 +107,17 @@ class Response(NamedTuple):
 
 Handler = Callable[[Request], Awaitable[Response]]
 
-Quick = Callable[[Head, bytes], bytes | None]
-"""quick(head, date): the whole response, with that value of its Date header, to a request without a body; None when it
-is to be handled like others. Never waits, raises nothing but defects, and decides nothing that the handler would decide
-otherwise. The connection stays open behind it.
+Later = Callable[[], Awaitable[Response]]
+"""What answers a request after a wait. Called once, soon; the response's body is bytes. Raises nothing but defects."""
+
+Quick = Callable[[Head, bytes], bytes | Later | None]
+"""quick(head, date): the whole response, with that value of its Date header, to a request without a body; or what must
+be waited for, to have it; None when it is to be handled like others. Never waits itself, raises nothing but defects,
+and decides nothing that the handler would decide otherwise. The connection stays open behind it.
 """
 
 
-def never_quick(_head: Head, _date: bytes) -> bytes | None:
+def never_quick(_head: Head, _date: bytes) -> None:
     """For who answers nothing at once."""
     return None
 

@@ -48,7 +48,7 @@ class HttpServer:
         self._observe_late = observe_late
         self._date = DateHeader(wall_time_s)
         self._connections: set[Connection] = set()
-        self._hall = Hall(quick, begin, limits, self._date, self._start, self._forget)
+        self._hall = Hall(quick, begin, limits, self._date, self._start, self._forget, nursery)
         self._refusals = 0
         self._accepting: list[trio.CancelScope] = []
         self._empty = trio.Event()

@@ -27,6 +27,25 @@ _DIGITS_MAX: Final = 15
 _CHUNKS_A_TURN: Final = 100
 
 
+class Received:
+    """A body that came with its head."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def __aiter__(self) -> "Received":
+        return self
+
+    async def __anext__(self) -> bytes:
+        data, self._data = self._data, b""
+        if not data:
+            raise StopAsyncIteration
+        return data
+
+    async def read_into(self, buffer: memoryview) -> int | None:
+        return None
+
+
 class VerifiedBody:
     """An async iterator over the bytes of the object. Its end is reached only when every signature and checksum holds.
 

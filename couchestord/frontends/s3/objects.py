@@ -11,7 +11,7 @@ from couchestord.frontends.s3.body import VerifiedBody
 from couchestord.frontends.s3.call import Call
 from couchestord.frontends.s3.errors import message, s3_code
 from couchestord.frontends.s3.fields import xml_response
-from couchestord.frontends.s3.routes import parse_copy_source
+from couchestord.frontends.s3.routes import Query, parse_copy_source
 from couchestord.frontends.s3.xml import DeletedKey, document, element, key_text, read_delete
 from couchestord.model import Attributes, ByteRange, Conditions, DeleteResult, ObjectInfo
 from couchestord.store import ObjectReader
@@ -137,8 +137,8 @@ def _version_id(call: Call) -> str | None:
     return (query.text("versionId") or None) if query.fields else None
 
 
-def _wants_checksums(call: Call) -> bool:
-    return call.headers.get(b"x-amz-checksum-mode", b"").upper() == b"ENABLED"
+def _wants_checksums(headers: fields.Headers) -> bool:
+    return headers.get(b"x-amz-checksum-mode", b"").upper() == b"ENABLED"
 
 
 async def _open(call: Call, byte_range: ByteRange | None) -> ObjectReader:
@@ -171,11 +171,7 @@ async def _open_range(call: Call) -> tuple[ObjectReader, bool]:
 async def get_object(call: Call) -> Response:
     reader, ranged = await _open_range(call)
     try:
-        headers = fields.object_headers(reader.info, call.target.query, checksums=_wants_checksums(call) and not ranged)
-        if ranged:
-            last = reader.first + reader.length - 1
-            headers.append((b"Content-Range", b"bytes %d-%d/%d" % (reader.first, last, reader.info.size_bytes)))
-        status = 206 if ranged else 200
+        status, headers = read_head(reader, call.headers, call.target.query, ranged=ranged)
         if reader.length <= call.options.joined_bytes_max:
             return Response(status, headers, await reader.read())
         pieces = Pieces(reader)
@@ -187,12 +183,24 @@ async def get_object(call: Call) -> Response:
         raise
 
 
+def read_head(
+    reader: ObjectReader, headers: fields.Headers, query: Query, *, ranged: bool
+) -> tuple[int, list[fields.Header]]:
+    """Status and headers of the response to a GET with those headers. `ranged`: it asked for what the reader reads."""
+    found = fields.object_headers(reader.info, query, checksums=_wants_checksums(headers) and not ranged)
+    if not ranged:
+        return 200, found
+    last = reader.first + reader.length - 1
+    found.append((b"Content-Range", b"bytes %d-%d/%d" % (reader.first, last, reader.info.size_bytes)))
+    return 206, found
+
+
 async def head_object(call: Call) -> Response:
     info = await call.store.head(
         call.bucket, call.key, version_id=_version_id(call), conditions=fields.read_conditions(call.headers)
     )
     asked = fields.byte_range(call.headers.get(b"range"))
-    headers = fields.object_headers(info, call.target.query, checksums=_wants_checksums(call) and asked is None)
+    headers = fields.object_headers(info, call.target.query, checksums=_wants_checksums(call.headers) and asked is None)
     if asked is None:
         return Response(200, headers, length_bytes=info.size_bytes)
     first, last = _resolve(asked, info.size_bytes)

@@ -1,4 +1,4 @@
-"""Plain GETs and HEADs of objects that are in memory, answered at once.
+"""Plain GETs and HEADs of objects that are in memory, answered at once; of short ones that are not, once they are read.
 
 Nothing is decided here that is not decided elsewhere: the signature is verified by the same verifier, the object found
 through the same catalog, its headers made by the same functions, and whoever is to be refused, or asks for anything but
@@ -13,15 +13,20 @@ import trio
 
 from couchestord.clock import Clock
 from couchestord.errors import Error
-from couchestord.frontends.http import Head, response_block
+from couchestord.frontends.http import Head, Later, Request, Response, response_block
+from couchestord.frontends.s3.body import Received
+from couchestord.frontends.s3.call import Call, S3Options
 from couchestord.frontends.s3.fields import byte_range, object_headers
+from couchestord.frontends.s3.objects import read_head
 from couchestord.frontends.s3.routes import NO_QUERY, Operation, Target, parse_target
-from couchestord.frontends.s3.sigv4 import Verifier
-from couchestord.model import KEY_LENGTH_BYTES_MAX
+from couchestord.frontends.s3.sigv4 import Authorized, Verifier
+from couchestord.model import KEY_LENGTH_BYTES_MAX, ByteRange, User
 from couchestord.store import Look, Objects
 
 Observer = Callable[[str, int, float, int, int], None]
 """observe(operation, status, seconds, bytes in, bytes out), once for each request, after its response."""
+Refusal = Callable[[Call, Operation, bytes, Exception], Response]
+"""refusal(call, operation, request id, error): the answer that says so."""
 
 _DECIDING: Final = frozenset(
     {
@@ -62,9 +67,14 @@ class QuickAnswers:
         store: Objects,
         verifier: Verifier,
         clock: Clock,
+        options: S3Options,
         observe: Observer,
         next_request_id: Callable[[], bytes],
+        refusal: Refusal,
     ) -> None:
+        self._store = store
+        self._options = options
+        self._refusal = refusal
         self._look = store.looks.look
         self._find_user = store.find_user
         self._verify = verifier.verify
@@ -74,8 +84,8 @@ class QuickAnswers:
         self._young: dict[bytes, _Kept] = {}
         self._old: dict[bytes, _Kept] = {}
 
-    def answer(self, head: Head, date: bytes) -> bytes | None:
-        """The whole response, or None: let the handler see it."""
+    def answer(self, head: Head, date: bytes) -> bytes | Later | None:
+        """The whole response, or what must be waited for to have it, or None: let the handler see it."""
         method, raw, fields = head.method, head.target, head.fields
         is_head = method == b"HEAD"
         if not (is_head or method == b"GET") or fields is None or not _DECIDING.isdisjoint(fields):
@@ -87,18 +97,24 @@ class QuickAnswers:
             if target.query.fields or not target.key or len(target.key) > KEY_LENGTH_BYTES_MAX:
                 return None
             authorized = self._verify(method, target, fields, self._now_ns())
+            # nothing is looked at between the look and the read: what a worker says it has seen gone is freed
+            user = self._find_user(authorized.access_key.user)
             if kept is None or not kept.look.holds():
                 kept = self._look_up(raw, target)
-            user = self._find_user(authorized.access_key.user)
             if kept is None or user is None or not (user.admin or user.name == kept.look.owner):
                 return None
             if b"range" in fields:
-                return None if is_head else self._answer_range(kept, fields[b"range"], date, begun_s)
+                if is_head or (asked := byte_range(fields[b"range"])) is None:
+                    return None
+                found = kept.look.read_range(asked)
+                if found is not None:
+                    return self._answer_range(kept, *found, date, begun_s)
+                return self._later(head, target, authorized, user, kept.look, asked, begun_s)
             body = b"" if is_head else kept.look.read()
+            if body is None:
+                return self._later(head, target, authorized, user, kept.look, None, begun_s)
         except Error:
             return None  # the handler will find the same, and has an answer to it
-        if body is None:
-            return None
         sums = fields.get(b"x-amz-checksum-mode", b"").upper() == b"ENABLED"
         block = kept.blocks.get(sums)
         if block is None:
@@ -108,12 +124,41 @@ class QuickAnswers:
         self._observe(operation, 200, trio.current_time() - begun_s, 0, len(body))
         return b"".join(parts)
 
-    def _answer_range(self, kept: _Kept, field: bytes, date: bytes, begun_s: float) -> bytes | None:
-        asked = byte_range(field)
-        found = kept.look.read_range(asked) if asked is not None else None
-        if found is None:
+    def _later(
+        self,
+        head: Head,
+        target: Target,
+        authorized: Authorized,
+        user: User,
+        look: Look,
+        asked: ByteRange | None,
+        begun_s: float,
+    ) -> Later | None:
+        fields, reader = head.fields, look.open(asked)
+        if fields is None or reader is None:
             return None
-        first, body = found
+        request_id = self._next_request_id()
+
+        async def later() -> Response:
+            try:
+                async with reader:
+                    body = await reader.read()
+                response = Response(*read_head(reader, fields, NO_QUERY, ranged=asked is not None), body)
+            except Exception as error:
+                request = Request(head.method, head.target, head.headers, Received(b""), 0, fields)
+                call = Call(self._store, self._options, request, fields, target, authorized, user)
+                response = self._refusal(call, Operation.GET_OBJECT, request_id, error)
+            status = response.status
+
+            def finished(sent_bytes: int) -> None:
+                self._observe(Operation.GET_OBJECT, status, trio.current_time() - begun_s, 0, sent_bytes)
+
+            headers = [*response.headers, (b"x-amz-request-id", request_id)]
+            return Response(status, headers, response.body, None, finished)
+
+        return later
+
+    def _answer_range(self, kept: _Kept, first: int, body: bytes | memoryview, date: bytes, begun_s: float) -> bytes:
         if kept.range_block is None:
             kept.range_block = response_block(206, object_headers(kept.look.info, NO_QUERY, checksums=False))
         parts = (

@@ -80,10 +80,10 @@ class S3Server:
         self._observe = observe
         self._verifier = Verifier(options.region, store.find_key, options.skew_s)
         self._request_ids = int.from_bytes(clock.random_bytes(8), "big")
-        self.quick = QuickAnswers(store, self._verifier, clock, observe, self._next_request_id).answer
+        parts = (self._verifier, clock, options, observe, self._next_request_id, self._refusal)
+        self.quick = QuickAnswers(store, *parts).answer
         self.begin: Begin = never_begun
         if store.handed_over is not None:
-            parts = (self._verifier, clock, options, observe, self._next_request_id, self._refusal)
             self.begin = BegunWrites(store, store.handed_over, *parts).begin
 
     async def handler(self, request: Request) -> Response:

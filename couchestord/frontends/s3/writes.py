@@ -15,38 +15,17 @@ from couchestord.clock import Clock
 from couchestord.errors import Error
 from couchestord.frontends.http import Head, Request, Response
 from couchestord.frontends.s3 import fields
-from couchestord.frontends.s3.body import VerifiedBody
+from couchestord.frontends.s3.body import Received, VerifiedBody
 from couchestord.frontends.s3.call import Call, S3Options
 from couchestord.frontends.s3.objects import checked_key, delete_response, put_response, verified_checksums
-from couchestord.frontends.s3.quick import Observer
+from couchestord.frontends.s3.quick import Observer, Refusal
 from couchestord.frontends.s3.routes import Operation, parse_target
 from couchestord.frontends.s3.sigv4 import Verifier
 from couchestord.model import KEY_LENGTH_BYTES_MAX, Attributes
 from couchestord.store import Answered, HandedOver, Objects
 
 _OPERATIONS: Final = {b"PUT": Operation.PUT_OBJECT, b"DELETE": Operation.DELETE_OBJECT}
-Refusal = Callable[[Call, Operation, bytes, Exception], Response]
-"""refusal(call, operation, request id, error): the answer that says so."""
 Reply = Callable[[Response], None]
-
-
-class _Received:
-    """A body that came with its head."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-
-    def __aiter__(self) -> "_Received":
-        return self
-
-    async def __anext__(self) -> bytes:
-        data, self._data = self._data, b""
-        if not data:
-            raise StopAsyncIteration
-        return data
-
-    async def read_into(self, buffer: memoryview) -> int | None:
-        return None
 
 
 class BegunWrites:
@@ -100,7 +79,7 @@ class BegunWrites:
         user = self._store.find_user(authorized.access_key.user)
         if user is None:
             return None
-        request = Request(head.method, head.target, head.headers, _Received(body), head.content_length, headers)
+        request = Request(head.method, head.target, head.headers, Received(body), head.content_length, headers)
         call = Call(self._store, self._options, request, headers, target, authorized, user)
         needed = call.owner_needed(target.bucket)
         if needed is not None:

@@ -5,12 +5,13 @@ import logging
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 
 import pytest
 import trio
 from trio.testing import MockClock
 
-from couchestord.frontends.http import Head, HttpServer, Limits, Request, Response, serve_http
+from couchestord.frontends.http import Head, HttpServer, Later, Limits, Request, Response, serve_http
 from couchestord.frontends.http.connection import Connection
 from couchestord.frontends.http.hall import Hall
 from couchestord.frontends.http.messages import Quick, never_begun, never_quick
@@ -21,16 +22,28 @@ LARGE = b"x" * (16 << 20)
 
 
 class Desk:
-    """A handler, quick answers for targets that begin with /q, and requests that are begun for those with /w."""
+    """A handler; for targets that begin with /q quick answers, with /l later ones, with /w requests that are begun."""
 
     def __init__(self) -> None:
         self.asked: list[bytes] = []
         self.handled: list[bytes] = []
         self.begun: list[tuple[bytes, bytes, Callable[[Response], None]]] = []
         self.finished: list[int] = []
+        self.waited_for: list[bytes] = []
+        self.ready = trio.Event()
+        """What /l waits for."""
 
-    def quick(self, head: Head, date: bytes) -> bytes | None:
+    async def later(self, target: bytes) -> Response:
+        self.waited_for.append(target)
+        await self.ready.wait()
+        if target == b"/lbroken":
+            raise RuntimeError("a defect")
+        return Response(200, (), b"later" + target, finished=self.finished.append)
+
+    def quick(self, head: Head, date: bytes) -> bytes | Later | None:
         self.asked.append(head.target)
+        if head.target.startswith(b"/l"):
+            return partial(self.later, head.target)
         if head.target == b"/qbroken":
             raise RuntimeError("a defect")
         if not head.target.startswith(b"/q"):
@@ -226,9 +239,9 @@ async def test_who_asks_all_the_time_leaves_turns_to_others() -> None:
     with here, there:
         here.setblocking(False)
         there.setblocking(False)
-        hall = make_hall(quick, [])
-        hall.enter(Connection(here, Desk().handle, Limits(), lambda: b"today", quick))
         async with trio.open_nursery() as nursery:
+            hall = make_hall(quick, [], nursery)
+            hall.enter(Connection(here, Desk().handle, Limits(), lambda: b"today", quick))
             nursery.start_soon(hall.run)
             there.send(GET % b"q")
             while turns < 3:
@@ -239,21 +252,22 @@ async def test_who_asks_all_the_time_leaves_turns_to_others() -> None:
     assert asked < 50_000
 
 
-def make_hall(quick: Quick, gone: list[Connection]) -> Hall:
+def make_hall(quick: Quick, gone: list[Connection], nursery: trio.Nursery) -> Hall:
     """One that no connection leaves."""
 
     def leave(connection: Connection, received: bytes, unsent: bytes) -> None:
         raise AssertionError((received, unsent))
 
-    return Hall(quick, never_begun, Limits(), lambda: b"today", leave, gone.append)
+    return Hall(quick, never_begun, Limits(), lambda: b"today", leave, gone.append, nursery)
 
 
 async def test_who_cannot_be_waited_for_is_closed(caplog: pytest.LogCaptureFixture) -> None:
     gone: list[Connection] = []
-    full = make_hall(never_quick, gone)
+    async with trio.open_nursery() as nursery:
+        full = make_hall(never_quick, gone, nursery)
+        closed = make_hall(never_quick, gone, nursery)
     full._epoll.close()
     full._epoll = Full()  # type: ignore[assignment]
-    closed = make_hall(never_quick, gone)
     closed.close()
     for count, hall in enumerate((full, closed), 1):
         here, there = socket.socketpair()
@@ -560,3 +574,103 @@ async def test_a_request_that_is_here_when_the_server_stops_is_answered(ticks: i
         connection.finish_soon()
         answer = b"".join([piece async for piece in stream])
     assert answer.endswith(b"slow/slow")
+
+
+async def get_later(desk: Desk, stream: trio.SocketStream, target: bytes) -> None:
+    """Returns once the answer is waited for."""
+    waited_for = len(desk.waited_for)
+    await stream.send_all(GET % target)
+    with trio.fail_after(60):
+        while len(desk.waited_for) == waited_for:
+            await trio.sleep(0)
+
+
+async def test_an_answer_that_is_waited_for_keeps_its_connection_in_the_hall_and_nobody_else() -> None:
+    desk = Desk()
+    async with serving(desk) as (server, port), await trio.open_tcp_stream("127.0.0.1", port) as stream:
+        for turn in range(5):
+            desk.ready = trio.Event()
+            await get_later(desk, stream, b"l%d" % turn)
+            async with await trio.open_tcp_stream("127.0.0.1", port) as other:
+                assert await ask(other, b"q1") == b"quick/q1"
+            await stream.send_all(GET % b"q2")
+            desk.ready.set()
+            data = b""
+            while not data.endswith(b"q2"):
+                data += await stream.receive_some()
+            assert data.index(b"later/l%d" % turn) < data.index(b"quick/q2")
+        assert server.connections == 1
+    assert desk.finished == [len(b"later/l0")] * 5
+    assert [desk.asked.count(b"/l%d" % turn) for turn in range(5)] == [1] * 5
+    assert not desk.handled
+
+
+async def test_a_connection_in_a_task_waits_for_its_answers_and_comes_back() -> None:
+    desk = Desk()
+    desk.ready.set()
+    async with serving(desk) as (_, port), await trio.open_tcp_stream("127.0.0.1", port) as stream:
+        await stream.send_all(b"PUT /w HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nbo")
+        await trio.testing.wait_all_tasks_blocked()
+        await stream.send_all(b"dy")
+        assert await read_answer(stream) == b"slow/wbody"
+        for turn in range(3):
+            assert await ask(stream, b"l%d" % turn) == b"later/l%d" % turn
+        await trio.testing.wait_all_tasks_blocked()
+        await put(desk, stream, b"w")
+        desk.reply()
+        assert await read_answer(stream) == b"begun/wbody"
+    assert desk.handled == [b"/w"]
+
+
+@pytest.mark.parametrize("in_hall", [True, False])
+async def test_a_defect_of_an_answer_that_is_waited_for(caplog: pytest.LogCaptureFixture, in_hall: bool) -> None:
+    desk = Desk()
+    desk.ready.set()
+    async with serving(desk) as (server, port), await trio.open_tcp_stream("127.0.0.1", port) as stream:
+        if not in_hall:
+            assert await ask(stream, b"slow") == b"slow/slow"
+        await stream.send_all(GET % b"lbroken")
+        assert (await stream.receive_some()).startswith(b"HTTP/1.1 500 ")
+        assert await ask(stream, b"q1") == b"quick/q1"
+        assert server.connections == 1
+    assert len([record for record in caplog.records if record.levelno >= logging.ERROR]) == 1
+    caplog.clear()
+
+
+async def test_a_client_that_goes_while_its_answer_is_waited_for() -> None:
+    desk = Desk()
+    async with serving(desk) as (server, port), await trio.open_tcp_stream("127.0.0.1", port) as stream:
+        gone = await trio.open_tcp_stream("127.0.0.1", port)
+        gone.setsockopt(1, 13, b"\1\0\0\0\0\0\0\0")  # SO_LINGER of 0 s: a reset
+        await get_later(desk, gone, b"l1")
+        await gone.aclose()
+        await trio.testing.wait_all_tasks_blocked()
+        desk.ready.set()
+        while server.connections > 1:
+            await trio.sleep(0)
+        assert len(desk.finished) == 1
+        assert await ask(stream, b"q2") == b"quick/q2"
+
+
+async def test_drain_waits_for_answers_that_are_waited_for_and_a_cancelled_server_does_not() -> None:
+    for is_cancelled in (False, True):
+        desk = Desk()
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        async with await trio.open_tcp_stream(*listeners[0].socket.getsockname()) as stream:
+            with trio.CancelScope() as scope:
+                async with trio.open_nursery() as nursery, serve_http(listeners, desk.handle, quick=desk.quick):
+                    await get_later(desk, stream, b"l1")
+                    if is_cancelled:
+                        scope.cancel()
+                    else:
+                        nursery.start_soon(release, desk)
+            if is_cancelled:
+                assert await stream.receive_some() == b""
+            else:
+                assert await read_answer(stream) == b"later/l1"
+                assert await stream.receive_some() == b""
+
+
+async def release(desk: Desk) -> None:
+    await trio.testing.wait_all_tasks_blocked()
+    desk.ready.set()

@@ -7,8 +7,12 @@ from unittest.mock import ANY
 import pytest
 from raw_s3 import Raw
 from s3_clients import connect
+from small_store import core_of
 
+from couchestord.errors import DataLost, Unavailable
 from couchestord.frontends.s3 import quick
+from couchestord.io.directory import DirectoryDisk
+from couchestord.store import ObjectReader
 
 HEADERS: list[dict[str, str]] = [
     {},
@@ -41,9 +45,20 @@ QUERIES = ["", "", "", "", "versionId=null", "response-content-type=a%2Fb", "acl
 KEYS = [b"one", b"a/deep/path", "ü %+~".encode(), b"large", b"dir/", b"gone"]
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_the_same_as_the_handler_while_objects_come_and_go(live: Any, seed: int) -> None:
+def forget_memory(live: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is at hand from now on but what the caches keep; they are empty."""
+    monkeypatch.setattr(DirectoryDisk, "read_nowait", lambda *_: None)
+    monkeypatch.setattr(DirectoryDisk, "read_into_nowait", lambda *_: False)
+    live.run(core_of(live.store).cache.evict)
+
+
+@pytest.mark.parametrize(("seed", "at_hand"), [(0, True), (1, True), (2, True), (3, True), (4, False), (5, False)])
+def test_the_same_as_the_handler_while_objects_come_and_go(
+    live: Any, monkeypatch: pytest.MonkeyPatch, seed: int, at_hand: bool
+) -> None:
     source = random.Random(seed)
+    if not at_hand:
+        forget_memory(live, monkeypatch)
     client, bucket, foreign = connect(live), f"quick-{seed}", f"quick-ann-{seed}"
     fast, plain = Raw(live.port), Raw(live.hasty_port)
     client.create_bucket(Bucket=bucket)
@@ -69,6 +84,8 @@ def test_the_same_as_the_handler_while_objects_come_and_go(live: Any, seed: int)
             live.run(live.store.set_versioning, bucket, source.choice(["Enabled", "Suspended"]))
         elif step < 0.24:
             live.run(live.store.destage)
+        elif step < 0.5 and not at_hand:
+            live.run(core_of(live.store).cache.evict)
         user = live.admin if source.random() < 0.8 else live.user
         method = source.choice(["GET", "GET", "HEAD"])
         more, query = source.choice(HEADERS), source.choice(QUERIES)
@@ -118,6 +135,71 @@ def test_an_answer_is_quick_once_the_object_was_seen_and_is_counted(live: Any, b
         ("HeadObject", 206, 0),
     ]
     raw.close()
+    client.close()
+
+
+def test_a_short_body_that_is_not_in_memory_is_waited_for(
+    live: Any, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, raw = connect(live), Raw(live.port)
+    body, large = random.Random(1).randbytes(3000), random.Random(2).randbytes(300_000)
+    client.put_object(Bucket=bucket, Key="key", Body=body)
+    client.put_object(Bucket=bucket, Key="large", Body=large)
+    path = f"/{bucket}/key".encode()
+    seen: list[str] = []
+    quick = live.server.quick
+
+    def look(head: Any, date: bytes) -> Any:
+        answer = quick(head, date)
+        seen.append("quick" if isinstance(answer, bytes) else "handler" if answer is None else "later")
+        return answer
+
+    forget_memory(live, monkeypatch)
+    live.quick.append(look)
+    before = len(live.seen())
+    found = [
+        raw.ask(live.admin, "GET", path),
+        raw.ask(live.admin, "GET", path),
+        raw.ask(live.admin, "GET", f"/{bucket}/large".encode(), more={"range": "bytes=200000-200009"}),
+        raw.ask(live.admin, "HEAD", f"/{bucket}/large".encode()),
+        raw.ask(live.admin, "GET", f"/{bucket}/large".encode()),
+    ]
+    live.quick.pop()
+    assert [answer.body for answer in found] == [body, body, large[200_000:200_010], b"", large]
+    assert seen == ["later", "quick", "later", "quick", "handler"]
+    assert [(operation, status, sent) for operation, status, _, sent in live.seen()[before:]] == [
+        ("GetObject", 200, 3000),
+        ("GetObject", 200, 3000),
+        ("GetObject", 206, 10),
+        ("HeadObject", 200, 0),
+        ("GetObject", 200, 300_000),
+    ]
+    raw.close()
+    client.close()
+
+
+@pytest.mark.parametrize("error", [DataLost("three shards are gone"), Unavailable("the catalog is being mended")])
+def test_a_read_that_fails_is_answered_as_the_handler_does(
+    live: Any, bucket: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    client, quick, plain = connect(live), Raw(live.port), Raw(live.hasty_port)
+    client.put_object(Bucket=bucket, Key="key", Body=b"abc")
+    forget_memory(live, monkeypatch)
+
+    async def fail(_reader: ObjectReader) -> bytes:
+        raise error
+
+    monkeypatch.setattr(ObjectReader, "read", fail)
+    before = len(live.seen())
+    found, wanted = (raw.ask(live.admin, "GET", f"/{bucket}/key".encode()) for raw in (quick, plain))
+    assert found == wanted
+    assert found.status == (500 if isinstance(error, DataLost) else 503)
+    one, other = live.seen()[before:]
+    assert one == other
+    assert core_of(live.store).pins.oldest_record() is None
+    caplog.clear()
+    for raw in (quick, plain):
+        raw.close()
     client.close()
 
 
