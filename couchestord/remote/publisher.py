@@ -46,6 +46,10 @@ class History(Protocol):
         """The newest one, which stays while the body runs. Its pieces may raise DataLost, Corrupt."""
         ...
 
+    def ask_for_snapshot(self) -> None:
+        """Let one be taken soon, though the log is short."""
+        ...
+
     def records(self, first: int) -> AsyncGenerator[tuple[int, Entry], None]:
         """(sequence, record) from `first` to the last one that is committed. Those behind the newest snapshot are
         there. Raises DataLost.
@@ -59,6 +63,10 @@ class PublishOptions:
     """So much of the log is put at once."""
     run_age_s: float = 60.0
     """So long a record waits for others, and so much may be lost of the catalog with the node."""
+    runs_max: int = 1024
+    """Behind a root; then a new one is due."""
+    root_age_s: float = 6 * 3600.0
+    """Of the newest root, while somebody waits for a newer one."""
     retry_s: float = 1.0
     """After a failure; twice as long after each further one, up to `retry_s_max`."""
     retry_s_max: float = 300.0
@@ -79,8 +87,12 @@ class Publisher:
         check_claim: Callable[[], Awaitable[None]],
         now_ns: Callable[[], int],
         options: PublishOptions = PublishOptions(),
+        is_awaited: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`epoch`: that of the claim. `check_claim`: RemoteRefused when the bucket is another's by now."""
+        """`epoch`: that of the claim. `check_claim`: RemoteRefused when the bucket is another's by now. `is_awaited`:
+        whether somebody waits for a newer root.
+        """
+        self._is_awaited = is_awaited
         self._history = history
         self._roots = roots
         self._store_id = store_id
@@ -101,6 +113,9 @@ class Publisher:
         self._gathered_bytes = 0
         self._since = 0.0
         self._is_littered = False
+        self._runs_count = 0
+        """Behind the newest root."""
+        self._rooted_at = 0.0
         self._failures = 0
         self._retry_at = 0.0
         self.trouble = ""
@@ -151,6 +166,10 @@ class Publisher:
                 self.removed_objects_count += collected.removed_count
             self._is_littered = False
             return True
+        options = self._options
+        is_old = trio.current_time() - self._rooted_at >= options.root_age_s
+        if self._runs_count >= options.runs_max or (is_old and self._is_awaited()):
+            self._history.ask_for_snapshot()
         await self._gather()
         if not self._is_due():
             return False
@@ -183,6 +202,7 @@ class Publisher:
         await self._roots.put_root(root)
         self._root, self._unnamed = root, None
         self._is_littered = True
+        self._runs_count, self._rooted_at = 0, trio.current_time()
         self.roots_count += 1
         self._go_on_behind(root.sequence)
         log.info("catalog published", root=root.name.key, pieces=len(root.pieces), size_bytes=root.size_bytes)
@@ -239,6 +259,7 @@ class Publisher:
             self._run = Run(self._store_id, self._epoch, self._next, self._now_ns(), tuple(self._gathered))
         await self._roots.put_run(self._run)
         self._next = self._run.end
+        self._runs_count += 1
         self._run = None
         self._gathered, self._gathered_bytes = [], 0
 

@@ -181,10 +181,10 @@ def _pack(magic: bytes, value: Root | Run) -> bytes:
 def _unpack(magic: bytes, key: str, data: bytes, kind: type[_T]) -> _T:
     if len(data) < _PAYLOAD_AT:
         raise Corrupt(f"{key} is cut short")
-    found, version, _, length = _HEAD.unpack_from(data)
+    found, version, _, _ = _HEAD.unpack_from(data)
     payload = data[_PAYLOAD_AT:]
-    if found != magic or length != len(payload):
-        raise Corrupt(f"{key} has no head of its own, or is cut short")
+    if found != magic:
+        raise Corrupt(f"{key} has no head of its own")
     if xxh3_64(data[: _HEAD.size] + payload, version) != _SUM.unpack_from(data, _HEAD.size)[0]:
         raise Corrupt(f"{key} fails its checksum")
     if version > _VERSION:

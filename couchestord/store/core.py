@@ -29,6 +29,7 @@ from couchestord.io.room import ask_room
 from couchestord.model import OBJECT_BYTES_MAX
 from couchestord.service import Progress, Service
 from couchestord.store.decide import Decider
+from couchestord.store.history import StoreHistory
 from couchestord.store.intake import Intake
 from couchestord.store.jobs import Jobs, build_jobs
 from couchestord.store.l3 import L3
@@ -186,7 +187,8 @@ async def _build(nursery: trio.Nursery, disks: Disks, catalog_path: Path, option
     jobs.append(built)
     built.l3 = l3
     if l3 is not None and started.read_only is None:
-        l3.employ(parts, pool, built.views, writer.submit, built.throttle)
+        history = StoreHistory(disks, catalog, journal, stripes, pins, built.snapshotter.ask)
+        l3.employ(parts, pool, built.views, writer.submit, built.throttle, history)
     better = trio.Event()
     if started.read_only is not None:
         built.monitor.hold(better.set)
@@ -219,7 +221,7 @@ def _third_tier(options: StoreOptions, catalog: Catalog, disks: Disks, clock: Cl
     """Raises ConfigError."""
     if options.l3 is None:
         return None
-    return L3(options.l3, options.l3.open_backend(clock), catalog, disks, clock.random_bytes)
+    return L3(options.l3, options.l3.open_backend(clock), catalog, disks, clock)
 
 
 async def _stop(core: Core) -> None:

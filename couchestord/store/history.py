@@ -1,6 +1,6 @@
 """What a store publishes of itself: its newest snapshot, as it lies on the stripes, and the log behind it."""
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 
 import trio
@@ -20,7 +20,16 @@ _RECORDS_PER_CHECKPOINT = 16
 class StoreHistory:
     """A `remote.publisher.History`."""
 
-    def __init__(self, disks: Disks, catalog: Catalog, journal: Journal, stripes: StripeStore, pins: Pins) -> None:
+    def __init__(
+        self,
+        disks: Disks,
+        catalog: Catalog,
+        journal: Journal,
+        stripes: StripeStore,
+        pins: Pins,
+        ask_for_snapshot: Callable[[], None],
+    ) -> None:
+        self.ask_for_snapshot = ask_for_snapshot
         self._disks = disks
         self._catalog = catalog
         self._journal = journal

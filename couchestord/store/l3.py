@@ -9,6 +9,7 @@ from typing import Any
 
 import trio
 
+from couchestord.clock import Clock
 from couchestord.ec.segments import SegmentPool, Submit
 from couchestord.ec.throttle import Throttle
 from couchestord.errors import DataLost
@@ -20,11 +21,14 @@ from couchestord.remote.backend import Backend
 from couchestord.remote.blobs import Blobs
 from couchestord.remote.claims import Gate
 from couchestord.remote.leftovers import Leftovers
+from couchestord.remote.publisher import Publisher
+from couchestord.remote.roots import Roots
 from couchestord.remote.uploader import Uploader
 from couchestord.service import Service
 from couchestord.store.cleaning import Cleaner
 from couchestord.store.copies import Copies
 from couchestord.store.evicting import Evictor
+from couchestord.store.history import StoreHistory
 from couchestord.store.ledger import CatalogLedger
 from couchestord.store.options import L3Options
 from couchestord.store.reader import ExtentSource, ReaderParts
@@ -36,29 +40,38 @@ _THROTTLED_S = 0.05
 class L3:
     """What a running store has of the bucket. Belongs to one trio loop; close it when its services have ended."""
 
-    def __init__(
-        self, options: L3Options, backend: Backend, catalog: Catalog, disks: Disks, random_bytes: Callable[[int], bytes]
-    ) -> None:
+    def __init__(self, options: L3Options, backend: Backend, catalog: Catalog, disks: Disks, clock: Clock) -> None:
         self._options = options
         self._backend = backend
         self._catalog = catalog
         self._disks = disks
         self._epoch = disks.epoch
         self._blobs = Blobs(backend, disks.store_id)
-        self._gate = Gate(backend, disks.store_id, self._epoch, random_bytes)
+        self._clock = clock
+        self._gate = Gate(backend, disks.store_id, self._epoch, clock.random_bytes)
         self.copies = Copies(catalog.copies, self._blobs)
         self._uploader: Uploader | None = None
         self._leftovers: Leftovers | None = None
         self._cleaner: Cleaner | None = None
+        self._publisher: Publisher | None = None
         self._evictor: Evictor | None = None
 
-    def employ(self, parts: ReaderParts, pool: SegmentPool, views: Views, submit: Submit, throttle: Throttle) -> None:
+    def employ(
+        self,
+        parts: ReaderParts,
+        pool: SegmentPool,
+        views: Views,
+        submit: Submit,
+        throttle: Throttle,
+        history: StoreHistory,
+    ) -> None:
         """Make the jobs; nothing runs yet. Not for a store that is read only: it writes nothing to a bucket either."""
         self._catalog.find_waiting()
         ledger = CatalogLedger(self._catalog.copies, submit, self._disks.store_id, self._epoch)
         read = _reading(parts, throttle)
         options = self._options
         self._leftovers = Leftovers(ledger, self._blobs, read, self._gate.check)
+        self._publisher = publisher = self._publishing(history)
         self._cleaner = Cleaner(
             self._catalog.copies,
             submit,
@@ -66,7 +79,7 @@ class L3:
             self._epoch,
             self._gate.check,
             lambda blob: views.is_unseen(blob) and not pool.is_pinned(blob),
-            lambda: self._catalog.committed_sequence + 1,
+            lambda: publisher.kept_from,
         )
         self.copies.on_damage = self._cleaner.report
         if options.mode == "tiered":
@@ -82,12 +95,27 @@ class L3:
             is_urgent=lambda: evictor is not None and evictor.is_short,
         )
 
+    def _publishing(self, history: StoreHistory) -> Publisher:
+        return Publisher(
+            history,
+            Roots(self._backend, self._disks.store_id),
+            self._disks.store_id,
+            self._epoch,
+            history.founding(),
+            self._gate.check,
+            self._clock.now_ns,
+            self._options.publish,
+            # what was dropped stays until no catalog there names it
+            is_awaited=lambda: bool(self._catalog.copies.dropped(self._catalog.committed_sequence + 1, 1)),
+        )
+
     async def _left_bytes(self) -> int:
         return sum(room.left_bytes for room in (await ask_room(self._disks)).values())
 
     def services(self) -> Iterator[Service]:
         """Each of the jobs."""
-        yield from (job for job in (self._uploader, self._leftovers, self._cleaner, self._evictor) if job is not None)
+        jobs = (self._uploader, self._publisher, self._leftovers, self._cleaner, self._evictor)
+        yield from (job for job in jobs if job is not None)
 
     async def aclose(self) -> None:
         """Give connections back."""
@@ -103,6 +131,8 @@ class L3:
             return found
         if uploader.trouble:
             found.append(f"the bucket {self._backend.name} gets no copies: {uploader.trouble}")
+        if self._publisher is not None and self._publisher.trouble:
+            found.append(f"the bucket {self._backend.name} does not get the catalog: {self._publisher.trouble}")
         age_s = uploader.age_s()
         if age_s > self._options.upload.linger_s + self._options.backlog_age_s_max:
             found.append(f"data has waited for its copy in {self._backend.name} for {age_s / 3600:.1f} h")
@@ -111,7 +141,7 @@ class L3:
     def status(self) -> dict[str, Any]:
         """Ready for JSON."""
         blobs_count, size_bytes, live_bytes, only_bytes = self._catalog.copies.totals()
-        uploader, evictor, cleaner = self._uploader, self._evictor, self._cleaner
+        uploader, evictor, cleaner, publisher = self._uploader, self._evictor, self._cleaner, self._publisher
         return {
             "mode": self._options.mode,
             "backend": self._backend.name,
@@ -128,6 +158,8 @@ class L3:
             "fill_percent": round(evictor.fill_percent, 1) if evictor else None,
             "reads": self.copies.reads_count,
             "read_bytes": self.copies.read_bytes,
+            "published_sequence": publisher.sequence if publisher else 0,
+            "unpublished_records": self._catalog.committed_sequence - publisher.sequence if publisher else 0,
             "deleted_blobs": cleaner.deleted_count if cleaner else 0,
             "lost_copies": cleaner.lost_copies_count if cleaner else 0,
         }

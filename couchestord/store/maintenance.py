@@ -164,6 +164,7 @@ class Snapshotter:
         self._bytes_min = bytes_min
         self._random_bytes = random_bytes
         self._whole = False
+        self._is_asked = False
         self.taken_count = 0
 
     @property
@@ -172,8 +173,12 @@ class Snapshotter:
         root = self._disks.slot.snapshot
         return root.sequence if root else 0
 
+    def ask(self) -> None:
+        """Let the next step take one, whatever the log's length."""
+        self._is_asked = True
+
     def is_due(self) -> bool:
-        if self._is_weak():
+        if self._is_asked or self._is_weak():
             return True
         if not self._journal.is_unbroken(self.sequence + 1, self._catalog.committed_sequence):
             # the log has a gap, and what it said is known to nobody but the catalog
@@ -256,6 +261,7 @@ class Snapshotter:
             self._pins.release(segments & old if named else segments)
             return False
         self._pins.release(old)
+        self._is_asked = False
         self.taken_count += 1
         log.info("catalog snapshot written", sequence=root.sequence, pieces=len(table.pieces))
         return True

@@ -13,6 +13,7 @@ from couchestord.io.journalfile import JournalOptions
 from couchestord.io.room import Room
 from couchestord.model import Policy
 from couchestord.remote.backend import Backend
+from couchestord.remote.publisher import PublishOptions
 from couchestord.remote.uploader import UploadOptions
 
 INLINE_BYTES_MAX = 128 << 10
@@ -42,6 +43,7 @@ class L3Options:
     watermarks: Watermarks = field(default_factory=Watermarks)
     backlog_age_s_max: float = 3600.0
     """Health is degraded when something waits for its copy for longer than this, beside `upload.linger_s`."""
+    publish: PublishOptions = field(default_factory=PublishOptions)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from upload_rig import Crash
 
 from couchestord.errors import Corrupt, RemoteDenied, RemoteUnavailable
 from couchestord.io.checksum import xxh3_64
-from couchestord.remote.root import RootName
+from couchestord.remote.root import Entry, RootName, Run
 from couchestord.service import Progress
 
 
@@ -116,6 +116,49 @@ async def test_a_run_waits_for_others_up_to_its_age() -> None:
         assert rig.count("log") == 2, "before its age, when it is long enough"
 
     await trio.to_thread.run_sync(lambda: trio.run(watch, clock=trio.testing.MockClock(autojump_threshold=0)))
+
+
+async def test_a_newer_root_is_asked_for_when_somebody_waits_for_it() -> None:
+    """What the catalog in the backend names may not be deleted there."""
+
+    async def watch() -> None:
+        rig = PublishRig()
+        awaited = [False]
+        publisher = await rig.start(replace(QUICK, root_age_s=3600.0), lambda: awaited[0])
+        await run(publisher)
+        await trio.sleep(4000)
+        rig.commit()
+        await run(publisher)
+        assert rig.asked_count == 0, "nobody waits"
+        awaited[0] = True
+        await run(publisher)
+        assert rig.asked_count == 1
+        rig.take()
+        await run(publisher)
+        await trio.sleep(3000)
+        await run(publisher)
+        assert rig.asked_count == 1, "it is not old yet"
+
+    await trio.to_thread.run_sync(lambda: trio.run(watch, clock=trio.testing.MockClock(autojump_threshold=0)))
+
+
+async def test_a_newer_root_is_asked_for_when_many_runs_lie_behind_the_last_one() -> None:
+    rig = PublishRig()
+    publisher = await rig.start(replace(QUICK, runs_max=3))
+    await run(publisher)
+    for count in range(1, 4):
+        assert rig.asked_count == 0
+        rig.commit()
+        await run(publisher)
+        assert rig.count("log") == count
+    await run(publisher)
+    asked_count = rig.asked_count
+    assert asked_count > 0
+    rig.take()
+    await run(publisher)
+    rig.commit()
+    await run(publisher)
+    assert rig.asked_count == asked_count
 
 
 async def test_in_every_backend(open_backend: OpenBackend, tmp_path: Path) -> None:
@@ -363,6 +406,19 @@ async def test_a_root_that_is_rotten_is_not_among_those_kept() -> None:
     rig.backend.objects[newest.key] = b"rot"
     await run(await rig.start())
     assert [name.epoch for name in await rig.roots.names()] == [newest.epoch + 1, before.epoch]
+
+
+async def test_runs_of_a_start_that_came_later_stay() -> None:
+    rig = PublishRig()
+    rig.commit()
+    rig.take()
+    publisher = await rig.start()
+    await publisher.work()
+    later = Run(STORE, rig.epoch + 1, 1, 1, (Entry(b"", 1),))
+    await rig.roots.put_run(later)
+    await run(publisher)
+    assert publisher.kept_from == 1
+    assert await rig.roots.runs() == [later.name]
 
 
 async def test_a_root_that_is_not_the_newest_removes_nothing() -> None:

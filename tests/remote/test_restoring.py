@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 from publish_rig import STORE, PublishRig, run
 
@@ -101,6 +102,15 @@ async def test_nothing_is_there(tmp_path: Path) -> None:
     with pytest.raises(NotAStore, match="no catalog"):
         await PublishRig().recover(tmp_path / "file")
     assert not (tmp_path / "file").exists()
+
+
+async def test_a_root_that_lacks_a_piece_in_its_list(tmp_path: Path) -> None:
+    rig = await published()
+    newest = await rig.roots.read_root((await rig.roots.names())[0])
+    wrong = msgspec.structs.replace(newest, epoch=newest.epoch + 1, pieces=newest.pieces[:-1])
+    await rig.roots.put_root(wrong)
+    root, _ = await rig.recover(tmp_path / "file")
+    assert root == newest
 
 
 async def test_a_newer_program_wrote_it(tmp_path: Path) -> None:

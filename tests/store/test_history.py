@@ -20,7 +20,7 @@ from couchestord.store.history import StoreHistory
 
 
 def history_of(core: Core) -> StoreHistory:
-    return StoreHistory(core.disks, core.catalog, core.journal, core.stripes, core.pins)
+    return StoreHistory(core.disks, core.catalog, core.journal, core.stripes, core.pins, core.jobs.snapshotter.ask)
 
 
 async def no_claim() -> None:

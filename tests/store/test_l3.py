@@ -9,6 +9,7 @@ from typing import Literal
 import pytest
 from catalog_check import check_catalog
 from memory_backend import MemoryBackend
+from publish_rig import QUICK
 from small_store import (
     SEGMENT_BYTES,
     SMALL,
@@ -43,7 +44,7 @@ class Rig:
     def __init__(self, path: Path, mode: Literal["cache", "tiered"] = "cache") -> None:
         self.path = path
         self.backend = MemoryBackend(keys_per_page=100)
-        l3 = L3Options(lambda _clock: self.backend, mode, NOW, Watermarks(0, 0))
+        l3 = L3Options(lambda _clock: self.backend, mode, NOW, Watermarks(0, 0), publish=QUICK)
         self.options: StoreOptions = replace(UNCACHED, l3=l3)
         self._starts_count = 0
 
@@ -76,6 +77,12 @@ async def upload(store: ObjectStore) -> None:
     await core_of(store).destage_all()
     for job in l3_of(store).services():
         await finish(job)
+
+
+async def upload_until_older_catalogs_are_gone(store: ObjectStore) -> None:
+    """From the bucket: those that name what was dropped by now."""
+    for _ in range(4):
+        await upload(store)
 
 
 BODIES = {
@@ -153,6 +160,8 @@ async def test_what_was_deleted_goes_from_the_bucket(tmp_path: Path) -> None:
         for key in BODIES:
             await store.delete("box", key)
         await upload(store)
+        assert rig.blobs(), "the catalog in the bucket names it"
+        await upload_until_older_catalogs_are_gone(store)
         assert not rig.blobs()
         assert l3_of(store).status()["blobs"] == 0
 
@@ -169,10 +178,10 @@ async def test_a_reader_keeps_its_blob(tmp_path: Path) -> None:
         await upload(store)
         reader = await store.get("box", b"large")
         await store.delete("box", b"large")
-        await upload(store)
+        await upload_until_older_catalogs_are_gone(store)
         assert rig.blobs(), "it is being read"
         assert await reader.read() == BODIES[b"large"]
-        await upload(store)
+        await upload_until_older_catalogs_are_gone(store)
         assert not rig.blobs()
 
 
@@ -207,6 +216,8 @@ async def test_full_disks_give_up_what_has_a_copy(tmp_path: Path) -> None:
         for key in bodies:
             await store.delete("box", key)
         await upload(store)
+        assert rig.blobs(), "the catalog in the bucket names it"
+        await upload_until_older_catalogs_are_gone(store)
         assert not rig.blobs()
 
 

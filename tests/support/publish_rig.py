@@ -46,6 +46,7 @@ class PublishRig:
         self.trimmed = 0
         self.epoch = 1
         self.ns = 0
+        self.asked_count = 0
         self.at: Callable[[str], None] = lambda _event: None
         self.backend.before = lambda call, key: self.at(f"before {call} {key}")
         self.backend.after = lambda call, key: self.at(f"after {call} {key}")
@@ -87,6 +88,9 @@ class PublishRig:
             self.at("piece")
             yield file[at : at + PIECE_BYTES]
 
+    def ask_for_snapshot(self) -> None:
+        self.asked_count += 1
+
     async def records(self, first: int) -> AsyncGenerator[tuple[int, Entry], None]:
         for sequence in range(first, len(self.log) + 1):
             await trio.lowlevel.checkpoint()
@@ -100,12 +104,12 @@ class PublishRig:
         self.ns += 1
         return self.ns
 
-    async def start(self, options: PublishOptions = QUICK) -> Publisher:
+    async def start(self, options: PublishOptions = QUICK, is_awaited: Callable[[], bool] = lambda: False) -> Publisher:
         """A new process: a new epoch, a claim, nothing remembered."""
         self.epoch += 1
         claim = Claim(self.bucket, STORE, self.epoch)
         await claim.take(self.random.randbytes)
-        return Publisher(self, self.roots, STORE, self.epoch, FOUNDING, claim.check, self.now_ns, options)
+        return Publisher(self, self.roots, STORE, self.epoch, FOUNDING, claim.check, self.now_ns, options, is_awaited)
 
     async def recover(self, path: Path) -> tuple[Root, int]:
         """The root that a lost node is made from, and the sequence it ends at. All of it is as the store had it."""

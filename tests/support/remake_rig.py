@@ -48,7 +48,7 @@ async def copy_all(core: Core, backend: Backend) -> None:
 async def publish(core: Core, backend: Backend) -> None:
     """All that is committed."""
     claim = Claim(backend, core.disks.store_id, core.disks.epoch)
-    history = StoreHistory(core.disks, core.catalog, core.journal, core.stripes, core.pins)
+    history = StoreHistory(core.disks, core.catalog, core.journal, core.stripes, core.pins, core.jobs.snapshotter.ask)
     publisher = Publisher(
         history,
         Roots(backend, core.disks.store_id),
