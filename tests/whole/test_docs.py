@@ -26,7 +26,7 @@ COMMAND = re.compile(r"(?m)^\s*(?:\|.*?`)?couchestord ([a-z].*)$|`couchestord ([
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 REPOSITORY_FILE = re.compile(r"`((?:couchestord|tests|docs|bench|systemd|deploy)/[\w./-]+)`")
 SETTING = re.compile(r"`((?:store|journal|cache|s3|metrics|health|log)\.[a-z_0-9]+)")
-METRIC = re.compile(r"`(couchestord_[a-z_]+)")
+METRIC = re.compile(r"`(couchestord_[a-z0-9_]+)")
 
 
 def name_of(path: Path) -> str:
