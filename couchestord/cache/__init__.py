@@ -47,7 +47,7 @@ b'couchestord '
 from couchestord.cache.compressor import Compression, Compressor, Lz4, NoCompression, make_compressor
 from couchestord.cache.manager import CACHES_OFF, CacheConfig, CacheManager, Source
 from couchestord.cache.names import CacheEntry, CacheKey, NamedCache
-from couchestord.cache.tier import CHUNK_BYTES, Tier, TierStats
+from couchestord.cache.tier import CHUNK_BYTES, Tier, TierStats, sum_tiers
 
 __all__ = [
     "CACHES_OFF",
@@ -65,4 +65,5 @@ __all__ = [
     "Tier",
     "TierStats",
     "make_compressor",
+    "sum_tiers",
 ]

@@ -1,6 +1,7 @@
 """What a cache below the first one is: a place that holds verified chunks and may lose them at any time."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
 from typing import Final, Protocol
 
 CHUNK_BYTES: Final = 64 << 10
@@ -38,6 +39,25 @@ class TierStats:
         """Hits of all look-ups; 0 before the first."""
         asked = self.hits_count + self.misses_count
         return self.hits_count / asked if asked else 0.0
+
+    def ended(self) -> "TierStats":
+        """What stays of it when its process ends: what happened."""
+        return replace(self, capacity_bytes=0, size_bytes=0, entries_count=0, off_because="")
+
+
+def sum_tiers(tiers: Iterable[TierStats]) -> list[TierStats]:
+    """Counts of tiers in several processes, those of one name together, in the order in which the names came."""
+    found: dict[str, TierStats] = {}
+    for tier in tiers:
+        before = found.get(tier.name)
+        found[tier.name] = tier if before is None else _sum(before, tier)
+    return list(found.values())
+
+
+def _sum(one: TierStats, other: TierStats) -> TierStats:
+    names = [field.name for field in fields(one) if field.name.endswith(("_bytes", "_count"))]
+    counts = {name: getattr(one, name) + getattr(other, name) for name in names}
+    return replace(one, **counts, off_because=one.off_because or other.off_because)
 
 
 class Tier(Protocol):

@@ -61,7 +61,8 @@ def disk_replaced(result: dict[str, Any]) -> str:
 
 
 def caches(result: list[dict[str, Any]]) -> str:
-    return tree(result) if result else "caches are off (cache.l1_size), or those of workers, which are not asked"
+    rows = [{name: value for name, value in row.items() if name != "processes"} for row in result]
+    return tree(rows) if rows else "caches are off (cache.l1_size)"
 
 
 def evicted(result: dict[str, Any]) -> str:

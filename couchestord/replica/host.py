@@ -16,6 +16,7 @@ from couchestord.io.catalog.catalog import Catalog
 from couchestord.io.sharedpage import SharedPage
 from couchestord.metrics import Metrics
 from couchestord.replica import messages as ms
+from couchestord.replica.beside import Reader, ReadersBeside
 from couchestord.replica.bodies import answer, coming_bodies, take_coming
 from couchestord.replica.channel import Channel
 from couchestord.store import ObjectStore
@@ -39,6 +40,7 @@ class Host:
         self._opened = trio.Event()
         self._left = trio.Event()
         self._readers: set[_Reader] = set()
+        self.beside = ReadersBeside(lambda: [reader.caches for reader in self._readers])
 
     def pids(self) -> list[int]:
         """Processes that read now."""
@@ -67,6 +69,7 @@ class Host:
         core = store.core
         core.catalog.generations.share(self._page.generations)
         core.jobs.views.share(self._page, self.pids)
+        store.caches.beside = self.beside
         core.catalog.tell(self._publish)
         self._publish(core.catalog)
         self._store = store
@@ -148,10 +151,12 @@ class _Reader:
         self.nursery: trio.Nursery | None = None
         self.is_reading = False
         self.pid = 0
+        self.caches = Reader(self.channel.send)
         self._held: tuple[ObjectStore, list[int], list[int]] | None = None
 
     def leave(self) -> None:
         """It reads no more, until it says hello again: what it held is let go."""
+        self._host.beside.left(self.caches)
         held, self._held = self._held, None
         if held is not None:
             held[0].core.pins.release(held[1], held[2])
@@ -182,6 +187,11 @@ class _Reader:
                     self._host.store.core.journal.report(message.path, message.disk)
             case ms.Counted():
                 self._host.count(message.counts)
+            case ms.Counts():
+                if self.is_reading:
+                    self.caches.stats = message.stats
+            case ms.Answer() | ms.Refusal():
+                self.caches.asked.answered(message)
             case ms.CatalogFailed():
                 if self.is_reading:
                     self._host.store.core.writer.fail(Corrupt(message.reason))

@@ -13,6 +13,7 @@ from couchestord import errors
 from couchestord.ec.choice import Preference
 from couchestord.io import requests as rq
 from couchestord.model import BucketInfo, DeleteResult, ObjectInfo, PartInfo, UploadInfo
+from couchestord.store.beside import ReaderStats
 
 
 class _Message(msgspec.Struct, frozen=True, array_like=True):
@@ -91,10 +92,18 @@ class CatalogFailed(_Message, frozen=True, tag=8):
     reason: str
 
 
+class Counts(_Message, frozen=True, tag=10):
+    """What the reader has counted since it opened the store."""
+
+    stats: ReaderStats
+
+
 # -- from the store --------------------------------------------------------------------------------------------------
 
 
 class Answer(_Message, frozen=True, tag=20):
+    """To what either side asked."""
+
     id: int
     value: msgspec.Raw
 
@@ -118,8 +127,37 @@ class GoodDisks(_Message, frozen=True, tag=23):
     disks: list[tuple[int, str, bytes]]
 
 
-FromReader = Hello | Submit | FindRecord | Hold | Release | Damage | ReplicaDamage | Counted | CatalogFailed
-FromStore = Answer | Refusal | Closing | GoodDisks
+class EvictCaches(_Message, frozen=True, tag=24):
+    """Forget what a tier holds, or, with None, all do. Answered with how many bytes went."""
+
+    id: int
+    tier: str | None
+
+
+class WarmCaches(_Message, frozen=True, tag=25):
+    """A step of a warm-up. Answered with `Warmed`."""
+
+    id: int
+    bucket: str
+    prefix: bytes
+    start_after: bytes
+
+
+FromReader = (
+    Hello
+    | Submit
+    | FindRecord
+    | Hold
+    | Release
+    | Damage
+    | ReplicaDamage
+    | Counted
+    | CatalogFailed
+    | Counts
+    | Answer
+    | Refusal
+)
+FromStore = Answer | Refusal | Closing | GoodDisks | EvictCaches | WarmCaches
 
 
 class Opened(msgspec.Struct, frozen=True, array_like=True):

@@ -15,7 +15,7 @@ from couchestord import logs
 from couchestord.cache import CacheConfig, CacheManager
 from couchestord.ec.choice import choose_engine
 from couchestord.ec.stripes import StripeStore
-from couchestord.errors import DiskError, Unavailable
+from couchestord.errors import DiskError, Error, InternalError, Unavailable
 from couchestord.io.directory import DirectoryDisk
 from couchestord.io.disk import Disk
 from couchestord.io.disks import Disks, load_disks
@@ -30,6 +30,8 @@ from couchestord.replica.catalog import ReplicaCatalog, Turns
 from couchestord.replica.channel import Channel
 from couchestord.replica.journal import ReplicaJournal
 from couchestord.replica.pins import TELL_S, ReplicaPins
+from couchestord.store.beside import ReaderStats
+from couchestord.store.caching import Caches
 from couchestord.store.copies import Copies
 from couchestord.store.intake import Taken, check_size, inline
 from couchestord.store.options import INLINE_BYTES_MAX
@@ -38,6 +40,7 @@ from couchestord.store.store import Objects
 
 log = logs.get(__name__)
 _DEADLINE_S: Final = 5.0
+Command = ms.EvictCaches | ms.WarmCaches
 _GONE: Final = "the store's process is gone; a write may have happened: look before you try again"
 
 
@@ -57,6 +60,12 @@ class Link:
         """The store is about to close, or its process is gone."""
         self.good_disks: list[tuple[int, str, bytes]] = []
         self.disks_changed = trio.Event()
+        self.obey: Callable[[Command], None] = self.refuse
+        """What the store's process asks of this one goes there."""
+
+    def refuse(self, command: Command) -> None:
+        """Nobody is there to obey."""
+        self.tell(ms.refuse(command.id, Unavailable("this process reads nothing now")))
 
     async def run(self) -> None:
         """Until the other process is gone."""
@@ -130,6 +139,8 @@ class Link:
             case ms.GoodDisks():
                 self.good_disks = message.disks
                 self.disks_changed.set()
+            case _:
+                self.obey(message)
 
     def _wake(self, id_: int, found: outcomes.Outcome[Any]) -> None:
         task = self._waiting.pop(id_, None)
@@ -201,9 +212,16 @@ async def open_replica(
                 journal = ReplicaJournal(disks, find_record, lambda path, disk: link.tell(ms.ReplicaDamage(path, disk)))
                 parts = ReaderParts(catalog.reading, journal, stripes, pins, CacheManager(cache, nursery), copies)
                 nursery.start_soon(_follow_disks, link, disks)
-                nursery.start_soon(_tell, link, catalog, pins, metrics)
-                yield Objects(_Parts(link, catalog, parts))
-                _tell_counts(link, metrics)
+                seam = _Parts(link, catalog, parts)
+                telling = _Telling(link, metrics, parts.cache, stripes, journal)
+                nursery.start_soon(_tell, link, catalog, pins, telling)
+                caches = Caches(seam)
+                link.obey = lambda command: nursery.start_soon(_obey, link, caches, telling, command)
+                try:
+                    yield Objects(seam)
+                finally:
+                    link.obey = link.refuse
+                telling.tell()
                 nursery.cancel_scope.cancel()
         finally:
             trio.lowlevel.remove_instrument(turns)
@@ -213,7 +231,7 @@ async def open_replica(
         page.see(number, page.version)
 
 
-async def _tell(link: Link, catalog: ReplicaCatalog, pins: ReplicaPins, metrics: Metrics) -> None:
+async def _tell(link: Link, catalog: ReplicaCatalog, pins: ReplicaPins, telling: "_Telling") -> None:
     async def hold(segments: list[int], records: list[int]) -> None:
         await link.ask(lambda id_: ms.Hold(id_, segments, records), None)
 
@@ -223,14 +241,49 @@ async def _tell(link: Link, catalog: ReplicaCatalog, pins: ReplicaPins, metrics:
             await pins.tell(link.tell, hold)
         except Unavailable:
             return
-        _tell_counts(link, metrics)
+        telling.tell()
         await trio.sleep(TELL_S)
 
 
-def _tell_counts(link: Link, metrics: Metrics) -> None:
-    counts = metrics.take()
-    if counts:
-        link.tell(ms.Counted(ms.raw(counts)))
+class _Telling:
+    """Tells the store's process what was counted here, when that is something new."""
+
+    def __init__(
+        self, link: Link, metrics: Metrics, cache: CacheManager, stripes: StripeStore, journal: ReplicaJournal
+    ) -> None:
+        self._link = link
+        self._metrics = metrics
+        self._cache = cache
+        self._stripes = stripes
+        self._journal = journal
+        self._told: ReaderStats | None = None
+
+    def tell(self) -> None:
+        counts = self._metrics.take()
+        if counts:
+            self._link.tell(ms.Counted(ms.raw(counts)))
+        degraded = self._stripes.degraded_reads_count, self._journal.degraded_reads_count
+        stats = ReaderStats(os.getpid(), self._cache.stats(), *degraded)
+        if stats != self._told:
+            self._told = stats
+            self._link.tell(ms.Counts(stats))
+
+
+async def _obey(link: Link, caches: Caches, telling: _Telling, command: Command) -> None:
+    try:
+        if isinstance(command, ms.EvictCaches):
+            answer = ms.raw(await caches.evict(command.tier))
+        else:
+            answer = ms.raw(await caches.warm(command.bucket, command.prefix, command.start_after))
+    except Error as error:
+        link.tell(ms.refuse(command.id, error))
+        return
+    except Exception as error:
+        log.exception("a command of the store's process failed")
+        link.tell(ms.refuse(command.id, InternalError(repr(error))))
+        return
+    telling.tell()
+    link.tell(ms.Answer(command.id, answer))
 
 
 async def _open_disk(folder: str) -> Disk:

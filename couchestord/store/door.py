@@ -68,7 +68,7 @@ class ObjectStore(Objects):
 
     async def status(self) -> dict[str, Any]:
         """Everything an operator asks, ready for JSON."""
-        return await status(self.core)
+        return await status(self.core, self.caches.beside.stats()) | {"caches": self.caches.stats()}
 
     async def describe(self, bucket: str, key: bytes) -> dict[str, Any]:
         """Where every extent, shard and replica of an object lies, ready for JSON. Raises NoSuchKey."""

@@ -11,6 +11,7 @@ from couchestord.io.catalog.read import EntryRow, PlacementRow, SegmentRow
 from couchestord.io.disks import Disks, disks_to_spare, shards_per_disk
 from couchestord.io.room import Room, ask_room
 from couchestord.model import ObjectInfo, Policy
+from couchestord.store.beside import ReaderStats
 from couchestord.store.runs import plan
 
 if TYPE_CHECKING:
@@ -119,8 +120,8 @@ def _shortage(disks: Disks, policy: Policy) -> str:
     return f"there is {there}: the others are made when disks are back or have room"
 
 
-async def status(core: "Core") -> dict[str, Any]:
-    """Everything an operator asks, ready for JSON."""
+async def status(core: "Core", beside: Sequence[ReaderStats] = ()) -> dict[str, Any]:
+    """Everything an operator asks, ready for JSON, but for the caches. `beside`: of the processes that read, too."""
     disks, journal = core.disks, core.journal
     rooms = await ask_room(disks)
     state = health(core)
@@ -143,7 +144,7 @@ async def status(core: "Core") -> dict[str, Any]:
             "survives_disks": disks.m,
             "first_sequence": journal.first_sequence,
             "syncs": journal.syncs_count,
-            "degraded_reads": journal.degraded_reads_count,
+            "degraded_reads": journal.degraded_reads_count + sum(each.degraded_records_count for each in beside),
         },
         "catalog": {
             "bytes": core.catalog.path.stat().st_size,
@@ -158,8 +159,7 @@ async def status(core: "Core") -> dict[str, Any]:
             "live_bytes": live_bytes,
             **redundancy(disks, places),
         },
-        "degraded_reads": core.stripes.degraded_reads_count,
-        "caches": caches_status(core.cache.stats()),
+        "degraded_reads": core.stripes.degraded_reads_count + sum(each.degraded_reads_count for each in beside),
         "l3": core.jobs.l3.status() if core.jobs.l3 else None,
         "writes": {
             "groups": core.writer.stats.groups,

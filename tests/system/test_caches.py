@@ -7,7 +7,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from daemon import QUICK, Node
+from daemon import QUICK, Node, wait_until, with_workers
 from daemons import command, result
 from workload import BUCKET
 
@@ -43,6 +43,32 @@ def test_warmup_stats_and_evict(tmp_path: Path) -> None:
         )
         assert result("cache", "evict", *data) == {"bytes": row["bytes"]}
         assert "NoSuchBucket" in command("cache", "warmup", "nowhere", *data, "--json").stderr
+
+
+def test_caches_of_workers_are_warmed_told_and_emptied(tmp_path: Path) -> None:
+    settings = with_workers({**QUICK, "COUCHESTORD_CACHE__L1_SIZE": "2 MiB"}, 2)
+    with Node(tmp_path / "data", settings=settings) as node:
+        data = ("--data", node.data)
+        node.start()
+        wait_until(lambda: len(node.status()["workers"]) == 2, 60, node.said)
+        client = node.s3()
+        client.create_bucket(Bucket=BUCKET)
+        for number in range(20):
+            client.put_object(Bucket=BUCKET, Key=f"small/{number:02}", Body=b"%d" % number)
+        assert command("cache", "warmup", f"{BUCKET}/small/", *data).stdout.startswith("20 objects, 30 bytes")
+        [row] = result("cache", "stats", *data)
+        assert (row["entries"], row["capacity_bytes"]) == (40, 2 << 20), "each has all"
+        assert sorted(each["pid"] for each in row["processes"]) == node.status()["workers"]
+        assert [each["entries"] for each in row["processes"]] == [20, 20]
+        before = metrics(node)
+        hits, misses = (f'couchestord_cache_{name}_total{{tier="l1"}}' for name in ("hits", "misses"))
+        for number in range(20):
+            assert client.get_object(Bucket=BUCKET, Key=f"small/{number:02}")["Body"].read() == b"%d" % number
+        wait_until(lambda: metrics(node)[hits] == before[hits] + 20, 60, lambda: metrics(node))
+        assert metrics(node)[misses] == before[misses]
+        assert "processes" not in command("cache", "stats", *data).stdout
+        assert result("cache", "evict", *data) == {"bytes": row["bytes"]}
+        assert result("cache", "stats", *data)[0]["bytes"] == 0
 
 
 @pytest.mark.parametrize("l1_size", ["0", "auto"])

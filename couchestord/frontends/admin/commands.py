@@ -216,9 +216,9 @@ def _policy_fields(arguments: Arguments) -> dict[str, Any]:
 
 
 async def _cache_stats(store: ObjectStore, arguments: Arguments) -> list[dict[str, Any]]:
-    """The tiers, from the top down; none when caches are off."""
+    """The tiers, from the top down; none when caches are off. With workers, each of them under `processes`."""
     arguments.end()
-    return store.caches.stats()
+    return store.caches.stats_of_each()
 
 
 async def _cache_evict(store: ObjectStore, arguments: Arguments) -> dict[str, Any]:
@@ -231,7 +231,9 @@ async def _cache_evict(store: ObjectStore, arguments: Arguments) -> dict[str, An
 
 
 async def _cache_warm(store: ObjectStore, arguments: Arguments) -> dict[str, Any]:
-    """One step; `next` is where the next one starts, None after the last. `capacity_bytes`: what the tiers may hold."""
+    """One step; `next` is where the next one starts, None after the last. `capacity_bytes`: end when as much was
+    brought.
+    """
     bucket, prefix, start = (
         arguments.text("bucket"),
         arguments.optional_text("prefix"),
@@ -244,7 +246,7 @@ async def _cache_warm(store: ObjectStore, arguments: Arguments) -> dict[str, Any
         "bytes": done.size_bytes,
         "unreadable": done.lost_count,
         "next": None if done.next_start is None else done.next_start.decode("utf-8", "surrogateescape"),
-        "capacity_bytes": sum(row["capacity_bytes"] for row in store.caches.stats()),
+        "capacity_bytes": store.caches.warm_bytes_max(),
     }
 
 
