@@ -243,8 +243,10 @@ class Catalog:
                 self._hold()
                 if self._on_change is not None:
                     self._on_change(self)
+                # and again: what others read meanwhile may be of before
+                self.generations.follow(self.applier.generations)
         self.committed_sequence = self.applier.sequence
-        self.generations.commit(self.applier.generations, self.applier.sequence)
+        self.applier.generations.settle()
 
     def rollback(self) -> None:
         """Drop the open transaction, if one is open, and take the counters back."""

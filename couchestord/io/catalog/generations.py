@@ -4,17 +4,16 @@ Theory of operation. Who keeps a look-up keeps a number with it, and looks wheth
 using it. Buckets, users and keys, directories, and segments have one number each. Objects and the places of extents
 have a table of slots, chosen by a hash: a change of one object drops that one, and the few that share its slot.
 
-The numbers lie in plain memory, so several processes may share them. A number is taken before the row is read, and
-grows twice around a commit, so a row that was read in between is kept under a number that does not last. `sequence`
-grows between the commit and the second time: who sees a number of after a commit sees the sequence of that commit, and
-must not read the row in an older transaction.
+The numbers lie in plain memory, so several processes may share them. They grow twice around a commit, so a row that was
+read in between is kept under a number that does not last. Between the commit and the second time the commit is made
+known (`io.sharedpage`): who sees a number of after it can see that its own transaction is older.
 """
 
 from typing import Final
 
 SLOTS_COUNT: Final = 1 << 16
 _MASK: Final = SLOTS_COUNT - 1
-_TREE, _NAMES, _SEGMENTS, _MOVES, _OPENED, _SEQUENCE, _NUMBERS_COUNT = range(7)
+_TREE, _NAMES, _SEGMENTS, _MOVES, _OPENED, _NUMBERS_COUNT = range(6)
 NUMBERS_BYTES: Final = 8 * _NUMBERS_COUNT
 MEMORY_BYTES: Final = NUMBERS_BYTES + 8 * SLOTS_COUNT
 
@@ -88,11 +87,6 @@ class Generations:
         numbers = self._numbers
         return numbers[_NAMES] + numbers[_OPENED] + numbers[_TREE]
 
-    @property
-    def sequence(self) -> int:
-        """Of the last record that was committed, as far as readers may know."""
-        return self._numbers[_SEQUENCE]
-
     def change_tree(self) -> None:
         self._numbers[_TREE] += 1
 
@@ -128,12 +122,6 @@ class Generations:
     def settle(self) -> None:
         """What was changed so far has been followed, or was taken back."""
         self._touched.clear()
-
-    def commit(self, other: "Generations", sequence: int) -> None:
-        """The other's changes are committed up to that sequence: once more after `follow`."""
-        self._numbers[_SEQUENCE] = sequence
-        self.follow(other)
-        other.settle()
 
 
 def slot_of_name(directory: int, name: bytes) -> int:

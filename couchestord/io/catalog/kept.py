@@ -38,16 +38,16 @@ class KeptObjects(Generic[Row]):
 
     def look_up(self, place: Place, read: Reading[Row]) -> Row | None:
         """What `read` finds, which is kept: a row, and the extent whose place it names, 0 for none."""
-        # taken before the row is read: what is kept must not be older than what it is compared with
         slots, slot = self._now.slots, slot_of_name(*place)
-        changes, all_moves = slots[slot], self._now.moves
+        changes = slots[slot]
         found = read(place)
         if found is None:
             return None
         row, extent = found
         place_slot = slot_of_extent(extent)
         moves = slots[place_slot]
-        if all_moves == self._now.moves and self._now.is_current():
+        # last: numbers of after a commit, of which a row of before must not be kept, come only behind its being told
+        if self._now.is_current():
             self._add(place, (row, slot, changes, place_slot, moves))
         return row
 

@@ -1,7 +1,7 @@
 """The catalog's files: made, and put in each other's place."""
 
 import sqlite3
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 import pytest
@@ -9,6 +9,8 @@ import pytest
 from couchestord.errors import Corrupt
 from couchestord.io.catalog import catalog
 from couchestord.io.catalog.catalog import FILE_SUFFIXES, Catalog, put_in_place
+from couchestord.io.catalog.generations import MEMORY_BYTES, Generations
+from couchestord.io.catalog.kept import KeptObjects
 from couchestord.io.catalog.pages import PAGE_BYTES
 from couchestord.io.folder import sync_folder
 from couchestord.model import Policy
@@ -42,6 +44,25 @@ def test_old_files_are_gone_for_good_before_a_new_catalog_has_their_name(
     put_in_place(made, path)
     assert there == [[], ["", ".sums"]]
     assert all(Path(f"{path}{suffix}.discarded").read_bytes() == b"old" for suffix in FILE_SUFFIXES)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_others_read_while_a_commit_is_made_known_is_not_kept(tmp_path: Path, fails: bool) -> None:
+    """It may be of before. A commit that raises may have happened all the same."""
+    place = 7, b"key"
+    Catalog.create(tmp_path / "db", STORE_ID, Policy())
+    with closing(Catalog(tmp_path / "db")) as written:
+        memory = memoryview(bytearray(MEMORY_BYTES))
+        written.generations.share(memory)
+        kept: KeptObjects[str] = KeptObjects(Generations(memory))
+        written.tell(lambda _: kept.look_up(place, lambda _: ("of before", 0)))
+        written.begin()
+        written.applier.generations.change_object(*place)
+        if fails:
+            written._writer.execute("rollback")  # there is nothing to commit
+        with pytest.raises(Corrupt, match="committing") if fails else nullcontext():
+            written.commit()
+        assert kept.get(place) is None
 
 
 def test_what_cannot_be_read_before_anybody_watches_is_an_error_of_ours(tmp_path: Path) -> None:

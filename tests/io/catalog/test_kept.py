@@ -1,5 +1,9 @@
 """Objects that are kept: never older than what was changed, and not too many."""
 
+from collections.abc import Callable
+
+import pytest
+
 from couchestord.io.catalog import kept
 from couchestord.io.catalog.generations import MEMORY_BYTES, Generations
 from couchestord.io.catalog.kept import KeptObjects, Place
@@ -27,24 +31,30 @@ def test_what_changed_or_moved_is_read_again_and_nothing_else() -> None:
     assert objects.get(PLACE) is None
 
 
-def test_a_row_that_changes_while_it_is_read_is_not_kept() -> None:
+@pytest.mark.parametrize("change", [lambda it: it.change_object(*PLACE), lambda it: it.change_place(5)])
+def test_a_row_that_changes_while_it_is_read_is_not_kept_for_long(change: Callable[[Generations], None]) -> None:
     """Another process commits just then: its numbers lie in memory that both see."""
     memory = memoryview(bytearray(MEMORY_BYTES))
-    writer, now = Generations(memory), Generations(memory)
-    objects: KeptObjects[str] = KeptObjects(now)
+    writing, seen = Generations(), Generations(memory)
+    objects: KeptObjects[str] = KeptObjects(Generations(memory))
 
-    def change(_: Place) -> tuple[str, int]:
-        writer.change_object(*PLACE)
+    def commit(_: Place) -> tuple[str, int]:
+        change(writing)
+        seen.follow(writing)
         return "old", 5
 
-    assert objects.look_up(PLACE, change) == "old"
+    assert objects.look_up(PLACE, commit) == "old"
+    seen.follow(writing)
     assert objects.get(PLACE) is None
 
-    def move(_: Place) -> tuple[str, int]:
-        writer.change_place(5)
-        return "old", 5
 
-    assert objects.look_up(PLACE, move) == "old"
+def test_a_row_is_not_kept_when_a_commit_was_told_while_it_was_read() -> None:
+    class Told(Generations):
+        def is_current(self) -> bool:
+            return False
+
+    objects: KeptObjects[str] = KeptObjects(Told())
+    assert objects.look_up(PLACE, lambda _: ("old", 5)) == "old"
     assert objects.get(PLACE) is None
 
 
@@ -61,11 +71,11 @@ def test_readers_follow_what_was_committed_and_not_what_was_taken_back() -> None
     seen.follow(writing)
     assert objects.get(PLACE) is None
     objects.look_up(PLACE, lambda _: ("read before the commit", 5))
-    seen.commit(writing, 12)
+    seen.follow(writing)
+    writing.settle()
     assert objects.get(PLACE) is None
-    assert seen.sequence == 12
     objects.look_up(PLACE, lambda _: ("two", 5))
-    seen.commit(writing, 13)
+    seen.follow(writing)
     assert objects.get(PLACE) == "two"
 
 
