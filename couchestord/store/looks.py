@@ -10,8 +10,8 @@ from couchestord.store.values import object_info
 
 READ_BYTES_MAX = 128 << 10
 """No longer body is read at one look."""
-EXTENTS_KEPT_MAX = 64
-"""Of one object, some 250 bytes each. Of one with more, those of a range are looked up each time."""
+EXTENTS_KEPT_MAX = 16
+"""Of one object, some 250 bytes each. What lies behind them is looked up each time."""
 
 
 class Look:
@@ -113,10 +113,10 @@ class Looks:
         return self._generations.moves
 
     def extents(self, row: EntryRow) -> tuple[ExtentRow, ...]:
-        """All extents of an object that is one content of a few; none of others."""
+        """The first extents of an object that is one content, of a few most likely; none of others."""
         if row.content is None or row.extent is None or row.size > EXTENTS_KEPT_MAX * row.extent.length:
             return ()
-        return tuple(self._catalog.extents(row.content, 0, row.size))
+        return tuple(self._catalog.extents(row.content, 0, row.size, EXTENTS_KEPT_MAX))
 
     def find_extent(self, row: EntryRow, first: int, length: int) -> ExtentRow | None:
         """The extent that holds all of a range, shifted so that it begins where it would in the object."""

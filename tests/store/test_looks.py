@@ -9,12 +9,16 @@ from small_store import SEGMENT_BYTES, STRIPE_BYTES, body_of, core_of, new_store
 from couchestord.cache import CacheConfig
 from couchestord.errors import InvalidRange
 from couchestord.model import ByteRange
-from couchestord.store.looks import READ_BYTES_MAX
+from couchestord.store import looks
+from couchestord.store.looks import EXTENTS_KEPT_MAX, READ_BYTES_MAX
 
 
-@pytest.mark.parametrize("l1_bytes", [0, 4 << 20])
-async def test_a_range_in_memory_is_read_at_one_look(tmp_path: Path, l1_bytes: int) -> None:
+@pytest.mark.parametrize(("l1_bytes", "kept_max"), [(0, EXTENTS_KEPT_MAX), (4 << 20, EXTENTS_KEPT_MAX), (4 << 20, 3)])
+async def test_a_range_in_memory_is_read_at_one_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, l1_bytes: int, kept_max: int
+) -> None:
     """In any extent, in stripes and in the record; over two extents, or long, it is left to a reader."""
+    monkeypatch.setattr(looks, "EXTENTS_KEPT_MAX", kept_max)
     async with new_store(tmp_path, cache=CacheConfig(l1_bytes)) as store:
         size = 2 * SEGMENT_BYTES + 3 * STRIPE_BYTES + 500
         body = body_of(size)
@@ -43,6 +47,7 @@ async def test_a_range_in_memory_is_read_at_one_look(tmp_path: Path, l1_bytes: i
             inside += found is not None
         assert inside >= 150
         assert crossing >= 10
+        assert len(look._extents) == min(len(extents), kept_max)
         assert look.read_range(ByteRange(0, READ_BYTES_MAX)) is None
         with pytest.raises(InvalidRange):
             look.read_range(ByteRange(size))

@@ -253,7 +253,6 @@ class Catalog:
         if self._writer.in_transaction:
             self._writer.execute("rollback")
         self.applier.load()
-        self.applier.generations.follow(self.generations)
         self.applier.generations.settle()
         self.writing.forget()
 

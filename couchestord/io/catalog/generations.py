@@ -22,8 +22,8 @@ class Generations:
     """Numbers that change when one of what they stand for changes or goes.
 
     What is new changes none: that something is not there must not be kept. The one door through which look-ups are
-    dropped. The writer's numbers grow as outcomes are applied and fall back with a rollback; those that readers see
-    follow when they are committed and never fall.
+    dropped. The writer's numbers grow as outcomes are applied; those that readers see follow when they are committed.
+    None falls.
     """
 
     __slots__ = ("_numbers", "_touched", "slots")

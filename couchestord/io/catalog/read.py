@@ -274,8 +274,8 @@ class CatalogReader:
         )
         return [PieceRow(*row) for row in rows]
 
-    def extents(self, content: int, first: int, end: int) -> list[ExtentRow]:
-        """The extents of a content that hold its bytes from `first` to before `end`, in order."""
+    def extents(self, content: int, first: int, end: int, limit: int = -1) -> list[ExtentRow]:
+        """The extents of a content that hold its bytes from `first` to before `end`, in order; at most `limit`."""
         found: list[ExtentRow] = []
         if first >= end:
             return found
@@ -290,7 +290,7 @@ class CatalogReader:
         for row in rows:
             extent = ExtentRow(*row)
             found.append(extent)
-            if extent.start + extent.length >= end:
+            if extent.start + extent.length >= end or len(found) == limit:
                 break
         return found
 

@@ -55,7 +55,11 @@ def test_what_others_read_while_a_commit_is_made_known_is_not_kept(tmp_path: Pat
         memory = memoryview(bytearray(MEMORY_BYTES))
         written.generations.share(memory)
         kept: KeptObjects[str] = KeptObjects(Generations(memory))
-        written.tell(lambda _: kept.look_up(place, lambda _: ("of before", 0)))
+
+        def told(_: Catalog) -> None:
+            kept.look_up(place, lambda _: ("of before", 0))
+
+        written.tell(told)
         written.begin()
         written.applier.generations.change_object(*place)
         if fails:

@@ -79,15 +79,16 @@ def test_readers_follow_what_was_committed_and_not_what_was_taken_back() -> None
     assert objects.get(PLACE) == "two"
 
 
-def test_those_used_longest_ago_go_first() -> None:
+def test_those_used_longest_ago_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
     objects: KeptObjects[int] = KeptObjects(Generations())
-    count = kept.OBJECTS_KEPT_MAX
-    for number in range(count):
+    count = 100
+    monkeypatch.setattr(kept, "OBJECTS_KEPT_MAX", count)
+    for number in range(5 * count):
         objects.look_up((1, b"%d" % number), lambda place: (int(place[1]), 0))
         assert objects.get((1, b"0")) == 0
-    there = [number for number in range(2 * count) if objects.get((1, b"%d" % number)) is not None]
+    there = [number for number in range(5 * count) if objects.get((1, b"%d" % number)) is not None]
     assert there[0] == 0
-    assert there[-1] == count - 1
+    assert there[-1] == 5 * count - 1
     assert count // 2 <= len(there) <= count
     objects.clear()
     assert objects.get((1, b"0")) is None
