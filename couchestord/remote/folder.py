@@ -19,7 +19,7 @@ from typing import Final, TypeVar
 
 import trio
 
-from couchestord.errors import BlobExists, InvalidArgument, NoSuchBlob, RemoteDenied, RemoteRefused, RemoteUnavailable
+from couchestord.errors import BlobExists, NoSuchBlob, RemoteDenied, RemoteRefused, RemoteUnavailable
 from couchestord.io.folder import sync_folder
 from couchestord.remote.backend import (
     KEYS_PER_PAGE,
@@ -43,8 +43,8 @@ _WRITE_BYTES: Final = 256 << 10
 
 
 class FolderBackend:
-    """Objects as files below `folder`. When that is not the folder any more that it was at first (a mount that is gone,
-    say), calls raise RemoteUnavailable: what is not there would pass for lost.
+    """Objects as files below `folder`. While there is none, or another than at first (a mount that is gone, say), calls
+    raise RemoteUnavailable: what is not there would pass for lost.
     """
 
     def __init__(
@@ -56,11 +56,9 @@ class FolderBackend:
         threads_count: int = 4,
         keys_per_page: int = KEYS_PER_PAGE,
     ) -> None:
-        """Raises InvalidArgument when there is no such folder."""
-        if not folder.is_dir():
-            raise InvalidArgument(f"there is no folder {folder}")
+        """Nothing is asked of the file system yet: one that is away keeps no store from starting."""
         self._folder = folder.absolute()
-        self._identity = _identify(self._folder)
+        self._identity: tuple[int, int] | None = None
         self._random_bytes = random_bytes
         self._deadline_s = deadline_s
         self._keys_per_page = keys_per_page
@@ -111,8 +109,10 @@ class FolderBackend:
         """In a thread."""
         try:
             identity = _identify(self._folder)
-        except FileNotFoundError:
-            identity = None
+        except _NOT_THERE:
+            raise RemoteUnavailable(f"there is no folder {self.name}: is something not mounted?") from None
+        if self._identity is None:
+            self._identity = identity
         if identity != self._identity:
             raise RemoteUnavailable(f"{self.name} is not the folder any more that it was: is something unmounted?")
         return work()
@@ -122,7 +122,7 @@ class FolderBackend:
 
 
 def _identify(folder: Path) -> tuple[int, int]:
-    found = folder.stat()
+    found = os.stat(f"{folder}/")
     return found.st_dev, found.st_ino
 
 

@@ -10,7 +10,7 @@ import trio
 
 import couchestord.remote.folder
 from couchestord.clock import SystemClock
-from couchestord.errors import InvalidArgument, RemoteDenied, RemoteRefused, RemoteUnavailable
+from couchestord.errors import RemoteDenied, RemoteRefused, RemoteUnavailable
 from couchestord.remote.folder import FolderBackend
 
 
@@ -28,9 +28,19 @@ async def test_files_are_private_and_nothing_else_is_left(tmp_path: Path) -> Non
     assert [stored.key for stored in (await backend.list("")).objects] == ["a/b"]
 
 
-async def test_a_folder_must_be_there(tmp_path: Path) -> None:
-    with pytest.raises(InvalidArgument):
-        FolderBackend(tmp_path / "none", SystemClock().random_bytes)
+async def test_a_folder_that_is_not_there_yet_is_waited_for(tmp_path: Path) -> None:
+    """A file system that is mounted later keeps no daemon from starting."""
+    folder = tmp_path / "later"
+    backend = FolderBackend(folder, SystemClock().random_bytes)
+    with pytest.raises(RemoteUnavailable):
+        await backend.put_new("a", [b"x"])
+    folder.write_bytes(b"a file")
+    with pytest.raises(RemoteUnavailable):
+        await backend.list("")
+    folder.unlink()
+    folder.mkdir()
+    await backend.put_new("a", [b"x"])
+    assert await backend.get("a", 0, 1) == b"x"
 
 
 async def test_all_is_synced_before_it_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

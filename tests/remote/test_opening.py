@@ -54,9 +54,7 @@ async def test_a_secret_that_goes_while_it_runs_is_an_error_of_the_call(tmp_path
         await backend.aclose()
 
 
-@pytest.mark.parametrize(
-    "url", ["", "s3://box", "https://h", "file://host/x", "file:///none/such", "https://AK:hidden-secret@h/box", "//["]
-)
+@pytest.mark.parametrize("url", ["", "s3://box", "https://h", "file://host/x", "https://AK:hidden-secret@h/box", "//["])
 def test_urls_that_cannot_be_used(tmp_path: Path, url: str) -> None:
     with pytest.raises(ConfigError) as raised:
         open_backend(settings_in(tmp_path, url), SystemClock())
