@@ -50,7 +50,8 @@ class Backend(Protocol):
         """Store an object, the parts one after the other: durable, whole and readable by all on return.
 
         Nothing that is stored is ever replaced: BlobExists when other bytes are there. The same bytes are no error, so
-        that a call whose answer was lost can be repeated. The parts must not change until the call returns.
+        that a call whose answer was lost can be repeated. The parts must not change: a call that was cancelled, or
+        given up by its deadline, may still be at them.
         """
         ...
 
