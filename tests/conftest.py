@@ -3,11 +3,13 @@
 import functools
 import inspect
 import logging
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import trio
+from modes import l2_folder, mode
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -35,3 +37,10 @@ def log_level_as_before() -> Iterator[None]:
     level = logging.getLogger().level
     yield
     logging.getLogger().setLevel(level)
+
+
+@pytest.fixture(autouse=True)
+def second_tier_is_empty() -> None:
+    """Stores of two tests may have the same ids: what one left in the second tier is not the other's."""
+    if mode().caches == "l2":
+        shutil.rmtree(l2_folder(), ignore_errors=True)

@@ -18,6 +18,7 @@ import boto3
 import botocore.config
 import botocore.exceptions
 from daemons import FREE_PORTS, environment
+from modes import WORKERS, mode
 
 from couchestord.frontends.admin.client import ask
 
@@ -37,11 +38,14 @@ NO_DESTAGE: Final[Mapping[str, str]] = {**QUICK, "COUCHESTORD_JOURNAL__DESTAGE_I
 """Small objects stay in the journal."""
 UNCACHED: Final[Mapping[str, str]] = {"COUCHESTORD_CACHE__L1_SIZE": "0"}
 """Beside others: every read is one of the disks."""
+PREFERS_UNCACHED: Final[Mapping[str, str]] = {} if mode().caches else UNCACHED
+"""As that, where it makes the test stronger and is not what it rests on."""
+ONE_PROCESS: Final[Mapping[str, str]] = {WORKERS: "0"}
 
 
 def with_workers(base: Mapping[str, str], count: int) -> dict[str, str]:
     """Settings of a daemon with so many workers."""
-    return {**base, "COUCHESTORD_S3__WORKERS": str(count)}
+    return {**base, WORKERS: str(count)}
 
 
 class Node:
@@ -55,7 +59,9 @@ class Node:
         prefix: Sequence[str] = (),
         log: Path | None = None,
     ) -> None:
-        """`prefix`: a command that runs the daemon as the process it was started as (strace -D, prlimit)."""
+        """`settings`: whether there are workers, and which caches, is as the mode says (`modes`) unless they do.
+        `prefix`: a command that runs the daemon as the process it was started as (strace -D, prlimit).
+        """
         self.data = data
         self.settings = dict(settings)
         self.prefix = list(prefix)
@@ -109,7 +115,7 @@ class Node:
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
-                env=environment(**self.settings),
+                env=environment(**mode().settings(self.settings, self.log.with_suffix(".l2"))),
             )
         assert self.process.stdout is not None
         ready = self.process.stdout.readline()

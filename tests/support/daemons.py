@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from modes import mode
+
 ROOT: Final = Path(__file__).resolve().parents[2]
 FREE_PORTS: Final = tuple(f"--{name}-addr=127.0.0.1:0" for name in ("s3", "metrics", "health"))
 _TIMEOUT_S: Final = 60
@@ -73,10 +75,14 @@ class Daemon:
 
 @contextmanager
 def running(command_name: str, *arguments: str | Path, log: Path, **more: str) -> Iterator[Daemon]:
-    """`couchestord up` or `serve` on free ports, from the moment it is ready; killed at the end if it still runs."""
+    """`couchestord up` or `serve` on free ports, from the moment it is ready; killed at the end if it still runs.
+
+    `more`: settings; whether there are workers, and which caches, is as the mode says (`modes`) unless they do.
+    """
+    settings = mode().settings(more, log.with_suffix(".l2"))
     line = [sys.executable, "-m", "couchestord", command_name, *map(str, arguments), *FREE_PORTS, "--json"]
     with log.open("w") as errors:
-        process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment(**more))
+        process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment(**settings))
     with process:
         try:
             assert process.stdout is not None

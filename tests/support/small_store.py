@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import trio
+from modes import l2_folder, mode
 
 from couchestord.io.catalog.check import find_faults
 from couchestord.io.catalog.read import SegmentRow
@@ -34,6 +35,7 @@ SMALL = StoreOptions(
     rebuild_grace_s=0.0,
     background_bytes_per_s=1 << 40,
     services=False,
+    cache=mode().config(l2_folder()),
 )
 
 

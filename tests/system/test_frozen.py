@@ -2,11 +2,16 @@
 
 from pathlib import Path
 
-from daemon import QUICK, UNCACHED, Node, wait_until
+from daemon import PREFERS_UNCACHED, QUICK, Node, wait_until
 from loops import LoopStore, need
 from workload import BUCKET, Expected, Load
 
-SETTINGS = {**QUICK, **UNCACHED, "COUCHESTORD_STORE__DISK_DEADLINE": "1 s", "COUCHESTORD_STORE__SEGMENT_SIZE": "16 MiB"}
+SETTINGS = {
+    **QUICK,
+    **PREFERS_UNCACHED,
+    "COUCHESTORD_STORE__DISK_DEADLINE": "1 s",
+    "COUCHESTORD_STORE__SEGMENT_SIZE": "16 MiB",
+}
 
 
 def test_puts_go_on_while_a_disk_is_frozen(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from itertools import combinations
 from pathlib import Path
 
 import pytest
-from daemon import NO_DESTAGE, QUICK, UNCACHED, Node, error_of, wait_until
+from daemon import NO_DESTAGE, PREFERS_UNCACHED, QUICK, Node, error_of, wait_until
 from workload import BUCKET, FAILURES, Expected, fill, read
 
 SIZES = (0, 1, 4096, 70_000, 131_072, 131_073, 600_000, 3_000_000)
@@ -51,7 +51,7 @@ def noticed(node: Node, indexes: tuple[int, ...]) -> bool:
 def store(folder: Path, *, destaged: bool) -> Iterator[tuple[Node, Expected]]:
     """A store with small and large objects, in the journal still or on stripes."""
     expected = Expected()
-    with Node(folder / "data", settings={**(QUICK if destaged else NO_DESTAGE), **UNCACHED}) as node:
+    with Node(folder / "data", settings={**(QUICK if destaged else NO_DESTAGE), **PREFERS_UNCACHED}) as node:
         node.start().s3().create_bucket(Bucket=BUCKET)
         fill(expected, node.s3(), "before", SIZES)
         if destaged:

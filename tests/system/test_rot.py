@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import trio
-from daemon import NO_DESTAGE, QUICK, UNCACHED, Node, wait_until
+from daemon import NO_DESTAGE, PREFERS_UNCACHED, QUICK, Node, wait_until
 from workload import BUCKET, Expected, fill
 
 from couchestord.store.fsck import check_store
@@ -96,7 +96,7 @@ def name_of(damage: Damage) -> str:
 def filled(folder: Path, *, destaged: bool) -> Iterator[tuple[Node, Expected]]:
     """A store that holds objects, on stripes or in the journal; running, and stopped at the end."""
     expected = Expected()
-    with Node(folder / "data", settings={**(QUICK if destaged else NO_DESTAGE), **UNCACHED}) as node:
+    with Node(folder / "data", settings={**(QUICK if destaged else NO_DESTAGE), **PREFERS_UNCACHED}) as node:
         node.start().s3().create_bucket(Bucket=BUCKET)
         fill(expected, node.s3(), "rot", SIZES)
         if destaged:

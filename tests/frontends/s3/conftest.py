@@ -2,24 +2,32 @@
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
+from modes import mode
+from replica_rig import linked
 
+from couchestord.cache import CacheConfig
 from couchestord.clock import SystemClock
 from couchestord.frontends.http import Begin, Limits, Quick, serve_http
 from couchestord.frontends.s3.server import S3Server
+from couchestord.io.sharedpage import SharedPage
+from couchestord.metrics import Metrics
 from couchestord.model import AccessKey
-from couchestord.store import ObjectStore, StoreOptions
+from couchestord.replica.host import Host
+from couchestord.replica.store import open_replica
+from couchestord.store import Objects, ObjectStore, StoreOptions
 
 
 @dataclass(frozen=True)
 class Live:
-    """A running server and the two users it knows."""
+    """A running server and the two users it knows. With workers (`modes`) it serves what one of them would have."""
 
     port: int
     hasty_port: int
@@ -45,9 +53,24 @@ class Live:
         return trio.from_thread.run(function, *args, trio_token=self.token)
 
 
+@asynccontextmanager
+async def _served(store: ObjectStore, caches: CacheConfig) -> AsyncIterator[Objects]:
+    """What front ends have of a store: all of it, or what a worker has."""
+    if not mode().workers:
+        yield store
+        return
+    page, metrics = SharedPage(), Metrics()
+    host = Host(page, metrics)
+    async with linked(host) as link, host.serving(store):
+        async with open_replica(link, await link.open(), page, 0, metrics, caches) as replica:
+            yield replica
+        link.channel.close()
+
+
 async def _serve(folder: Path, started: "queue.Queue[tuple[Live, trio.Event] | BaseException]") -> None:
-    await ObjectStore.create(folder, StoreOptions())
-    async with ObjectStore.open(folder, StoreOptions()) as store:
+    options = StoreOptions(cache=mode().config(folder / "l2"))
+    await ObjectStore.create(folder, options)
+    async with ObjectStore.open(folder, options) as store, _served(store, options.cache) as served:
         await store.create_user("root", admin=True)
         await store.create_user("ann")
         admin, user = await store.create_key("root"), await store.create_key("ann")
@@ -61,7 +84,7 @@ async def _serve(folder: Path, started: "queue.Queue[tuple[Live, trio.Event] | B
             assert seconds >= 0
             observed.append((operation, status, bytes_in, bytes_out))
 
-        server = S3Server(store, SystemClock(), observe=observe)
+        server = S3Server(served, SystemClock(), observe=observe)
         live = Live(port, hasty_port, admin, user, trio.lowlevel.current_trio_token(), store, server, observed)
         live.quick.append(server.quick)
         live.begin.append(server.begin)
