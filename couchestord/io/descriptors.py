@@ -115,6 +115,22 @@ class Descriptors:
         for descriptor in [*left, *(descriptor for _, descriptor in dropped)]:
             os.close(descriptor.number)
 
+    def forget_unlinked(self) -> None:
+        """As `forget`, of all files that have no name any more: another process removed or replaced them."""
+        with self._lock:
+            paths = tuple(self._by_path)
+        unlinked = []
+        for path in paths:
+            held = self.acquire_open(path)
+            if held is None:
+                continue
+            try:
+                if not os.fstat(held.number).st_nlink:
+                    unlinked.append(path)
+            finally:
+                self.release(held)
+        self.forget(*unlinked)
+
     def close(self) -> None:
         """Close all, when no call is under way. In a thread, unless nothing can wait."""
         self.forget(*tuple(self._by_path))

@@ -179,6 +179,9 @@ class DirectoryDisk:
         check_path(path)
         await self._call("unlink", path, self._folder.unlink, path)
 
+    async def let_go(self) -> None:
+        await self._call("let go", "", self._folder.descriptors.forget_unlinked)
+
     async def list(self, folder: str) -> dict[str, int]:
         check_folder(folder)
         return await self._call("list", folder, self._folder.list, folder)

@@ -101,6 +101,12 @@ class Disk(Protocol):
         """Remove the name; NoSuchFile when it is not there. A read under way ends well."""
         ...
 
+    async def let_go(self) -> None:
+        """Close files that another process has removed or replaced: they take their room for as long as one has them
+        open, and are read in place of what the name leads to now. To be called now and then beside one that writes.
+        """
+        ...
+
     async def list(self, folder: str) -> dict[str, int]:
         """Size in bytes by file name, of the files in `folder`; empty when there is no such folder."""
         ...

@@ -3,7 +3,7 @@
 import os
 import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,6 +40,8 @@ from couchestord.store.store import Objects
 
 log = logs.get(__name__)
 _DEADLINE_S: Final = 5.0
+_LET_GO_S: Final = 1.0
+"""So long a file may stay open here that is to go."""
 Command = ms.EvictCaches | ms.WarmCaches
 _GONE: Final = "the store's process is gone; a write may have happened: look before you try again"
 
@@ -212,6 +214,7 @@ async def open_replica(
                 journal = ReplicaJournal(disks, find_record, lambda path, disk: link.tell(ms.ReplicaDamage(path, disk)))
                 parts = ReaderParts(catalog.reading, journal, stripes, pins, CacheManager(cache, nursery), copies)
                 nursery.start_soon(_follow_disks, link, disks)
+                nursery.start_soon(_let_go, disks)
                 seam = _Parts(link, catalog, parts)
                 telling = _Telling(link, metrics, parts.cache, stripes, journal)
                 nursery.start_soon(_tell, link, catalog, pins, telling)
@@ -284,6 +287,17 @@ async def _obey(link: Link, caches: Caches, telling: _Telling, command: Command)
         return
     telling.tell()
     link.tell(ms.Answer(command.id, answer))
+
+
+async def _let_go(disks: Disks) -> None:
+    """What the process that writes has removed takes its room, and what it has replaced is read, until it is closed."""
+    while True:
+        await trio.sleep(_LET_GO_S)
+        for index in disks.good():
+            disk = disks.get(index)
+            if disk is not None:
+                with suppress(DiskError):  # who reads next hears of it
+                    await disk.let_go()
 
 
 async def _open_disk(folder: str) -> Disk:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from couchestord.errors import DiskFailed, DiskFull, DiskLocked, DiskTimeout
+from couchestord.errors import DiskFailed, DiskFull, DiskLocked, DiskTimeout, NoSuchFile
 from couchestord.io.directory import DirectoryDisk
 from couchestord.io.joint import Joint
 
@@ -186,6 +186,30 @@ async def test_what_was_written_is_freed_once_it_is_written(tmp_path: Path) -> N
     gc.collect()
     assert gone() is None
     disk.close()
+
+
+async def test_files_that_another_process_removed_or_replaced_are_let_go(tmp_path: Path) -> None:
+    """Until then they take their room, and are read in place of what their names lead to now."""
+    writer = DirectoryDisk(tmp_path)
+    beside = DirectoryDisk(tmp_path, read_only=True)
+    try:
+        for name in ("kept", "removed", "replaced"):
+            await writer.write_at(f"a/{name}", 0, [b"old"])
+            assert await beside.read(f"a/{name}", 0, 9) == b"old"
+        await writer.unlink("a/removed")
+        await writer.write_at("a/new", 0, [b"new"])
+        await writer.rename("a/new", "a/replaced")
+        assert await beside.read("a/replaced", 0, 9) == b"old"
+        before = len(os.listdir("/proc/self/fd"))
+        await beside.let_go()
+        assert len(os.listdir("/proc/self/fd")) == before - 2
+        assert beside.read_nowait("a/kept", 0, 3) == b"old"
+        assert await beside.read("a/replaced", 0, 9) == b"new"
+        with pytest.raises(NoSuchFile):
+            await beside.read("a/removed", 0, 9)
+    finally:
+        beside.close()
+        writer.close()
 
 
 async def test_folder_moved_away_or_deleted(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -198,6 +199,19 @@ async def test_reader_goes_on_while_its_object_is_destaged_deleted_and_compacted
                 await finish(both.store.core.jobs.compactor)
                 await trio.sleep(0.05)
         assert not shard_files(tmp_path)
+        # what a reader has open takes its room
+        with trio.fail_after(20):
+            while open_without_name(tmp_path):
+                await trio.sleep(0.05)
+
+
+def open_without_name(folder: Path) -> list[str]:
+    """Files below a folder that this process has open though they were removed."""
+    found = []
+    for number in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):  # closed by a thread meanwhile
+            found.append(os.readlink(f"/proc/self/fd/{number}"))
+    return [name for name in found if name.startswith(str(folder)) and name.endswith(" (deleted)")]
 
 
 async def test_nothing_is_dropped_before_a_reader_has_looked_again(tmp_path: Path) -> None:
@@ -259,6 +273,15 @@ async def test_damage_is_told_and_made_good(tmp_path: Path) -> None:
         with trio.fail_after(10):
             while not both.store.core.jobs.rebuilder._damages:
                 await trio.sleep(0.01)
+        # what is made anew in its place is read, and tells of no damage again
+        await finish(both.store.core.jobs.rebuilder)
+        with trio.fail_after(20):
+            while open_without_name(tmp_path):
+                await trio.sleep(0.05)
+        await both.replica._core.reader_parts.cache.evict()
+        assert await read(both.replica, b"k") == body
+        await both.replica.put("box", b"told", b"after it")
+        assert not both.store.core.jobs.rebuilder._damages
 
 
 async def test_disk_that_was_given_up_is_not_asked_any_more(tmp_path: Path) -> None:
