@@ -18,7 +18,7 @@ PIP := $(BIN)/python -m pip -q --disable-pip-version-check
 # command:package pairs; a package is installed only when its command is missing.
 TEST_TOOLS := rclone:rclone mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs strace:strace losetup:mount fsfreeze:util-linux openssl:openssl
 
-.PHONY: help venv run test lint bench soak clean test-tools
+.PHONY: help venv run test lint bench soak modes clean test-tools
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +63,19 @@ $(BIN)/weed: $(STAMP)
 soak: $(STAMP) test-tools $(BIN)/weed ## the long forms: kill -9, power cuts, faults, model runs; within an hour on two processors
 	PATH="$(abspath $(BIN)):$$PATH" python -m pytest -v -m soak -n auto --maxprocesses 4 --dist worksteal \
 	  -o tmp_path_retention_policy=failed --durations 20 $(ARGS)
+
+# workers,caches: what tests/support/modes.py reads. `make test` is the fifth.
+MODES ?= 2,on 2,off 0,off 0,l2
+
+modes: $(STAMP) test-tools ## the tests of store, S3 and daemon with workers and without, with caches, without, with a second tier
+	failed=""; \
+	for mode in $(MODES); do \
+	  echo "-- workers $${mode%,*}, caches $${mode#*,}"; \
+	  COUCHESTORD_TEST_WORKERS=$${mode%,*} COUCHESTORD_TEST_CACHES=$${mode#*,} PATH="$(abspath $(BIN)):$$PATH" \
+	    python -m pytest -q -n auto --maxprocesses 4 --dist loadfile -o tmp_path_retention_policy=failed \
+	    tests/system tests/frontends/s3 tests/store $(ARGS) || failed="$$failed $$mode"; \
+	done; \
+	if [ -n "$$failed" ]; then echo "failed in:$$failed" >&2; exit 1; fi
 
 lint: $(STAMP) ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .

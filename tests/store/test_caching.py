@@ -5,6 +5,7 @@ eviction that leaves the second read to memory; long runs kept; a load for each 
 """
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,9 @@ from couchestord.store import caching, reader
 from couchestord.store.door import ObjectStore
 from couchestord.store.reader import CACHED_RUN_BYTES_MAX, ExtentSource
 
+IN_MEMORY = CacheConfig()
+stored = partial(new_store, cache=IN_MEMORY)
+
 
 def l1(store: ObjectStore) -> dict[str, int]:
     [found] = store.caches.stats()
@@ -40,7 +44,7 @@ def l1(store: ObjectStore) -> dict[str, int]:
 
 async def test_the_second_read_is_from_memory(tmp_path: Path) -> None:
     """Though every byte of it has rotted; and the first read after the caches were forgotten is not."""
-    async with new_store(tmp_path) as store:
+    async with stored(tmp_path) as store:
         body = body_of(4096)
         await store.put("box", b"key", body)
         assert await read(store, b"key") == body
@@ -57,7 +61,7 @@ async def test_the_second_read_is_from_memory(tmp_path: Path) -> None:
 
 
 async def test_an_overwrite_a_delete_and_a_move_leave_nothing_stale(tmp_path: Path) -> None:
-    async with new_store(tmp_path) as store:
+    async with stored(tmp_path) as store:
         await store.put("box", b"key", b"one")
         assert await read(store, b"key") == b"one"
         await store.destage()
@@ -90,7 +94,7 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 
 
 async def test_many_readers_load_once(tmp_path: Path, loads: list[tuple[int, int]]) -> None:
-    async with new_store(tmp_path) as store:
+    async with stored(tmp_path) as store:
         size = 5 * CHUNK_BYTES
         body = body_of(size)
         await store.put("box", b"key", body)
@@ -108,7 +112,7 @@ async def test_many_readers_load_once(tmp_path: Path, loads: list[tuple[int, int
 
 
 async def test_long_runs_are_read_past_the_caches(tmp_path: Path) -> None:
-    async with new_store(tmp_path, segment_bytes=16 * SEGMENT_BYTES) as store:
+    async with stored(tmp_path, segment_bytes=16 * SEGMENT_BYTES) as store:
         body = body_of(3 * CACHED_RUN_BYTES_MAX)
         await store.put("box", b"key", body)
         assert await read(store, b"key") == body
@@ -121,7 +125,7 @@ async def test_long_runs_are_read_past_the_caches(tmp_path: Path) -> None:
 
 async def test_a_small_part_of_a_chunk_in_the_page_cache_is_kept_when_it_is_asked_for_again(tmp_path: Path) -> None:
     """To read sixteen times as much for a range that never comes again would cost more than it gains."""
-    async with new_store(tmp_path, stripe_bytes=16 * CHUNK_BYTES, segment_bytes=16 * SEGMENT_BYTES) as store:
+    async with stored(tmp_path, stripe_bytes=16 * CHUNK_BYTES, segment_bytes=16 * SEGMENT_BYTES) as store:
         body = body_of(8 * CHUNK_BYTES)
         await store.put("box", b"key", body)
         for at in (0, 2 * CHUNK_BYTES + 5, 7 * CHUNK_BYTES - 9):
@@ -135,12 +139,12 @@ async def test_a_small_part_of_a_chunk_in_the_page_cache_is_kept_when_it_is_aske
 async def test_rot_beside_a_range_does_not_keep_it_from_being_read(tmp_path: Path) -> None:
     """Whole chunks are loaded, but what is asked for may be less, and be there."""
     body = body_of(CHUNK_BYTES)
-    async with new_store(tmp_path, stripe_bytes=4 * CHUNK_BYTES) as store:
+    async with stored(tmp_path, stripe_bytes=4 * CHUNK_BYTES) as store:
         await store.put("box", b"key", body_of(6 * CHUNK_BYTES, 1) + body)
     for path in shard_files(tmp_path):
         if path.suffix in (".0", ".4", ".5"):
             flip(path, 8192 + 60_000)
-    async with ObjectStore.open(tmp_path, SMALL) as store:
+    async with ObjectStore.open(tmp_path, replace(SMALL, cache=IN_MEMORY)) as store:
         whole = body_of(6 * CHUNK_BYTES, 1) + body
         assert await read(store, b"key", byte_range=ByteRange(100, 199)) == whole[100:200]
         assert l1(store)["entries"] == 0
@@ -162,7 +166,7 @@ async def test_a_small_cache_gives_the_bytes_that_none_gives(tmp_path: Path, des
     small = CacheConfig(l1_bytes=3 * CHUNK_BYTES)
     bodies = {b"key-%d" % number: body_of(size) for number, size in enumerate((0, 1, 4096, 70_000, 130_000, 400_000))}
     await make_store(tmp_path)
-    async with ObjectStore.open(tmp_path, SMALL) as store:
+    async with ObjectStore.open(tmp_path, replace(SMALL, cache=IN_MEMORY)) as store:
         await put_all(store, bodies)
         if destaged:
             await store.destage()
@@ -178,7 +182,7 @@ async def test_a_small_cache_gives_the_bytes_that_none_gives(tmp_path: Path, des
 
 async def test_warm_up_goes_on_step_by_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(caching, "LIST_KEYS_MAX", 4)
-    async with new_store(tmp_path) as store:
+    async with stored(tmp_path) as store:
         bodies = {b"a/%02d" % number: body_of(1000, number) for number in range(10)}
         await put_all(store, bodies | {b"b": body_of(1000, "b")})
         start = b""
@@ -195,7 +199,7 @@ async def test_warm_up_goes_on_step_by_step(tmp_path: Path, monkeypatch: pytest.
 
 
 async def test_a_step_of_a_warm_up_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with new_store(tmp_path) as store:
+    async with stored(tmp_path) as store:
         await put_all(store, {b"key-%d" % number: body_of(200_000, number) for number in range(4)})
         monkeypatch.setattr(caching, "WARM_BYTES_MAX", 300_000)
         done = await store.caches.warm("box")
@@ -242,7 +246,7 @@ async def test_a_warm_up_of_what_is_in_memory_lets_others_run(tmp_path: Path) ->
 
 
 async def test_a_warm_up_skips_what_cannot_be_read(tmp_path: Path) -> None:
-    async with new_store(tmp_path) as store:
+    async with stored(tmp_path) as store:
         body = body_of(5000)
         await put_all(store, {b"a": body, b"b": b"well"})
         for path in journal_files(tmp_path):
@@ -258,7 +262,7 @@ async def test_a_warm_up_skips_what_cannot_be_read(tmp_path: Path) -> None:
 async def test_sequential_ranges_are_read_ahead_of_and_hold_nothing_afterwards(
     tmp_path: Path, loads: list[tuple[int, int]]
 ) -> None:
-    async with new_store(tmp_path, stripe_bytes=16 * CHUNK_BYTES, segment_bytes=64 << 20) as store:
+    async with stored(tmp_path, stripe_bytes=16 * CHUNK_BYTES, segment_bytes=64 << 20) as store:
         body = body_of(64 * CHUNK_BYTES)
         await store.put("box", b"key", body)
         for at in range(0, len(body), 10_000):

@@ -44,8 +44,8 @@ ONE_PROCESS: Final[Mapping[str, str]] = {WORKERS: "0"}
 
 
 def with_workers(base: Mapping[str, str], count: int) -> dict[str, str]:
-    """Settings of a daemon with so many workers."""
-    return {**base, WORKERS: str(count)}
+    """Settings of a daemon with so many workers; 0: as the mode says."""
+    return {**base, WORKERS: str(count)} if count else dict(base)
 
 
 class Node:

@@ -7,7 +7,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from daemon import QUICK, Node, wait_until, with_workers
+from daemon import ONE_PROCESS, QUICK, Node, wait_until, with_workers
 from daemons import command, result
 from workload import BUCKET
 
@@ -20,7 +20,7 @@ def metrics(node: Node) -> dict[str, float]:
 
 
 def test_warmup_stats_and_evict(tmp_path: Path) -> None:
-    with Node(tmp_path / "data", settings={**QUICK, "COUCHESTORD_CACHE__L1_SIZE": "1 MiB"}) as node:
+    with Node(tmp_path / "data", settings={**QUICK, **ONE_PROCESS, "COUCHESTORD_CACHE__L1_SIZE": "1 MiB"}) as node:
         data = ("--data", node.data)
         assert "no daemon runs" in command("cache", "warmup", "box", *data).stderr
         node.start()

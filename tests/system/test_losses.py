@@ -1,13 +1,13 @@
 """Disks that are lost, written past, and come back: every pattern of one and two of six; and what three cost."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import combinations
 from pathlib import Path
 
 import pytest
-from daemon import NO_DESTAGE, PREFERS_UNCACHED, QUICK, Node, error_of, wait_until
+from daemon import NO_DESTAGE, PREFERS_UNCACHED, QUICK, UNCACHED, Node, error_of, wait_until, with_workers
 from workload import BUCKET, FAILURES, Expected, fill, read
 
 SIZES = (0, 1, 4096, 70_000, 131_072, 131_073, 600_000, 3_000_000)
@@ -48,10 +48,13 @@ def noticed(node: Node, indexes: tuple[int, ...]) -> bool:
 
 
 @contextmanager
-def store(folder: Path, *, destaged: bool) -> Iterator[tuple[Node, Expected]]:
+def store(
+    folder: Path, *, destaged: bool, workers: int = 0, caches: Mapping[str, str] = PREFERS_UNCACHED
+) -> Iterator[tuple[Node, Expected]]:
     """A store with small and large objects, in the journal still or on stripes."""
     expected = Expected()
-    with Node(folder / "data", settings={**(QUICK if destaged else NO_DESTAGE), **PREFERS_UNCACHED}) as node:
+    settings = with_workers({**(QUICK if destaged else NO_DESTAGE), **caches}, workers)
+    with Node(folder / "data", settings=settings) as node:
         node.start().s3().create_bucket(Bucket=BUCKET)
         fill(expected, node.s3(), "before", SIZES)
         if destaged:
@@ -112,13 +115,13 @@ def test_lost_while_running(tmp_path: Path) -> None:
 
 
 def test_lost_at_the_start(tmp_path: Path) -> None:
-    with store(tmp_path, destaged=True) as (node, expected):
+    with store(tmp_path, destaged=True, workers=2) as (node, expected):
         lose_and_return(node, expected, (2, 3), running=False)
 
 
-@pytest.mark.parametrize("running", [True, False], ids=["running", "start"])
-def test_lost_before_destage(tmp_path: Path, running: bool) -> None:
-    with store(tmp_path, destaged=False) as (node, expected):
+@pytest.mark.parametrize(("running", "workers"), [(True, 2), (False, 0)], ids=["running", "start"])
+def test_lost_before_destage(tmp_path: Path, running: bool, workers: int) -> None:
+    with store(tmp_path, destaged=False, workers=workers) as (node, expected):
         lose_and_return(node, expected, holders(node, "before/2"), running=running)
 
 
@@ -127,7 +130,8 @@ def test_lost_before_destage(tmp_path: Path, running: bool) -> None:
 @pytest.mark.parametrize("destaged", [False, True], ids=["journal", "stripes"])
 @pytest.mark.parametrize("pattern", PATTERNS, ids=str)
 def test_every_pattern(tmp_path: Path, pattern: tuple[int, ...], destaged: bool, running: bool) -> None:
-    with store(tmp_path, destaged=destaged) as (node, expected):
+    workers = 2 * (sum(pattern) % 2)
+    with store(tmp_path, destaged=destaged, workers=workers) as (node, expected):
         lose_and_return(node, expected, pattern, running=running)
 
 
@@ -151,7 +155,7 @@ def test_deleted_folders_leave_the_redundancy_that_is_possible(tmp_path: Path, r
 
 def test_three_lost(tmp_path: Path) -> None:
     """What is lost is refused with a clear error, what is not is served; nothing is forgotten when a disk returns."""
-    with store(tmp_path, destaged=True) as (node, expected):
+    with store(tmp_path, destaged=True, caches=UNCACHED) as (node, expected):
         for index in (0, 2, 4):
             lose(node, index)
         wait_until(lambda: noticed(node, (0, 2, 4)), 60, node.status)

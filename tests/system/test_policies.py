@@ -59,12 +59,12 @@ def test_a_bucket_under_a_policy_that_outlives_four_disks(tmp_path: Path) -> Non
         wait_missing(node, 4)
         client = node.s3()
         wide.verify(client)
-        assert plain.read_all(client) > 0
         fill(wide, client, "while", SIZES)
         node.stop()
         assert node.spawn(), node.said()
         assert node.page("readyz")[0] == 503, "the default policy cannot be served"
         wide.verify(node.s3())
+        assert plain.read_all(node.s3()) > 0
         bring_back(node, 0, 2, 3, 5)
         wait_missing(node, 0)
         node.wait_healthy()

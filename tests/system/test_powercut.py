@@ -8,14 +8,14 @@ import random
 from pathlib import Path
 
 import pytest
-from daemon import QUICK, Node
+from daemon import QUICK, Node, with_workers
 from loops import Kind, LoopDisk, LoopStore, need
 from workload import BUCKET, Expected, Load
 
 DISK_BYTES = 160 << 20
 
 
-def cut_in_load(folder: Path, kind: Kind, times: int, seed: int) -> None:
+def cut_in_load(folder: Path, kind: Kind, times: int, seed: int, workers: int) -> None:
     need(f"mkfs.{kind}", "losetup", "mount")
     random_ = random.Random(seed)
     expected = Expected()
@@ -27,7 +27,7 @@ def cut_in_load(folder: Path, kind: Kind, times: int, seed: int) -> None:
     }
     with (
         LoopStore(folder, kind, DISK_BYTES) as loops,
-        Node(loops.data, settings=settings, log=folder / "log") as node,
+        Node(loops.data, settings=with_workers(settings, workers), log=folder / "log") as node,
     ):
         node.start().s3().create_bucket(Bucket=BUCKET)
         for turn in range(times):
@@ -62,13 +62,13 @@ def cut(loops: LoopStore, node: Node, load: Load, expected: Expected, random_: r
             disk.cut()
 
 
-@pytest.mark.parametrize(("kind", "times"), [("ext4", 2), ("xfs", 1)])
-def test_power_cut(tmp_path: Path, kind: Kind, times: int) -> None:
-    cut_in_load(tmp_path, kind, times, 4)
+@pytest.mark.parametrize(("kind", "times", "workers"), [("ext4", 2, 0), ("xfs", 1, 2)])
+def test_power_cut(tmp_path: Path, kind: Kind, times: int, workers: int) -> None:
+    cut_in_load(tmp_path, kind, times, 4, workers)
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("seed", [5, 6])
+@pytest.mark.parametrize(("seed", "workers"), [(5, 0), (6, 2)])
 @pytest.mark.parametrize("kind", ["ext4", "xfs"])
-def test_fifty_power_cuts(tmp_path: Path, kind: Kind, seed: int) -> None:
-    cut_in_load(tmp_path, kind, 25, seed)
+def test_fifty_power_cuts(tmp_path: Path, kind: Kind, seed: int, workers: int) -> None:
+    cut_in_load(tmp_path, kind, 25, seed, workers)

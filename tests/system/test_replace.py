@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from daemon import NO_DESTAGE, QUICK, Node, wait_until
+from daemon import NO_DESTAGE, QUICK, Node, wait_until, with_workers
 from daemons import result
 from workload import BUCKET, Expected, Load, content, fill
 
@@ -84,7 +84,7 @@ def test_every_disk_under_load(tmp_path: Path, index: int) -> None:
     expected = Expected()
     with Node(tmp_path / "data", settings=QUICK) as node:
         fill_all(node, expected)
-        node.settings = dict(QUICK)
+        node.settings = with_workers(QUICK, 2 * (index % 2))
         node.restart()
         with Load(expected, node.s3(), index) as load:
             load.wait_for(40)

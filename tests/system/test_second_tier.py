@@ -7,7 +7,7 @@ import random
 import urllib.request
 from pathlib import Path
 
-from daemon import QUICK, Node, wait_until
+from daemon import ONE_PROCESS, QUICK, Node, wait_until
 
 BODIES = {f"key-{number}": random.Random(number).randbytes(50_000) for number in range(25)}
 
@@ -31,6 +31,7 @@ def start(node: Node) -> None:
 def test_is_warm_after_a_kill_and_never_wrong(tmp_path: Path) -> None:
     settings = {
         **QUICK,
+        **ONE_PROCESS,
         "COUCHESTORD_CACHE__L1_SIZE": "1 MiB",
         "COUCHESTORD_CACHE__L2_PATH": str(tmp_path / "l2"),
         "COUCHESTORD_CACHE__L2_SIZE": "16 MiB",
