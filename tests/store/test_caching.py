@@ -220,14 +220,14 @@ async def test_a_step_of_a_warm_up_looks_no_further_into_an_object_than_it_may_g
 
     monkeypatch.setattr(CacheManager, "read", noted)
     monkeypatch.setattr(caching, "WARM_BYTES_MAX", CACHED_RUN_BYTES_MAX + 5)
-    async with new_store(tmp_path, stripe_bytes=16 * CHUNK_BYTES, segment_bytes=64 << 20) as store:
+    async with stored(tmp_path, stripe_bytes=16 * CHUNK_BYTES, segment_bytes=64 << 20) as store:
         await store.put("box", b"key", body_of(5 * CACHED_RUN_BYTES_MAX))
         assert (await store.caches.warm("box")).size_bytes == CACHED_RUN_BYTES_MAX + 5
     assert asked == [(0, CACHED_RUN_BYTES_MAX), (CACHED_RUN_BYTES_MAX, 5)]
 
 
 async def test_a_warm_up_of_what_is_in_memory_lets_others_run(tmp_path: Path) -> None:
-    async with new_store(tmp_path) as store:
+    async with stored(tmp_path) as store:
         await put_all(store, {b"%02d" % number: b"body" for number in range(50)})
         await store.caches.warm("box")
         turns = 0
