@@ -61,8 +61,8 @@ async def _served(store: ObjectStore, caches: CacheConfig) -> AsyncIterator[Obje
         return
     page, metrics = SharedPage(), Metrics()
     host = Host(page, metrics)
-    async with linked(host) as link, host.serving(store):
-        async with open_replica(link, await link.open(), page, 0, metrics, caches) as replica:
+    async with linked(host, page) as link, host.serving(store):
+        async with open_replica(link, await link.open(), metrics, caches) as replica:
             yield replica
         link.channel.close()
 
