@@ -38,13 +38,14 @@ GOLDEN: tuple[tuple[int, int, tuple[str, ...]], ...] = (
 GEOMETRIES = ((1, 2), (2, 1), (4, 2), (3, 3), (10, 4), (5, 5), (6, 6), (3, 8))
 """Numbers of rows from 1 to 8: ISA-L has a kernel for each up to 6 and combines them beyond."""
 LENGTHS_BYTES = (1, 15, 31, 32, 33, 63, 64, 65, 127, 129, 1000, 4111)
+_PERIOD = bytes((167 * i + 13) & 255 for i in range(256))
+_VALUES = bytes(range(256)) * 2
 
 
 def sample(k: int, size_bytes: int) -> list[bytes]:
     """k shards that are easy to write down again: byte i of shard s is (167 * i + 59 * s + 13) mod 256."""
-    period = bytes((167 * i + 13) & 255 for i in range(256))
-    shifts = [bytes((value + 59 * s) & 255 for value in range(256)) for s in range(k)]
-    return [(period.translate(shift) * (size_bytes // 256 + 1))[:size_bytes] for shift in shifts]
+    shifted = (_PERIOD.translate(_VALUES[59 * s % 256 :][:256]) for s in range(k))
+    return [(period * (size_bytes // 256 + 1))[:size_bytes] for period in shifted]
 
 
 def choose_engine(
