@@ -2,9 +2,11 @@
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, Final
 
 Show = Callable[[Any], str]
+_NAMES_SHOWN_MAX: Final = 20
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -74,6 +76,30 @@ def warmed(result: dict[str, Any]) -> str:
     parts += [f"{result['unreadable']} could not be read"] * bool(result["unreadable"])
     parts += ["the caches are full, there are more objects"] * (not result.get("all", True))
     return "; ".join(parts)
+
+
+def remade(result: dict[str, Any]) -> str:
+    """What a lost node was made anew from, and what is lost."""
+    published = datetime.fromtimestamp(result["published_ns"] / 1e9, UTC).isoformat(timespec="seconds")
+    lines = [
+        f"the store {result['store_id']} was made anew, as of {published}; next: couchestord serve",
+        f"{result['copied_extents']} extents ({result['copied_bytes']} bytes) are in {result['blobs']} blobs",
+    ]
+    if result["missing_blobs"]:
+        lines.append(f"{result['missing_blobs']} of these blobs are not in the bucket")
+    if result["lost_extents"]:
+        what = f"{result['lost_extents']} extents ({result['lost_bytes']} bytes) had no copy and are lost"
+        parts = f", and {result['lost_parts']} parts of uploads" if result["lost_parts"] else ""
+        lines.append(f"{what}: those of {result['lost_objects']} objects{parts}")
+    shown = result["lost_names"][:_NAMES_SHOWN_MAX]
+    lines += [f"lost  {_plain(name['bucket'])}/{_plain(name['key'])}{_of_version(name)}" for name in shown]
+    if result["lost_objects"] > len(shown):
+        lines.append(f"lost  and {result['lost_objects'] - len(shown)} more: --json names up to a thousand")
+    return "\n".join(lines)
+
+
+def _of_version(name: dict[str, str | None]) -> str:
+    return f" (version {name['version']})" if name["version"] else ""
 
 
 def removed(result: dict[str, str]) -> str:

@@ -1,12 +1,16 @@
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import trio
-from small_store import body_of, flip, shard_files
+from small_store import body_of, finish, flip, shard_files
 
 from couchestord.cli import entry
+from couchestord.config import load
+from couchestord.daemon import store_options
+from couchestord.errors import DataLost
 from couchestord.store.door import ObjectStore
 from couchestord.store.options import StoreOptions
 
@@ -132,3 +136,80 @@ def test_recover_that_fails_leaves_the_old_catalog(data: Path, capsys: Capture) 
     for index in range(3):
         (data / f"away-{index}").rename(data / f"disk-{index}")
     assert bodies(data) == [b"few bytes", LONG]
+
+
+# -- a node that is lost ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def lost_node(tmp_path: Path) -> Path:
+    """The configuration of a store that was put in a folder and is gone; one object had no copy."""
+    config = tmp_path / "couchestord.toml"
+    bucket = tmp_path / "bucket"
+    bucket.mkdir()
+    config.write_text(f'[l3]\nmode = "cache"\nurl = "file://{bucket}"\ndelay = 0\n')
+    folder = tmp_path / "old"
+
+    async def fill() -> None:
+        options = replace(
+            store_options(load(config, {}, {"store.data": folder})), services=False, disk_deadline_s=120.0
+        )
+        await ObjectStore.create(folder, options)
+        async with ObjectStore.open(folder, options) as store:
+            await store.create_bucket("box")
+            await store.put("box", b"short", b"few bytes")
+            await store.put("box", b"long", LONG)
+            await store.core.destage_all()
+            await store.put("box", b"in the log", b"lost")
+            assert store.core.jobs.l3 is not None
+            for job in store.core.jobs.l3.services():
+                await finish(job)
+
+    trio.run(fill)
+    shutil.rmtree(folder)
+    return config
+
+
+def test_a_lost_node_is_made_anew(lost_node: Path, tmp_path: Path, capsys: Capture) -> None:
+    data = tmp_path / "new"
+    assert entry.run(["recover", "--from-l3", "--config", str(lost_node), "--data", str(data)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("the store ")
+    assert lines[2] == "1 extents (4 bytes) had no copy and are lost: those of 1 objects"
+    assert lines[3] == "lost  box/in the log"
+
+    async def check() -> None:
+        options = replace(
+            store_options(load(lost_node, {}, {"store.data": data})), services=False, disk_deadline_s=120.0
+        )
+        async with ObjectStore.open(data, options) as store:
+            for key, body in ((b"short", b"few bytes"), (b"long", LONG)):
+                async with await store.get("box", key) as reader:
+                    assert await reader.read() == body
+            with pytest.raises(DataLost):
+                async with await store.get("box", b"in the log") as reader:
+                    await reader.read()
+            await store.delete("box", b"in the log")
+
+    trio.run(check)
+    assert entry.run(["recover", "--from-l3", "--config", str(lost_node), "--data", str(data)]) == 1
+    assert "start that store" in capsys.readouterr().err
+    other = ["--data", str(tmp_path / "third"), "--disks", "7", "--json"]
+    assert entry.run(["recover", "--from-l3", "--config", str(lost_node), *other]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["lost_names"] == [{"bucket": "box", "key": "in the log", "version": None}]
+    assert len(list((tmp_path / "third").glob("disk-*"))) == 7
+
+
+def test_a_lost_node_needs_a_bucket(lost_node: Path, tmp_path: Path, capsys: Capture) -> None:
+    data = ["--data", str(tmp_path / "new")]
+    assert entry.run(["recover", "--from-l3", *data]) == 1
+    assert "l3.mode is off" in capsys.readouterr().err
+    config = ["--config", str(lost_node)]
+    assert entry.run(["recover", "--from-l3", "--store", "none", *config, *data]) == 1
+    assert "32 hex digits" in capsys.readouterr().err
+    assert entry.run(["recover", "--from-l3", "--store", "00" * 16, *config, *data]) == 1
+    assert "published no catalog" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        entry.run(["recover", "--disks", "4", *data])
+    assert not (tmp_path / "new").exists()

@@ -56,3 +56,30 @@ def test_a_warm_up_says_what_it_left() -> None:
     shown = text.warmed({"objects": 3, "bytes": 9, "unreadable": 1, "all": False})
     assert "1 could not be read" in shown
     assert "there are more objects" in shown
+
+
+def test_what_a_node_that_was_made_anew_lacks_is_named() -> None:
+    names = [{"bucket": "box", "key": f"{number}\n", "version": None} for number in range(21)]
+    names[1]["version"] = "00000000000000aa"
+    shown = text.remade(
+        {
+            "store_id": "ab",
+            "published_ns": 1_700_000_000_000_000_000,
+            "copied_extents": 7,
+            "copied_bytes": 8,
+            "blobs": 3,
+            "missing_blobs": 2,
+            "lost_extents": 40,
+            "lost_bytes": 50,
+            "lost_parts": 6,
+            "lost_objects": 1001,
+            "lost_names": names,
+        }
+    ).splitlines()
+    assert shown[0] == "the store ab was made anew, as of 2023-11-14T22:13:20+00:00; next: couchestord serve"
+    assert shown[2] == "2 of these blobs are not in the bucket"
+    assert shown[3].endswith("lost: those of 1001 objects, and 6 parts of uploads")
+    assert shown[4] == r'lost  box/"0\n"'
+    assert shown[5] == r'lost  box/"1\n" (version 00000000000000aa)'
+    assert len(shown) == 25
+    assert shown[24] == "lost  and 981 more: --json names up to a thousand"
