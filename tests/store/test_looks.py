@@ -8,9 +8,22 @@ from small_store import SEGMENT_BYTES, STRIPE_BYTES, body_of, core_of, new_store
 
 from couchestord.cache import CacheConfig
 from couchestord.errors import InvalidRange
+from couchestord.io.catalog.read import ExtentRow
 from couchestord.model import ByteRange
 from couchestord.store import looks
-from couchestord.store.looks import EXTENTS_KEPT_MAX, READ_BYTES_MAX
+from couchestord.store.looks import EXTENTS_KEPT_MAX, READ_BYTES_MAX, Looks
+
+
+@pytest.fixture(autouse=True)
+def within(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No more is read than an extent holds: behind it lie others' bytes."""
+    read_extent = Looks.read_extent
+
+    def compared(self: Looks, extent: ExtentRow, first: int, length: int) -> bytes | memoryview | None:
+        assert 0 <= first <= first + length <= extent.length
+        return read_extent(self, extent, first, length)
+
+    monkeypatch.setattr(Looks, "read_extent", compared)
 
 
 @pytest.mark.parametrize(("l1_bytes", "kept_max"), [(0, EXTENTS_KEPT_MAX), (4 << 20, EXTENTS_KEPT_MAX), (4 << 20, 3)])

@@ -32,6 +32,7 @@ def test_segment_goes_once_every_reader_has_seen_what_was_there_when_it_was_aske
     assert not views.is_unseen(16)
     page.see(1, 3)
     assert views.is_unseen(16), "later commits do not put it off"
+    assert not views._noted, "it is asked for no more"
     assert not views.is_unseen(17), "another one is another question"
 
 
@@ -49,4 +50,8 @@ def test_records_go_up_to_the_point_that_all_have_seen() -> None:
     commit(page)
     assert views.trim_point(40) == 0
     page.see(1, 3)
+    commit(page)
     assert views.trim_point(35) == 35, "what is held since then stays"
+    assert views.trim_point(40) == 0
+    page.see(1, 4)
+    assert views.trim_point(50) == 50, "everybody has seen all there is"
