@@ -65,7 +65,7 @@ class Applier:
             mu.ShardPlaced: self._segments.shard_placed,
             mu.ExtentsMoved: self._extents_moved,
             mu.BlobBegun: self._blob_begun,
-            mu.BlobConfirmed: self._blobs.confirmed,
+            mu.BlobConfirmed: self._blob_confirmed,
             mu.BlobDropped: self._blob_dropped,
             mu.BlobForgotten: self._blobs.forgotten,
             mu.CopiesLost: self._blobs.copies_lost,
@@ -377,6 +377,10 @@ class Applier:
     def _blob_begun(self, it: mu.BlobBegun) -> None:
         self._blobs.begun(it)
         self._use_ids(it.id, it.ids)
+
+    def _blob_confirmed(self, it: mu.BlobConfirmed) -> None:
+        for extent in self._blobs.confirmed(it):
+            self.generations.change_place(extent)
 
     def _blob_dropped(self, it: mu.BlobDropped) -> None:
         self._blobs.dropped(it, self.sequence)

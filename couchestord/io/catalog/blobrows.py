@@ -24,7 +24,9 @@ class BlobRows:
     def begun(self, it: mu.BlobBegun) -> None:
         self._run("insert into blob values (?, ?, ?, 0, 0, 0, 0)", (it.id, it.epoch, STATE_BEGUN))
 
-    def confirmed(self, it: mu.BlobConfirmed) -> None:
+    def confirmed(self, it: mu.BlobConfirmed) -> list[int]:
+        """Answers the extents that lie in another place now."""
+        moved = []
         self._run("update blob set state=?, size=? where id=?", (STATE_CONFIRMED, it.size, it.id))
         for copied in it.copies:
             extent, start = copied.extent, copied.start
@@ -39,6 +41,8 @@ class BlobRows:
                 self.add_only(old, -length)
                 self._run("update extent set stripe=?, stripe_start=? where id=?", (it.id, start, extent))
                 self.add_only(it.id, length)
+                moved.append(extent)
+        return moved
 
     def dropped(self, it: mu.BlobDropped, sequence: int) -> None:
         self._run("update blob set state=?, dropped=? where id=?", (STATE_DROPPED, sequence, it.id))

@@ -142,6 +142,24 @@ def test_what_lies_in_a_bucket_only(rig: DecideRig) -> None:
     assert rig.catalog.copies.totals() == (1, 1000, 0, 0)
 
 
+def test_readers_find_what_is_packed_anew_in_its_new_place(rig: DecideRig) -> None:
+    """They keep the place of an object until it changes, and the blob that it lay in is deleted some time."""
+    [row] = in_stripes(rig, segment(rig), b"key")
+    blob = upload(rig, [row])
+    assert evict(rig, row, (blob, 100)) == 1
+    bucket = rig.catalog.reading.bucket("bucket")
+    assert bucket is not None
+    moves = rig.catalog.generations.moves
+    for place in ((blob, 100), (rig.do(rq.BeginBlob(EPOCH)), 70)):
+        if place[0] != blob:
+            assert rig.do(rq.ConfirmBlob(EPOCH, place[0], 1000, ((row.id, 70, 10),), replaces=blob)) == 1
+            assert rig.catalog.generations.moves > moves
+        found = rig.catalog.reading.entry(bucket.root, b"key")
+        assert found is not None
+        assert found.extent is not None
+        assert found.extent[3:] == (mu.IN_BLOB, *place)
+
+
 def test_lost_copies_are_made_anew(rig: DecideRig) -> None:
     one, two = in_stripes(rig, segment(rig), b"1", b"2")
     blob, other = upload(rig, [one]), upload(rig, [two])
