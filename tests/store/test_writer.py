@@ -316,6 +316,17 @@ async def test_what_is_handed_in_is_told_its_answer_and_is_not_taken_while_write
             rig.writer.hand_in(put, told.append)
 
 
+async def test_what_is_handed_in_as_the_writer_ends_is_refused(tmp_path: Path) -> None:
+    told: list[Any] = []
+    async with open_rig(tmp_path) as (rig, nursery):
+        await rig.writer.submit(rq.MakeBucket("bucket", ""))
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+        assert rig.writer.hand_in(put_request("bucket", b"k", b"1"), told.append)
+    with pytest.raises(ShuttingDown):
+        told[0].unwrap()
+
+
 async def test_one_that_cannot_be_told_keeps_nobody_else_waiting(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -17,7 +17,7 @@ from couchestord.errors import (
 from couchestord.frontends.s3.routes import parse_target
 from couchestord.frontends.s3.sigv4 import Authorized, Payload, Verifier
 from couchestord.model import AccessKey
-from couchestord.signing import EMPTY_SHA256
+from couchestord.signing import EMPTY_SHA256, canonical_request, signing_key, string_to_sign
 
 # Key pair, time and signatures of "Signature Calculations for the Authorization Header" in the S3 API reference.
 KEY = AccessKey("u", "AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY", 0)
@@ -222,6 +222,20 @@ def test_the_cache_of_signing_keys_is_bounded() -> None:
         with pytest.raises(SignatureDoesNotMatch):
             verifier.verify(b"GET", parse_target(b"/test.txt"), get_object(), NOON_NS)
     assert len(verifier._signing_keys) <= 1024
+
+
+def test_a_key_of_one_day_is_not_taken_for_the_next() -> None:
+    verifier, names = Verifier("us-east-1", lambda _: KEY), [b"host", b"x-amz-content-sha256", b"x-amz-date"]
+    for day in ("20130524", "20130525", "20130524"):
+        timestamp, scope = f"{day}T000000Z", f"{day}/us-east-1/s3/aws4_request"
+        headers = {name: value for name, value in get_object().items() if name in names}
+        headers[b"x-amz-date"] = timestamp.encode()
+        canonical = canonical_request(b"GET", b"/test.txt", (), headers, names, EMPTY_SHA256.encode())
+        signature = signing_key(KEY.secret_key, day, "us-east-1").sign(string_to_sign(timestamp, scope, canonical))
+        signed = b";".join(names).decode()
+        headers[b"authorization"] = authorization(signed, signature, f"{KEY.access_key}/{scope}")
+        now_ns = NOON_NS + (day == "20130525") * 86_400_000_000_000
+        verifier.verify(b"GET", parse_target(b"/test.txt"), headers, now_ns)
 
 
 def test_a_key_made_anew_with_another_secret_is_not_served_from_the_cache() -> None:
