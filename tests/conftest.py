@@ -9,7 +9,12 @@ from typing import Any
 
 import pytest
 import trio
+from hypothesis import HealthCheck, settings
 from modes import l2_folder, mode
+
+# on a loaded machine examples are made slowly, which is no fault of the tests
+settings.register_profile("patient", suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 
 @pytest.hookimpl(tryfirst=True)
