@@ -383,3 +383,22 @@ async def test_reader_is_protected_before_it_hears_of_an_open_store(tmp_path: Pa
         await trio.testing.wait_all_tasks_blocked()
         assert page.seen(READER) == page.version
         nursery.cancel_scope.cancel()
+
+
+async def test_files_of_the_journal_that_are_gone_are_forgotten(tmp_path: Path) -> None:
+    async with pair(tmp_path) as both:
+        core, journal = both.store.core, both.replica._core.reader_parts.journal
+        assert isinstance(journal, ReplicaJournal)
+        await both.store.put("box", b"k", b"1")
+        assert await read(both.replica, b"k") == b"1"
+        [old] = journal._files
+        core.jobs.destager.force()
+        await finish(core.jobs.destager)
+        await core.jobs.snapshotter.take()
+        with trio.fail_after(20):
+            while core.journal.first_sequence == old.first:
+                await settled(both)
+                await core.jobs.snapshotter.trim()
+        await both.store.put("box", b"new", b"1")
+        assert await read(both.replica, b"new") == b"1"
+        assert old not in journal._files

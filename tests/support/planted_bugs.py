@@ -28,6 +28,9 @@ _FULL = "system/test_full.py::"
 _FROZEN = "system/test_frozen.py"
 _ROT = "system/test_rot.py::"
 _REPLACE = "system/test_replace.py::"
+_REPLICA = "replica/"
+_SUPERVISOR = "processes/test_supervisor.py::"
+_VIEWS = "store/test_views.py::"
 _MEMBERS = "store/test_members.py::"
 _BAD = "system/test_bad_input.py::"
 _CLIENTS = "system/test_clients.py::"
@@ -718,5 +721,76 @@ BUGS = (
         "                if await self._blobs.read(name, held, start, len(wanted)) != wanted:",
         "                if False:",
         _REMOTE + "test_leftovers.py::test_what_may_be_the_last_copy_stays",
+    ),
+    # workers
+    _bug(
+        "a dead segment goes though a worker may see it",
+        "store/views.py",
+        "        if page.seen_by_all() < noted:",
+        "        if False:",
+        _VIEWS + "test_segment_goes_once_every_reader_has_seen_what_was_there_when_it_was_asked_for",
+    ),
+    _bug(
+        "a worker keeps a row that is older than the numbers it is kept under",
+        "replica/catalog.py",
+        "        return self.version == self._page.version",
+        "        return True",
+        _REPLICA + "test_catalog.py::test_row_that_is_read_while_a_commit_is_told_is_not_kept",
+    ),
+    _bug(
+        "a worker begins to answer with the state of before",
+        "store/uploads.py",
+        "    core.catalog.refresh()",
+        "    pass",
+        _REPLICA + "test_store.py::test_each_change_is_seen_at_once_though_the_look_up_was_kept",
+    ),
+    _bug(
+        "a removed key goes on signing in a worker",
+        "store/accounts.py",
+        "        self._refresh()",
+        "        pass",
+        _REPLICA + "test_store.py::test_keys_that_go_sign_nothing_any_more",
+    ),
+    _bug(
+        "a worker's word passes what it reads still",
+        "replica/pins.py",
+        "min([self._version(), *seen])",
+        "self._version()",
+        _REPLICA + "test_pins.py::test_word_stays_until_what_is_held_was_told",
+    ),
+    _bug(
+        "a worker's transaction outlives a turn",
+        "replica/catalog.py",
+        "        self._catalog.let_go()",
+        "        pass",
+        _REPLICA + "test_store.py::test_reader_keeps_no_transaction_over_a_turn",
+    ),
+    _bug(
+        "the space of a body is let go before it has a name",
+        "replica/bodies.py",
+        "        await _exactly(sock, 1)",
+        "        pass",
+        _REPLICA + "test_bodies.py::test_space_of_a_body_is_held_until_it_has_a_name_or_was_given_up",
+    ),
+    _bug(
+        "the word of a worker that was killed stays",
+        "processes/supervisor.py",
+        "            self._page.clear(child.number)",
+        "            pass",
+        _SUPERVISOR + "test_word_of_a_worker_that_ended_keeps_nothing",
+    ),
+    _bug(
+        "nobody looks whether a worker hangs",
+        "processes/supervisor.py",
+        "            if child.still_looks >= _STILL_LOOKS_MAX:",
+        "            if False:",
+        _SUPERVISOR + "test_worker_whose_loop_stands_still_is_killed_and_no_other",
+    ),
+    _bug(
+        "a worker whose channel ended is not given another",
+        "processes/supervisor.py",
+        "            elif word.word == orders.LINK:",
+        "            elif False:",
+        _SUPERVISOR + "test_worker_that_asks_is_given_a_link",
     ),
 )

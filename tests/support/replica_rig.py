@@ -55,10 +55,12 @@ async def pair(path: Path, **changes: object) -> AsyncIterator[Pair]:
     host = Host(page, counted)
     async with new_store(path, **changes) as store, linked(host, page) as link, host.serving(store):
         opened = await link.open()
-        async with open_replica(link, opened, counting, CacheConfig(l1_bytes=1 << 20)) as replica:
-            yield Pair(store, replica, page, host, link, counted, counting)
-        # as a process that ends: the host does not wait for it
-        link.channel.close()
+        try:
+            async with open_replica(link, opened, counting, CacheConfig(l1_bytes=1 << 20)) as replica:
+                yield Pair(store, replica, page, host, link, counted, counting)
+        finally:
+            # as a process that ends: the host does not wait for it
+            link.channel.close()
 
 
 async def settled(both: Pair) -> None:
