@@ -136,9 +136,15 @@ class Node:
             self._end(signal.SIGTERM)
 
     def kill(self) -> None:
-        """kill -9, if it runs."""
+        """kill -9, if it runs. Its workers, and the process that writes, go with it."""
         if self.process is not None:
+            left = self.children() if self.is_running() else []
             self._end(signal.SIGKILL)
+            wait_until(lambda: not any(map(is_alive, left)), _END_S, lambda: left)
+
+    def children(self) -> list[int]:
+        """Processes that the one that was started has made."""
+        return [int(pid) for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
 
     def _end(self, number: int) -> int:
         assert self.process is not None
@@ -279,6 +285,13 @@ def wait_until(holds: Callable[[], bool], within_s: float, tell: Callable[[], ob
     while not holds():
         assert time.monotonic() < end, f"not within {within_s} s: {tell()}"
         time.sleep(_POLL_S)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def error_of(call: Callable[[], object]) -> tuple[int, str]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import trio
-from daemon import NO_DESTAGE, PREFERS_UNCACHED, QUICK, Node, wait_until
+from daemon import NO_DESTAGE, PREFERS_UNCACHED, QUICK, UNCACHED, Node, wait_until
 from workload import BUCKET, Expected, fill
 
 from couchestord.store.fsck import check_store
@@ -93,10 +93,12 @@ def name_of(damage: Damage) -> str:
 
 
 @contextmanager
-def filled(folder: Path, *, destaged: bool) -> Iterator[tuple[Node, Expected]]:
+def filled(
+    folder: Path, *, destaged: bool, caches: Mapping[str, str] = PREFERS_UNCACHED
+) -> Iterator[tuple[Node, Expected]]:
     """A store that holds objects, on stripes or in the journal; running, and stopped at the end."""
     expected = Expected()
-    with Node(folder / "data", settings={**(QUICK if destaged else NO_DESTAGE), **PREFERS_UNCACHED}) as node:
+    with Node(folder / "data", settings={**(QUICK if destaged else NO_DESTAGE), **caches}) as node:
         node.start().s3().create_bucket(Bucket=BUCKET)
         fill(expected, node.s3(), "rot", SIZES)
         if destaged:
@@ -166,9 +168,9 @@ def made_good(node: Node, before: Mapping[Path, bytes]) -> bool:
 
 def damage_shards(folder: Path, damages: list[Damage], disks: tuple[int, ...], *, running: bool) -> None:
     """All shard files of up to two disks are damaged: what is read is right. What a read came upon is made good, and it
-    comes upon every block that it needs; fsck finds all the rest.
+    comes upon every block that it needs, since there are no caches; fsck finds all the rest.
     """
-    with filled(folder, destaged=True) as (node, expected):
+    with filled(folder, destaged=True, caches=UNCACHED) as (node, expected):
         for damage in damages:
             extents = shards_read(node, expected)
             if not running:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from daemon import NO_DESTAGE, QUICK, Node, connect, error_of, wait_until, with_workers
+from daemon import NO_DESTAGE, QUICK, Node, connect, error_of, is_alive, wait_until, with_workers
 
 WORKERS = 2
 BUCKET = "box"
@@ -25,17 +25,13 @@ def node_with_workers(folder: Path, base: Mapping[str, str] = QUICK) -> Iterator
         yield node
 
 
-def children(node: Node) -> list[int]:
-    return [int(pid) for pid in Path(f"/proc/{node.pid}/task/{node.pid}/children").read_text().split()]
-
-
 def workers(node: Node) -> list[int]:
     found: list[int] = node.status()["workers"]
     return found
 
 
 def store_process(node: Node) -> int:
-    (pid,) = set(children(node)) - set(workers(node))
+    (pid,) = set(node.children()) - set(workers(node))
     return pid
 
 
@@ -198,7 +194,7 @@ def test_store_process_that_is_killed_is_started_again_and_loses_nothing(tmp_pat
             os.kill(before, signal.SIGKILL)
             traffic.wait_for(100)
         assert traffic.failures["wrong"] == 0
-        assert before not in children(node)
+        assert before not in node.children()
         wait_until(all_serve(node), 30, lambda: workers(node))
         traffic.verify()
         node.restart()
@@ -222,26 +218,18 @@ def test_workers_are_replaced_one_by_one_without_a_request_lost(tmp_path: Path) 
 def test_daemon_that_is_killed_is_gone_as_a_whole_and_starts_again(tmp_path: Path) -> None:
     with node_with_workers(tmp_path, NO_DESTAGE) as node:
         node.s3().put_object(Bucket=BUCKET, Key="k", Body=b"kept")
-        left = children(node)
-        node.kill()
-        wait_until(
-            lambda: not any(Path(f"/proc/{pid}/fd").exists() and is_alive(pid) for pid in left), 20, lambda: left
-        )
+        left = node.children()
+        assert all(map(is_alive, left))
+        node.kill()  # and waits for them
+        assert not any(map(is_alive, left))
         node.start()
         assert node.s3().get_object(Bucket=BUCKET, Key="k")["Body"].read() == b"kept"
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except FileNotFoundError:
-        return False
 
 
 def test_signal_to_the_whole_group_stops_in_good_order(tmp_path: Path) -> None:
     """As ctrl-C in a terminal, or a service manager that signals all processes."""
     with node_with_workers(tmp_path) as node:
-        for pid in children(node):
+        for pid in node.children():
             os.kill(pid, signal.SIGTERM)
             os.kill(pid, signal.SIGINT)
         node.s3().put_object(Bucket=BUCKET, Key="k", Body=b"still here")
@@ -285,7 +273,7 @@ def test_worker_that_hangs_is_replaced(tmp_path: Path) -> None:
         victim = workers(node)[0]
         os.kill(victim, signal.SIGSTOP)
         wait_until(all_serve(node, but=[victim]), 90, lambda: workers(node))
-        assert victim not in children(node)
+        assert victim not in node.children()
 
 
 def test_store_that_is_opened_again_is_served_by_the_same_workers(tmp_path: Path) -> None:
