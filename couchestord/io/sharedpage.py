@@ -4,7 +4,8 @@ One process writes the catalog; the others read it and keep what they read. Afte
 of it, the writer says here what may be kept no longer, and then counts the change. Each reader has a word that says
 which changes it is sure to see, so that nothing is freed under it, and one that grows as long as its loop turns.
 
-All numbers are words of 64 bits, written whole. Each has one writer.
+All numbers are words of 64 bits, written whole. Each has one writer. That the count is written last is seen by others
+as x86-64 promises it; a processor that may show it earlier would need a barrier in `publish` and `read`.
 """
 
 import struct

@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 from daemon import NO_DESTAGE, QUICK, Node, connect, error_of, is_alive, wait_until, with_workers
 
+from couchestord.errors import Unavailable
+from couchestord.frontends.admin.client import NoDaemon
+
 WORKERS = 2
 BUCKET = "box"
 CLIENTS_COUNT = 8
@@ -36,8 +39,16 @@ def store_process(node: Node) -> int:
 
 
 def all_serve(node: Node, *, but: list[int] | None = None) -> Callable[[], bool]:
-    """Whether all workers serve, and none of them is one of `but`."""
-    return lambda: len(workers(node)) == WORKERS and not set(workers(node)) & set(but or [])
+    """Whether all workers serve, and none of them is one of `but`; not while nobody is there to tell."""
+
+    def do_serve() -> bool:
+        try:
+            now = workers(node)
+        except (NoDaemon, Unavailable):
+            return False
+        return len(now) == WORKERS and not set(now) & set(but or [])
+
+    return do_serve
 
 
 def in_threads(works: list[Callable[[], None]]) -> None:
