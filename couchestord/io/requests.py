@@ -40,7 +40,9 @@ class SetBucketPolicy:
 
 @dataclass(frozen=True, slots=True)
 class PutObject:
-    """`extents` with segment 0 lie in `body`, which rides in the record. `policy`: the id of the one they lie under."""
+    """`extents` with segment 0 lie in `body`, which rides in the record; those with segment 1 in blobs that were
+    confirmed and are held, and then their ids begin with `content`. `policy`: the id of the one they lie under.
+    """
 
     bucket: str
     key: bytes
@@ -52,6 +54,7 @@ class PutObject:
     body: bytes = b""
     body_sum: int = 0
     policy: int = 0
+    content: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +99,7 @@ class PutPart:
     body: bytes = b""
     body_sum: int = 0
     policy: int = 0
+    content: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -188,6 +188,7 @@ async def _build(nursery: trio.Nursery, disks: Disks, catalog_path: Path, option
     built.l3 = l3
     if l3 is not None and started.read_only is None:
         history = StoreHistory(disks, catalog, journal, stripes, pins, built.snapshotter.ask)
+        intake.overflow = l3.overflow
         l3.employ(parts, pool, built.views, writer.submit, built.throttle, history)
     better = trio.Event()
     if started.read_only is not None:

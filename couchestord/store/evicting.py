@@ -20,13 +20,14 @@ from couchestord.store.options import Watermarks
 
 log = logs.get(__name__)
 _MOVES_PER_RECORD = 256
+_INTERVAL_S = 5.0
+_INTERVAL_FULL_S = 0.5
 
 
 class Evictor:
     """A service: a segment a step. Nothing goes that has no copy: what lacks one is asked for by `is_short`."""
 
     name = "evict"
-    interval_s = 5.0
 
     def __init__(
         self,
@@ -51,6 +52,11 @@ class Evictor:
         self.fill_percent = 0.0
         self.evicted_extents_count = 0
         self.evicted_bytes = 0
+
+    @property
+    def interval_s(self) -> float:
+        # who writes asks how full the disks are, too
+        return _INTERVAL_S if self.fill_percent < self._watermarks.high else _INTERVAL_FULL_S
 
     async def work(self) -> Progress:
         """Look how full the disks are; evict a segment when they are too full."""

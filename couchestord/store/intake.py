@@ -7,7 +7,7 @@ none is written twice.
 
 import hashlib
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
@@ -20,6 +20,7 @@ from couchestord.io.checksum import xxh3_64
 from couchestord.io.mutations import Extent
 from couchestord.model import Body, FillingBody
 from couchestord.store.options import INLINE_BYTES_MAX
+from couchestord.store.overflow import Overflow
 
 HASH_IN_THREAD_BYTES_MIN = 64 << 10
 BATCH_STRIPES = 8
@@ -44,6 +45,8 @@ class Taken:
     inline: bytes = b""
     inline_sum: int = 0
     policy: int = 0
+    content: int = 0
+    """Id of the first extent, when they lie in blobs."""
 
 
 class Intake:
@@ -53,6 +56,8 @@ class Intake:
         self._pool = pool
         self._size_bytes_max = size_bytes_max
         self._batches = _Batches()
+        self.overflow: Callable[[], Overflow | None] = lambda: None
+        """Where long bodies go while the disks are too full for them; None: to the disks."""
 
     @asynccontextmanager
     async def take(self, body: Body, size: int | None, policy: int = 0) -> AsyncIterator[Taken]:
@@ -74,6 +79,11 @@ class Intake:
                 if len(begun) <= INLINE_BYTES_MAX:
                     yield inline(begun, policy)
                     return
+            overflow = self.overflow()
+            if overflow is not None:
+                async with overflow.take(source) as (size_bytes, md5, extents, content):
+                    yield Taken(size_bytes, md5, extents, policy=policy, content=content)
+                return
             async with self._pool.writer(policy) as writer:
                 with self._batches.stream():
                     taken = await _Stream(writer, self._batches).take(source)

@@ -14,7 +14,7 @@ from couchestord.ec.segments import SegmentPool, Submit
 from couchestord.ec.throttle import Throttle
 from couchestord.errors import DataLost
 from couchestord.io.catalog.catalog import Catalog
-from couchestord.io.disks import Disks
+from couchestord.io.disks import Disks, replicas_needed
 from couchestord.io.mutations import IN_BLOB, LOST
 from couchestord.io.room import ask_room
 from couchestord.remote.backend import Backend
@@ -31,6 +31,7 @@ from couchestord.store.evicting import Evictor
 from couchestord.store.history import StoreHistory
 from couchestord.store.ledger import CatalogLedger
 from couchestord.store.options import L3Options
+from couchestord.store.overflow import Overflow
 from couchestord.store.reader import ExtentSource, ReaderParts
 from couchestord.store.views import Views
 
@@ -55,6 +56,7 @@ class L3:
         self._cleaner: Cleaner | None = None
         self._publisher: Publisher | None = None
         self._evictor: Evictor | None = None
+        self._overflow: Overflow | None = None
 
     def employ(
         self,
@@ -85,6 +87,14 @@ class L3:
         if options.mode == "tiered":
             assert parts.read_at is not None
             self._evictor = Evictor(self._catalog, submit, self._left_bytes, parts.read_at, options.watermarks)
+            self._overflow = Overflow(
+                ledger,
+                self._blobs,
+                self._gate.check,
+                pool.pin,
+                lambda blob: pool.unpin([blob]),
+                read_back=options.upload.read_back,
+            )
         evictor = self._evictor
         self._uploader = Uploader(
             ledger,
@@ -108,6 +118,15 @@ class L3:
             # what was dropped stays until no catalog there names it
             is_awaited=lambda: bool(self._catalog.copies.dropped(self._catalog.committed_sequence + 1, 1)),
         )
+
+    def overflow(self) -> Overflow | None:
+        """Where long bodies go now, past the disks; None: to the disks."""
+        if self._evictor is None:
+            return None
+        disks = self._disks
+        is_tight = len(disks.roomy()) < replicas_needed(disks.m, disks.missing_count()) <= len(disks.good())
+        is_full = self._evictor.fill_percent >= self._options.watermarks.past
+        return self._overflow if is_tight or is_full else None
 
     async def _left_bytes(self) -> int:
         return sum(room.left_bytes for room in (await ask_room(self._disks)).values())
@@ -154,6 +173,7 @@ class L3:
             "waiting_bytes": max(0, self._catalog.copies.bytes_in_stripes() - (live_bytes - only_bytes)),
             "waiting_seconds": round(uploader.age_s(), 1) if uploader else 0.0,
             "uploaded_bytes": uploader.copied_bytes if uploader else 0,
+            "bodies_past_disks": self._overflow.bodies_count if self._overflow else 0,
             "evicted_bytes": evictor.evicted_bytes if evictor else 0,
             "fill_percent": round(evictor.fill_percent, 1) if evictor else None,
             "reads": self.copies.reads_count,

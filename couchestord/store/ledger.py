@@ -29,8 +29,13 @@ class CatalogLedger:
     def waiting(self, after: int, limit: int) -> Sequence[Waiting]:
         return [Waiting(*row) for row in self._catalog.waiting(after, limit)]
 
-    async def begin(self) -> BlobName:
-        return BlobName(self._store_id, self._epoch, await self._submit(rq.BeginBlob(self._epoch)))
+    async def begin(self, ids: int = 0) -> BlobName:
+        """`ids`: so many behind the number of the blob are the caller's, too."""
+        return BlobName(self._store_id, self._epoch, await self._submit(rq.BeginBlob(self._epoch, ids)))
+
+    async def note(self, name: BlobName, index: Sequence[Held]) -> None:
+        """A blob is proved, whose extents no record names yet."""
+        await self._submit(rq.ConfirmBlob(name.epoch, name.number, size_of(index), ()))
 
     async def confirm(self, name: BlobName, index: Sequence[Held]) -> int:
         copied_count = 0

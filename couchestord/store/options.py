@@ -30,6 +30,8 @@ class Watermarks:
     """Data leaves the disks from here on ..."""
     low: int = 60
     """... until no more than this is used."""
+    past: int = 95
+    """Long bodies go past the disks from here on, straight to the bucket."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,6 +111,7 @@ class Objects(Accounts, Uploads):
                     taken.inline,
                     taken.inline_sum,
                     taken.policy,
+                    taken.content,
                 )
             )
         return info

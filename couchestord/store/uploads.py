@@ -65,6 +65,7 @@ class Uploads:
                     taken.inline,
                     taken.inline_sum,
                     taken.policy,
+                    taken.content,
                 )
             )
         return info

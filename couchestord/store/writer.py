@@ -80,6 +80,8 @@ class _Room:
 
     for_new_data: Error | None
     for_others: Error | None
+    on_disks: Error | None = None
+    """For new data that lies on the disks."""
 
 
 @dataclass(slots=True)
@@ -366,17 +368,18 @@ class Writer:
             reason = "the file system of the catalog is full: delete something, or make room there"
             return _Room(NoSpace(reason), others)
         if self._catalog.wal_bytes() > WAL_BYTES_MAX:
-            reason = (
-                "the catalog's WAL is full: checkpoints have not caught up, or a reader is in their way. Try again."
-            )
+            reason = "the catalog's WAL is full: checkpoints are behind, or a reader is in their way. Try again."
             return _Room(Unavailable(reason), others)
         needed = replicas_needed(self._disks.m, self._disks.missing_count())
         if len(self._disks.roomy()) < needed <= len(self._disks.good()):
-            return _Room(NoSpace("the disks are full: delete something, or add room"), others)
+            return _Room(None, others, NoSpace("the disks are full: delete something, or add room"))
         return _Room(None, others)
 
     def _decide_one(self, waiting: Waiting, room: _Room, entries: list[Entry]) -> None:
-        refusal = room.for_new_data if isinstance(waiting.request, GROWING) else room.for_others
+        refusal = room.for_others
+        if isinstance(waiting.request, GROWING):
+            lies_elsewhere = isinstance(waiting.request, (rq.PutObject, rq.PutPart)) and waiting.request.content
+            refusal = room.for_new_data or (None if lies_elsewhere else room.on_disks)
         if refusal is not None and not isinstance(waiting.request, FREEING):
             raise type(refusal)(str(refusal))
         decision = self._decider.decide(waiting.request)

@@ -24,10 +24,11 @@ from small_store import (
     read,
     segments,
     shard_files,
+    stream,
 )
 
 from couchestord.cache import CacheConfig
-from couchestord.errors import DataLost, RemoteUnavailable, Unavailable
+from couchestord.errors import DataLost, IncompleteBody, NoSpace, RemoteUnavailable, Unavailable
 from couchestord.model import ByteRange
 from couchestord.remote.uploader import UploadOptions
 from couchestord.store.door import ObjectStore
@@ -72,9 +73,10 @@ def lose_stripes(path: Path) -> None:
         file.write_bytes(file.read_bytes()[:4096])
 
 
-async def upload(store: ObjectStore) -> None:
+async def upload(store: ObjectStore, *, destage: bool = True) -> None:
     """Destage everything, then let the bucket's jobs come to their ends."""
-    await core_of(store).destage_all()
+    if destage:
+        await core_of(store).destage_all()
     for job in l3_of(store).services():
         await finish(job)
 
@@ -275,3 +277,58 @@ async def test_blobs_of_a_start_that_was_cut_off_go(tmp_path: Path) -> None:
         assert len(rig.blobs()) == 1
         assert rig.blobs() != left
         assert l3_of(store).status()["waiting_bytes"] == 0
+
+
+def set_tight(store: ObjectStore, *, tight: bool = True) -> None:
+    for index in core_of(store).disks.good():
+        core_of(store).disks.set_tight(index, tight=tight)
+
+
+async def test_long_bodies_go_past_full_disks(tmp_path: Path) -> None:
+    await make_store(tmp_path, UNCACHED)
+    rig = Rig(tmp_path, "tiered")
+    long = body_of(17 << 20)
+    async with rig.open() as store:
+        set_tight(store)
+        with pytest.raises(NoSpace):
+            await store.put("box", b"small", body_of(100))
+        await store.put("box", b"long", stream(long, 1 << 20))
+        for _ in range(2):
+            await upload(store, destage=False)
+        assert len(rig.blobs()) == 2
+        assert await read(store, b"long") == long
+        assert (
+            await read(store, b"long", byte_range=ByteRange((16 << 20) - 5, (16 << 20) + 5))
+            == (long[(16 << 20) - 5 : (16 << 20) + 6])
+        )
+        assert not shard_files(tmp_path)
+        rig.backend.before = fail
+        with pytest.raises(Unavailable):
+            await store.put("box", b"longer", stream(long, 1 << 20))
+        rig.backend.before = lambda _call, _key: None
+    async with rig.open() as store:
+        assert await read(store, b"long") == long
+        await store.delete("box", b"long")
+        await upload_until_older_catalogs_are_gone(store)
+        assert not rig.blobs()
+
+
+async def test_a_body_that_breaks_off_leaves_nothing_in_the_bucket(tmp_path: Path) -> None:
+    await make_store(tmp_path, UNCACHED)
+    rig = Rig(tmp_path, "tiered")
+    async with rig.open() as store:
+        set_tight(store)
+
+        async def broken() -> AsyncIterator[bytes]:
+            yield body_of(16 << 20)
+            await upload(store, destage=False)
+            assert len(rig.blobs()) == 1, "it is held"
+            yield b"more"
+            raise IncompleteBody("the client is gone")
+
+        with pytest.raises(IncompleteBody):
+            await store.put("box", b"long", broken())
+        assert len(rig.blobs()) == 1
+        set_tight(store, tight=False)
+        await upload_until_older_catalogs_are_gone(store)
+        assert not rig.blobs()

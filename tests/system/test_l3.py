@@ -3,12 +3,15 @@
 Seen to fail with: the bucket not handed to workers; a move to the bucket without a copy there; settings not handed on.
 """
 
+import hashlib
 import random
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import pytest
 from daemon import QUICK, Node, error_of, wait_until, with_workers
+from loops import LoopStore, need
 
 BODIES = {f"key-{number}": random.Random(number).randbytes(300_000 * number % 2_000_000 + 100) for number in range(16)}
 
@@ -65,3 +68,42 @@ def test_data_leaves_the_disks_and_is_read_from_the_bucket(tmp_path: Path, worke
         assert error_of(lambda: node.s3().get_object(Bucket="box", Key=gone[1])) == (404, "NoSuchKey")
         node.s3().put_object(Bucket="box", Key="new", Body=BODIES["key-5"])
         assert node.s3().get_object(Bucket="box", Key="new")["Body"].read() == BODIES["key-5"], "it is on the disks"
+
+
+def test_more_than_the_disks_hold(tmp_path: Path) -> None:
+    """Six disks of 64 MiB take 600 MB in: small objects leave them for a folder, long ones go past them."""
+    need("mkfs.ext4", "losetup", "mount")
+    settings = {
+        **QUICK,
+        "COUCHESTORD_STORE__SEGMENT_SIZE": "8 MiB",
+        "COUCHESTORD_STORE__RESERVE": "4 MiB",
+        "COUCHESTORD_JOURNAL__SIZE_BYTES": "16 MiB",
+        "COUCHESTORD_JOURNAL__FILE_SIZE": "1 MiB",
+        "COUCHESTORD_L3__MODE": "tiered",
+        "COUCHESTORD_L3__URL": f"file://{tmp_path}/bucket",
+        "COUCHESTORD_L3__DELAY": "0 s",
+    }
+    (tmp_path / "bucket").mkdir()
+    sums: dict[str, bytes] = {}
+    with (
+        LoopStore(tmp_path, "ext4", 64 << 20) as loops,
+        Node(loops.data, settings=settings, log=tmp_path / "log") as node,
+    ):
+        s3 = node.start().s3()
+        s3.create_bucket(Bucket="box")
+        for number in range(60):
+            body = random.Random(number).randbytes(10_000_000)
+            wait_until(partial(put, node, f"{number}", body), 60, node.said)
+            sums[f"{number}"] = hashlib.sha256(body).digest()
+        node.kill()
+        s3 = node.start().s3()
+        for key, digest in sums.items():
+            assert hashlib.sha256(s3.get_object(Bucket="box", Key=key)["Body"].read()).digest() == digest, key
+        assert of_bucket(node, "only_bytes") > 300_000_000
+
+
+def put(node: Node, key: str, body: bytes) -> bool:
+    """False while there is no room."""
+    code, _ = error_of(lambda: node.s3().put_object(Bucket="box", Key=key, Body=body))
+    assert code in (200, 503, 507)
+    return code == 200

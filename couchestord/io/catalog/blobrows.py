@@ -35,8 +35,7 @@ class BlobRows:
             ).fetchone()
             if old is not None:
                 self.add_live(old, -length)
-            self._run("update extent set copy_blob=?, copy_start=? where id=?", (it.id, start, extent))
-            self.add_live(it.id, length)
+            self.add_copy(extent, it.id, start, length)
             if segment == mu.IN_BLOB:
                 self.add_only(old, -length)
                 self._run("update extent set stripe=?, stripe_start=? where id=?", (it.id, start, extent))
@@ -55,6 +54,10 @@ class BlobRows:
             length, blob = self._run("select length, copy_blob from extent where id=?", (extent,)).fetchone()
             self._run("update extent set copy_blob=null, copy_start=null where id=?", (extent,))
             self.add_live(blob, -length)
+
+    def add_copy(self, extent: int, blob: int, start: int, length: int) -> None:
+        self._run("update extent set copy_blob=?, copy_start=? where id=?", (blob, start, extent))
+        self.add_live(blob, length)
 
     def add_live(self, blob: int, length: int) -> None:
         self._add("live_bytes", blob, length)

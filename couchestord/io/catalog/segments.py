@@ -80,8 +80,10 @@ class SegmentRows:
             self._run(statement, rows[0])
         else:
             self._run_many(statement, rows)
-        for _, _, length, segment, stripe, _ in rows:
+        for id_, _, length, segment, stripe, start in rows:
             self._add_live(segment, stripe, length)
+            if segment == mu.IN_BLOB:
+                self._blobs.add_copy(id_, stripe, start, length)
 
     def release_content(self, content: int) -> None:
         """One reference less; with the last one the content and its extents go."""

@@ -1,16 +1,17 @@
 """What every decision works from."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from couchestord.clock import Clock
-from couchestord.errors import AccessDenied, NoSuchBucket, NoSuchKey, NoSuchVersion
+from couchestord.errors import AccessDenied, NoSuchBucket, NoSuchKey, NoSuchVersion, Unavailable
 from couchestord.io.catalog.accounts import AccountReader
 from couchestord.io.catalog.apply import ENTRY_VERSIONED, Applier
+from couchestord.io.catalog.blobrows import STATE_CONFIRMED
 from couchestord.io.catalog.copies import CopyReader
 from couchestord.io.catalog.read import BucketRow, CatalogReader, EntryRow
 from couchestord.io.keys import split_key
-from couchestord.io.mutations import AnyOutcome, MadeDirectory
+from couchestord.io.mutations import AnyOutcome, Extent, MadeDirectory
 from couchestord.store.values import key_words, parse_version_id
 
 
@@ -82,6 +83,13 @@ class Context:
                 next_id += 1
             at = child
         return Place(at, tuple(made), name, next_id)
+
+    def check_blobs(self, extents: Iterable[Extent]) -> None:
+        """Raises Unavailable when one of them is in a blob that does not count."""
+        for extent in extents:
+            blob = self.copies.blob(extent.stripe)
+            if blob is None or blob.state != STATE_CONFIRMED:
+                raise Unavailable(f"blob {extent.stripe} is no longer there for new data: send it again")
 
     def live(self, place: Place) -> EntryRow | None:
         """The live object at a place."""

@@ -36,6 +36,7 @@ class ObjectDecisions:
             attributes=request.attributes,
             extents=request.extents,
             policy=request.policy,
+            content=request.content,
         )
         return Decision(outcome, answer, request.body, request.body_sum)
 
@@ -51,9 +52,12 @@ class ObjectDecisions:
         extents: tuple[mu.Extent, ...] | None = None,
         pieces: tuple[mu.Piece, ...] = (),
         policy: int = 0,
+        content: int = 0,
     ) -> tuple[mu.ObjectPut, object]:
         """The entry names a new object: the one way for PUT, copy and complete. Answers (outcome, ObjectInfo)."""
         check_key(key)
+        if content:
+            self._it.check_blobs(extents or ())
         place = self._it.place(bucket.root, key)
         current = None
         if bucket.versioning or conditions.if_match or conditions.if_none_match:
@@ -78,6 +82,7 @@ class ObjectDecisions:
             versioned=versioned,
             drop_null=bucket.versioning == "Suspended",
             policy=policy,
+            content=content,
         )
         row = EntryRow(place.next_id, None, size, etag, now_ns, ENTRY_VERSIONED if versioned else 0, encoded)
         return outcome, object_info(bucket, key, row)

@@ -61,11 +61,13 @@ class UploadDecisions:
         algorithm = decode_attributes(upload.attributes).checksums.get("algorithm")
         if algorithm and request.checksums and algorithm not in request.checksums:
             raise InvalidRequest(f"the parts of this upload come with a checksum {algorithm.upper()} or none")
+        if request.content:
+            self._it.check_blobs(request.extents)
         now_ns = self._it.clock.now_ns()
         outcome = mu.PartPut(
             request.upload,
             request.number,
-            self._it.applier.next_id,
+            request.content or self._it.applier.next_id,
             request.size,
             request.etag,
             now_ns,
