@@ -127,6 +127,8 @@ class L3Config:
     """Tiered: data leaves the disks once so much of their room is used ..."""
     evict_to_percent: int = _setting(60, integer(0, 100))
     """... until no more than this is."""
+    bypass_from_percent: int = _setting(95, integer(0, 100))
+    """Tiered: long bodies go straight to the bucket while so much is used."""
 
 
 @dataclass(frozen=True, slots=True)

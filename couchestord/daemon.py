@@ -119,7 +119,7 @@ def l3_options(config: Config) -> L3Options | None:
         partial(open_backend, settings),
         l3.mode,
         UploadOptions(l3.blob_bytes, linger_s=l3.delay_s, read_back=l3.verify == "all"),
-        Watermarks(l3.evict_from_percent, l3.evict_to_percent),
+        Watermarks(l3.evict_from_percent, l3.evict_to_percent, l3.bypass_from_percent),
     )
 
 

@@ -125,7 +125,7 @@ class L3:
             return None
         disks = self._disks
         is_tight = len(disks.roomy()) < replicas_needed(disks.m, disks.missing_count()) <= len(disks.good())
-        is_full = self._evictor.fill_percent >= self._options.watermarks.past
+        is_full = self._evictor.fill_percent >= self._options.watermarks.bypass
         return self._overflow if is_tight or is_full else None
 
     async def _left_bytes(self) -> int:
@@ -173,7 +173,7 @@ class L3:
             "waiting_bytes": max(0, self._catalog.copies.bytes_in_stripes() - (live_bytes - only_bytes)),
             "waiting_seconds": round(uploader.age_s(), 1) if uploader else 0.0,
             "uploaded_bytes": uploader.copied_bytes if uploader else 0,
-            "bodies_past_disks": self._overflow.bodies_count if self._overflow else 0,
+            "bypassed_bodies": self._overflow.bodies_count if self._overflow else 0,
             "evicted_bytes": evictor.evicted_bytes if evictor else 0,
             "fill_percent": round(evictor.fill_percent, 1) if evictor else None,
             "reads": self.copies.reads_count,

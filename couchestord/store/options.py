@@ -30,7 +30,7 @@ class Watermarks:
     """Data leaves the disks from here on ..."""
     low: int = 60
     """... until no more than this is used."""
-    past: int = 95
+    bypass: int = 95
     """Long bodies go past the disks from here on, straight to the bucket."""
 
 

@@ -1,6 +1,6 @@
 """A daemon whose third tier is a bucket of another daemon: copies, full disks, kill -9 of either.
 
-Seen to fail with: the bucket not handed to workers; a move to the bucket without a copy there; settings not handed on.
+Seen to fail with: the bucket not handed to workers; no body that goes past the disks.
 """
 
 import hashlib
@@ -71,7 +71,7 @@ def test_data_leaves_the_disks_and_is_read_from_the_bucket(tmp_path: Path, worke
 
 
 def test_more_than_the_disks_hold(tmp_path: Path) -> None:
-    """Six disks of 64 MiB take 600 MB in: small objects leave them for a folder, long ones go past them."""
+    """Six disks of 48 MiB take 350 MB in: what they hold leaves them for a folder, and some bodies go past them."""
     need("mkfs.ext4", "losetup", "mount")
     settings = {
         **QUICK,
@@ -85,21 +85,20 @@ def test_more_than_the_disks_hold(tmp_path: Path) -> None:
     }
     (tmp_path / "bucket").mkdir()
     sums: dict[str, bytes] = {}
-    with (
-        LoopStore(tmp_path, "ext4", 64 << 20) as loops,
-        Node(loops.data, settings=settings, log=tmp_path / "log") as node,
-    ):
+    log = tmp_path / "log"
+    with LoopStore(tmp_path, "ext4", 48 << 20) as loops, Node(loops.data, settings=settings, log=log) as node:
         s3 = node.start().s3()
         s3.create_bucket(Bucket="box")
-        for number in range(60):
+        for number in range(35):
             body = random.Random(number).randbytes(10_000_000)
             wait_until(partial(put, node, f"{number}", body), 60, node.said)
             sums[f"{number}"] = hashlib.sha256(body).digest()
+        assert of_bucket(node, "bypassed_bodies") > 0
         node.kill()
         s3 = node.start().s3()
         for key, digest in sums.items():
             assert hashlib.sha256(s3.get_object(Bucket="box", Key=key)["Body"].read()).digest() == digest, key
-        assert of_bucket(node, "only_bytes") > 300_000_000
+        assert of_bucket(node, "only_bytes") > 100_000_000
 
 
 def put(node: Node, key: str, body: bytes) -> bool:
