@@ -74,7 +74,7 @@ class UploadOptions:
 
 
 class Uploader:
-    """A service. Holds one blob in memory at a time, twice while it is packed."""
+    """A service. Holds one blob in memory at a time."""
 
     name = "upload"
 

@@ -56,10 +56,11 @@ class Cleaner:
     async def work(self) -> Progress:
         """Forget bad copies, drop dead blobs, delete dropped ones: some of each."""
         while self._bad:
-            blob, extent = self._bad.pop()
+            blob, extent = next(iter(self._bad))
+            await self._submit(rq.LoseCopies(blob, (extent,)))
+            self._bad.discard((blob, extent))
             self.lost_copies_count += 1
             log.error("a copy in the bucket is missing or damaged", blob=blob, extent=extent)
-            await self._submit(rq.LoseCopies(blob, (extent,)))
         for row in self._catalog.dead(_BLOBS_PER_STEP):
             if self._is_free(row.id):
                 await self._submit(rq.DropBlob(row.id))
