@@ -7,6 +7,7 @@ background jobs are what repairs.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import trio
@@ -17,6 +18,7 @@ from couchestord.ec.stripes import StripeStore
 from couchestord.errors import Corrupt, DataLost, DiskError, DiskLocked, NotAStore, UnknownFormat
 from couchestord.io.catalog.accounts import AccountReader
 from couchestord.io.catalog.check import find_faults
+from couchestord.io.catalog.lost import lost_objects
 from couchestord.io.catalog.pages import verify_pages
 from couchestord.io.catalog.read import CatalogReader, SegmentRow
 from couchestord.io.directory import DirectoryDisk
@@ -29,6 +31,7 @@ from couchestord.store.opening import CATALOG_NAME, disk_folders
 from couchestord.store.options import StoreOptions
 from couchestord.store.snapshot import JOB, protected_segments, read_pieces, read_table
 
+_LOST_NAMED_MAX = 1000
 Report = Callable[[int, int], None]
 """Called with (segments looked at, segments in all)."""
 
@@ -92,6 +95,7 @@ class _Checker:
         connection = self._check_catalog(log_chain)
         try:
             if connection is not None:
+                self._find_lost(connection)
                 await self._check_segments(CatalogReader(connection), AccountReader(connection), report)
         finally:
             if connection is not None:
@@ -155,6 +159,15 @@ class _Checker:
         if sequence >= log_chain.end and log_chain.files:
             self._find("note", where, f"ends at {sequence}, the log at {log_chain.end - 1}")
         return connection
+
+    def _find_lost(self, connection: Connection) -> None:
+        """What a node that was made anew did not find in its bucket."""
+        objects = lost_objects(connection)
+        for name in islice(objects, _LOST_NAMED_MAX):
+            version = f", version {name.version:016x}" if name.version else ""
+            self._find("lost", f"{name.bucket}/{name.key.decode('utf-8', 'backslashreplace')}", f"had no copy{version}")
+        if more := sum(1 for _ in objects):
+            self._find("lost", "objects", f"{more} more had no copy")
 
     async def _check_segments(self, reader: CatalogReader, accounts: AccountReader, report: Report) -> None:
         rows = reader.segments()

@@ -29,6 +29,7 @@ from couchestord.io.catalog.catalog import put_in_place
 from couchestord.io.catalog.lost import LostObject
 from couchestord.io.newdisk import write_superblock
 from couchestord.store.door import ObjectStore
+from couchestord.store.fsck import Finding, check_store
 from couchestord.store.recover import recover_catalog
 from couchestord.store.remake import Remade, remake_store
 
@@ -91,6 +92,10 @@ async def test_a_node_made_anew(elsewhere: Elsewhere, tmp_path: Path) -> None:
     assert made.missing_blobs == 0
     assert made.copied_bytes == 18 * 5000 + 6000 + 900_000
     assert {what for what, _, _ in said} == {"catalog", "log", "snapshot"}
+    assert await check_store(tmp_path / "new", SMALL) == [
+        Finding("lost", "box/in stripes", "had no copy"),
+        Finding("lost", "box/in the log", "had no copy"),
+    ]
     await check(tmp_path / "new", backend, bodies)
 
 
@@ -100,6 +105,7 @@ async def test_the_new_node_goes_on(elsewhere: Elsewhere, tmp_path: Path) -> Non
     await remake(tmp_path / "new", backend)
     async with ObjectStore.open(tmp_path / "new", SMALL) as store:
         core = core_of(store)
+        assert not core.jobs.known.is_stranger(3, core.disks.ids[3])
         await store.put("box", b"unknown", b"of the new node")
         assert await read(store, b"unknown") == b"of the new node"
         await store.delete("box", b"in stripes")

@@ -106,6 +106,7 @@ async def lose_node(
     await make_store(path, options)
     async with ObjectStore.open(path, options) as store:
         core = core_of(store)
+        await core.submit(rq.SaveJob("disks", b'{"3": "of a disk that was replaced"}'))
         bodies: dict[bytes, bytes | None] = {}
         for number in range(20):
             bodies[b"a/%d" % number] = body_of(5000, number)
