@@ -145,18 +145,26 @@ async def _empty_disks(path: Path, options: StoreOptions, store_id: bytes) -> As
     """The disks, locked, with nothing on them but what an attempt before this one left."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     opened: list[Disk] = []
+    left: list[Disk] = []
     try:
         for folder in disk_folders(path, options):
             opened.append(await DirectoryDisk.open(folder, deadline_s=options.disk_deadline_s, create=True))
-            await _check_empty(folder, opened[-1], store_id)
+            if await _check_empty(folder, opened[-1], store_id):
+                left.append(opened[-1])
+        for disk in left:
+            await disk.unlink(SUPERBLOCK)
+            await disk.sync_dir("")
         yield opened
     finally:
         for disk in opened:
             disk.close()
 
 
-async def _check_empty(folder: Path, disk: Disk, store_id: bytes) -> None:
-    """Takes the superblock of an attempt that was cut off away: nothing was written behind it, as its slots tell."""
+async def _check_empty(folder: Path, disk: Disk, store_id: bytes) -> bool:
+    """True when it holds the superblock of an attempt that was cut off: nothing was written since, its slots tell.
+
+    Raises StoreExists, InvalidArgument.
+    """
     names = set(await trio.to_thread.run_sync(os.listdir, folder)) - NO_CONTENT
     if names == {SUPERBLOCK}:
         try:
@@ -164,14 +172,13 @@ async def _check_empty(folder: Path, disk: Disk, store_id: bytes) -> None:
         except Corrupt as error:
             raise StoreExists(f"{folder} holds a damaged superblock ({error}); it is not touched") from None
         if identity.store_id == store_id and slot.generation < NEW_GENERATIONS:
-            await disk.unlink(SUPERBLOCK)
-            await disk.sync_dir("")
-            return
+            return True
     if SUPERBLOCK in names:
         raise StoreExists(f"{folder} belongs to a store, and is not touched: name empty disks")
     if names:
         shown = ", ".join(sorted(names)[:_NAMES_SHOWN_MAX])
         raise InvalidArgument(f"{folder} is not empty: it holds {shown}")
+    return False
 
 
 async def _claim(backend: Backend, store_id: bytes, clock: Clock) -> int:

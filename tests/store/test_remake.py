@@ -25,6 +25,7 @@ from couchestord.errors import (
     TooFewDisks,
 )
 from couchestord.io import mutations as mu
+from couchestord.io import superblock as sb
 from couchestord.io.catalog.catalog import dump, put_in_place
 from couchestord.io.catalog.lost import LostObject
 from couchestord.io.newdisk import write_superblock
@@ -144,11 +145,11 @@ async def test_ids_that_clients_may_know_are_not_given_again(tmp_path: Path) -> 
     async with ObjectStore.open(tmp_path / "old", SMALL) as store:
         await store.set_versioning("box", "Enabled")
         await publish(core_of(store), backend)
-        lost = (await store.put("box", b"key", b"never published")).version_id
+        lost = {(await store.put("box", b"key", b"never published")).version_id for _ in range(30)}
     await remake(tmp_path / "new", backend)
     async with ObjectStore.open(tmp_path / "new", SMALL) as store:
         versions = {(await store.put("box", b"key", b"%d" % turn)).version_id for turn in range(20)}
-    assert lost not in versions
+    assert not lost & versions
 
 
 async def test_lost_versions_parts_and_pieces_are_named(tmp_path: Path) -> None:
@@ -333,6 +334,24 @@ async def test_disks_that_are_not_empty(tmp_path: Path) -> None:
             await remake(tmp_path / path, backend)
         assert fingerprints([tmp_path / path]) == before
         assert backend.objects == objects, "nothing is claimed either"
+
+
+async def test_superblocks_are_taken_for_what_an_attempt_left_only_when_all_disks_are(
+    elsewhere: Elsewhere, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend, path = elsewhere.backend(), tmp_path / "new"
+    with monkeypatch.context() as patched:
+        cut(patched, "superblock 3")
+        with pytest.raises(Crash):
+            await remake(path, backend)
+    offset, page = sb.pack_slot(sb.Slot(2, 100))
+    with (path / "disk-2" / sb.PATH).open("r+b") as file:
+        file.seek(offset)
+        file.write(page)
+    before = fingerprints([path])
+    with pytest.raises(StoreExists, match="disk-2 belongs to a store"):
+        await remake(path, backend)
+    assert fingerprints([path]) == before
 
 
 async def test_too_few_disks(elsewhere: Elsewhere, tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ _HALL = "frontends/http/test_hall.py::"
 _QUICK = "frontends/s3/test_quick.py"
 _CACHE = "cache/test_manager.py::"
 _REMOTE = "remote/"
+_REMAKE = "store/test_remake.py::"
 _NTH = "store/test_model_nth_call.py::test_the_nth_call_fails"
 
 BUGS = (
@@ -792,5 +793,62 @@ BUGS = (
         "            elif word.word == orders.LINK:",
         "            elif False:",
         _SUPERVISOR + "test_worker_that_asks_is_given_a_link",
+    ),
+    # the catalog in a bucket, and a node made anew from it
+    _bug(
+        "a root is put before what lies behind it",
+        "remote/publisher.py",
+        "            await self._put_runs()\n",
+        "",
+        _REMOTE + "test_publisher.py::test_wherever_it_ends_what_can_be_recovered_gets_never_older",
+    ),
+    _bug(
+        "the log in the bucket goes on over a gap",
+        "remote/roots.py",
+        "            if run.first > at:",
+        "            if False:",
+        _REMOTE + "test_restoring.py::test_a_run_that_is_spoiled_ends_the_log",
+    ),
+    _bug(
+        "pieces that the older root needs are removed",
+        "remote/roots.py",
+        "for root in kept for digest",
+        "for root in kept[:1] for digest",
+        _REMOTE + "test_publisher.py::test_two_roots_are_kept_and_what_they_need",
+    ),
+    _bug(
+        "a blob is deleted that a catalog in the bucket names",
+        "store/l3.py",
+        "            lambda: publisher.kept_from,",
+        "            lambda: self._catalog.committed_sequence + 1,",
+        "store/test_l3.py::test_what_was_deleted_goes_from_the_bucket",
+    ),
+    _bug(
+        "extents of a lost node lie at the beginning of their blobs",
+        "io/catalog/lost.py",
+        "stripe_start=copy_start where",
+        "stripe_start=0 where",
+        _REMAKE + "test_a_node_made_anew",
+    ),
+    _bug(
+        "ids of records that were lost with a node are given again",
+        "io/catalog/lost.py",
+        '    connection.execute("update state set next_id=next_id+?", (IDS_SKIPPED,))\n',
+        "",
+        _REMAKE + "test_ids_that_clients_may_know_are_not_given_again",
+    ),
+    _bug(
+        "an empty catalog is taken for the one that was fetched",
+        "store/start.py",
+        "    if after <= disks.identity.log_after:",
+        "    if False:",
+        _REMAKE + "test_a_catalog_that_is_lost_before_there_is_a_snapshot",
+    ),
+    _bug(
+        "disks of a running store are taken for what an attempt has left",
+        "store/remake.py",
+        " and slot.generation < NEW_GENERATIONS:",
+        ":",
+        _REMAKE + "test_superblocks_are_taken_for_what_an_attempt_left_only_when_all_disks_are",
     ),
 )
