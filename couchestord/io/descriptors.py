@@ -78,6 +78,11 @@ class Descriptors:
         with self._lock:
             return self._find(path, False)
 
+    def has(self, path: str) -> bool:
+        """Whether the file is open."""
+        with self._lock:
+            return path in self._by_path
+
     def _find(self, path: str, write: bool) -> Descriptor | None:
         found = self._by_path.get(path)
         if found is None or (write and not found.writable):

@@ -10,14 +10,14 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 import trio
 
 from couchestord.errors import DiskFailed, DiskFull, DiskLocked, DiskTimeout, NoSuchFile
-from couchestord.io.directory import DirectoryDisk
+from couchestord.io.directory import LOOK_BYTES_MAX, LOOKS_MAX, DirectoryDisk
 from couchestord.io.joint import Joint
 
 IMAGE_BYTES = 16 << 20
@@ -465,4 +465,99 @@ async def test_file_replaced_while_it_is_being_opened(tmp_path: Path, monkeypatc
             go_on.set()
         assert await disk.read("x", 0, 9) == b"new"
     finally:
+        disk.close()
+
+
+class Looks:
+    """Looks into the page cache of one disk: how many there were, and which of them find something."""
+
+    def __init__(self, disk: DirectoryDisk, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.count = 0
+        self.in_vain = 0
+        """So many of the next ones, however often they are made."""
+        self.threads_count = 0
+        folder = disk._folder
+        look, read_ranges = folder.read_into_nowait, folder.read_ranges
+
+        def counted(path: str, offset: int, buffer: bytearray | memoryview) -> bool:
+            self.count += 1
+            self.in_vain -= 1
+            return self.in_vain < 0 and look(path, offset, buffer)
+
+        def in_thread(path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+            self.threads_count += 1
+            return read_ranges(path, ranges)
+
+        monkeypatch.setattr(folder, "read_into_nowait", counted)
+        monkeypatch.setattr(folder, "read_ranges", in_thread)
+
+
+async def test_what_comes_soon_takes_no_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = DirectoryDisk(tmp_path)
+    await disk.write_at("a", 0, [bytes(range(250)) * 1000])
+    looks = Looks(disk, monkeypatch)
+    for in_vain in (0, 1, LOOKS_MAX - 1):
+        looks.in_vain, looks.count = in_vain, 0
+        assert await disk.read("a", 251, 3) == b"\1\2\3"
+        assert looks.count == in_vain + 1
+    looks.in_vain = 3
+    assert list(await disk.read_ranges("a", ((1, 2), (252, 1)))) == [b"\1\2", b"\2"]
+    assert looks.threads_count == 0
+    looks.count = 0
+    assert len(await disk.read("a", 0, LOOK_BYTES_MAX + 1)) == LOOK_BYTES_MAX + 1
+    assert (looks.count, looks.threads_count) == (0, 1), "a long one is not looked for"
+    disk.close()
+
+
+async def test_looks_in_vain_become_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = DirectoryDisk(tmp_path)
+    await disk.write_at("a", 0, [b"12345"])
+    looks = Looks(disk, monkeypatch)
+    looks.in_vain = 1 << 30
+    for _ in range(500):
+        assert await disk.read("a", 1, 3) == b"234"
+    assert looks.threads_count == 500
+    assert LOOKS_MAX <= looks.count <= 15 * LOOKS_MAX
+    looks.in_vain = looks.threads_count = 0
+    for _ in range(200):
+        assert await disk.read("a", 1, 3) == b"234"
+    assert looks.threads_count < 64, "once one was not in vain, each read looks"
+    assert await disk.read("a", 3, 9) == b"45", "what is short is read by a thread, which knows where the file ends"
+    disk.close()
+
+
+async def test_a_read_that_hangs_keeps_nobody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not those of other disks, whether they look or go to a thread; nor looks of its own."""
+    hung, well = DirectoryDisk(tmp_path / "hung", create=True), DirectoryDisk(tmp_path / "well", create=True)
+    for disk in (hung, well):
+        await disk.write_at("a", 0, [b"12345"])
+    released, looks = threading.Event(), Looks(hung, monkeypatch)
+    others = Looks(well, monkeypatch)
+    read_ranges = hung._folder.read_ranges
+
+    def hang(path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        released.wait()
+        return read_ranges(path, ranges)
+
+    monkeypatch.setattr(hung._folder, "read_ranges", hang)
+    came: list[bytes] = []
+
+    async def wait_for_it() -> None:
+        came.append(await hung.read("a", 0, 5))
+
+    async with trio.open_nursery() as nursery:
+        looks.in_vain = LOOKS_MAX
+        nursery.start_soon(wait_for_it)
+        while not hung._threads.depth:
+            await trio.lowlevel.checkpoint()
+        for in_vain in (0, 1 << 30):
+            others.in_vain = in_vain
+            for _ in range(20):
+                assert await well.read("a", 0, 5) == b"12345"
+        assert others.threads_count == 20
+        assert hung.read_nowait("a", 1, 2) == b"23"
+        assert not came
+        released.set()
+    assert came == [b"12345"]
+    for disk in (hung, well):
         disk.close()

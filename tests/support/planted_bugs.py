@@ -391,6 +391,20 @@ BUGS = (
         _STRIPES + "test_the_first_read_of_a_stripe_that_may_be_short",
     ),
     _bug(
+        "a disk that is slow is looked at before each read",
+        "io/directory.py",
+        "        self._looks_to_pass = min(2 * self._looks_to_pass + 1, _LOOKS_TO_PASS_MAX)",
+        "        self._looks_to_pass = 0",
+        "io/test_directory.py::test_looks_in_vain_become_few",
+    ),
+    _bug(
+        "what comes soon is not looked for",
+        "io/directory.py",
+        "        for _ in range(LOOKS_MAX):",
+        "        for _ in range(1):",
+        "io/test_directory.py::test_what_comes_soon_takes_no_thread",
+    ),
+    _bug(
         "a shard that was found damaged is left so",
         "ec/rebuild.py",
         "            self._damages.add((segment_id, index, disk))",
