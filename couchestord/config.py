@@ -120,6 +120,8 @@ class L3Config:
     """Certificates to trust instead of those that the machine trusts."""
     delay_s: float = _setting(600.0, at_least(0.0, parse_duration), key="delay")
     """So long data waits for other data to fill a blob, and for its own deletion."""
+    publish_delay_s: float = _setting(60.0, at_least(0.1, parse_duration), key="publish_delay")
+    """So long changes of the catalog wait for others before they are put there: so much is lost of it with the node."""
     blob_bytes: int = _setting(64 << 20, at_least(1 << 20, parse_size), key="blob_size")
     verify: Literal["all", "index"] = _setting("all", choice("all", "index"))
     """What of a blob is read back before it counts."""

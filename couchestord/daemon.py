@@ -34,6 +34,7 @@ from couchestord.listening import address_of, bind, copies
 from couchestord.metrics import Metrics, Snapshot
 from couchestord.parsing import Address
 from couchestord.remote.opening import RemoteSettings, open_backend
+from couchestord.remote.publisher import PublishOptions
 from couchestord.remote.uploader import UploadOptions
 from couchestord.servicemanager import notify_systemd
 from couchestord.store import ObjectStore, StoreOptions
@@ -120,6 +121,7 @@ def l3_options(config: Config) -> L3Options | None:
         l3.mode,
         UploadOptions(l3.blob_bytes, linger_s=l3.delay_s, read_back=l3.verify == "all"),
         Watermarks(l3.evict_from_percent, l3.evict_to_percent, l3.bypass_from_percent),
+        publish=PublishOptions(run_age_s=l3.publish_delay_s),
     )
 
 

@@ -5,29 +5,35 @@ Seen to fail with: the bucket not handed to workers; no body that goes past the 
 
 import hashlib
 import random
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
 import pytest
+from backends import Bucket, couchestord_bucket, seaweedfs_bucket
 from daemon import QUICK, Node, error_of, wait_until, with_workers
+from daemons import result
 from loops import LoopStore, need
+
+from couchestord.remote.location import Location, parse_location
+
+__all__ = ["couchestord_bucket", "seaweedfs_bucket"]
 
 BODIES = {f"key-{number}": random.Random(number).randbytes(300_000 * number % 2_000_000 + 100) for number in range(16)}
 
 
-def settings_for(bucket: Node, folder: Path, mode: str, workers: int) -> Mapping[str, str]:
-    access_key, secret_key = bucket.key
+def settings_for(location: Location, key: tuple[str, str], folder: Path, workers: int = 0) -> dict[str, str]:
+    access_key, secret_key = key
     (folder / "secret").write_text(secret_key + "\n")
     return {
         **with_workers(QUICK, workers),
         "COUCHESTORD_STORE__SEGMENT_SIZE": "4 MiB",
         "COUCHESTORD_CACHE__L1_SIZE": "0",
-        "COUCHESTORD_L3__MODE": mode,
-        "COUCHESTORD_L3__URL": f"{bucket.addresses['s3']}/tier/node-1",
+        "COUCHESTORD_L3__MODE": "tiered",
+        "COUCHESTORD_L3__URL": str(location),
         "COUCHESTORD_L3__ACCESS_KEY": access_key,
         "COUCHESTORD_L3__SECRET_KEY_FILE": str(folder / "secret"),
         "COUCHESTORD_L3__DELAY": "100 ms",
+        "COUCHESTORD_L3__PUBLISH_DELAY": "200 ms",
         "COUCHESTORD_L3__BLOB_SIZE": "2 MiB",
         "COUCHESTORD_L3__EVICT_FROM_PERCENT": "0",
         "COUCHESTORD_L3__EVICT_TO_PERCENT": "0",
@@ -45,20 +51,27 @@ def wrong(node: Node) -> list[str]:
     return [key for key, body in BODIES.items() if s3.get_object(Bucket="box", Key=key)["Body"].read() != body]
 
 
+def place_in(bucket: Node) -> Location:
+    return parse_location(f"{bucket.addresses['s3'].rstrip('/')}/tier/node-1")
+
+
+def fill(node: Node) -> None:
+    """All of the bodies are in the bucket, and nearly all of them there only."""
+    node.start().s3().create_bucket(Bucket="box")
+    for key, body in BODIES.items():
+        node.s3().put_object(Bucket="box", Key=key, Body=body)
+    wait_until(lambda: not node.in_journal() and of_bucket(node, "waiting_bytes") == 0, 60, node.said)
+    node.kill()
+    node.start()  # the segments that were open are sealed now, and may leave
+    wait_until(lambda: of_bucket(node, "only_bytes") > 0.9 * sum(map(len, BODIES.values())), 60, node.said)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_data_leaves_the_disks_and_is_read_from_the_bucket(tmp_path: Path, workers: int) -> None:
     with Node(tmp_path / "bucket") as bucket, Node(tmp_path / "data") as node:
-        bucket.start()
-        bucket.s3().create_bucket(Bucket="tier")
-        node.settings = dict(settings_for(bucket, tmp_path, "tiered", workers))
-        node.start()
-        node.s3().create_bucket(Bucket="box")
-        for key, body in BODIES.items():
-            node.s3().put_object(Bucket="box", Key=key, Body=body)
-        wait_until(lambda: of_bucket(node, "waiting_bytes") == 0, 60, node.said)
-        node.kill()
-        node.start()  # the segments that were open are sealed now, and may leave
-        wait_until(lambda: of_bucket(node, "only_bytes") > 0.9 * sum(map(len, BODIES.values())), 60, node.said)
+        bucket.start().s3().create_bucket(Bucket="tier")
+        node.settings = settings_for(place_in(bucket), bucket.key, tmp_path, workers)
+        fill(node)
         assert wrong(node) == []
         gone = list(BODIES)[::2]
         for key in gone:
@@ -68,6 +81,31 @@ def test_data_leaves_the_disks_and_is_read_from_the_bucket(tmp_path: Path, worke
         assert error_of(lambda: node.s3().get_object(Bucket="box", Key=gone[1])) == (404, "NoSuchKey")
         node.s3().put_object(Bucket="box", Key="new", Body=BODIES["key-5"])
         assert node.s3().get_object(Bucket="box", Key="new")["Body"].read() == BODIES["key-5"], "it is on the disks"
+
+
+@pytest.mark.parametrize("kind", ["couchestord", pytest.param("seaweedfs", marks=pytest.mark.soak)])
+def test_a_node_that_is_lost_is_made_anew_from_the_bucket(
+    tmp_path: Path, kind: str, request: pytest.FixtureRequest
+) -> None:
+    bucket: Bucket = request.getfixturevalue(f"{kind}_bucket")
+    key = (bucket.credentials.access_key, bucket.credentials.secret_key)
+    settings = settings_for(bucket.part(), key, tmp_path)
+    with Node(tmp_path / "data", settings=settings) as node:
+        fill(node)
+        status = node.status()
+        wait_until(lambda: of_bucket(node, "published_sequence") >= status["sequence"], 90, lambda: node.status()["l3"])
+        was = node.key
+        node.kill()
+    with Node(tmp_path / "anew", settings=settings) as node:
+        store_id = status["store"]
+        found = result("recover", "--from-l3", "--store", store_id, "--data", node.data, **settings)
+        assert (found["lost_objects"], found["missing_blobs"]) == (0, 0)
+        node.start()
+        assert node.key == was
+        assert wrong(node) == []
+        node.s3().put_object(Bucket="box", Key="new", Body=b"it goes on")
+        node.restart()
+        assert wrong(node) == []
 
 
 def test_more_than_the_disks_hold(tmp_path: Path) -> None:
