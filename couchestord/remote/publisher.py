@@ -114,7 +114,7 @@ class Publisher:
         self._since = 0.0
         self._is_littered = False
         self._runs_count = 0
-        """Behind the newest root."""
+        """Behind the newest root, or since a newer one was asked for."""
         self._rooted_at = 0.0
         self._failures = 0
         self._retry_at = 0.0
@@ -170,6 +170,7 @@ class Publisher:
         is_old = trio.current_time() - self._rooted_at >= options.root_age_s
         if self._runs_count >= options.runs_max or (is_old and self._is_awaited()):
             self._history.ask_for_snapshot()
+            self._runs_count, self._rooted_at = 0, trio.current_time()  # if there is none, not again at once
         await self._gather()
         if not self._is_due():
             return False

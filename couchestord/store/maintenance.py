@@ -219,6 +219,7 @@ class Snapshotter:
         if len(self._disks.roomy()) < replicas_needed(self._disks.m, self._disks.missing_count()):
             # nor is there room for a new file of the journal but what is kept for deletes
             return False
+        self._is_asked = False
         # what follows begins a new file of the journal, so that all before it can be trimmed with this snapshot
         self._journal.roll()
         frozen = await self._checkpointer.frozen()
@@ -261,7 +262,6 @@ class Snapshotter:
             self._pins.release(segments & old if named else segments)
             return False
         self._pins.release(old)
-        self._is_asked = False
         self.taken_count += 1
         log.info("catalog snapshot written", sequence=root.sequence, pieces=len(table.pieces))
         return True

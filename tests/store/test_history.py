@@ -114,3 +114,15 @@ async def test_records_that_were_trimmed(tmp_path: Path) -> None:
         with pytest.raises(DataLost):
             await anext(history_of(core).records(1))
         assert catalog_of(tmp_path / "store").exists()
+
+
+async def test_a_snapshot_that_is_asked_for_is_taken_once(tmp_path: Path) -> None:
+    async with new_store(tmp_path / "store") as store:
+        core = core_of(store)
+        assert not core.jobs.snapshotter.is_due()
+        history_of(core).ask_for_snapshot()
+        assert core.jobs.snapshotter.is_due()
+        await core.jobs.snapshotter.work()
+        assert core.jobs.snapshotter.taken_count == 1
+        assert history_of(core).snapshot_sequence() > 0
+        assert not core.jobs.snapshotter.is_due()
