@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import trio
 from model import Model, ModelBroken, Version
-from model_run import run_model
+from model_run import SECOND_TIER, run_model
 from simstore import run_seeded
 
 
@@ -29,6 +29,12 @@ def test_store_keeps_its_promises(seed: int, tmp_path: Path) -> None:
     run_model(seed, tmp_path)
 
 
+@pytest.mark.parametrize("seed", range(2001, 2007))
+def test_store_with_a_second_tier_keeps_its_promises(seed: int, tmp_path: Path) -> None:
+    """Which survives what the disks do not, and goes where they stay: it is never believed too much."""
+    assert "'l2'" in run_model(seed, tmp_path, caches=SECOND_TIER)[-1], "nothing was found there"
+
+
 SOAK_SEEDS = _seeds("COUCHESTORD_SOAK_SEEDS", "1000:1600")
 
 
@@ -42,7 +48,7 @@ def test_store_keeps_its_promises_for_long(
     for seed in seeds:
         folder = tmp_path / str(seed)
         folder.mkdir()
-        run_model(seed, folder, lives=9, bursts=10)
+        run_model(seed, folder, lives=9, bursts=10, caches=SECOND_TIER if seed % 4 == 0 else None)
 
 
 def test_one_seed_is_one_run(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ counts until everything was made good. So whatever was acknowledged must be ther
 """
 
 import random
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
@@ -13,6 +14,7 @@ from typing import Any
 
 import trio
 from model import Model, ModelBroken, OpenUpload, Place, State, Version, top
+from modes import mode
 from shadow import Shadow, check_nothing_left, check_redundancy, scrub
 from simstore import INLINE_BYTES_MAX, SimMachine, run_seeded, small_options
 from small_store import compared
@@ -39,20 +41,28 @@ GEOMETRIES = ((4, 2, 6), (4, 2, 6), (2, 2, 5), (2, 1, 4))
 KEYS = (b"a", b"a/", b"a//b", b"a/b", b"a/b/c", b"b/1", b"b/2", b"b-", b"dir/x/y/z", b"\xc3\xa9/\xc3\xa9")
 CACHES = (CACHES_OFF, CacheConfig(l1_bytes=60_000), CacheConfig())
 """None, one that holds little, and one that holds all that a run writes."""
+SECOND_TIER = CacheConfig(l1_bytes=20_000, l2_path=Path("simulated"), l2_bytes=8 << 20)
 FAULTS = ("gone", "eio", "short", "full", "frozen", "rot", "rot")
 JOBS = ("destage", "compact", "rebuild", "rejournal", "snapshot", "trim", "checkpoint", "housekeep")
 STEPS_TO_IDLE_MAX = 3000
 
 
 def run_model(
-    seed: int, folder: Path, *, lives: int = 5, bursts: int = 7, races: bool = False, rots: bool = False
+    seed: int,
+    folder: Path,
+    *,
+    lives: int = 5,
+    bursts: int = 7,
+    races: bool = False,
+    rots: bool = False,
+    caches: CacheConfig | None = None,
 ) -> list[str]:
     """What was done. Raises ModelBroken, with the seed and the same, when the store breaks a promise.
 
     `races`: most operations are two creators of one key, and the power goes when one is refused before the other knows.
-    `rots`: every fault of a disk is rot.
+    `rots`: every fault of a disk is rot. `caches`: None: as the mode says (`modes`), or else the seed.
     """
-    run = ModelRun(seed, folder, lives, bursts)
+    run = ModelRun(seed, folder, lives, bursts, caches)
     run.races_weight, run.cuts_races = (40, True) if races else (2, False)
     run.faults = ("rot",) if rots else FAULTS
     try:
@@ -62,16 +72,22 @@ def run_model(
         raise ModelBroken(f"seed {seed}: {type(error).__name__}: {error}\n{done}") from error
     finally:
         run.shadow.close()
+    run.log.append(f"hits of caches: {dict(run.hits)}")
     return run.log
 
 
+def _caches_of(seed: int) -> CacheConfig:
+    forced = {"": None, "on": CacheConfig(), "off": CACHES_OFF, "l2": SECOND_TIER}[mode().caches]
+    # drawn apart: what a seed does is the same with any caches, as far as they change nothing
+    return forced or random.Random(f"caches {seed}").choice(CACHES)
+
+
 class ModelRun:
-    def __init__(self, seed: int, folder: Path, lives: int, bursts: int) -> None:
+    def __init__(self, seed: int, folder: Path, lives: int, bursts: int, caches: CacheConfig | None = None) -> None:
         self.rng = random.Random(seed)
         k, m, disks_count = self.rng.choice(GEOMETRIES)
         options = small_options(k, m, disks_count, preallocate_bytes=self.rng.choice((0, 4096)))
-        # drawn apart: what a seed does is the same with any caches, as far as they change nothing
-        options = replace(options, cache=random.Random(f"caches {seed}").choice(CACHES))
+        options = replace(options, cache=caches or _caches_of(seed))
         spare = disks_count - k - m
         geometries = [Policy(k=k - 1, m=m + 1), Policy(k=1, m=m), *([Policy(k=k + 1, m=m)] if spare else [])]
         self.second = self.rng.choice(geometries)
@@ -80,6 +96,8 @@ class ModelRun:
         self.model = Model()
         self.shadow = Shadow(self.machine)
         self.log: list[str] = [f"{k}+{m} on {disks_count} disks"]
+        self.hits: Counter[str] = Counter()
+        """Of each tier of the caches."""
         self.m = m
         self.lives = lives
         self.bursts = bursts
@@ -127,6 +145,7 @@ class ModelRun:
                 await self.shadow.compare(self.core)
                 await self.look(restarted=True)
                 yield
+                self.hits += Counter({tier.name: tier.hits_count for tier in self.core.cache.stats()})
                 if not self.machine.is_cut:
                     await self.shadow.compare(self.core)
         self.note("the run ended")

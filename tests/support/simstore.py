@@ -129,6 +129,10 @@ class SimMachine:
         self.rng = rng
         self.clock = SeededClock(rng)
         self.disks = [SimDisk(f"sim-{index}", rng) for index in range(options.disks_count)]
+        # drawn apart: what happens to the store is the same without it
+        self._apart = random.Random(f"second tier {rng.getstate()}")
+        self.second_tier = SimDisk("second tier", self._apart)
+        """Of the caches, if the options say so. What it keeps when the run is cut has nothing to do with the others."""
         self.away: set[int] = set()
         self.is_cut = False
         self.folder = folder
@@ -158,10 +162,16 @@ class SimMachine:
         """A store on the disks that are not away. A run that was not cut is closed, and its disks stay as they are."""
         self.is_cut = False
         disks = await load_disks([disk for index, disk in enumerate(self.disks) if index not in self.away])
-        async with run_core(disks, self.catalog_path, self.options, self.clock) as core:
-            yield core, ObjectStore(core)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("couchestord.store.core.open_folder", self._open_second_tier)
+            async with run_core(disks, self.catalog_path, self.options, self.clock) as core:
+                yield core, ObjectStore(core)
         if not self.is_cut:
+            self.second_tier = self.second_tier.crash(keep_all=True)
             self._take_over({index: True for index in range(len(self.disks))})
+
+    async def _open_second_tier(self, *_: Any) -> SimDisk:
+        return self.second_tier
 
     def cut(self, keeps_all: Sequence[int]) -> None:
         """The run ends here: disks in `keeps_all` keep what was written, the others what was synced, the rest perhaps.
@@ -170,7 +180,9 @@ class SimMachine:
         """
         old = self.disks
         self._take_over({index: index in keeps_all for index in range(len(old))})
-        for disk in old:
+        cache = self.second_tier
+        self.second_tier = cache.crash(keep_all=self._apart.random() < 0.5)
+        for disk in (*old, cache):
             disk.gone = True
             disk.frozen = False
         self.is_cut = True
