@@ -169,6 +169,7 @@ class ModelRun:
             self.note(f"made good; lose {lost}")
             for index in lost:
                 self.machine.disks[index].gone = True
+            await self.core.cache.evict()  # what is read is what the others have
             await self.look(restarted=False)
             self.machine.cut(range(len(self.machine.disks)))
         self.machine.away = set(self.rng.sample(range(len(self.machine.disks)), self.m))
