@@ -9,8 +9,10 @@ from couchestord.ec.shards import shard_path
 from couchestord.errors import Unavailable
 from couchestord.io.catalog.read import EntryRow, PlacementRow, SegmentRow
 from couchestord.io.disks import Disks, disks_to_spare, shards_per_disk
+from couchestord.io.mutations import IN_BLOB, LOST
 from couchestord.io.room import Room, ask_room
 from couchestord.model import ObjectInfo, Policy
+from couchestord.remote.blob import BlobName
 from couchestord.store.beside import ReaderStats
 from couchestord.store.runs import plan
 
@@ -248,7 +250,12 @@ def describe_object(core: "Core", row: EntryRow, info: ObjectInfo) -> dict[str, 
             continue
         extent = run.extent
         found: dict[str, Any] = {"id": extent.id, "offset": run.offset, "length": run.length}
-        if extent.segment:
+        copy = core.catalog.copies.copy(extent.id)
+        if copy is not None:
+            found["blob"] = BlobName(core.disks.store_id, copy.epoch, copy.blob).key
+        if extent.segment in (IN_BLOB, LOST):
+            found["lost"] = copy is None
+        elif extent.segment:
             found |= {"segment": extent.segment, "stripe": extent.stripe, "start": extent.stripe_start}
             segment = core.catalog.reading.segment(extent.segment)
             if segment is not None:

@@ -204,6 +204,9 @@ async def test_full_disks_give_up_what_has_a_copy(tmp_path: Path) -> None:
         await upload(store)
         found = l3_of(store).status()
         assert found["only_bytes"] == found["live_bytes"] == sum(map(len, bodies.values()))
+        (where,) = [extent for extent in (await store.describe("box", b"large"))["extents"] if extent["length"] > 1000]
+        assert where["blob"] in rig.blobs()
+        assert not where["lost"]
         await finish(core_of(store).jobs.compactor)
         assert not [row for row in segments(store) if row.live_bytes]
         for key, body in bodies.items():
