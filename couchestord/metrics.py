@@ -49,6 +49,7 @@ _L3_GAUGES = (
     ("only_bytes", "Bytes of live data that is in the bucket only, not on the disks."),
     ("waiting_bytes", "Bytes of data in stripes that has no copy in the bucket yet."),
     ("waiting_seconds", "For how long the oldest of it has waited."),
+    ("unpublished_records", "Changes of the catalog that are not in the bucket yet: lost with the node."),
 )
 _L3_COUNTERS = (
     ("uploaded_bytes", "Bytes of data that got a copy, since the start."),

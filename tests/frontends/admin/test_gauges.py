@@ -45,7 +45,16 @@ def test_store_that_cannot_say_its_status_still_has_a_page() -> None:
 
 
 def test_gauges_of_the_bucket() -> None:
-    names = ("claimed", "blobs", "bytes", "live_bytes", "only_bytes", "waiting_bytes", "waiting_seconds")
+    names = (
+        "claimed",
+        "blobs",
+        "bytes",
+        "live_bytes",
+        "only_bytes",
+        "waiting_bytes",
+        "waiting_seconds",
+        "unpublished_records",
+    )
     counts = ("uploaded_bytes", "evicted_bytes", "reads", "read_bytes", "lost_copies")
     l3 = {name: float(number) for number, name in enumerate(names + counts, start=1)} | {"mode": "cache"}
     page = Metrics().render(snapshot_of("1.0", "healthy", STATUS | {"l3": l3})).decode()
