@@ -38,6 +38,16 @@ def test_store_with_a_second_tier_keeps_its_promises(seed: int, tmp_path: Path) 
 SOAK_SEEDS = _seeds("COUCHESTORD_SOAK_SEEDS", "1000:1600")
 
 
+@pytest.mark.parametrize("gone", [set(), {"1"}])
+def test_a_version_below_the_top_that_was_perhaps_deleted_is_told_by_a_look(gone: set[str]) -> None:
+    place, newer, older = ("box", b"key"), Version("2", b"new"), Version("1", b"old")
+    model = Model()
+    model.set_states(place, [(newer, older), (newer,)])
+    assert model.in_doubt(place) == {"1"}
+    model.settle(place, b"new", "2", restarted=True, gone=gone)
+    assert model.states(place) == [(newer,) if gone else (newer, older)]
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize("seeds", [SOAK_SEEDS[at : at + 20] for at in range(0, len(SOAK_SEEDS), 20)], ids=_name)
 def test_store_keeps_its_promises_for_long(

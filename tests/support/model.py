@@ -4,7 +4,7 @@ A fact has one value, until a change to it is neither acknowledged nor refused: 
 after a restart tells which.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -30,6 +30,11 @@ State = tuple[Version, ...]
 def top(state: State) -> bytes | None:
     """What a GET answers, None for NoSuchKey."""
     return state[0].body if state else None
+
+
+def _version_ids(state: State) -> set[str]:
+    """Of the versions that can be read."""
+    return {version.id for version in state if version.id is not None and version.body is not None}
 
 
 @dataclass(slots=True)
@@ -93,10 +98,26 @@ class Model:
 
     # -- a look after a restart ------------------------------------------------------------------------------------
 
-    def settle(self, place: Place, body: bytes | None, version_id: str | None, *, restarted: bool) -> None:
-        """The store answered this body. After a restart, or for a new value, that decides."""
+    def in_doubt(self, place: Place) -> set[str]:
+        """Versions that some of the states of a place have, and others not."""
+        states = [_version_ids(state) for state in self.states(place)]
+        return states[0].union(*states) - states[0].intersection(*states)
+
+    def settle(
+        self, place: Place, body: bytes | None, version_id: str | None, *, restarted: bool, gone: Set[str] = frozenset()
+    ) -> None:
+        """The store answered this body, and has no version in `gone`, but all others that were in doubt.
+
+        After a restart, or for a new value, that decides.
+        """
         states = self.states(place)
-        fitting = [state for state in states if top(state) == body]
+        there = self.in_doubt(place) - gone
+        fitting = [
+            state
+            for state in states
+            if top(state) == body
+            and (not restarted or (there <= _version_ids(state) and not gone & _version_ids(state)))
+        ]
         if not fitting:
             told = "nothing" if body is None else f"{len(body)} bytes {body[:24]!r}"
             allowed = [None if top(state) is None else (top(state) or b"")[:24] for state in states]

@@ -28,6 +28,7 @@ from couchestord.errors import (
     NoSpace,
     NoSuchKey,
     NoSuchUpload,
+    NoSuchVersion,
     PreconditionFailed,
 )
 from couchestord.io.catalog.read import BucketRow, CatalogReader
@@ -725,7 +726,8 @@ class ModelRun:
                 del self.model.objects[place]
                 continue
             body, version_id = await self.read(place)
-            self.model.settle(place, body, version_id, restarted=restarted)
+            gone = {id_ for id_ in self.model.in_doubt(place) if restarted and not await self._has_version(place, id_)}
+            self.model.settle(place, body, version_id, restarted=restarted, gone=gone)
             await self._look_at_versions(place)
             if body:
                 await self._look_at_range(place, body)
@@ -742,6 +744,13 @@ class ModelRun:
                 body, _ = await self.read(place, version.id)
                 if body != version.body:
                     raise ModelBroken(f"{place} version {version.id} has other bytes")
+
+    async def _has_version(self, place: Place, version_id: str) -> bool:
+        try:
+            await self.read(place, version_id)
+        except NoSuchVersion:
+            return False
+        return True
 
     async def _look_at_range(self, place: Place, body: bytes) -> None:
         first = self.rng.randrange(len(body))
