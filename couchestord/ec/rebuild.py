@@ -273,11 +273,17 @@ class Rebuilder:
 
     async def _place(self, current: ShardRebuild) -> None:
         row, index = current.row, current.index
+        extents = self._catalog.extents_in_segment(row.id, 0, 1 << 20) if current.holes else []
+        lost = [page for page in current.holes if is_live(row, extents, page)]
+        if lost and row.disks[index] not in (-1, current.target):
+            # what could not be made anew, the disk that it was written to may have: when it is back, if it was away
+            log.warning("a shard waits for its disk", segment=row.id, shard=index, disk=row.disks[index])
+            self._put_off(current)
+            await remove_shard(self._disks, current.target, row.id, index)
+            return
         if not await self._submit(PlaceShard(row.id, index, current.target)):
             await remove_shard(self._disks, current.target, row.id, index)
             return
-        extents = self._catalog.extents_in_segment(row.id, 0, 1 << 20) if current.holes else []
-        lost = [page for page in current.holes if is_live(row, extents, page)]
         if lost:
             log.error("stripes are lost", segment=row.id, shard=index, stripes=lost[:16], count=len(lost))
             self._put_off(current)

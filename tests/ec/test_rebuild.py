@@ -598,3 +598,24 @@ async def test_an_open_segment_is_sealed_so_that_it_can_be_rebuilt(tmp_path: Pat
         assert rig.segment(id_).missing == 0
         async with pool.writer() as writer:
             assert (await writer.append(b"more")).segment != id_
+
+
+@pytest.mark.parametrize("away_count", [3, 4, 6])
+async def test_what_disks_that_are_away_may_still_have_stays_theirs(tmp_path: Path, away_count: int) -> None:
+    """More are away than are made good: nobody else takes the place of a shard that cannot be made."""
+    async with open_rig(tmp_path, disks_count=12) as rig:
+        bench = Bench(rig)
+        id_ = await bench.put()
+        before = rig.segment(id_)
+        away = dict.fromkeys(before.disks[:away_count], "pulled")
+        rig.disks.failures = away
+        bench.restart()
+        await bench.run()
+        assert rig.segment(id_).disks == before.disks
+        for disk in rig.disks.good():
+            names = await rig.sims[disk].list("segments")
+            assert len(names) == (disk in before.disks), "nothing is left of the attempt"
+        rig.disks.failures = {}
+        bench.restart()
+        await bench.run()
+        await bench.check()
