@@ -325,7 +325,8 @@ async def test_a_body_that_breaks_off_leaves_nothing_in_the_bucket(tmp_path: Pat
         async def broken() -> AsyncIterator[bytes]:
             yield body_of(16 << 20)
             await upload(store, destage=False)
-            assert len(rig.blobs()) == 1, "it is held"
+            assert core_of(store).catalog.copies.dead(10), "nothing is in it"
+            assert not core_of(store).catalog.copies.dropped(1 << 60, 10), "it is held"
             yield b"more"
             raise IncompleteBody("the client is gone")
 
