@@ -216,7 +216,8 @@ class _Reader:
         self.pid, self.is_reading = message.pid, True
         self._held = store, [], []
         core = store.core
-        opened = ms.Opened(str(core.catalog.path), core.options.engine, good_disks(store))
+        disks = core.disks
+        opened = ms.Opened(str(core.catalog.path), core.options.engine, disks.identity, disks.slot, good_disks(store))
         self.channel.send(ms.pack(ms.Answer(message.id, ms.raw(opened))))
 
     def _hold(self, message: ms.Hold) -> None:

@@ -12,6 +12,7 @@ import msgspec
 from couchestord import errors
 from couchestord.ec.choice import Preference
 from couchestord.io import requests as rq
+from couchestord.io.superblock import Identity, Slot
 from couchestord.model import BucketInfo, DeleteResult, ObjectInfo, PartInfo, UploadInfo
 from couchestord.store.beside import ReaderStats
 
@@ -165,7 +166,10 @@ class Opened(msgspec.Struct, frozen=True, array_like=True):
 
     catalog: str
     engine: Preference
+    identity: Identity
+    slot: Slot
     disks: list[tuple[int, str, bytes]]
+    """The good ones: index, folder and id."""
 
 
 class Places(msgspec.Struct, frozen=True, array_like=True):

@@ -10,6 +10,7 @@ from typing import Any, Final
 import msgspec
 import outcome as outcomes
 import trio
+from msgspec.structs import replace
 
 from couchestord import logs
 from couchestord.cache import CacheConfig, CacheManager
@@ -18,7 +19,7 @@ from couchestord.ec.stripes import StripeStore
 from couchestord.errors import DiskError, Error, InternalError, Unavailable
 from couchestord.io.directory import DirectoryDisk
 from couchestord.io.disk import Disk
-from couchestord.io.disks import Disks, load_disks
+from couchestord.io.disks import Disks
 from couchestord.io.sharedpage import SharedPage
 from couchestord.metrics import Metrics
 from couchestord.model import Body
@@ -189,9 +190,9 @@ async def open_replica(
     to be answered sees all that anybody was told of before.
 
     `backend` has what is not on the disks, if anything. `cache` is of this process alone. `metrics` are taken from time
-    to time and told. Raises NotAStore.
+    to time and told.
     """
-    disks = await _open_disks(opened.disks)
+    disks = await _open_disks(opened)
     page, number = link.page, link.number
     try:
         catalog = ReplicaCatalog(Path(opened.catalog), page, lambda reason: link.tell(ms.CatalogFailed(reason)))
@@ -304,14 +305,17 @@ async def _open_disk(folder: str) -> Disk:
     return await DirectoryDisk.open(Path(folder), deadline_s=_DEADLINE_S, read_only=True)
 
 
-async def _open_disks(good: list[tuple[int, str, bytes]]) -> Disks:
-    opened: list[Disk] = []
-    for _, folder, _ in good:
+async def _open_disks(opened: ms.Opened) -> Disks:
+    """Those that the store's process finds good, which may be none: what needs no disk is answered still."""
+    members: dict[int, Disk] = {}
+    identities = {opened.identity.index: opened.identity}
+    for index, folder, id_ in opened.disks:
+        identities[index] = replace(opened.identity, index=index, disk_id=id_)
         try:
-            opened.append(await _open_disk(folder))
+            members[index] = await _open_disk(folder)
         except DiskError as error:
             log.warning("disk cannot be opened", disk=folder, reason=str(error))
-    return await load_disks(opened)
+    return Disks(opened.slot, members, identities)
 
 
 async def _follow_disks(link: Link, disks: Disks) -> None:

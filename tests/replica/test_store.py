@@ -6,8 +6,9 @@ import pytest
 import trio
 import trio.testing
 from replica_rig import READER, linked, pair, settled
-from small_store import body_of, finish, md5_of, read, segments, shard_files, stream
+from small_store import body_of, finish, md5_of, new_store, read, segments, shard_files, stream
 
+from couchestord.cache import CACHES_OFF
 from couchestord.errors import (
     BadDigest,
     DataLost,
@@ -25,6 +26,7 @@ from couchestord.replica import host
 from couchestord.replica import messages as ms
 from couchestord.replica.host import Host
 from couchestord.replica.journal import ReplicaJournal
+from couchestord.replica.store import open_replica
 
 LONG = 700_001
 
@@ -402,3 +404,22 @@ async def test_files_of_the_journal_that_are_gone_are_forgotten(tmp_path: Path) 
         await both.store.put("box", b"new", b"1")
         assert await read(both.replica, b"new") == b"1"
         assert old not in journal._files
+
+
+async def test_reader_opens_beside_a_store_none_of_whose_disks_is_good(tmp_path: Path) -> None:
+    page = SharedPage()
+    host_ = Host(page, Metrics())
+    async with new_store(tmp_path) as store, linked(host_, page) as link, host_.serving(store):
+        made = await store.put("box", b"k", body_of(5000))
+        for index in store.core.disks.good():
+            store.core.disks.fail(index, "as if it refused the new superblock")
+        opened = await link.open()
+        try:
+            async with open_replica(link, opened, Metrics(), CACHES_OFF) as replica:
+                assert await replica.head("box", b"k") == made
+                with pytest.raises(DataLost):
+                    await read(replica, b"k")
+                with pytest.raises(Unavailable):
+                    await replica.put("box", b"other", b"1")
+        finally:
+            link.channel.close()
