@@ -17,6 +17,7 @@ import trio
 from couchestord import logs
 from couchestord.errors import Corrupt, DataLost, RemoteError, Unavailable
 from couchestord.remote.backend import Buffer
+from couchestord.remote.backoff import Backoff
 from couchestord.remote.root import Entry, Founding, Root, Run
 from couchestord.remote.roots import Roots
 from couchestord.service import Progress
@@ -116,10 +117,7 @@ class Publisher:
         self._runs_count = 0
         """Behind the newest root, or since a newer one was asked for."""
         self._rooted_at = 0.0
-        self._failures = 0
-        self._retry_at = 0.0
-        self.trouble = ""
-        """Why the last attempt failed; empty when it did not."""
+        self._backoff = Backoff("the catalog was not published", options.retry_s, options.retry_s_max)
         self.kept_from = 0
         """No catalog that may come back from the backend is of an older sequence."""
         self.roots_count = 0
@@ -128,6 +126,11 @@ class Publisher:
     @property
     def interval_s(self) -> float:
         return min(5.0, max(0.01, self._options.run_age_s / 4))
+
+    @property
+    def trouble(self) -> str:
+        """Why the last attempt failed; empty when it did not."""
+        return self._backoff.trouble
 
     @property
     def rooted_sequence(self) -> int:
@@ -142,14 +145,14 @@ class Publisher:
     async def work(self) -> Progress:
         """Put a root, or a run of the log, or remove what is old, if one of these is due. Steps take turns."""
         async with self._turn:
-            if trio.current_time() < self._retry_at:
+            if not self._backoff.is_due(trio.current_time()):
                 return Progress.IDLE
             try:
                 found_work = await self._step()
             except (RemoteError, Corrupt, DataLost, Unavailable) as error:
-                self._put_off(error)
+                self._backoff.failed(error, trio.current_time())
                 return Progress.IDLE
-            self._failures, self.trouble = 0, ""
+            self._backoff.succeeded()
             return Progress.BUSY if found_work else Progress.IDLE
 
     async def _step(self) -> bool:
@@ -263,12 +266,3 @@ class Publisher:
         self._runs_count += 1
         self._run = None
         self._gathered, self._gathered_bytes = [], 0
-
-    def _put_off(self, error: Exception) -> None:
-        options = self._options
-        pause_s = min(options.retry_s * 2.0 ** min(self._failures, 30), options.retry_s_max)
-        self._failures += 1
-        self._retry_at = trio.current_time() + pause_s
-        if str(error) != self.trouble:
-            log.warning("the catalog was not published", reason=str(error), retry_s=pause_s)
-        self.trouble = str(error) or type(error).__name__

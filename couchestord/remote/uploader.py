@@ -16,6 +16,7 @@ import trio
 from couchestord import logs
 from couchestord.errors import BlobExists, Corrupt, DataLost, RemoteError, Unavailable
 from couchestord.remote.backend import Buffer
+from couchestord.remote.backoff import Backoff
 from couchestord.remote.blob import BlobName, BlobPacker, Held
 from couchestord.remote.blobs import Blobs
 from couchestord.service import Progress
@@ -100,10 +101,7 @@ class Uploader:
         self._marks: deque[tuple[int, float]] = deque()
         self._marks_apart_s = _MARKS_APART_S
         self._skipped: set[int] = set()
-        self._failures = 0
-        self._retry_at = 0.0
-        self.trouble = ""
-        """Why the last attempt failed; empty when it did not."""
+        self._backoff = Backoff("uploads were put off", options.retry_s, options.retry_s_max)
         self.copied_extents_count = 0
         self.copied_bytes = 0
         self.unreadable_extents_count = 0
@@ -111,6 +109,11 @@ class Uploader:
     @property
     def interval_s(self) -> float:
         return min(10.0, max(0.01, self._options.linger_s / 4))
+
+    @property
+    def trouble(self) -> str:
+        """Why the last attempt failed; empty when it did not."""
+        return self._backoff.trouble
 
     def age_s(self) -> float:
         """How long the oldest extent that waits has waited, since this start; a hundredth less, at most. 0: none."""
@@ -123,7 +126,7 @@ class Uploader:
         """Upload one blob, if one is due. Steps take turns."""
         async with self._turn:
             self._mark()
-            if trio.current_time() < self._retry_at:
+            if not self._backoff.is_due(trio.current_time()):
                 return Progress.IDLE
             batch = self._next()
             if not batch:
@@ -132,9 +135,9 @@ class Uploader:
             try:
                 await self._upload(batch)
             except (RemoteError, Corrupt, Unavailable) as error:
-                self._put_off(error)
+                self._backoff.failed(error, trio.current_time())
                 return Progress.IDLE
-            self._failures, self.trouble = 0, ""
+            self._backoff.succeeded()
             return Progress.BUSY
 
     # -- which -----------------------------------------------------------------------------------------------------
@@ -212,12 +215,3 @@ class Uploader:
             except BlobExists as error:
                 log.error("the name of a blob was taken", blob=name.key, reason=str(error))
         raise Unavailable("names of blobs are taken again and again: is a copy of this store running?")
-
-    def _put_off(self, error: Exception) -> None:
-        options = self._options
-        pause_s = min(options.retry_s * 2.0 ** min(self._failures, 30), options.retry_s_max)
-        self._failures += 1
-        self._retry_at = trio.current_time() + pause_s
-        if str(error) != self.trouble:
-            log.warning("uploads were put off", reason=str(error), retry_s=pause_s)
-        self.trouble = str(error) or type(error).__name__
