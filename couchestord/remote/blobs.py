@@ -3,12 +3,13 @@
 Everything here may be repeated after a failure or a crash: nothing that is stored is ever changed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import trio
 
-from couchestord.errors import Corrupt
+from couchestord import logs
+from couchestord.errors import BlobExists, Corrupt, Unavailable
 from couchestord.remote.backend import Backend, all_objects, parts_length
 from couchestord.remote.blob import (
     HEAD_BYTES,
@@ -22,6 +23,9 @@ from couchestord.remote.blob import (
     span_of,
 )
 
+log = logs.get(__name__)
+
+_NAMES_MAX: Final = 4
 _READ_BYTES: Final = 4 << 20
 _FIRST_BYTES: Final = 64 << 10
 """Asked for to find an index: most are shorter."""
@@ -53,6 +57,20 @@ class Blobs:
         if read_back:
             await self.verify(name, packed)
         return packed
+
+    async def begin_and_put(
+        self, begin: Callable[[], Awaitable[BlobName]], packer: BlobPacker, *, read_back: bool = True
+    ) -> tuple[BlobName, tuple[Held, ...]]:
+        """As `put`, under a name that `begin` gives. One that is taken, by a copy of this store, is left alone: another
+        is begun, a few times. Raises Unavailable when all of them are taken, and what `begin` raises.
+        """
+        for _ in range(_NAMES_MAX):
+            name = await begin()
+            try:
+                return name, await self.put(name, packer, read_back=read_back)
+            except BlobExists as error:
+                log.error("the name of a blob was taken", blob=name.key, reason=str(error))
+        raise Unavailable("names of blobs are taken again and again: is a copy of this store running?")
 
     async def index(self, name: BlobName) -> tuple[Held, ...]:
         """What a blob holds. Raises NoSuchBlob, Corrupt, UnknownFormat, RemoteError."""

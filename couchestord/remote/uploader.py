@@ -14,7 +14,7 @@ from typing import Final, NamedTuple, Protocol
 import trio
 
 from couchestord import logs
-from couchestord.errors import BlobExists, Corrupt, DataLost, RemoteError, Unavailable
+from couchestord.errors import Corrupt, DataLost, RemoteError, Unavailable
 from couchestord.remote.backend import Buffer
 from couchestord.remote.backoff import Backoff
 from couchestord.remote.blob import BlobName, BlobPacker, Held
@@ -23,7 +23,6 @@ from couchestord.service import Progress
 
 log = logs.get(__name__)
 
-_NAMES_MAX: Final = 4
 _MARKS_MAX: Final = 256
 _MARKS_APART_S: Final = 1.0
 _SKIPPED_MAX: Final = 4096
@@ -180,7 +179,7 @@ class Uploader:
         packer = await self._gather(batch)
         if not packer.extents_count:
             return
-        name, index = await self._put(packer)
+        name, index = await self._blobs.begin_and_put(self._ledger.begin, packer, read_back=self._options.read_back)
         copied_count = await self._ledger.confirm(name, index)
         self.copied_extents_count += copied_count
         self.copied_bytes += sum(held.length for held in index)
@@ -205,13 +204,3 @@ class Uploader:
         if unreadable_count and not packer.extents_count:
             raise Unavailable(f"none of {unreadable_count} extents could be read")
         return packer
-
-    async def _put(self, packer: BlobPacker) -> tuple[BlobName, tuple[Held, ...]]:
-        """Under a name of its own: one that is taken was taken by a copy of this store."""
-        for _ in range(_NAMES_MAX):
-            name = await self._ledger.begin()
-            try:
-                return name, await self._blobs.put(name, packer, read_back=self._options.read_back)
-            except BlobExists as error:
-                log.error("the name of a blob was taken", blob=name.key, reason=str(error))
-        raise Unavailable("names of blobs are taken again and again: is a copy of this store running?")

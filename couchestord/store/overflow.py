@@ -11,7 +11,7 @@ from typing import Final
 
 import trio
 
-from couchestord.errors import BlobExists, Corrupt, RemoteError, Unavailable
+from couchestord.errors import Corrupt, RemoteError, Unavailable
 from couchestord.io.mutations import IN_BLOB, Extent
 from couchestord.model import FillingBody
 from couchestord.remote.blob import BlobName, BlobPacker, Held
@@ -25,7 +25,6 @@ STREAMS_MAX: Final = 4
 IDS_PER_BODY: Final = 1 << 20
 """Extents of the longest body, and more."""
 _BLOB_BYTES_MAX: Final = 64 << 20
-_NAMES_MAX: Final = 4
 
 
 class Overflow:
@@ -88,20 +87,14 @@ class Overflow:
         return size, md5.digest(), tuple(extents), first
 
     async def _put(self, extent: int, data: memoryview, held: list[int]) -> tuple[BlobName, Held]:
-        for _ in range(_NAMES_MAX):
-            name = await self._ledger.begin()
-            packer = BlobPacker(_BLOB_BYTES_MAX)
-            packer.add(extent, data)
-            try:
-                index = await self._blobs.put(name, packer, read_back=self._read_back)
-            except BlobExists:
-                continue
-            self._hold(name.number)
-            held.append(name.number)
-            # it counts from now on, and nothing is in it before the body's record says so
-            await self._ledger.note(name, index)
-            return name, index[0]
-        raise Unavailable("names of blobs are taken again and again: is a copy of this store running?")
+        packer = BlobPacker(_BLOB_BYTES_MAX)
+        packer.add(extent, data)
+        name, index = await self._blobs.begin_and_put(self._ledger.begin, packer, read_back=self._read_back)
+        self._hold(name.number)
+        held.append(name.number)
+        # it counts from now on, and nothing is in it before the body's record says so
+        await self._ledger.note(name, index)
+        return name, index[0]
 
 
 async def _fill(body: FillingBody, piece: bytearray) -> int:

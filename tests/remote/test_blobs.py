@@ -5,7 +5,7 @@ import random
 import pytest
 from memory_backend import MemoryBackend
 
-from couchestord.errors import BlobExists, Corrupt, NoSuchBlob, RemoteUnavailable
+from couchestord.errors import BlobExists, Corrupt, NoSuchBlob, RemoteUnavailable, Unavailable
 from couchestord.remote.blob import BlobName, BlobPacker, Held
 from couchestord.remote.blobs import Blobs
 
@@ -107,6 +107,31 @@ async def test_a_name_is_given_to_one_blob() -> None:
         await put(blobs, name, {1: b"two"})
     with pytest.raises(BlobExists):
         await put(blobs, name, {2: b"one"})
+
+
+async def test_names_that_are_taken_are_left_for_others_a_few_times(caplog: pytest.LogCaptureFixture) -> None:
+    backend = MemoryBackend()
+    blobs = Blobs(backend, STORE)
+    begun: list[BlobName] = []
+
+    async def begin() -> BlobName:
+        begun.append(blobs.name(1, len(begun)))
+        return begun[-1]
+
+    for number in (0, 1):
+        backend.objects[blobs.name(1, number).key] = b"of a copy of this store"
+    data = contents(6)
+    name, index = await blobs.begin_and_put(begin, pack(data))
+    assert name == begun[2] == blobs.name(1, 2)
+    for held in index:
+        assert await blobs.read(name, held, 0, held.length) == data[held.extent]
+    assert [record.levelname for record in caplog.records] == ["ERROR", "ERROR"]
+    for number in range(3, 99):
+        backend.objects[blobs.name(1, number).key] = b"of a copy of this store"
+    with pytest.raises(Unavailable, match="taken again"):
+        await blobs.begin_and_put(begin, pack(data))
+    assert len(begun) == 3 + 4
+    assert set(backend.objects.values()) == {b"of a copy of this store", backend.objects[name.key]}
 
 
 async def test_after_a_failure_at_any_call_it_is_put_again() -> None:
