@@ -594,8 +594,8 @@ BUGS = (
     _bug(
         "a blob that a body needs is not held until its record",
         "store/overflow.py",
-        "            self._hold(name.number)",
-        "            self._hold(0)",
+        "        self._hold(name.number)",
+        "        self._hold(0)",
         "store/test_l3.py::test_a_body_that_breaks_off_leaves_nothing_in_the_bucket",
     ),
     _bug(
