@@ -32,7 +32,10 @@ from couchestord.remote.root import (
 
 log = logs.get(__name__)
 ROOTS_KEPT: Final = 2
-_READ_BYTES: Final = 16 << 20
+OBJECT_BYTES_MAX: Final = 16 << 20
+"""Of a root, a piece or a run: nothing that is put comes near. A run has 4 MiB of records and one more, a root 2 MiB at
+most, as the table of a snapshot has to fit into one stripe.
+"""
 
 
 async def store_ids(backend: Backend) -> list[bytes]:
@@ -137,11 +140,9 @@ class Roots:
         return unpack_run(name, await self._read(name.key))
 
     async def _read(self, key: str) -> bytes:
-        data = b""
-        while more := await self._backend.get(key, len(data), _READ_BYTES):
-            data += more
-            if len(more) < _READ_BYTES:
-                break
+        data = await self._backend.get(key, 0, OBJECT_BYTES_MAX + 1)
+        if len(data) > OBJECT_BYTES_MAX:
+            raise Corrupt(f"{key} has more than {OBJECT_BYTES_MAX} bytes: it is none of ours")
         return data
 
     # -- remove ----------------------------------------------------------------------------------------------------

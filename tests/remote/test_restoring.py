@@ -9,7 +9,7 @@ from publish_rig import STORE, PublishRig, run
 from couchestord.errors import Corrupt, NotAStore, RemoteUnavailable, UnknownFormat
 from couchestord.io.checksum import xxh3_64
 from couchestord.remote.root import Entry, Run, piece_key
-from couchestord.remote.roots import Roots, store_ids
+from couchestord.remote.roots import OBJECT_BYTES_MAX, Roots, store_ids
 
 
 async def published() -> PublishRig:
@@ -80,6 +80,22 @@ async def test_a_run_that_is_spoiled_ends_the_log(how: str, tmp_path: Path, capl
     assert root.sequence == 170
     assert end == before_last.first - 1 < last.first - 1
     assert ("gap" if how == "gone" else "ends early") in caplog.text
+
+
+@pytest.mark.parametrize("what", ["root", "piece", "run"])
+async def test_what_has_no_end_is_not_read_to_its_end(
+    what: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rig = await published()
+    newest, older = await rig.roots.names()
+    last_run = (await rig.roots.runs())[-1]
+    pieces = [(await rig.roots.read_root(name)).pieces for name in (newest, older)]
+    (piece, *_) = set(pieces[0]) - set(pieces[1])
+    keys = {"root": newest.key, "piece": piece_key(STORE, piece), "run": last_run.key}
+    rig.backend.objects[keys[what]] += bytes(2 * OBJECT_BYTES_MAX)
+    root, end = await rig.recover(tmp_path / "file")
+    assert (root.sequence, end) == ((170, last_run.first - 1) if what == "run" else (140, 180))
+    assert f"more than {OBJECT_BYTES_MAX} bytes" in caplog.text
 
 
 async def test_the_last_run_is_gone(tmp_path: Path) -> None:
