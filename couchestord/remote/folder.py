@@ -2,7 +2,8 @@
 
 An object is a file; directories are made on the way and stay. A file is written in `.new`, synced, and linked to its
 name, which never replaces another; then the folder is synced. What a crash leaves in `.new` is garbage, and nobody
-reads it: several stores may use one folder, so none removes what may be another's.
+reads it. Several stores may use one folder, so a file there is removed only when nobody can be writing it any more: an
+hour after its last byte, before the first object that is put after a start.
 
 Calls run in a few threads of their own with a deadline. One that misses it is given up: its thread goes on until the
 kernel answers and keeps its place among the few, so that a file system that hangs costs no more threads than these.
@@ -36,6 +37,8 @@ _Result = TypeVar("_Result")
 _NEW: Final = ".new"
 _FOLDER_MODE: Final = 0o700
 _FILE_MODE: Final = 0o600
+_LEFT_S: Final = 3600.0
+"""Much longer than any call lasts. Should a thread that hung for so long come back, then its file has no name to get."""
 _NOT_THERE: Final = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 _COMPARE_BYTES: Final = 1 << 20
 _WRITE_BYTES: Final = 256 << 10
@@ -59,6 +62,7 @@ class FolderBackend:
         """Nothing is asked of the file system yet: one that is away keeps no store from starting."""
         self._folder = folder.absolute()
         self._identity: tuple[int, int] | None = None
+        self._is_swept = False
         self._random_bytes = random_bytes
         self._deadline_s = deadline_s
         self._keys_per_page = keys_per_page
@@ -70,6 +74,9 @@ class FolderBackend:
 
     async def put_new(self, key: str, parts: Sequence[Buffer]) -> None:
         check_key(key)
+        if not self._is_swept:
+            await self._run(partial(_sweep, self._folder, self._random_bytes(8).hex()))
+            self._is_swept = True
         await self._run(partial(_put_new, self._folder, key, parts, self._random_bytes(8).hex()))
 
     async def get(self, key: str, offset: int, length: int) -> bytes:
@@ -124,6 +131,22 @@ class FolderBackend:
 def _identify(folder: Path) -> tuple[int, int]:
     found = os.stat(f"{folder}/")
     return found.st_dev, found.st_ino
+
+
+def _sweep(folder: Path, unique: str) -> None:
+    """Remove what was left in `.new`. How old that is, a file made now says: clocks of machines differ."""
+    mark = folder / _NEW / unique
+    _make_folders(folder, mark.parent)
+    mark.touch(_FILE_MODE, exist_ok=False)
+    try:
+        now_s = mark.stat().st_mtime
+        with os.scandir(mark.parent) as entries:
+            for entry in entries:
+                with suppress(OSError):  # gone meanwhile, or not ours to remove: it is in nobody's way
+                    if now_s - entry.stat(follow_symlinks=False).st_mtime > _LEFT_S:
+                        os.unlink(entry)
+    finally:
+        mark.unlink()
 
 
 def _put_new(folder: Path, key: str, parts: Sequence[Buffer], unique: str) -> None:

@@ -2,18 +2,23 @@
 list.
 """
 
+import os
 import ssl
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
+from couchestord import logs
 from couchestord.clock import Clock
 from couchestord.errors import ConfigError, InvalidArgument, RemoteDenied
 from couchestord.remote.backend import Backend
 from couchestord.remote.folder import FolderBackend
 from couchestord.remote.location import Credentials, parse_location
 from couchestord.remote.s3 import S3Backend, S3Options
+
+log = logs.get(__name__)
 
 _SECRET_BYTES_MAX: Final = 16 << 10
 """Tokens are long."""
@@ -35,7 +40,10 @@ class RemoteSettings:
 
 
 def open_backend(settings: RemoteSettings, clock: Clock) -> Backend:
-    """The backend; nothing is asked of it yet. Raises ConfigError, which names what cannot be used and no secret."""
+    """The backend; nothing is asked of it yet. Raises ConfigError, which names what cannot be used and no secret.
+
+    Reads the files of keys and certificates at once, as it is part of a start: local ones, and short.
+    """
     try:
         parts = urlsplit(settings.url)
         if parts.scheme == "file":
@@ -70,13 +78,16 @@ def _read_credentials(settings: RemoteSettings) -> Credentials:
 
 
 def _read_secret(path: Path) -> str:
-    """One line of printable ASCII. The error never shows it."""
+    """One line of printable ASCII. The error never shows it; the log says when others may read it."""
     try:
         with path.open("rb") as file:
             raw = file.read(_SECRET_BYTES_MAX + 1)
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
     except OSError as error:
         raise RemoteDenied(f"cannot read {path}: {error.strerror}") from None
     secret = raw.removesuffix(b"\n").removesuffix(b"\r").decode("latin-1")
     if not secret or len(secret) > _SECRET_BYTES_MAX or not secret.isascii() or not secret.isprintable():
         raise RemoteDenied(f"{path} does not hold a secret: one line of printable characters")
+    if mode & (stat.S_IRGRP | stat.S_IROTH):
+        log.warning("others than its owner may read a secret: chmod 600", path=str(path), mode=f"{mode:o}")
     return secret

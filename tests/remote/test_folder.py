@@ -3,6 +3,7 @@
 import errno
 import os
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,23 @@ async def test_files_are_private_and_nothing_else_is_left(tmp_path: Path) -> Non
     assert found == {Path(".new"): 0o700, Path("a"): 0o700, Path("a/b"): 0o600}
     (tmp_path / "bucket" / ".new" / "what-a-crash-left").touch()
     assert [stored.key for stored in (await backend.list("")).objects] == ["a/b"]
+
+
+async def test_what_a_kill_left_goes_once_nobody_can_be_at_it(tmp_path: Path) -> None:
+    folder = tmp_path / "bucket"
+    backend = backend_in(folder)
+    new = folder / ".new"
+    new.mkdir()
+    for name, age_s in (("of-a-kill", 7200), ("of-a-store-that-runs", 1800)):
+        (new / name).write_bytes(b"x" * 100)
+        os.utime(new / name, (0.0, time.time() - age_s))
+    (new / "no-file").mkdir()
+    os.utime(new / "no-file", (0.0, 0.0))
+    await backend.list("")
+    assert len(list(new.iterdir())) == 3, "who only reads leaves it alone"
+    await backend.put_new("a", [b"x"])
+    assert {path.name for path in new.iterdir()} == {"of-a-store-that-runs", "no-file"}
+    assert await backend.get("a", 0, 1) == b"x"
 
 
 async def test_a_folder_that_is_not_there_yet_is_waited_for(tmp_path: Path) -> None:

@@ -86,6 +86,19 @@ def test_files_that_hold_no_secret(tmp_path: Path, content: bytes | None) -> Non
         assert "hid" not in str(raised.value).replace(str(bad), "")
 
 
+@pytest.mark.parametrize(("mode", "is_open"), [(0o600, False), (0o400, False), (0o640, True), (0o604, True)])
+def test_a_secret_that_others_may_read_is_warned_of(
+    mode: int, is_open: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = settings_in(tmp_path)
+    (tmp_path / "secret").chmod(mode)
+    (tmp_path / "token").chmod(0o600)
+    open_backend(settings, SystemClock())
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * is_open
+    assert (str(tmp_path / "secret") in caplog.text) == is_open
+    assert "hidden" not in caplog.text
+
+
 async def test_certificates_to_trust(tmp_path: Path) -> None:
     trusted = make_certificate(tmp_path, "IP:127.0.0.1")
     async with serving([answer(200)], trusted.server()) as server:
