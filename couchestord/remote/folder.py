@@ -38,7 +38,7 @@ _NEW: Final = ".new"
 _FOLDER_MODE: Final = 0o700
 _FILE_MODE: Final = 0o600
 _LEFT_S: Final = 3600.0
-"""Much longer than any call lasts. Should a thread that hung for so long come back, then its file has no name to get."""
+"""Much longer than any call lasts. Should a thread that hung for so long come back, its file gets no name."""
 _NOT_THERE: Final = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 _COMPARE_BYTES: Final = 1 << 20
 _WRITE_BYTES: Final = 256 << 10
