@@ -47,6 +47,7 @@ _L3_GAUGES = (
     ("bytes", "Bytes of these objects."),
     ("live_bytes", "Bytes of live data in them."),
     ("only_bytes", "Bytes of live data that is in the bucket only, not on the disks."),
+    ("dead_bytes", "Bytes of objects in the bucket that no live data takes: packed anew, or deleted, some time."),
     ("waiting_bytes", "Bytes of data in stripes that has no copy in the bucket yet."),
     ("waiting_seconds", "For how long the oldest of it has waited."),
     ("unpublished_records", "Changes of the catalog that are not in the bucket yet: lost with the node."),
@@ -54,6 +55,7 @@ _L3_GAUGES = (
 _L3_COUNTERS = (
     ("uploaded_bytes", "Bytes of data that got a copy, since the start."),
     ("evicted_bytes", "Bytes of data that left the disks, since the start."),
+    ("packed_bytes", "Bytes of live data that was packed out of mostly dead objects in the bucket, since the start."),
     ("reads", "Reads from the bucket, since the start."),
     ("read_bytes", "Bytes that they brought."),
     ("lost_copies", "Copies that were missing or damaged, since the start."),

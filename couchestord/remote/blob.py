@@ -166,6 +166,12 @@ def size_of(index: Sequence[Held]) -> int:
     return index[-1].offset + _framed(index[-1].length)
 
 
+def size_max(length: int, extents_count: int) -> int:
+    """Bytes of a blob with so many extents, which hold `length` bytes together; at most."""
+    index_bytes = HEAD_BYTES + extents_count * _ENTRY.size + _SUM.size
+    return index_bytes + length + (length // FRAME_BYTES + extents_count) * _SUM.size
+
+
 def span_of(held: Held, start: int, length: int) -> Span:
     """The bytes of the blob that hold, and prove, `length` bytes of an extent from `start` on; both within it."""
     assert 0 <= start < start + length <= held.length

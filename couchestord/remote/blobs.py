@@ -3,7 +3,8 @@
 Everything here may be repeated after a failure or a crash: nothing that is stored is ever changed.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from contextlib import aclosing
 from typing import Final
 
 import trio
@@ -27,6 +28,8 @@ log = logs.get(__name__)
 
 _NAMES_MAX: Final = 4
 _READ_BYTES: Final = 4 << 20
+_GAP_BYTES_MAX: Final = 256 << 10
+"""Read with what lies before and behind it, though nobody wants it: another request costs more."""
 _FIRST_BYTES: Final = 64 << 10
 """Asked for to find an index: most are shorter."""
 
@@ -88,26 +91,21 @@ class Blobs:
 
     async def verify(self, name: BlobName, index: Sequence[Held]) -> None:
         """Read every byte of a blob of that index, a few MiB at a time. Raises as `read` does."""
-        run: list[tuple[Held, int, int]] = []
-        run_bytes = 0
-        for held in index:
-            for start in range(0, held.length, _READ_BYTES):
-                length = min(_READ_BYTES, held.length - start)
-                if run_bytes + length > _READ_BYTES:
-                    await self._verify_run(name, run)
-                    run, run_bytes = [], 0
-                run.append((held, start, length))
-                run_bytes += length
-        await self._verify_run(name, run)
+        async with aclosing(self.read_all(name, index)) as pieces:
+            async for _ in pieces:
+                pass
 
-    async def _verify_run(self, name: BlobName, run: Sequence[tuple[Held, int, int]]) -> None:
-        """Ranges that lie one behind the other, by one request."""
-        spans = [span_of(held, start, length) for held, start, length in run]
-        offset, end = spans[0].offset, spans[-1].offset + spans[-1].length
-        data = memoryview(await self._backend.get(name.key, offset, end - offset))
-        for span, (held, start, length) in zip(spans, run, strict=True):
-            at = span.offset - offset
-            read_range(name, held, start, length, data[at : at + span.length])
+    async def read_all(self, name: BlobName, wanted: Sequence[Held]) -> AsyncGenerator[tuple[Held, bytes]]:
+        """All bytes of these extents, which are given in the order in which they lie there, verified: pieces of a few
+        MiB at most, each with whose it is. Few requests: near ones are read together. Raises as `read` does.
+        """
+        for run in _runs(wanted):
+            spans = [span_of(*piece) for piece in run]
+            offset, end = spans[0].offset, spans[-1].offset + spans[-1].length
+            data = memoryview(await self._backend.get(name.key, offset, end - offset))
+            for span, (held, start, length) in zip(spans, run, strict=True):
+                at = span.offset - offset
+                yield held, read_range(name, held, start, length, data[at : at + span.length])
 
     async def delete(self, name: BlobName) -> None:
         """It is gone on return, if it was there."""
@@ -117,3 +115,22 @@ class Blobs:
         """All that are there, in order. Other keys in between are nobody's affair."""
         stored = await all_objects(self._backend, f"blobs/{self._store_id.hex()}/")
         return sorted(name for name in (parse_key(one.key) for one in stored) if name is not None)
+
+
+def _runs(wanted: Sequence[Held]) -> Iterator[list[tuple[Held, int, int]]]:
+    """Ranges of extents, (extent, start, length) each, as one request brings them."""
+    run: list[tuple[Held, int, int]] = []
+    run_bytes = end = 0
+    for held in wanted:
+        for start in range(0, held.length, _READ_BYTES):
+            length = min(_READ_BYTES, held.length - start)
+            span = span_of(held, start, length)
+            gap_bytes = span.offset - end if run else 0
+            if run_bytes + gap_bytes + length > _READ_BYTES or gap_bytes > _GAP_BYTES_MAX:
+                yield run
+                run, run_bytes, gap_bytes = [], 0, 0
+            run.append((held, start, length))
+            run_bytes += gap_bytes + length
+            end = span.offset + span.length
+    if run:
+        yield run

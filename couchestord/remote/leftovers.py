@@ -2,7 +2,7 @@
 
 Such a blob may be missing, or be there for nothing. Or it may be the last copy of something: when more disks were lost
 than the log survives, the log may end before the record that confirmed the blob. So one is deleted only when every
-extent in it is gone from the catalog, or is here, the same byte for byte.
+extent in it is gone from the catalog, or is there, the same byte for byte: on the disks, or in a blob that counts.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -22,7 +22,9 @@ log = logs.get(__name__)
 _COMPARED_BYTES = 4 << 20
 
 Read = Callable[[int], Awaitable[Buffer | None]]
-"""All bytes of an extent, verified, from the disks; None when it is gone. May raise DataLost."""
+"""All bytes of an extent, verified, from where the catalog says they are; None when it is gone. May raise DataLost,
+Unavailable.
+"""
 
 
 class BegunBlobs(Protocol):

@@ -96,7 +96,8 @@ class Uploader:
         self._read = read
         self._check_claim = check_claim
         self._options = options
-        self._turn = trio.Lock()
+        self.turn = trio.Lock()
+        """Of all who hold a blob in memory."""
         self._marks: deque[tuple[int, float]] = deque()
         self._marks_apart_s = _MARKS_APART_S
         self._skipped: set[int] = set()
@@ -123,7 +124,7 @@ class Uploader:
 
     async def work(self) -> Progress:
         """Upload one blob, if one is due. Steps take turns."""
-        async with self._turn:
+        async with self.turn:
             self._mark()
             if not self._backoff.is_due(trio.current_time()):
                 return Progress.IDLE

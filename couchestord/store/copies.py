@@ -35,17 +35,22 @@ class Copies:
         Raises DataLost when it has no copy, or that is gone or bad; Unavailable when the bucket does not answer.
         """
         copy = self._place(extent)
-        name = self._blobs.name(copy.epoch, copy.blob)
-        try:
-            data = await self._blobs.read(name, Held(extent.id, copy.start, extent.length), first, length)
-        except (NoSuchBlob, Corrupt, UnknownFormat) as error:
-            self.on_damage(copy.blob, extent.id)
-            raise DataLost(f"the copy of extent {extent.id} in {name.key}: {error}") from error
-        except RemoteError as error:
-            raise Unavailable(f"the bucket with extent {extent.id} does not give it now: {error}") from error
-        self.reads_count += 1
-        self.read_bytes += length
-        return data
+        while True:
+            name = self._blobs.name(copy.epoch, copy.blob)
+            try:
+                data = await self._blobs.read(name, Held(extent.id, copy.start, extent.length), first, length)
+            except (NoSuchBlob, Corrupt, UnknownFormat) as error:
+                packed = self._catalog.copy(extent.id)
+                if packed is not None and packed != copy:
+                    copy = packed  # meanwhile: where it was may be gone
+                    continue
+                self.on_damage(copy.blob, extent.id)
+                raise DataLost(f"the copy of extent {extent.id} in {name.key}: {error}") from error
+            except RemoteError as error:
+                raise Unavailable(f"the bucket with extent {extent.id} does not give it now: {error}") from error
+            self.reads_count += 1
+            self.read_bytes += length
+            return data
 
     async def load_pieces(self, extent: ExtentRow, first: int, length: int) -> AsyncGenerator[bytes, None]:
         """As `load`, a few MiB at a time."""

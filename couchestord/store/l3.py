@@ -12,10 +12,8 @@ import trio
 from couchestord.clock import Clock
 from couchestord.ec.segments import SegmentPool, Submit
 from couchestord.ec.throttle import Throttle
-from couchestord.errors import DataLost
 from couchestord.io.catalog.catalog import Catalog
 from couchestord.io.disks import Disks, replicas_needed
-from couchestord.io.mutations import IN_BLOB, LOST
 from couchestord.io.room import ask_room
 from couchestord.remote.backend import Backend
 from couchestord.remote.blobs import Blobs
@@ -32,6 +30,7 @@ from couchestord.store.history import StoreHistory
 from couchestord.store.ledger import CatalogLedger
 from couchestord.store.options import L3Options
 from couchestord.store.overflow import Overflow
+from couchestord.store.packing import BlobCompactor
 from couchestord.store.reader import ExtentSource, ReaderParts
 from couchestord.store.views import Views
 
@@ -54,6 +53,7 @@ class L3:
         self._uploader: Uploader | None = None
         self._leftovers: Leftovers | None = None
         self._cleaner: Cleaner | None = None
+        self._packing: BlobCompactor | None = None
         self._publisher: Publisher | None = None
         self._evictor: Evictor | None = None
         self._overflow: Overflow | None = None
@@ -96,13 +96,26 @@ class L3:
                 read_back=options.upload.read_back,
             )
         evictor = self._evictor
-        self._uploader = Uploader(
+        self._uploader = uploader = Uploader(
             ledger,
             self._blobs,
             read,
             self._gate.check,
             options.upload,
             is_urgent=lambda: evictor is not None and evictor.is_short,
+        )
+        self._packing = BlobCompactor(
+            self._catalog.copies,
+            ledger,
+            self._blobs,
+            read,
+            self._gate.check,
+            parts.pins,
+            throttle,
+            options.upload,
+            uploader.turn,
+            # what has no copy comes first
+            is_put_off=lambda: bool(uploader.trouble) or (evictor is not None and evictor.is_short),
         )
 
     def _publishing(self, history: StoreHistory) -> Publisher:
@@ -133,7 +146,7 @@ class L3:
 
     def services(self) -> Iterator[Service]:
         """Each of the jobs."""
-        jobs = (self._uploader, self._publisher, self._leftovers, self._cleaner, self._evictor)
+        jobs = (self._uploader, self._packing, self._publisher, self._leftovers, self._cleaner, self._evictor)
         yield from (job for job in jobs if job is not None)
 
     async def aclose(self) -> None:
@@ -161,6 +174,7 @@ class L3:
         """Ready for JSON."""
         blobs_count, size_bytes, live_bytes, only_bytes = self._catalog.copies.totals()
         uploader, evictor, cleaner, publisher = self._uploader, self._evictor, self._cleaner, self._publisher
+        packing = self._packing
         return {
             "mode": self._options.mode,
             "backend": self._backend.name,
@@ -170,6 +184,7 @@ class L3:
             "bytes": size_bytes,
             "live_bytes": live_bytes,
             "only_bytes": only_bytes,
+            "dead_bytes": self._catalog.copies.dead_bytes(),
             "waiting_bytes": max(0, self._catalog.copies.bytes_in_stripes() - (live_bytes - only_bytes)),
             "waiting_seconds": round(uploader.age_s(), 1) if uploader else 0.0,
             "uploaded_bytes": uploader.copied_bytes if uploader else 0,
@@ -180,6 +195,9 @@ class L3:
             "read_bytes": self.copies.read_bytes,
             "published_sequence": publisher.sequence if publisher else 0,
             "unpublished_records": self._catalog.committed_sequence - publisher.sequence if publisher else 0,
+            "packed_blobs": packing.packed_blobs_count if packing else 0,
+            "packed_bytes": packing.packed_bytes if packing else 0,
+            "packing_trouble": packing.trouble if packing else "",
             "deleted_blobs": cleaner.deleted_count if cleaner else 0,
             "lost_copies": cleaner.lost_copies_count if cleaner else 0,
         }
@@ -187,18 +205,16 @@ class L3:
 
 def _reading(parts: ReaderParts, throttle: Throttle) -> Callable[[int], Awaitable[bytes | memoryview | None]]:
     async def read(extent_id: int) -> bytes | memoryview | None:
-        """All bytes of an extent, from the disks."""
+        """All bytes of an extent, from the disks, or else from its copy."""
         while not throttle.is_open(urgent=True):
             await trio.sleep(_THROTTLED_S)
         row = parts.catalog.extent(extent_id)
         if row is None:
             return None
-        if row.segment in (IN_BLOB, LOST):
-            raise DataLost(f"extent {extent_id} is not on the disks")
         source = ExtentSource(parts, row, parts.catalog.layout(row.segment) if row.segment else None)
         source.hold()
         try:
-            data = await source.load_here(0, row.length)
+            data = await source.load(0, row.length)
         finally:
             source.release()
         throttle.spend(row.length)

@@ -38,10 +38,17 @@ class CatalogLedger:
         await self._submit(rq.ConfirmBlob(name.epoch, name.number, size_of(index), ()))
 
     async def confirm(self, name: BlobName, index: Sequence[Held]) -> int:
+        return await self._confirm(name, size_of(index), index, 0)
+
+    async def replace(self, name: BlobName, index: Sequence[Held], moved: Sequence[Held], old: int) -> int:
+        """As `confirm`, of some of the extents in the blob: those that had their copy in the blob `old`, too."""
+        return await self._confirm(name, size_of(index), moved, old)
+
+    async def _confirm(self, name: BlobName, size: int, index: Sequence[Held], old: int) -> int:
         copied_count = 0
         for at in range(0, len(index), _CONFIRMED_PER_RECORD):
             held = tuple((one.extent, one.offset, one.length) for one in index[at : at + _CONFIRMED_PER_RECORD])
-            copied_count += await self._submit(rq.ConfirmBlob(name.epoch, name.number, size_of(index), held))
+            copied_count += await self._submit(rq.ConfirmBlob(name.epoch, name.number, size, held, old))
         return copied_count
 
     def left(self) -> Sequence[BlobName]:

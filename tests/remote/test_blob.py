@@ -20,6 +20,7 @@ from couchestord.remote.blob import (
     parse_key,
     read_index,
     read_range,
+    size_max,
     span_of,
 )
 
@@ -67,6 +68,7 @@ def test_what_is_packed_is_read(lengths: dict[int, int], data: st.DataObject) ->
     span = span_of(one, 0, one.length)
     assert span.offset == one.offset
     assert held[-1].offset + span_of(held[-1], 0, held[-1].length).length == len(blob)
+    assert 0 <= size_max(sum(lengths.values()), len(lengths)) - len(blob) <= 8 * len(lengths)
 
 
 @settings(deadline=None)

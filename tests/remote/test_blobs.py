@@ -51,6 +51,44 @@ async def test_an_index_of_many_extents_is_read_whole() -> None:
     assert await blobs.read(name, held[4999], 0, 3) == data[4999]
 
 
+async def test_what_lies_near_is_read_together() -> None:
+    backend = MemoryBackend()
+    blobs = Blobs(backend, STORE)
+    name = blobs.name(1, 1)
+    data = {extent: random.Random(extent).randbytes(9000) for extent in range(1500)} | {
+        5000: bytes(9 * MIB),
+        5001: b"x",
+    }
+    held = await put(blobs, name, data)
+    asked: list[int] = []
+    get = backend.get
+
+    async def watched(key: str, offset: int, length: int) -> bytes:
+        asked.append(length)
+        return await get(key, offset, length)
+
+    backend.get = watched  # type: ignore[method-assign]
+
+    async def read_all(*extents: int) -> None:
+        found: dict[int, bytes] = {}
+        async for one, piece in blobs.read_all(name, [held[extent] for extent in extents]):
+            found[one.extent] = found.get(one.extent, b"") + piece
+        assert found == {extent: data[extent] for extent in extents}
+
+    await read_all(*range(0, 1500, 5))
+    assert len(asked) <= 5, "what lies between is read with them"
+    assert max(asked) < 4.1 * MIB
+    asked.clear()
+    await read_all(0, 1, 1000, 1001)
+    assert len(asked) == 2
+    assert sum(asked) < 40_000, "but not so much of it"
+    asked.clear()
+    await read_all(1499, 5000, 5001)
+    assert len(asked) == 4
+    assert max(asked) < 4.1 * MIB
+    await read_all()
+
+
 async def test_reading_back_takes_few_requests_and_meets_every_byte() -> None:
     backend = MemoryBackend()
     blobs = Blobs(backend, STORE)

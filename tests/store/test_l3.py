@@ -1,22 +1,23 @@
 """A store with a bucket behind it: copies of all, and reading them when the disks have less."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import pytest
-from catalog_check import check_catalog
-from memory_backend import MemoryBackend
-from publish_rig import QUICK
+from bucket_rig import (
+    UNCACHED,
+    BucketRig,
+    fail,
+    l3_of,
+    lose_stripes,
+    seal_all,
+    upload,
+    upload_until_older_catalogs_are_gone,
+)
 from small_store import (
     SEGMENT_BYTES,
-    SMALL,
     STRIPE_BYTES,
-    HandClock,
     body_of,
-    catalog_of,
     core_of,
     finish,
     make_store,
@@ -27,65 +28,9 @@ from small_store import (
     stream,
 )
 
-from couchestord.cache import CacheConfig
 from couchestord.errors import DataLost, IncompleteBody, NoSpace, RemoteUnavailable, Unavailable
 from couchestord.model import ByteRange
-from couchestord.remote.uploader import UploadOptions
 from couchestord.store.door import ObjectStore
-from couchestord.store.l3 import L3
-from couchestord.store.options import L3Options, StoreOptions, Watermarks
-
-UNCACHED = replace(SMALL, cache=CacheConfig(0))
-NOW = UploadOptions(linger_s=0.0, retry_s=0.0)
-
-
-class Rig:
-    """A store in a folder and its bucket, both of which outlive a start."""
-
-    def __init__(self, path: Path, mode: Literal["cache", "tiered"] = "cache") -> None:
-        self.path = path
-        self.backend = MemoryBackend(keys_per_page=100)
-        l3 = L3Options(lambda _clock: self.backend, mode, NOW, Watermarks(0, 0), publish=QUICK)
-        self.options: StoreOptions = replace(UNCACHED, l3=l3)
-        self._starts_count = 0
-
-    @asynccontextmanager
-    async def open(self) -> AsyncIterator[ObjectStore]:
-        """Each start has its own randomness, as has a process: with the same, two would make the same claim."""
-        self._starts_count += 1
-        async with ObjectStore.open(self.path, self.options, clock=HandClock(self._starts_count)) as store:
-            yield store
-        check_catalog(catalog_of(self.path))
-
-    def blobs(self) -> list[str]:
-        return [key for key in self.backend.objects if key.startswith("blobs/")]
-
-
-def l3_of(store: ObjectStore) -> L3:
-    found = core_of(store).jobs.l3
-    assert found is not None
-    return found
-
-
-def lose_stripes(path: Path) -> None:
-    """Nothing of the shards is left but the headers of their files."""
-    for file in shard_files(path):
-        file.write_bytes(file.read_bytes()[:4096])
-
-
-async def upload(store: ObjectStore, *, destage: bool = True) -> None:
-    """Destage everything, then let the bucket's jobs come to their ends."""
-    if destage:
-        await core_of(store).destage_all()
-    for job in l3_of(store).services():
-        await finish(job)
-
-
-async def upload_until_older_catalogs_are_gone(store: ObjectStore) -> None:
-    """From the bucket: those that name what was dropped by now."""
-    for _ in range(4):
-        await upload(store)
-
 
 BODIES = {
     b"small": body_of(1000),
@@ -97,7 +42,7 @@ BODIES = {
 
 async def test_everything_has_a_copy_and_it_is_read_when_the_disks_have_lost_it(tmp_path: Path) -> None:
     await make_store(tmp_path, UNCACHED)
-    rig = Rig(tmp_path)
+    rig = BucketRig(tmp_path)
     async with rig.open() as store:
         await put_all(store, BODIES)
         assert l3_of(store).status()["waiting_bytes"] == 5 * STRIPE_BYTES, "the rest is in the log"
@@ -116,7 +61,7 @@ async def test_everything_has_a_copy_and_it_is_read_when_the_disks_have_lost_it(
 
 async def test_without_a_copy_what_is_lost_is_lost(tmp_path: Path) -> None:
     await make_store(tmp_path, UNCACHED)
-    rig = Rig(tmp_path)
+    rig = BucketRig(tmp_path)
     async with rig.open() as store:
         await put_all(store, BODIES)
         await core_of(store).destage_all()
@@ -127,7 +72,7 @@ async def test_without_a_copy_what_is_lost_is_lost(tmp_path: Path) -> None:
 
 async def test_a_copy_that_is_damaged_is_no_copy(tmp_path: Path) -> None:
     await make_store(tmp_path, UNCACHED)
-    rig = Rig(tmp_path)
+    rig = BucketRig(tmp_path)
     async with rig.open() as store:
         await put_all(store, BODIES)
         await upload(store)
@@ -149,13 +94,13 @@ async def test_a_copy_that_is_damaged_is_no_copy(tmp_path: Path) -> None:
         assert await read(store, lost[0]) == BODIES[lost[0]]
         for _ in range(2):  # what is found by one job is mended by another
             await upload(store)
-        assert len(rig.blobs()) == 2, "what had no copy any more got another"
+        assert len(rig.blobs()) == 3, "what had no copy any more got another, and what was left beside it was packed"
         assert l3_of(store).status()["waiting_bytes"] == 0
 
 
 async def test_what_was_deleted_goes_from_the_bucket(tmp_path: Path) -> None:
     await make_store(tmp_path, UNCACHED)
-    rig = Rig(tmp_path)
+    rig = BucketRig(tmp_path)
     async with rig.open() as store:
         await put_all(store, BODIES)
         await upload(store)
@@ -170,7 +115,7 @@ async def test_what_was_deleted_goes_from_the_bucket(tmp_path: Path) -> None:
 
 async def test_a_reader_keeps_its_blob(tmp_path: Path) -> None:
     await make_store(tmp_path, UNCACHED)
-    rig = Rig(tmp_path, "tiered")
+    rig = BucketRig(tmp_path, "tiered")
     async with rig.open() as store:
         await put_all(store, {b"large": BODIES[b"large"]})
         await core_of(store).destage_all()
@@ -187,14 +132,9 @@ async def test_a_reader_keeps_its_blob(tmp_path: Path) -> None:
         assert not rig.blobs()
 
 
-async def seal_all(store: ObjectStore) -> None:
-    for row in core_of(store).catalog.reading.segments_open():
-        await core_of(store).pool.retire(row.id)
-
-
 async def test_full_disks_give_up_what_has_a_copy(tmp_path: Path) -> None:
     await make_store(tmp_path, UNCACHED)
-    rig = Rig(tmp_path, "tiered")
+    rig = BucketRig(tmp_path, "tiered")
     bodies = BODIES | {b"%d" % number: body_of(SEGMENT_BYTES // 3, number) for number in range(12)}
     async with rig.open() as store:
         await put_all(store, bodies)
@@ -226,13 +166,9 @@ async def test_full_disks_give_up_what_has_a_copy(tmp_path: Path) -> None:
         assert not rig.blobs()
 
 
-def fail(_call: str, _key: str) -> None:
-    raise RemoteUnavailable("the bucket is away")
-
-
 async def test_a_bucket_that_is_away_keeps_nobody_from_working(tmp_path: Path) -> None:
     await make_store(tmp_path, UNCACHED)
-    rig = Rig(tmp_path)
+    rig = BucketRig(tmp_path)
     rig.backend.before = fail
     async with rig.open() as store:
         await put_all(store, BODIES)
@@ -249,7 +185,7 @@ async def test_a_bucket_that_is_away_keeps_nobody_from_working(tmp_path: Path) -
 
 async def test_a_copy_of_the_store_is_noticed(tmp_path: Path) -> None:
     await make_store(tmp_path, UNCACHED)
-    rig = Rig(tmp_path)
+    rig = BucketRig(tmp_path)
     async with rig.open() as store:
         await put_all(store, BODIES)
         claim = f"claims/{core_of(store).disks.store_id.hex()}/{core_of(store).disks.epoch + 5:016x}"
@@ -261,7 +197,7 @@ async def test_a_copy_of_the_store_is_noticed(tmp_path: Path) -> None:
 
 async def test_blobs_of_a_start_that_was_cut_off_go(tmp_path: Path) -> None:
     await make_store(tmp_path, UNCACHED)
-    rig = Rig(tmp_path)
+    rig = BucketRig(tmp_path)
 
     def lose_answer(call: str, key: str) -> None:
         if call == "put_new" and key.startswith("blobs/"):
@@ -289,7 +225,7 @@ def set_tight(store: ObjectStore, *, tight: bool = True) -> None:
 
 async def test_long_bodies_go_past_full_disks(tmp_path: Path) -> None:
     await make_store(tmp_path, UNCACHED)
-    rig = Rig(tmp_path, "tiered")
+    rig = BucketRig(tmp_path, "tiered")
     long = body_of(17 << 20)
     async with rig.open() as store:
         set_tight(store)
@@ -318,7 +254,7 @@ async def test_long_bodies_go_past_full_disks(tmp_path: Path) -> None:
 
 async def test_a_body_that_breaks_off_leaves_nothing_in_the_bucket(tmp_path: Path) -> None:
     await make_store(tmp_path, UNCACHED)
-    rig = Rig(tmp_path, "tiered")
+    rig = BucketRig(tmp_path, "tiered")
     async with rig.open() as store:
         set_tight(store)
 

@@ -84,6 +84,11 @@ class CopyReader:
         )
         return [ExtentRow(*row) for row in rows]
 
+    def extents_count(self, blob: int) -> int:
+        """Extents with a copy in a blob."""
+        (count,) = self._row("select count(*) from extent where copy_blob=?", (blob,))
+        return count or 0
+
     # -- blobs -------------------------------------------------------------------------------------------------------
 
     def blob(self, id_: int) -> BlobRow | None:
@@ -100,6 +105,15 @@ class CopyReader:
     def dead(self, limit: int) -> list[BlobRow]:
         """Confirmed ones with nothing in them."""
         rows = self._rows("select * from blob where state = 1 and live_bytes = 0 order by id limit ?", (limit,))
+        return [BlobRow(*row) for row in rows]
+
+    def thin(self, limit: int) -> list[BlobRow]:
+        """Confirmed ones of whose bytes less than half are in use, the emptiest first."""
+        rows = self._rows(
+            "select * from blob where state = 1 and live_bytes > 0 and size > 2 * live_bytes "
+            "order by 1000 * live_bytes / size limit ?",
+            (limit,),
+        )
         return [BlobRow(*row) for row in rows]
 
     def dropped(self, before: int, limit: int) -> list[BlobRow]:
@@ -120,6 +134,11 @@ class CopyReader:
             "select count(*), sum(size), sum(live_bytes), sum(only_bytes) from blob where state=?", (STATE_CONFIRMED,)
         )
         return count, size or 0, live or 0, only or 0
+
+    def dead_bytes(self) -> int:
+        """Bytes of blobs, those that wait for their deletion among them, that no extent with a copy there takes."""
+        (dead,) = self._row("select sum(size - live_bytes) from blob where state<>?", (STATE_BEGUN,))
+        return dead or 0
 
     def bytes_on_disks(self, page_bytes: int) -> int:
         """Room that segments with live data take on all disks together; open ones count what lives in them."""

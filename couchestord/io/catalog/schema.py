@@ -94,6 +94,7 @@ INDEXES: dict[str, str] = {
     "blob_begun": "blob (id) where state = 0",
     "blob_dead": "blob (id) where state = 1 and live_bytes = 0",
     "blob_dropped": "blob (id) where state = 2",
+    "blob_thin": "blob (1000 * live_bytes / size) where state = 1 and live_bytes > 0 and size > 2 * live_bytes",
     "upload_key": "upload (bucket, object_key, id)",
     "segment_place": "segment (disks, missing, m, policy)",
     "segment_dead": "segment (id) where state = 1 and live_bytes = 0",

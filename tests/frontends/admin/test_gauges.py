@@ -51,11 +51,12 @@ def test_gauges_of_the_bucket() -> None:
         "bytes",
         "live_bytes",
         "only_bytes",
+        "dead_bytes",
         "waiting_bytes",
         "waiting_seconds",
         "unpublished_records",
     )
-    counts = ("uploaded_bytes", "evicted_bytes", "reads", "read_bytes", "lost_copies")
+    counts = ("uploaded_bytes", "evicted_bytes", "packed_bytes", "reads", "read_bytes", "lost_copies")
     l3 = {name: float(number) for number, name in enumerate(names + counts, start=1)} | {"mode": "cache"}
     page = Metrics().render(snapshot_of("1.0", "healthy", STATUS | {"l3": l3})).decode()
     for name in names:

@@ -15,6 +15,7 @@ from couchestord.io import mutations as mu
 from couchestord.io import requests as rq
 from couchestord.io.catalog.catalog import dump
 from couchestord.io.catalog.check import find_faults
+from couchestord.io.catalog.copies import CopyReader
 from couchestord.io.catalog.read import ExtentRow, SegmentRow
 
 EPOCH = 7
@@ -140,6 +141,45 @@ def test_what_lies_in_a_bucket_only(rig: DecideRig) -> None:
     assert rig.do(rq.LoseCopies(blob, (one.id,))) == 0, "there is no other place"
     rig.delete(b"1")
     assert rig.catalog.copies.totals() == (1, 1000, 0, 0)
+
+
+def test_thin_blobs_are_found_the_emptiest_first(rig: DecideRig) -> None:
+    rows = in_stripes(rig, segment(rig), *(b"%d" % number for number in range(21)))
+    empty, thinner, thin, half = upload(rig, rows[:1]), upload(rig, rows[1:3]), upload(rig, rows[3:7]), rows[7:12]
+    for size, held in ((100, half), (101, rows[12:17]), (9, rows[17:])):
+        blob = rig.do(rq.BeginBlob(EPOCH))
+        rig.do(rq.ConfirmBlob(EPOCH, blob, size, tuple((row.id, 0, 10) for row in held)))
+        if size == 101:
+            barely = blob
+    rig.do(rq.BeginBlob(EPOCH))
+    rig.delete(b"0")
+    copies = rig.catalog.copies
+    assert [row.id for row in copies.dead(10)] == [empty]
+    assert [row.id for row in copies.thin(10)] == [thinner, thin, barely]
+    assert [row.id for row in copies.thin(1)] == [thinner]
+    assert copies.extents_count(thinner) == 2
+    assert copies.extents_count(empty) == 0
+    assert copies.dead_bytes() == 3000 + 100 + 101 + 9 - 200
+    assert rig.do(rq.DropBlob(empty))
+    assert copies.dead_bytes() == 3000 + 100 + 101 + 9 - 200, "it is there still"
+    with closing(sqlite3.connect(rig.path)) as connection:
+        asked: list[str] = []
+        CopyReader(Asked(connection, asked)).thin(10)  # type: ignore[arg-type]
+        plan = connection.execute(f"explain query plan {asked[0]}", (10,)).fetchall()
+        assert "blob_thin" in str(plan)
+        assert "TEMP B-TREE" not in str(plan)
+
+
+class Asked:
+    """A connection that notes what is asked."""
+
+    def __init__(self, connection: sqlite3.Connection, asked: list[str]) -> None:
+        self._connection = connection
+        self._asked = asked
+
+    def execute(self, statement: str, values: tuple[object, ...] = ()) -> object:
+        self._asked.append(statement)
+        return self._connection.execute(statement, values)
 
 
 def test_readers_find_what_is_packed_anew_in_its_new_place(rig: DecideRig) -> None:
