@@ -138,11 +138,20 @@ class S3Config:
     """[s3]: the S3 server and its limits."""
 
     address: Address = _setting(Address("127.0.0.1", 9000), parse_address)
+    tls_certificate: Path | None = _setting(None, parse_optional_path)
+    """PEM file with the certificate, and those between it and one that clients trust. Then all is under TLS."""
+    tls_key: Path | None = _setting(None, parse_optional_path)
+    """PEM file with its key."""
     region: str = _setting("us-east-1", parse_text)
     bytes_per_s_min: int = _setting(1 << 10, at_least(0, parse_size), key="min_rate")
     """What a client must send of a body, or take of a response, while it is waited for. 0: anything."""
     workers: int | None = _setting(0, parse_workers)
     """Processes that serve S3 beside the one that writes. 0: all is one process. None ("auto"): by the CPUs."""
+
+    @property
+    def scheme(self) -> str:
+        """Of its URLs."""
+        return "http" if self.tls_certificate is None else "https"
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,5 +317,7 @@ def _check_together(config: Config) -> None:
             f"l3.evict_to_percent is {l3.evict_to_percent}: it must not be more than l3.evict_from_percent = "
             f"{l3.evict_from_percent}"
         )
+    if (config.s3.tls_certificate is None) != (config.s3.tls_key is None):
+        raise ConfigError("s3.tls_certificate and s3.tls_key go together: set both, or neither")
     if len({disk.absolute() for disk in store.disks}) != len(store.disks):
         raise ConfigError("store.disks names a folder twice")

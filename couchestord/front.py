@@ -8,7 +8,8 @@ import trio
 
 from couchestord.clock import SystemClock
 from couchestord.config import Config
-from couchestord.frontends.http import HttpServer, Limits, serve_http
+from couchestord.errors import ConfigError
+from couchestord.frontends.http import Certificate, HttpServer, Limits, serve_http
 from couchestord.frontends.s3.server import S3Options, S3Server
 from couchestord.listening import address_of, bind, copies
 from couchestord.metrics import Metrics
@@ -49,11 +50,13 @@ class S3Front:
     def __init__(
         self, config: Config, metrics: Metrics, clients_max: int, listeners: Sequence[trio.SocketListener]
     ) -> None:
+        """Raises ConfigError when there is to be TLS, and its files are no good."""
         self._options = S3Options(region=config.s3.region)
         self._limits = Limits(connections_max=clients_max, bytes_per_s_min=config.s3.bytes_per_s_min)
         self._metrics = metrics
         self._listeners = listeners
         self._clock = SystemClock()
+        self._certificate = certificate_of(config)
 
     @property
     def address(self) -> Address:
@@ -69,9 +72,20 @@ class S3Front:
             observe_late=self._metrics.count_late,
             quick=server.quick,
             begin=server.begin,
+            certificate=self._certificate,
         )
 
     async def aclose(self) -> None:
         """No more clients are accepted, for good."""
         for listener in self._listeners:
             await listener.aclose()
+
+
+def certificate_of(config: Config) -> Certificate | None:
+    """What the S3 server shows, None without TLS. Raises ConfigError."""
+    if config.s3.tls_certificate is None or config.s3.tls_key is None:
+        return None
+    try:
+        return Certificate(config.s3.tls_certificate, config.s3.tls_key)
+    except ValueError as error:
+        raise ConfigError(f"[s3] tls_certificate, tls_key: {error}") from None

@@ -8,6 +8,7 @@ import os
 import shlex
 from pathlib import Path
 
+from couchestord.config import S3Config
 from couchestord.errors import ConfigError
 from couchestord.model import AccessKey
 from couchestord.parsing import Address
@@ -21,7 +22,7 @@ aws_secret_access_key = {secret_key}
 
 _LINES = """
 paste to use it:
-  export AWS_SHARED_CREDENTIALS_FILE={file} AWS_REGION={region} AWS_ENDPOINT_URL={url}
+  export AWS_SHARED_CREDENTIALS_FILE={file} AWS_REGION={region} AWS_ENDPOINT_URL={url}{trust}
 awscli
   aws s3 mb s3://first; echo hello | aws s3 cp - s3://first/hello
 boto3
@@ -30,10 +31,16 @@ s5cmd
   s5cmd --endpoint-url {url} ls
 rclone
   export RCLONE_S3_PROVIDER=Other RCLONE_S3_ENV_AUTH=true RCLONE_S3_ENDPOINT={url} RCLONE_S3_REGION={region}
-  rclone lsd :s3:
+  {rclone} lsd :s3:
 
 Ctrl-C stops it in good order.\
 """
+
+
+_TRUST = """
+  export AWS_CA_BUNDLE={ca}  # unless this machine trusts the certificate anyway"""
+_RCLONE_TRUSTS = "env -u AWS_CA_BUNDLE rclone --ca-cert {ca}"
+"""It refuses to run with AWS_CA_BUNDLE."""
 
 
 def path_in(data: Path) -> Path:
@@ -56,8 +63,13 @@ def write(data: Path, key: AccessKey) -> None:
         raise ConfigError(f"cannot write {path}: {error.strerror}") from None
 
 
-def lines_to_paste(data: Path, s3: Address, region: str) -> str:
-    """How to reach the server with four clients. Holds no secret."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(s3.host, s3.host)
-    url = f"http://{Address(host, s3.port)}"
-    return _LINES.format(file=shlex.quote(str(path_in(data))), region=shlex.quote(region), url=url)
+def lines_to_paste(data: Path, address: Address, s3: S3Config) -> str:
+    """How to reach the server at `address` with four clients. Holds no secret."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)
+    url = f"{s3.scheme}://{Address(host, address.port)}"
+    trust, rclone = "", "rclone"
+    if s3.tls_certificate is not None:
+        ca = shlex.quote(str(s3.tls_certificate.absolute()))
+        trust, rclone = _TRUST.format(ca=ca), _RCLONE_TRUSTS.format(ca=ca)
+    file, region = shlex.quote(str(path_in(data))), shlex.quote(s3.region)
+    return _LINES.format(file=file, region=region, url=url, trust=trust, rclone=rclone)

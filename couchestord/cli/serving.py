@@ -105,7 +105,7 @@ def _up(options: argparse.Namespace) -> None:
 
 def _serve(options: argparse.Namespace) -> None:
     config = load_config(options)
-    _run(config, prepare=_nothing, announce=partial(_announce, as_json=options.json), create_disks_count=None)
+    _run(config, prepare=_nothing, announce=partial(_announce, config, as_json=options.json), create_disks_count=None)
 
 
 def _init(options: argparse.Namespace) -> None:
@@ -152,26 +152,26 @@ async def _first_key(config: Config, store: ObjectStore) -> None:
     await trio.to_thread.run_sync(credentials.write, config.store.data, key)
 
 
-def _announce(running: Running, *, as_json: bool) -> None:
+def _announce(config: Config, running: Running, *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(_addresses(running)), flush=True)
+        print(json.dumps(_addresses(config, running)), flush=True)
         return
-    print(f"S3 on http://{running.s3}, metrics on http://{running.metrics}/metrics, ", end="")
+    print(f"S3 on {config.s3.scheme}://{running.s3}, metrics on http://{running.metrics}/metrics, ", end="")
     print(f"health on http://{running.health}/healthz", flush=True)
 
 
 def _announce_up(config: Config, running: Running, *, as_json: bool) -> None:
     if as_json:
         path = str(credentials.path_in(config.store.data))
-        print(json.dumps({**_addresses(running), "credentials": path}), flush=True)
+        print(json.dumps({**_addresses(config, running), "credentials": path}), flush=True)
         return
-    _announce(running, as_json=False)
-    print(credentials.lines_to_paste(config.store.data, running.s3, config.s3.region), flush=True)
+    _announce(config, running, as_json=False)
+    print(credentials.lines_to_paste(config.store.data, running.s3, config.s3), flush=True)
 
 
-def _addresses(running: Running) -> dict[str, str]:
+def _addresses(config: Config, running: Running) -> dict[str, str]:
     return {
-        "s3": f"http://{running.s3}",
+        "s3": f"{config.s3.scheme}://{running.s3}",
         "metrics": f"http://{running.metrics}/metrics",
         "health": f"http://{running.health}/healthz",
         "admin_socket": str(running.admin_socket),

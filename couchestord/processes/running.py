@@ -10,6 +10,7 @@ import trio
 
 from couchestord.config import Config
 from couchestord.daemon import Running
+from couchestord.front import certificate_of
 from couchestord.io.sharedpage import SharedPage
 from couchestord.listening import bind_several
 from couchestord.parsing import Address
@@ -48,6 +49,7 @@ def run_with_workers(
 
     `arguments` are those of `daemon.run`; `settle` is called in each worker once it serves.
     """
+    certificate_of(config)  # before there are processes that could not say what is wrong with it
     with ExitStack() as stack:
         several = bind_several("s3", config.s3.address, workers_count, stack)
         bound = {

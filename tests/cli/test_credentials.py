@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from couchestord.cli.credentials import lines_to_paste, path_in, write
+from couchestord.config import S3Config
 from couchestord.errors import ConfigError
 from couchestord.model import AccessKey
 from couchestord.parsing import Address
@@ -61,7 +62,15 @@ def test_folder_that_is_not_there(tmp_path: Path) -> None:
 
 def test_lines_name_every_client_and_no_secret(tmp_path: Path) -> None:
     write(tmp_path, KEY)
-    lines = lines_to_paste(tmp_path / "with space", Address("0.0.0.0", 9000), "eu-1")
+    lines = lines_to_paste(tmp_path / "with space", Address("0.0.0.0", 9000), S3Config(region="eu-1"))
     for word in ("aws s3", "boto3", "s5cmd", "rclone", "http://127.0.0.1:9000", "eu-1", f"'{tmp_path}/with space/"):
         assert word in lines
     assert KEY.secret_key not in lines
+
+
+def test_lines_for_a_server_under_tls_name_what_to_trust(tmp_path: Path) -> None:
+    under_tls = S3Config(tls_certificate=tmp_path / "certificate.pem", tls_key=tmp_path / "key.pem")
+    lines = lines_to_paste(tmp_path, Address("127.0.0.1", 9000), under_tls)
+    assert "http://" not in lines
+    for word in ("https://127.0.0.1:9000", f"AWS_CA_BUNDLE={tmp_path}/certificate.pem", "--ca-cert"):
+        assert word in lines

@@ -18,7 +18,7 @@ from couchestord import daemon as daemon_module
 from couchestord import logs
 from couchestord.cli import serving
 from couchestord.cli.credentials import lines_to_paste
-from couchestord.config import Config
+from couchestord.config import Config, S3Config
 from couchestord.frontends.admin.client import ask
 from couchestord.parsing import parse_address
 
@@ -104,7 +104,7 @@ def test_lines_to_paste_work(tmp_path: Path) -> None:
     with running("up", "--data", data, log=tmp_path / "log") as daemon:
         ask(data, "bucket create", {"bucket": "first"})
         address = parse_address(daemon.addresses["s3"].removeprefix("http://"))
-        lines = [line.strip() for line in lines_to_paste(data, address, "us-east-1").splitlines()]
+        lines = [line.strip() for line in lines_to_paste(data, address, S3Config()).splitlines()]
         exports = [line for line in lines if line.startswith("export ")]
 
         def paste(client: str) -> subprocess.CompletedProcess[str]:

@@ -43,6 +43,9 @@ PREFERS_UNCACHED: Final[Mapping[str, str]] = {} if mode().caches else UNCACHED
 ONE_PROCESS: Final[Mapping[str, str]] = {WORKERS: "0"}
 
 
+_TRUSTED = "AWS_CA_BUNDLE"
+
+
 def with_workers(base: Mapping[str, str], count: int) -> dict[str, str]:
     """Settings of a daemon with so many workers; 0: as the mode says."""
     return {**base, WORKERS: str(count)} if count else dict(base)
@@ -247,7 +250,9 @@ class Node:
             timeout=timeout_s,
             check=False,
             env={
-                **{name: value for name, value in os.environ.items() if not name.startswith("AWS_")},
+                **{
+                    name: value for name, value in os.environ.items() if not name.startswith("AWS_") or name == _TRUSTED
+                },
                 **aws,
                 **rclone,
                 "S3_ENDPOINT_URL": url,

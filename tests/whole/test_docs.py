@@ -14,7 +14,7 @@ import pytest
 
 from couchestord.cli.credentials import lines_to_paste
 from couchestord.cli.entry import build_parser
-from couchestord.config import setting_names
+from couchestord.config import S3Config, setting_names
 from couchestord.frontends.s3.routes import Operation
 from couchestord.io.catalog.schema import TABLES
 from couchestord.metrics import Metrics, Snapshot
@@ -84,7 +84,7 @@ def test_documented_metrics_are_those_there_are() -> None:
 
 def test_the_first_page_shows_the_lines_to_paste() -> None:
     page = (ROOT / "README.md").read_text(encoding="utf-8")
-    told = lines_to_paste(Path("/here/data"), Address("127.0.0.1", 9000), "us-east-1").replace("/here/", "$PWD/")
+    told = lines_to_paste(Path("/here/data"), Address("127.0.0.1", 9000), S3Config()).replace("/here/", "$PWD/")
     lines = [line.strip() for line in told.splitlines() if line.startswith("  ")]
     assert len(lines) > 5
     assert [line for line in lines if line not in page] == []

@@ -20,9 +20,11 @@ from couchestord.frontends.http.messages import (
 )
 from couchestord.frontends.http.responses import response_block
 from couchestord.frontends.http.server import HttpServer, serve_http
+from couchestord.frontends.http.tls import Certificate
 
 __all__ = [
     "Begin",
+    "Certificate",
     "Head",
     "HttpServer",
     "Later",

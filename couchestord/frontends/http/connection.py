@@ -21,13 +21,14 @@ from couchestord.frontends.http.messages import Handler, Head, Later, Limits, Qu
 from couchestord.frontends.http.patience import Patience, ignore_late, untaken_bytes
 from couchestord.frontends.http.protocol import END, NEED_DATA, HttpProtocol, MalformedMessage
 from couchestord.frontends.http.responses import BODILESS, CONTINUE, bare_response, body_length, response_head
+from couchestord.frontends.http.tls import TlsSocket
 
 _log = logging.getLogger(__name__)
 
 _JOINED_BYTES_MAX: Final = 256 << 10
 """A body up to this length is sent together with its head: one send, one copy."""
 HEAD_RECEIVE_BYTES: Final = 64 << 10
-"""Read at once while a head is awaited: the head, and a small body with it."""
+"""Read at once while a head is awaited: the head, and a small body with it. Whole records of TLS."""
 _LOOKS_TO_PASS_MAX: Final = 31
 _BEGUN: Final = (b"PUT", b"DELETE")  # what the hall may begin
 _QUICK_IN_A_ROW: Final = 3
@@ -58,6 +59,7 @@ class Connection:
     ) -> None:
         """`sock` is connected and non-blocking; `run` closes it. `date` gives the Date header's value."""
         self.socket = sock
+        self._tls = sock if isinstance(sock, TlsSocket) else None
         self._handler = handler
         self._limits = limits
         self._date = date
@@ -114,6 +116,8 @@ class Connection:
         self._quick_in_a_row = 0
         try:
             with self._scope:
+                if self._tls is not None:
+                    await self._tls.shake_hands()
                 if unsent:
                     self._busy, self.deadline_s, self._writing = True, math.inf, None
                     await self._send(unsent)
@@ -124,13 +128,19 @@ class Connection:
                     await self._linger()
                     return False
                 while not wait and await self._serve_one():
-                    wait = self._quick_in_a_row >= _QUICK_IN_A_ROW and not self.protocol.has_early_bytes
+                    wait = self._quick_in_a_row >= _QUICK_IN_A_ROW and not self._has_more()
         except (_Gone, OSError):
             wait = False
         finally:
             if not wait:
                 self.socket.close()
         return wait
+
+    def _has_more(self) -> bool:
+        """Whether some of the next request is here. Without it, epoll tells when it comes."""
+        if self._tls is not None and self._tls.pending():
+            self.protocol.receive(self._tls.recv(HEAD_RECEIVE_BYTES))
+        return self.protocol.has_early_bytes
 
     async def _serve_one(self) -> bool:
         """One request and its response. False: close."""
@@ -177,7 +187,7 @@ class Connection:
         self.deadline_s = trio.current_time() + limits.idle_timeout_s
         begun = False
         try:
-            if protocol.has_early_bytes:
+            if self._has_more():
                 await trio.lowlevel.checkpoint()  # pipelined requests never wait for the socket: let others run
             else:
                 protocol.receive(await self._receive_next())
@@ -264,29 +274,23 @@ class Connection:
 
     async def read_body_into(self, buffer: memoryview) -> int:
         """Reads from the socket into `buffer`; only while the protocol has `direct_bytes`. For `ConnectionBody`."""
-        protocol = self.protocol
         try:
-            if protocol.wants_continue:
+            if (protocol := self.protocol).wants_continue:
                 protocol.wants_continue = False
                 await self._send(CONTINUE)
-            count = await self._receive_into(buffer[: protocol.direct_bytes])
-            protocol.receive_direct(count)
-            return count
+            while True:  # what is there already comes without a turn of the loop
+                try:
+                    count = self.socket.recv_into(buffer[: protocol.direct_bytes])
+                except BlockingIOError:
+                    await self._wait_for_body()
+                else:
+                    self._received_bytes += count
+                    protocol.receive_direct(count)
+                    return count
         except MalformedMessage as error:
             raise IncompleteBody(str(error)) from error
         except (OSError, _Gone) as error:
             raise IncompleteBody("the client went away") from error
-
-    async def _receive_into(self, buffer: memoryview) -> int:
-        """What is there already, without a turn of the loop; else what comes first."""
-        while True:
-            try:
-                count = self.socket.recv_into(buffer)
-            except BlockingIOError:
-                await self._wait_for_body()
-            else:
-                self._received_bytes += count
-                return count
 
     # -- writing -----------------------------------------------------------------------------------------------------
 

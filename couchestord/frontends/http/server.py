@@ -16,6 +16,7 @@ from couchestord.frontends.http.hall import Hall
 from couchestord.frontends.http.messages import Begin, Handler, Limits, Quick, never_begun, never_quick
 from couchestord.frontends.http.patience import ignore_late
 from couchestord.frontends.http.responses import bare_response
+from couchestord.frontends.http.tls import Certificate
 
 _log = logging.getLogger(__name__)
 
@@ -38,11 +39,13 @@ class HttpServer:
         observe_late: Callable[[str], None],
         quick: Quick,
         begin: Begin,
+        certificate: Certificate | None,
         nursery: trio.Nursery,
     ) -> None:
         """Connections run in `nursery`."""
         self._handler = handler
         self._quick = quick
+        self._certificate = certificate
         self._nursery = nursery
         self._limits = limits
         self._observe_late = observe_late
@@ -98,14 +101,28 @@ class HttpServer:
             if len(self._connections) < self._limits.connections_max:
                 with suppress(OSError):  # not TCP, in tests and behind a Unix socket
                     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                connection = Connection(sock, self._handler, self._limits, self._date, self._quick, self._observe_late)
-                self._connections.add(connection)
-                self._hall.enter(connection)
+                self._welcome(sock)
             elif self._refusals < _REFUSALS_MAX:
                 self._refusals += 1
                 self._nursery.start_soon(self._refuse, sock)
             else:
                 sock.close()
+
+    def _welcome(self, sock: socket.socket) -> None:
+        if self._certificate is not None:
+            try:
+                sock = self._certificate.wrap(sock)
+            except OSError as error:
+                _log.debug("a connection ended before it began: %s", error)
+                sock.close()
+                return
+        connection = Connection(sock, self._handler, self._limits, self._date, self._quick, self._observe_late)
+        self._connections.add(connection)
+        if self._certificate is None:
+            self._hall.enter(connection)
+        else:
+            connection.deadline_s = trio.current_time() + self._limits.head_timeout_s
+            self._start(connection, b"", b"")
 
     async def watch(self) -> None:
         """Cuts connections whose clients are late, until cancelled. One sleep for all costs a request nothing."""
@@ -204,6 +221,7 @@ async def serve_http(
     observe_late: Callable[[str], None] = ignore_late,
     quick: Quick = never_quick,
     begin: Begin = never_begun,
+    certificate: Certificate | None = None,
 ) -> AsyncIterator[HttpServer]:
     """Serves `handler` on `listeners` while the body of the `async with` runs.
 
@@ -213,12 +231,14 @@ async def serve_http(
     A handler runs in a task of its connection. What it raises is logged and answered 500; requests on other connections
     never notice. `quick` and `begin` are asked first, for all idle connections in one task. `observe_late` is told
     "head", "body" or "response" for each client that was given up, for it stopped in the midst of that, or was too
-    slow; not for idle ones.
+    slow; not for idle ones. With a `certificate` all of it is under TLS.
     """
     async with trio.open_nursery() as connections:
-        server = HttpServer(handler, limits, wall_time_s, observe_late, quick, begin, connections)
+        server = HttpServer(handler, limits, wall_time_s, observe_late, quick, begin, certificate, connections)
         connections.start_soon(server.wait_for_quick)
         connections.start_soon(server.watch)
+        if certificate is not None:
+            connections.start_soon(certificate.follow)
         for listener in listeners:
             connections.start_soon(server.accept, listener)
         yield server

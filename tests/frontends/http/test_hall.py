@@ -9,6 +9,7 @@ from functools import partial
 
 import pytest
 import trio
+from tls_switch import TLS
 from trio.testing import MockClock
 
 from couchestord.frontends.http import Head, HttpServer, Later, Limits, Request, Response, serve_http
@@ -78,8 +79,13 @@ class Desk:
 async def serving(desk: Desk, limits: Limits = Limits()) -> AsyncIterator[tuple[HttpServer, int]]:  # noqa: B008
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     port = listeners[0].socket.getsockname()[1]
-    async with serve_http(listeners, desk.handle, limits, quick=desk.quick, begin=desk.begin) as server:
-        yield server, port
+    async with (
+        serve_http(
+            listeners, desk.handle, limits, quick=desk.quick, begin=desk.begin, certificate=TLS.certificate()
+        ) as server,
+        TLS.port(port) as reached,
+    ):
+        yield server, reached
 
 
 async def read_answer(stream: trio.SocketStream) -> bytes:

@@ -11,6 +11,7 @@ import pytest
 import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tls_switch import TLS
 from trio.testing import MockClock
 
 from couchestord.frontends.http import HttpServer, Limits, Request, Response, serve_http
@@ -46,8 +47,11 @@ async def echo_directly(request: Request) -> Response:
 async def serving(handler: Handler = echo, limits: Limits = Limits()) -> AsyncIterator[tuple[HttpServer, int]]:  # noqa: B008
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     port = listeners[0].socket.getsockname()[1]
-    async with serve_http(listeners, handler, limits) as server:
-        yield server, port
+    async with (
+        serve_http(listeners, handler, limits, certificate=TLS.certificate()) as server,
+        TLS.port(port) as reached,
+    ):
+        yield server, reached
 
 
 async def connect(port: int) -> trio.SocketStream:
