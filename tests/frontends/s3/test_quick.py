@@ -169,7 +169,8 @@ def test_a_short_body_that_is_not_in_memory_is_waited_for(
     ]
     live.quick.pop()
     assert [answer.body for answer in found] == [body, body, large[200_000:200_010], b"", large]
-    assert seen == ["later", "quick", "later", "quick", "handler"]
+    again = "later" if mode().caches == "off" else "quick"
+    assert seen == ["later", again, "later", "quick", "handler"]
     assert [(operation, status, sent) for operation, status, _, sent in live.seen()[before:]] == [
         ("GetObject", 200, 3000),
         ("GetObject", 200, 3000),
