@@ -33,9 +33,7 @@ from couchestord.io.journalfile import JournalOptions
 from couchestord.listening import address_of, bind, copies
 from couchestord.metrics import Metrics, Snapshot
 from couchestord.parsing import Address
-from couchestord.remote.opening import RemoteSettings, open_backend
-from couchestord.remote.publisher import PublishOptions
-from couchestord.remote.uploader import UploadOptions
+from couchestord.remote.options import PublishOptions, UploadOptions
 from couchestord.servicemanager import notify_systemd
 from couchestord.store import ObjectStore, StoreOptions
 from couchestord.store.options import L3Options, Watermarks
@@ -115,6 +113,9 @@ def l3_options(config: Config) -> L3Options | None:
     l3 = config.l3
     if l3.mode == "off":
         return None
+    # most stores have none, and need not load what it takes to ask a bucket
+    from couchestord.remote.opening import RemoteSettings, open_backend
+
     settings = RemoteSettings(l3.url, l3.region, l3.access_key, l3.secret_key_file, l3.session_token_file, l3.ca_file)
     return L3Options(
         partial(open_backend, settings),

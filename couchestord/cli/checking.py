@@ -5,7 +5,7 @@ import json
 import sys
 from dataclasses import asdict, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -17,7 +17,9 @@ from couchestord.daemon import store_options
 from couchestord.errors import ConfigError, DataLost, InvalidArgument
 from couchestord.store.fsck import Finding, check_store
 from couchestord.store.recover import recover_catalog
-from couchestord.store.remake import Remade, remake_store
+
+if TYPE_CHECKING:
+    from couchestord.store.remake import Remade
 
 
 def register(commands: Commands) -> None:
@@ -99,7 +101,10 @@ def _remake(config: Config, options: argparse.Namespace) -> None:
     print(json.dumps(remade, indent=2) if options.json else text.remade(remade))
 
 
-async def _remake_store(config: Config, disks_count: int | None, store_id: bytes | None) -> Remade:
+async def _remake_store(config: Config, disks_count: int | None, store_id: bytes | None) -> "Remade":
+    # the other commands need not load what it takes to ask a bucket
+    from couchestord.store.remake import remake_store
+
     options = store_options(config)
     l3 = options.l3
     if l3 is None:

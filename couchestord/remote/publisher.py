@@ -9,7 +9,6 @@ of a start go before it.
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, aclosing
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import trio
@@ -18,6 +17,7 @@ from couchestord import logs
 from couchestord.errors import Corrupt, DataLost, RemoteError, Unavailable
 from couchestord.remote.backend import Buffer
 from couchestord.remote.backoff import Backoff
+from couchestord.remote.options import PublishOptions
 from couchestord.remote.root import Entry, Founding, Root, Run
 from couchestord.remote.roots import Roots
 from couchestord.service import Progress
@@ -58,21 +58,6 @@ class History(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class PublishOptions:
-    run_bytes: int = 4 << 20
-    """So much of the log is put at once."""
-    run_age_s: float = 60.0
-    """So long a record waits for others, and so much may be lost of the catalog with the node."""
-    runs_max: int = 1024
-    """Behind a root; then a new one is due."""
-    root_age_s: float = 6 * 3600.0
-    """Of the newest root, while somebody waits for a newer one."""
-    retry_s: float = 1.0
-    """After a failure; twice as long after each further one, up to `retry_s_max`."""
-    retry_s_max: float = 300.0
-
-
 class Publisher:
     """A service. Holds one piece, or one run, in memory."""
 
@@ -87,7 +72,7 @@ class Publisher:
         founding: Founding,
         check_claim: Callable[[], Awaitable[None]],
         now_ns: Callable[[], int],
-        options: PublishOptions = PublishOptions(),
+        options: PublishOptions,
         is_awaited: Callable[[], bool] = lambda: False,
     ) -> None:
         """`epoch`: that of the claim. `check_claim`: RemoteRefused when the bucket is another's by now. `is_awaited`:

@@ -8,7 +8,6 @@ go into another blob, of another name.
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
 import trio
@@ -19,6 +18,7 @@ from couchestord.remote.backend import Buffer
 from couchestord.remote.backoff import Backoff
 from couchestord.remote.blob import BlobName, BlobPacker, Held
 from couchestord.remote.blobs import Blobs
+from couchestord.remote.options import UploadOptions
 from couchestord.service import Progress
 
 log = logs.get(__name__)
@@ -59,20 +59,6 @@ Read = Callable[[int], Awaitable[Buffer | None]]
 """All bytes of an extent, verified; None when it is gone. May raise DataLost."""
 
 
-@dataclass(frozen=True, slots=True)
-class UploadOptions:
-    blob_bytes: int = 64 << 20
-    extents_max: int = 16_384
-    """In a blob."""
-    linger_s: float = 600.0
-    """So long extents wait for others to fill a blob, and for their own deletion."""
-    read_back: bool = True
-    """Prove every byte before a blob counts; else its size and index only."""
-    retry_s: float = 1.0
-    """After a failure; twice as long after each further one, up to `retry_s_max`."""
-    retry_s_max: float = 300.0
-
-
 class Uploader:
     """A service. Holds one blob in memory at a time."""
 
@@ -84,7 +70,7 @@ class Uploader:
         blobs: Blobs,
         read: Read,
         check_claim: Callable[[], Awaitable[None]],
-        options: UploadOptions = UploadOptions(),
+        options: UploadOptions,
         is_urgent: Callable[[], bool] = lambda: False,
     ) -> None:
         """`check_claim`: RemoteRefused when the bucket is another's by now; asked before each blob. `is_urgent`:

@@ -5,7 +5,7 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import outcome as outcomes
@@ -24,7 +24,6 @@ from couchestord.io.sharedpage import SharedPage
 from couchestord.metrics import Metrics
 from couchestord.model import Body
 from couchestord.remote.backend import Backend
-from couchestord.remote.blobs import Blobs
 from couchestord.replica import messages as ms
 from couchestord.replica.bodies import BodySender
 from couchestord.replica.catalog import ReplicaCatalog, Turns
@@ -33,11 +32,13 @@ from couchestord.replica.journal import ReplicaJournal
 from couchestord.replica.pins import TELL_S, ReplicaPins
 from couchestord.store.beside import ReaderStats
 from couchestord.store.caching import Caches
-from couchestord.store.copies import Copies
 from couchestord.store.intake import Taken, check_size, inline
 from couchestord.store.options import INLINE_BYTES_MAX
 from couchestord.store.reader import ReaderParts
 from couchestord.store.store import Objects
+
+if TYPE_CHECKING:
+    from couchestord.store.copies import Copies
 
 log = logs.get(__name__)
 _DEADLINE_S: Final = 5.0
@@ -210,7 +211,7 @@ async def open_replica(
                     )
                     return found
 
-                copies = None if backend is None else Copies(catalog.copies, Blobs(backend, disks.store_id))
+                copies = None if backend is None else _copies(catalog, backend, disks.store_id)
                 pins = ReplicaPins(page, number, lambda: catalog.version)
                 journal = ReplicaJournal(disks, find_record, lambda path, disk: link.tell(ms.ReplicaDamage(path, disk)))
                 parts = ReaderParts(catalog.reading, journal, stripes, pins, CacheManager(cache, nursery), copies)
@@ -233,6 +234,14 @@ async def open_replica(
     finally:
         disks.close()
         page.see(number, page.version)
+
+
+def _copies(catalog: ReplicaCatalog, backend: Backend, store_id: bytes) -> "Copies":
+    # most stores have no bucket, and need not load what it takes to read from one
+    from couchestord.remote.blobs import Blobs
+    from couchestord.store.copies import Copies
+
+    return Copies(catalog.copies, Blobs(backend, store_id))
 
 
 async def _tell(link: Link, catalog: ReplicaCatalog, pins: ReplicaPins, telling: "_Telling") -> None:

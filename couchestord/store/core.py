@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -29,10 +29,8 @@ from couchestord.io.room import ask_room
 from couchestord.model import OBJECT_BYTES_MAX
 from couchestord.service import Progress, Service
 from couchestord.store.decide import Decider
-from couchestord.store.history import StoreHistory
 from couchestord.store.intake import Intake
 from couchestord.store.jobs import Jobs, build_jobs
-from couchestord.store.l3 import L3
 from couchestord.store.options import StoreOptions
 from couchestord.store.pins import Pins
 from couchestord.store.reader import ReaderParts
@@ -40,6 +38,9 @@ from couchestord.store.snapshot import JOB as SNAPSHOT_JOB
 from couchestord.store.snapshot import protected_segments, restore_snapshot
 from couchestord.store.start import Started, start
 from couchestord.store.writer import CATALOG_ROOM_BYTES_MIN, Writer
+
+if TYPE_CHECKING:
+    from couchestord.store.l3 import L3
 
 log = logs.get(__name__)
 DRAIN_S = 30.0
@@ -187,6 +188,8 @@ async def _build(nursery: trio.Nursery, disks: Disks, catalog_path: Path, option
     jobs.append(built)
     built.l3 = l3
     if l3 is not None and started.read_only is None:
+        from couchestord.store.history import StoreHistory
+
         history = StoreHistory(disks, catalog, journal, stripes, pins, built.snapshotter.ask)
         intake.overflow = l3.overflow
         l3.employ(parts, pool, built.views, writer.submit, built.throttle, history)
@@ -218,10 +221,13 @@ def _second_tier(
     return tier
 
 
-def _third_tier(options: StoreOptions, catalog: Catalog, disks: Disks, clock: Clock) -> L3 | None:
+def _third_tier(options: StoreOptions, catalog: Catalog, disks: Disks, clock: Clock) -> "L3 | None":
     """Raises ConfigError."""
     if options.l3 is None:
         return None
+    # most stores have none, and need not load all that it takes
+    from couchestord.store.l3 import L3
+
     return L3(options.l3, options.l3.open_backend(clock), catalog, disks, clock)
 
 

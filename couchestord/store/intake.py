@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -20,7 +21,9 @@ from couchestord.io.checksum import xxh3_64
 from couchestord.io.mutations import Extent
 from couchestord.model import Body, FillingBody
 from couchestord.store.options import INLINE_BYTES_MAX
-from couchestord.store.overflow import Overflow
+
+if TYPE_CHECKING:
+    from couchestord.store.overflow import Overflow
 
 HASH_IN_THREAD_BYTES_MIN = 64 << 10
 BATCH_STRIPES = 8

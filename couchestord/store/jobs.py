@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -26,7 +26,6 @@ from couchestord.io.spare import Spares
 from couchestord.service import Service
 from couchestord.store.housekeeping import Housekeeper
 from couchestord.store.known import KnownDisks
-from couchestord.store.l3 import L3
 from couchestord.store.maintenance import Checkpointer, Snapshotter
 from couchestord.store.monitor import Monitor
 from couchestord.store.options import StoreOptions
@@ -34,6 +33,9 @@ from couchestord.store.pins import Pins
 from couchestord.store.repair import Repairer
 from couchestord.store.views import Views
 from couchestord.store.writer import Writer
+
+if TYPE_CHECKING:
+    from couchestord.store.l3 import L3
 
 
 @dataclass(slots=True)
@@ -56,7 +58,7 @@ class Jobs:
     """What readers in other processes may still see."""
     throttle: Throttle
     """How fast all of them may read and write together."""
-    l3: L3 | None = None
+    l3: "L3 | None" = None
     running: set[str] = field(default_factory=set)
     """Names of the services whose last step found work."""
 

@@ -13,8 +13,7 @@ from couchestord.io.journalfile import JournalOptions
 from couchestord.io.room import Room
 from couchestord.model import Policy
 from couchestord.remote.backend import Backend
-from couchestord.remote.publisher import PublishOptions
-from couchestord.remote.uploader import UploadOptions
+from couchestord.remote.options import PublishOptions, UploadOptions
 
 INLINE_BYTES_MAX = 128 << 10
 """Bodies up to this ride in the journal record; longer ones are written to stripes while they arrive."""

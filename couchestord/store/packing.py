@@ -22,7 +22,8 @@ from couchestord.remote.backend import Buffer
 from couchestord.remote.backoff import Backoff
 from couchestord.remote.blob import BlobPacker, Held, size_max
 from couchestord.remote.blobs import Blobs
-from couchestord.remote.uploader import Read, UploadOptions
+from couchestord.remote.options import UploadOptions
+from couchestord.remote.uploader import Read
 from couchestord.service import Progress
 from couchestord.store.ledger import CatalogLedger
 from couchestord.store.reader import Holds

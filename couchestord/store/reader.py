@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
@@ -13,8 +13,10 @@ from couchestord.errors import DataLost
 from couchestord.io.catalog.read import CatalogReader, EntryRow, ExtentRow, SegmentRow
 from couchestord.io.mutations import IN_BLOB, IN_JOURNAL, LOST
 from couchestord.model import ByteRange, ObjectInfo
-from couchestord.store.copies import Copies
 from couchestord.store.runs import Run, plan, resolve_range
+
+if TYPE_CHECKING:
+    from couchestord.store.copies import Copies
 
 ZEROES = bytes(1 << 20)
 CACHED_RUN_BYTES_MAX = 1 << 20
@@ -202,7 +204,7 @@ class ReaderParts:
     stripes: StripeStore
     pins: Holds
     cache: CacheManager
-    copies: Copies | None = None
+    copies: "Copies | None" = None
     """Of extents in a bucket; None: there is none."""
     read_at: dict[int, float] | None = None
     """When segments were read from last, for who wants to know."""

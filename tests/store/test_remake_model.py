@@ -14,7 +14,7 @@ from small_store import SMALL, STRIPE_BYTES, HandClock, body_of, core_of, faults
 from couchestord.cache import CacheConfig
 from couchestord.errors import DataLost
 from couchestord.io.mutations import LOST
-from couchestord.remote.uploader import UploadOptions
+from couchestord.remote.options import UploadOptions
 from couchestord.store.door import ObjectStore
 from couchestord.store.options import L3Options, StoreOptions, Watermarks
 from couchestord.store.remake import remake_store

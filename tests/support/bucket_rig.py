@@ -13,7 +13,7 @@ from small_store import SMALL, HandClock, catalog_of, core_of, finish, shard_fil
 
 from couchestord.cache import CacheConfig
 from couchestord.errors import RemoteUnavailable
-from couchestord.remote.uploader import UploadOptions
+from couchestord.remote.options import UploadOptions
 from couchestord.store.door import ObjectStore
 from couchestord.store.l3 import L3
 from couchestord.store.options import L3Options, StoreOptions, Watermarks

@@ -12,7 +12,8 @@ from couchestord.errors import DataLost
 from couchestord.io.checksum import xxh3_64
 from couchestord.remote.backend import Backend
 from couchestord.remote.claims import Claim
-from couchestord.remote.publisher import Publisher, PublishOptions, Snapshot
+from couchestord.remote.options import PublishOptions
+from couchestord.remote.publisher import Publisher, Snapshot
 from couchestord.remote.restoring import fetch_catalog
 from couchestord.remote.root import Entry, Founding, Root
 from couchestord.remote.roots import Roots

@@ -12,7 +12,8 @@ from couchestord.remote.blob import BlobName, Held
 from couchestord.remote.blobs import Blobs
 from couchestord.remote.claims import Claim
 from couchestord.remote.leftovers import Leftovers
-from couchestord.remote.uploader import Uploader, UploadOptions, Waiting
+from couchestord.remote.options import UploadOptions
+from couchestord.remote.uploader import Uploader, Waiting
 
 STORE = bytes(range(16))
 QUICK = UploadOptions(blob_bytes=100_000, linger_s=0.0, retry_s=0.0)
