@@ -10,7 +10,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -165,10 +165,20 @@ def _too_few(disks_count: int, per_disk_max: int, k: int, m: int) -> str:
     )
 
 
+def like_disks(config: Config, disks_count: int) -> int:
+    """How many disks would have as many files open as those and the caches have."""
+    return disks_count + 4 * bool(config.cache.l2_bytes)
+
+
 @asynccontextmanager
-async def open_store(config: Config) -> AsyncIterator[ObjectStore]:
-    """The configured store, open while the body runs. Raises what ObjectStore.open raises."""
-    async with ObjectStore.open(config.store.data, store_options(config)) as store:
+async def open_store(config: Config, cache: CacheConfig | None = None) -> AsyncIterator[ObjectStore]:
+    """The configured store, open while the body runs. `cache`: in place of the configured ones. Raises as
+    ObjectStore.open.
+    """
+    options = store_options(config)
+    if cache is not None:
+        options = replace(options, cache=cache)
+    async with ObjectStore.open(config.store.data, options) as store:
         yield store
 
 
@@ -182,13 +192,14 @@ async def run(
     make_front: MakeFront | None = None,
     signals: AsyncIterator[int] | None = None,
     bound: Bound | None = None,
+    cache: CacheConfig | None = None,
 ) -> None:
     """Serves the store until SIGTERM or SIGINT, then stops in good order; a second signal stops at once.
 
     `prepare` is awaited once the store is open, before a request is answered; `announce` is called once requests will
     succeed. With `create_disks_count` a store is made where there is none. `make_front` makes another front than the S3
-    server of this process, `signals` come from elsewhere than the kernel, and sockets that are `bound` are not bound
-    here. Raises an Error, perhaps within exception
+    server of this process, `signals` come from elsewhere than the kernel, sockets that are `bound` are not bound here,
+    and `cache` is what the store has in place of the configured caches. Raises an Error, perhaps within exception
     groups, when the daemon cannot start or its store fails.
     """
     own_signals = nullcontext(signals) if signals else trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT)
@@ -196,7 +207,7 @@ async def run(
         async with trio.open_nursery() as nursery:
             stop = _Stop(nursery.cancel_scope)
             nursery.start_soon(stop.watch, received)
-            daemon = _Daemon(config, environ, make_front, bound)
+            daemon = _Daemon(config, environ, make_front, bound, cache)
             await daemon.run(prepare, announce, create_disks_count, stop)
             nursery.cancel_scope.cancel()
 
@@ -243,8 +254,10 @@ class _Daemon:
         environ: Mapping[str, str],
         make_front: MakeFront | None = None,
         bound: Bound | None = None,
+        cache: CacheConfig | None = None,
     ) -> None:
         self._config = config
+        self._cache = cache
         self._environ = environ
         self._make_front = make_front or make_server
         self._bound = bound or {}
@@ -264,8 +277,7 @@ class _Daemon:
     ) -> None:
         config = self._config
         disks_count = len(config.store.disks or _disks_there(config)) or create_disks_count or 1
-        like_disks = disks_count + 4 * bool(config.cache.l2_bytes)  # the second cache has as many files open as four
-        self._clients_max = openfiles.make_room(like_disks, self._clients_max)
+        self._clients_max = openfiles.make_room(like_disks(config, disks_count), self._clients_max)
         async with AsyncExitStack() as stack:
             s3 = await self._make_front(config, self._metrics, self._clients_max, stack)
             metrics = await bind("metrics", config.metrics.address, stack, self._bound.get("metrics"))
@@ -348,14 +360,14 @@ class _Daemon:
             store = None
             try:
                 if create_disks_count is None or _disks_there(self._config):
-                    store = await stack.enter_async_context(open_store(self._config))
+                    store = await stack.enter_async_context(open_store(self._config, self._cache))
             except NotAStore:
                 if create_disks_count is None:
                     raise
             if store is None:
                 disks = await create_store(self._config, create_disks_count or 0)
                 _log.info("store was made", disks=len(disks), data=str(self._config.store.data))
-                store = await stack.enter_async_context(open_store(self._config))
+                store = await stack.enter_async_context(open_store(self._config, self._cache))
             yield store
 
     async def _snapshot(self, store: ObjectStore) -> Snapshot:

@@ -45,8 +45,9 @@ b'couchestord '
 """
 
 from couchestord.cache.compressor import Compression, Compressor, Lz4, NoCompression, make_compressor
-from couchestord.cache.manager import CACHES_OFF, CacheConfig, CacheManager, Source
+from couchestord.cache.manager import CacheManager, Source
 from couchestord.cache.names import CacheEntry, CacheKey, NamedCache
+from couchestord.cache.settings import CACHES_OFF, CacheConfig
 from couchestord.cache.tier import CHUNK_BYTES, Tier, TierStats, sum_tiers
 
 __all__ = [

@@ -16,12 +16,14 @@ import trio
 
 from couchestord import logs
 from couchestord.cache import l2format as fmt
-from couchestord.cache.compressor import Compressor, Lz4, NoCompression
+from couchestord.cache.compressor import Compressor, NoCompression
 from couchestord.cache.l2folder import FOLDER_ID_BYTES, Attached, L2Options, Standing, attach
 from couchestord.cache.l2index import is_one_place, key_of, range_of, was_read
+from couchestord.cache.l2map import L2Map
+from couchestord.cache.l2reading import ChunkReader
 from couchestord.cache.l2ring import Piece, Ring
 from couchestord.cache.tier import CHUNK_BYTES, TierStats
-from couchestord.errors import Corrupt, DiskError, DiskLocked
+from couchestord.errors import DiskError, DiskLocked
 from couchestord.io.checksum import xxh3_64
 from couchestord.io.disk import Buffer, Disk
 
@@ -46,11 +48,14 @@ class L2:
         compressor: Compressor,
         random_bytes: Callable[[int], bytes],
         open_disk: Callable[[], Awaitable[Disk]],
+        shared: L2Map | None = None,
     ) -> None:
+        """`shared`: for other processes that read beside this one."""
         self._options = options
         self._standing = standing
         self._compressor = compressor
-        self._decompressors: dict[int, Compressor] = {each.codec: each for each in (NoCompression(), Lz4(), compressor)}
+        self._reader = ChunkReader(options.reads_max, compressor)
+        self._shared = shared
         self._random_bytes = random_bytes
         self._open_disk = open_disk
         self._attached: Attached | None = None
@@ -63,7 +68,6 @@ class L2:
         self._some = trio.Event()
         self._enough = trio.Event()
         self._turn = trio.Lock()
-        self._reads_count = 0
         self._hits = self._misses = self._dropped = self._damaged = self._evictions = self._rescued = 0
 
     # -- what a tier does ---------------------------------------------------------------------------------------------
@@ -97,25 +101,22 @@ class L2:
 
     async def _get_cold(self, key: int) -> bytes | None:
         attached = self._attached
-        if attached is None or self._reads_count >= self._options.reads_max:
+        ring = attached.ring if attached is not None else None
+        place = ring.index.get(key) if ring is not None else 0
+        if attached is None or ring is None or not place:
             return None
-        ring = attached.ring
-        place = ring.index.get(key)
-        if not place:
-            return None
-        self._reads_count += 1
         try:
-            raw = await attached.disk.read(ring.path_of(place), *range_of(place))
+            raw = await self._reader.read(attached.disk, place)
         except DiskError as error:
             self._fail(attached, error)
             return None
-        finally:
-            self._reads_count -= 1
-        return self._verify(ring, key, place, raw)
+        return None if raw is None else self._verify(ring, key, place, raw)
 
     def put(self, extent: int, chunk: int, data: bytes) -> None:
         key = key_of(extent, chunk)
         if key and self.holds(extent, chunk):
+            if self._shared is not None and self._attached is not None:
+                self._attached.ring.show(key)
             return
         length = len(data)
         is_over = self._queued_bytes + length > self._options.queue_bytes_max
@@ -136,11 +137,13 @@ class L2:
             ring = attached.ring
             size_bytes = ring.size_bytes + self._queued_bytes
             self._forget_queued()
+            self._share(None)
             try:
                 await attached.empty(self._random_bytes(FOLDER_ID_BYTES))
             except DiskError as error:
                 self._fail(attached, error)
             else:
+                self._share(attached)
                 self._count(ring)
                 self._evictions += ring.index.count
             return size_bytes
@@ -170,23 +173,35 @@ class L2:
 
         None, and the record is forgotten and counted, when it is not what was put.
         """
-        found = ring.find(key, raw)
-        if found is not None:
-            head, stored = found
-            try:
-                chunk = self._decompressors[head.codec].decompress(stored, head.logical_bytes)
-            except (Corrupt, KeyError):
-                pass  # made by a codec that this program does not know
-            else:
-                self._hits += 1
-                if not was_read(place) and ring.index.get(key) == place:
-                    ring.index.mark(key)
-                return chunk
+        chunk = self._reader.chunk(ring.records, key, raw)
+        if chunk is None:
+            self._forget_damaged(ring, key, place)
+            return None
+        self._hits += 1
+        if not was_read(place) and ring.index.get(key) == place:
+            ring.index.mark(key)
+        return chunk
+
+    def _forget_damaged(self, ring: Ring, key: int, place: int) -> None:
         # its segment may have got its next turn meanwhile: then it was evicted, and nothing is damaged
         if is_one_place(ring.index.get(key), place):
             self._damaged += 1
             ring.forget(key)
-        return None
+
+    # -- for processes that read beside this one ----------------------------------------------------------------------
+
+    def report(self, extent: int, chunk: int, place: int) -> None:
+        """Another process found that what lies in a place, which is not 0, is not the chunk that was put."""
+        if self._attached is not None:
+            self._forget_damaged(self._attached.ring, key_of(extent, chunk), place)
+
+    def _share(self, attached: Attached | None) -> None:
+        if self._shared is None:
+            return
+        if attached is None:
+            self._shared.close()
+        else:
+            self._shared.open(attached.ring.records)
 
     # -- opening, writing, closing ------------------------------------------------------------------------------------
 
@@ -232,10 +247,13 @@ class L2:
         disk = await self._open_disk()
         try:
             folder_id = self._random_bytes(FOLDER_ID_BYTES)
-            attached = await attach(disk, self._options.size_bytes, self._standing, self._noted, folder_id)
+            attached = await attach(
+                disk, self._options.size_bytes, self._standing, self._noted, folder_id, self._shared
+            )
             self._noted.add(attached.mark)
             self._failed = trio.Event()
             self._attached = attached
+            self._share(attached)
             self._is_told = False
             log.info("cache is on", tier="l2", folder=disk.name, chunks=attached.ring.index.count)
             settled()
@@ -267,6 +285,7 @@ class L2:
     def _detach(self, attached: Attached) -> None:
         if self._attached is attached:
             self._attached = None
+            self._share(None)
             self._forget_queued()
             self._count(attached.ring)
 

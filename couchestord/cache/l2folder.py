@@ -13,7 +13,7 @@ finds, the folder is emptied.
 import os
 import re
 import stat
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,9 @@ from msgspec.structs import replace
 
 from couchestord import logs
 from couchestord.cache import l2format as fmt
-from couchestord.cache.l2ring import FOLDER, OTHER_BYTES, SEGMENTS_MIN, Ring, segment_bytes_for
+from couchestord.cache.l2map import L2Map
+from couchestord.cache.l2reading import Records
+from couchestord.cache.l2ring import OTHER_BYTES, SEGMENTS_MIN, Ring, segment_bytes_for
 from couchestord.errors import Corrupt, DiskFailed, DiskFull, DiskTimeout, NoSuchFile, UnknownFormat
 from couchestord.io.directory import DirectoryDisk
 from couchestord.io.disk import Disk
@@ -36,7 +38,7 @@ FOLDER_ID_BYTES: Final = 16
 DESCRIPTORS_MAX: Final = 1024
 OPENINGS_MAX: Final = 256
 """What was written more openings ago is not found any more."""
-_OURS: Final = frozenset((LOCK_NAME, STATE, FOLDER, "lost+found"))
+_OURS: Final = frozenset((LOCK_NAME, STATE, fmt.FOLDER, "lost+found"))
 _SEGMENT_NAME: Final = re.compile(r"[0-9a-f]{8}")
 
 
@@ -97,11 +99,21 @@ async def open_folder(options: L2Options, devices: Collection[int]) -> Disk:
         await trio.to_thread.run_sync(prepare, abandon_on_cancel=True)
     if waiting.cancelled_caught:
         raise DiskTimeout(f"{options.path}: no answer within {options.deadline_s:g} s")
+    return await _open(options, count, read_only=False)
+
+
+async def open_beside(options: L2Options) -> Disk:
+    """The folder beside the process that has it, to be read. Raises DiskError."""
+    return await _open(options, segments_for(options.size_bytes)[1], read_only=True)
+
+
+async def _open(options: L2Options, segments_count: int, *, read_only: bool) -> Disk:
     return await DirectoryDisk.open(
         options.path,
         threads_count=options.threads_count,
         deadline_s=options.deadline_s,
-        descriptors_max=min(count + 8, DESCRIPTORS_MAX),
+        descriptors_max=min(segments_count + 8, DESCRIPTORS_MAX),
+        read_only=read_only,
     )
 
 
@@ -115,7 +127,7 @@ def _prepare(path: Path, devices: Collection[int]) -> None:
                 "one, or set cache.l2_shared_device"
             )
         foreign = {entry.name for entry in os.scandir(path)} - _OURS
-        segments = path / FOLDER
+        segments = path / fmt.FOLDER
         if segments.is_dir():
             foreign |= {entry.name for entry in os.scandir(segments) if not _SEGMENT_NAME.fullmatch(entry.name)}
         if foreign:
@@ -129,12 +141,12 @@ def _prepare(path: Path, devices: Collection[int]) -> None:
 class Attached:
     """A folder that is open, for one store. `ring` changes when it is emptied. Raises DiskError, all of it."""
 
-    def __init__(self, disk: Disk, standing: Standing, ring: Ring, state: fmt.State, segments_count: int) -> None:
+    def __init__(self, disk: Disk, standing: Standing, ring: Ring, state: fmt.State, make_ring: "_MakeRing") -> None:
         self.disk = disk
         self.ring = ring
         self._standing = standing
         self._state = state
-        self._segments_count = segments_count
+        self._make_ring = make_ring
 
     @property
     def mark(self) -> fmt.Mark:
@@ -150,9 +162,7 @@ class Attached:
     async def empty(self, folder_id: bytes) -> None:
         """Forget everything. `folder_id`: random."""
         await self._save(folder_id, self._standing.now())
-        ring = _ring_of(self.disk, self._state, self._segments_count)
-        await ring.load()
-        self.ring = ring
+        self.ring = await self._make_ring(self._state)
 
     async def _save(self, folder_id: bytes, mark: fmt.Mark) -> None:
         before = self._state
@@ -162,7 +172,7 @@ class Attached:
 
     async def look(self) -> None:
         """Raises DiskFailed when files were taken away."""
-        self.ring.check(await self.disk.list(FOLDER))
+        self.ring.check(await self.disk.list(fmt.FOLDER))
         await self.keep_up()
 
     async def close(self) -> None:
@@ -171,13 +181,21 @@ class Attached:
         await self.ring.close()
 
 
+_MakeRing = Callable[[fmt.State], Awaitable[Ring]]
+
+
 async def attach(
-    disk: Disk, size_bytes: int, standing: Standing, noted: Collection[fmt.Mark], folder_id: bytes
+    disk: Disk,
+    size_bytes: int,
+    standing: Standing,
+    noted: Collection[fmt.Mark],
+    folder_id: bytes,
+    shared: L2Map | None = None,
 ) -> Attached:
     """Take what lies there into use if it is still true of this store, else empty it.
 
     `noted` are epochs that this very run of the store noted here; `folder_id` is random, for a folder that is emptied.
-    Raises DiskError.
+    `shared`, which is closed, is told what there is. Raises DiskError.
     """
     segment_bytes, count = segments_for(size_bytes)
     await _check_room(disk, size_bytes)
@@ -194,20 +212,17 @@ async def attach(
             state = replace(before, session=before.session + 1, openings=openings, mark=standing.now())
     # before a chunk is written that comes from the epoch of now
     await _write_state(disk, state)
-    ring = _ring_of(disk, state, count)
+    make_ring = partial(_load_ring, disk, count, shared)
+    return Attached(disk, standing, await make_ring(state), state, make_ring)
+
+
+async def _load_ring(disk: Disk, segments_count: int, shared: L2Map | None, state: fmt.State) -> Ring:
+    if shared is not None:
+        await shared.clear()
+    records = Records(state.salt, state.session, tuple(state.limits))
+    ring = Ring(disk, segment_bytes=state.segment_bytes, segments_count=segments_count, records=records, shared=shared)
     await ring.load()
-    return Attached(disk, standing, ring, state, count)
-
-
-def _ring_of(disk: Disk, state: fmt.State, segments_count: int) -> Ring:
-    return Ring(
-        disk,
-        segment_bytes=state.segment_bytes,
-        segments_count=segments_count,
-        salt=state.salt,
-        session=state.session,
-        limits=state.limits,
-    )
+    return ring
 
 
 def _why_void(state: fmt.State, standing: Standing, segment_bytes: int, noted: Collection[fmt.Mark]) -> str:
@@ -224,7 +239,7 @@ def _why_void(state: fmt.State, standing: Standing, segment_bytes: int, noted: C
 
 
 async def _check_room(disk: Disk, size_bytes: int) -> None:
-    own_bytes = sum((await disk.list(FOLDER)).values())
+    own_bytes = sum((await disk.list(fmt.FOLDER)).values())
     left_bytes = own_bytes + (await disk.capacity()).free_bytes
     if left_bytes < size_bytes:
         raise DiskFull(

@@ -16,6 +16,7 @@ from couchestord.errors import Corrupt, UnknownFormat
 from couchestord.io.checksum import xxh3_64
 
 VERSION: Final = 1
+FOLDER: Final = "segments"
 PAGE_BYTES: Final = 4096
 ALIGNMENT_BYTES: Final = 64
 """Records begin at multiples of this, and the one after begins behind the zeroes that fill the last up to one."""
@@ -47,6 +48,11 @@ class Head(NamedTuple):
     session: int
     turn: int
     body_sum: int
+
+
+def segment_path(number: int) -> str:
+    """The file of a segment."""
+    return f"{FOLDER}/{number:08x}"
 
 
 def record_bytes(stored_bytes: int) -> int:

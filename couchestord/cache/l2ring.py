@@ -32,12 +32,13 @@ from couchestord.cache.l2index import (
     segment_of,
     was_read,
 )
+from couchestord.cache.l2map import L2Map
+from couchestord.cache.l2reading import Records
 from couchestord.cache.tier import CHUNK_BYTES
 from couchestord.errors import DiskFailed, NoSuchFile
-from couchestord.io.disk import Buffer, Disk
+from couchestord.io.disk import Disk
 
 log = logs.get(__name__)
-FOLDER: Final = "segments"
 SEGMENTS_MIN: Final = 4
 SEGMENTS_WANTED: Final = 64
 SEGMENT_BYTES_MIN: Final = 1 << 20
@@ -76,7 +77,7 @@ class _Segment:
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self.path = f"{FOLDER}/{number:08x}"
+        self.path = fmt.segment_path(number)
         self.turn = 0
         """0: nothing of it is used."""
         self.end = fmt.PAGE_BYTES
@@ -85,7 +86,8 @@ class _Segment:
 
 
 class Ring:
-    """Chunks in segments on a disk. One task changes it; others may ask `index` and read meanwhile.
+    """Chunks in segments on a disk. One task changes it; others may ask `index` and read meanwhile. `shared` is told
+    where chunks lie, for other processes.
 
     Every call that writes raises DiskError; then the ring is as good as lost, and is opened again.
     """
@@ -96,9 +98,8 @@ class Ring:
         *,
         segment_bytes: int,
         segments_count: int,
-        salt: int,
-        session: int,
-        limits: Sequence[int],
+        records: Records,
+        shared: L2Map | None = None,
     ) -> None:
         assert segments_count >= 2
         assert segment_bytes <= SEGMENT_BYTES_MAX
@@ -108,10 +109,9 @@ class Ring:
         self.rescued_count = 0
         self.size_bytes = 0
         """Of the records that are found."""
+        self.records = records
         self._disk = disk
-        self._salt = salt
-        self._session = session
-        self._limits = limits
+        self._shared = shared
         self._segments = [_Segment(number) for number in range(segments_count)]
         self._index_at = segment_bytes - max(fmt.PAGE_BYTES, segment_bytes // _INDEX_SHARE)
         self._keys_max = (segment_bytes - self._index_at - fmt.index_bytes(0)) // fmt.INDEX_ENTRY_BYTES
@@ -126,27 +126,35 @@ class Ring:
         """The file that a place lies in."""
         return self._segments[segment_of(place)].path
 
-    def find(self, key: int, data: Buffer, at: int = 0) -> tuple[fmt.Head, memoryview] | None:
-        """The record of that chunk at an offset of a copy; None unless it is whole, and counts by its session."""
-        head = fmt.unpack_head(self._salt, data, at)
-        if head is None or key_of(head.extent, head.chunk) != key:
-            return None
-        age = self._session - head.session
-        if not 0 <= age < len(self._limits) or head.extent >= self._limits[age]:
-            return None
-        stored = fmt.stored_of(head, data, at)
-        return None if stored is None else (head, stored)
-
     def forget(self, key: int) -> None:
         """The chunk is there no more."""
         place = self.index.get(key)
         if place:
             self.index.remove(key)
             self.size_bytes -= range_of(place)[1]
+            if self._shared is not None:
+                self._shared.remove(key)
+
+    def show(self, key: int) -> None:
+        """Another process did not find a chunk that is here."""
+        place = self._take_marks(key)
+        if place and self._shared is not None:
+            self._shared.put(key, place)
+
+    def _take_marks(self, key: int) -> int:
+        """The place of a chunk, 0 when there is none; that others have read it is noted."""
+        place = self.index.get(key)
+        if place and self._shared is not None and not was_read(place) and self._shared.was_read(key):
+            self.index.mark(key)
+            place = self.index.get(key)
+        return place
 
     def _note(self, segment: _Segment, key: int, offset: int, length: int) -> None:
         self.forget(key)
-        self.index.put(key, place_of(segment.number, offset, length))
+        place = place_of(segment.number, offset, length)
+        self.index.put(key, place)
+        if self._shared is not None:
+            self._shared.put(key, place)
         self.size_bytes += length
         segment.keys.append(key)
 
@@ -156,13 +164,13 @@ class Ring:
         """Find what the folder holds. Files that are no segments of this size are removed. Raises DiskError."""
         turns: list[tuple[int, _Segment]] = []
         named = {segment.path: segment for segment in self._segments}
-        for name, size in sorted((await self._disk.list(FOLDER)).items()):
-            segment = named.get(f"{FOLDER}/{name}")
+        for name, size in sorted((await self._disk.list(fmt.FOLDER)).items()):
+            segment = named.get(f"{fmt.FOLDER}/{name}")
             if segment is None or size != self.segment_bytes:
-                await self._remove(f"{FOLDER}/{name}")
+                await self._remove(f"{fmt.FOLDER}/{name}")
                 continue
             page = await self._disk.read(segment.path, 0, fmt.PAGE_BYTES)
-            turn = fmt.unpack_segment(self._salt, segment.number, page)
+            turn = fmt.unpack_segment(self.records.salt, segment.number, page)
             if turn:
                 turns.append((turn, segment))
         scans = 0
@@ -186,7 +194,7 @@ class Ring:
 
     async def _read_index(self, segment: _Segment, turn: int) -> fmt.SegmentIndex | None:
         data = await self._disk.read(segment.path, self._index_at, self.segment_bytes - self._index_at)
-        return fmt.unpack_index(self._salt, segment.number, turn, data)
+        return fmt.unpack_index(self.records.salt, segment.number, turn, data)
 
     async def _load_segment(self, segment: _Segment, turn: int, found: fmt.SegmentIndex | None) -> None:
         """Newest segments come first: what they hold counts, not what older ones do."""
@@ -202,6 +210,8 @@ class Ring:
 
     def _add(self, segment: _Segment, key: int, place: int) -> None:
         if self.index.add(key, place):
+            if self._shared is not None:
+                self._shared.put(key, place)
             self.size_bytes += range_of(place)[1]
             segment.keys.append(key)
 
@@ -217,7 +227,7 @@ class Ring:
                 length = min(_SPAN_BYTES, self._index_at - segment.end)
                 base, data = segment.end, await self._disk.read(segment.path, segment.end, length)
                 at = 0
-            head = fmt.unpack_head(self._salt, data, at)
+            head = fmt.unpack_head(self.records.salt, data, at)
             if head is None or head.turn != segment.turn:
                 return
             length = fmt.record_bytes(head.stored_bytes)
@@ -252,14 +262,14 @@ class Ring:
 
     async def _write(self, head: _Segment, pieces: Sequence[Piece]) -> None:
         parts: list[bytes | memoryview] = []
-        at = head.end
+        at, salt, session = head.end, self.records.salt, self.records.session
         lengths: list[int] = []
         for key, codec, logical_bytes, stored, body_sum in pieces:
             its = fmt.Head(
-                codec, extent_of(key), chunk_of(key), logical_bytes, len(stored), self._session, head.turn, body_sum
+                codec, extent_of(key), chunk_of(key), logical_bytes, len(stored), session, head.turn, body_sum
             )
             length = fmt.record_bytes(len(stored))
-            parts += (fmt.pack_head(self._salt, its), stored, bytes(length - fmt.HEAD_BYTES - len(stored)))
+            parts += (fmt.pack_head(salt, its), stored, bytes(length - fmt.HEAD_BYTES - len(stored)))
             lengths.append(length)
         await self._disk.write_at(head.path, at, parts)
         for piece, length in zip(pieces, lengths, strict=True):
@@ -277,7 +287,7 @@ class Ring:
         # room for all of it, before anything is written: what is set aside stays ours
         await self._disk.allocate(segment.path, self.segment_bytes)
         turn = 1 + max(each.turn for each in self._segments)
-        await self._disk.write_at(segment.path, 0, [fmt.pack_segment(self._salt, number, turn)])
+        await self._disk.write_at(segment.path, 0, [fmt.pack_segment(self.records.salt, number, turn)])
         segment.turn = turn
         self._head = segment
         self._rescue_at = 0
@@ -298,14 +308,14 @@ class Ring:
     async def _write_index(self, segment: _Segment, *, is_full: bool) -> None:
         keys, places = array("Q"), array("Q")
         for count, key in enumerate(segment.keys):
-            place = self.index.get(key)
+            place = self._take_marks(key)
             if place and segment_of(place) == segment.number:
                 keys.append(key)
                 places.append(place)
             if not count % _SLICE:
                 await trio.lowlevel.checkpoint()
         index = fmt.SegmentIndex(segment.number, segment.turn, segment.end, is_full, keys, places)
-        await self._disk.write_at(segment.path, self._index_at, [fmt.pack_index(self._salt, index)])
+        await self._disk.write_at(segment.path, self._index_at, [fmt.pack_index(self.records.salt, index)])
 
     async def rescue(self) -> None:
         """A step of copying what was read of the oldest segment to the head. Call it after each batch."""
@@ -320,7 +330,7 @@ class Ring:
         data = await self._disk.read(oldest.path, low, high - low)
         pieces: list[Piece] = []
         for key, offset, _ in chosen:
-            if (found := self.find(key, data, offset - low)) is not None:
+            if (found := self.records.find(key, data, offset - low)) is not None:
                 its, stored = found
                 pieces.append(Piece(key, its.codec, its.logical_bytes, stored, its.body_sum))
         pieces = pieces[: self._fitting(head, pieces, 0)]
@@ -336,7 +346,7 @@ class Ring:
         stop = min(len(oldest.keys), self._rescue_at + 2 * _SLICE)
         while self._rescue_at < stop:
             key = oldest.keys[self._rescue_at]
-            place = self.index.get(key)
+            place = self._take_marks(key)
             if was_read(place) and segment_of(place) == oldest.number:
                 offset, length = range_of(place)
                 taken_bytes += length
@@ -350,7 +360,7 @@ class Ring:
     def check(self, sizes: Mapping[str, int]) -> None:
         """Raises DiskFailed when a segment is missing from the folder's files, or is of another size."""
         for segment in self._segments:
-            if segment.turn and sizes.get(segment.path.removeprefix(f"{FOLDER}/")) != self.segment_bytes:
+            if segment.turn and sizes.get(segment.path.removeprefix(f"{fmt.FOLDER}/")) != self.segment_bytes:
                 raise DiskFailed(f"{self._disk.name}: {segment.path} was taken away or cut")
 
     async def close(self) -> None:

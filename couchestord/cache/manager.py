@@ -16,15 +16,14 @@ never gets here.
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Final, Protocol
 
 import trio
 
 from couchestord import logs
-from couchestord.cache.compressor import Compression
 from couchestord.cache.flight import Flight
+from couchestord.cache.settings import CacheConfig
 from couchestord.cache.sieve import Cache, make_cache
 from couchestord.cache.tier import CHUNK_BYTES, Tier, TierStats
 from couchestord.errors import DataLost, Error, InternalError
@@ -37,42 +36,12 @@ PARTS_NOTED_MAX: Final = 256
 """So many chunks later, a chunk that is asked for again was not asked for lately."""
 DROPPED_NOTED_MAX: Final = 1 << 17
 """Keys of chunks that were dropped unwanted, and are remembered to be known when they come back: 200 bytes each."""
-SETTLE_CHUNKS: Final = 64
-"""Handed to the tier below at once when all are."""
-SHARD_BYTES_MIN: Final = 1 << 20
-"""Less would hold but a few chunks."""
+SETTLE_BYTES: Final = 512 << 10
+"""Handed to the tier below at once when all is."""
 
 log = logs.get(__name__)
 Buffer = bytes | memoryview
 Key = tuple[int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class CacheConfig:
-    """What caches there are, and how large; sizes in bytes. Raises ValueError for what makes no sense."""
-
-    l1_bytes: int = 128 << 20
-    """Memory; 0: no caches."""
-    l1_shards: int = 1
-    l2_path: Path | None = None
-    """Folder of the second tier."""
-    l2_bytes: int = 0
-    """Room it may take; 0: there is none."""
-    compression: Compression = "lz4"
-    """Of what is written to the second tier."""
-    l2_shared_device: bool = False
-    """Let it lie on the device of a data disk."""
-
-    def __post_init__(self) -> None:
-        if min(self.l1_bytes, self.l2_bytes, self.l1_shards - 1) < 0:
-            raise ValueError("sizes of caches are not negative, and there is at least one shard")
-        if self.l1_shards > 1 and self.l1_bytes < self.l1_shards * SHARD_BYTES_MIN:
-            raise ValueError(f"L1 in {self.l1_shards} shards needs {self.l1_shards * SHARD_BYTES_MIN} bytes at least")
-        if self.l2_bytes and not (self.l1_bytes and self.l2_path):
-            raise ValueError("L2 needs a folder, and L1 in front of it")
-
-
-CACHES_OFF: Final = CacheConfig(l1_bytes=0)
 
 
 class Source(Protocol):
@@ -341,9 +310,12 @@ class CacheManager:
         is cancelled, a part of it is there.
         """
         if self._tier is not None:
-            for number, (key, data) in enumerate(self._l1.wanted(), start=1):
+            handed_bytes = 0
+            for key, data in self._l1.wanted():
                 self._tier.put(*key, data)
-                if number % SETTLE_CHUNKS == 0:
+                handed_bytes += len(data)
+                if handed_bytes >= SETTLE_BYTES:
+                    handed_bytes = 0
                     await self._tier.flush()
             await self._tier.flush()
 
@@ -353,7 +325,7 @@ class CacheManager:
         A chunk that memory does not have is a hit or a miss of the tier below.
         """
         if not self.is_on:
-            return []
+            return [] if self._tier is None else [self._tier.stats()]
         l1 = self._l1
         first = TierStats(
             name="l1",

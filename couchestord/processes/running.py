@@ -3,13 +3,15 @@
 import os
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
 import trio
 
+from couchestord.cache.l2map import L2Map
 from couchestord.config import Config
-from couchestord.daemon import Running
+from couchestord.daemon import Running, cache_options
 from couchestord.front import certificate_of
 from couchestord.io.sharedpage import SharedPage
 from couchestord.listening import bind_several
@@ -45,11 +47,15 @@ def run_with_workers(
     **arguments: Any,
 ) -> None:
     """Serves until SIGTERM or SIGINT; SIGHUP replaces the workers one by one. Raises what `daemon.run` raises in the
-    process of the store, which is another than the one that was started; in that one, SystemExit with its exit code.
+    process of the store, which is another than the one that was started; in that one, SystemExit with its exit code,
+    and ConfigError.
 
     `arguments` are those of `daemon.run`; `settle` is called in each worker once it serves.
     """
     certificate_of(config)  # before there are processes that could not say what is wrong with it
+    cache = cache_options(config)
+    if cache.l2_bytes:
+        cache = replace(cache, l2_map=L2Map(cache.l2_bytes))
     with ExitStack() as stack:
         several = bind_several("s3", config.s3.address, workers_count, stack)
         bound = {
@@ -61,11 +67,12 @@ def run_with_workers(
         if not isinstance(found, Role):
             raise SystemExit(found)
         if found.kind == "worker":
-            trio.run(run_worker, config, found.control, page, found.number, found.listeners, workers_count, settle)
+            own = found.number, found.listeners
+            trio.run(run_worker, config, found.control, page, cache, *own, workers_count, settle)
             return
         host, port = several[0][0].getsockname()[:2]
         address = Address(host, port)
         for listeners in several:
             for listener in listeners:
                 listener.close()  # what comes to them is the workers'
-        trio.run(partial(run_store, config, found.control, page, address, announce, bound=bound, **arguments))
+        trio.run(partial(run_store, config, found.control, page, cache, address, announce, bound=bound, **arguments))

@@ -10,6 +10,7 @@ from typing import Any
 import trio
 
 from couchestord import daemon
+from couchestord.cache import CacheConfig
 from couchestord.config import Config
 from couchestord.io.sharedpage import SharedPage
 from couchestord.metrics import Metrics
@@ -38,13 +39,14 @@ async def run_store(
     config: Config,
     control: socket.socket,
     page: SharedPage,
+    cache: CacheConfig,
     address: Address,
     announce: Callable[[daemon.Running], None],
     **arguments: Any,
 ) -> None:
-    """As `daemon.run`, told to stop over `control`. Clients come to workers, at `address`."""
-    # what is read often is kept where it is read
-    config = replace(config, cache=replace(config.cache, l1_bytes=0, l2_path=None, l2_bytes=0))
+    """As `daemon.run`, told to stop over `control`. Clients come to workers, at `address`, which have all of the memory
+    of `cache`: what is read often is kept where it is read.
+    """
     send_signal, signals = trio.open_memory_channel[int](8)
     links_in, links_out = trio.open_memory_channel[orders.Order](64)
 
@@ -62,7 +64,13 @@ async def run_store(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_follow, control, send_signal, links_in)
         await daemon.run(
-            config, announce=announce_ready, make_front=make_front, signals=_each(signals), environ={}, **arguments
+            config,
+            announce=announce_ready,
+            make_front=make_front,
+            signals=_each(signals),
+            environ={},
+            cache=replace(cache, l1_bytes=0, l1_shards=1),
+            **arguments,
         )
         nursery.cancel_scope.cancel()
 

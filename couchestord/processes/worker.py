@@ -3,6 +3,7 @@
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -12,7 +13,7 @@ from couchestord import logs, openfiles
 from couchestord.cache import CacheConfig
 from couchestord.clock import SystemClock
 from couchestord.config import Config
-from couchestord.daemon import cache_options, l3_options
+from couchestord.daemon import l3_options, like_disks
 from couchestord.errors import Error
 from couchestord.front import S3Front
 from couchestord.frontends.http import Limits
@@ -21,7 +22,8 @@ from couchestord.listening import listeners_of
 from couchestord.metrics import Metrics
 from couchestord.processes import orders
 from couchestord.remote.backend import Backend
-from couchestord.replica.store import Link, open_replica
+from couchestord.replica.link import Link
+from couchestord.replica.store import open_replica
 
 _log = logs.get(__name__)
 _IDLE_S: Final = 5.0
@@ -37,28 +39,28 @@ async def run_worker(
     config: Config,
     control: socket.socket,
     page: SharedPage,
+    cache: CacheConfig,
     number: int,
     listeners: Sequence[socket.socket],
     workers_count: int,
     settle: Callable[[], None],
 ) -> None:
     """Serves until it is told to stop over `control`, then finishes what is under way. `settle` is called once it
-    serves.
+    serves. `cache`: of all processes.
     """
-    clients_max = openfiles.make_room(
-        len(config.store.disks) or config.store.k + config.store.m, Limits().connections_max
-    )
+    disks_count = len(config.store.disks) or config.store.k + config.store.m
+    clients_max = openfiles.make_room(like_disks(config, disks_count), Limits().connections_max)
     # what there is for all of them is shared out
     clients_max = max(1, clients_max // workers_count)
-    cache = cache_options(config)
     cache = share_of(cache, workers_count)
     worker = _Worker(config, control, page, number, listeners, clients_max, cache, settle)
     await worker.run()
 
 
 def share_of(cache: CacheConfig, workers_count: int) -> CacheConfig:
-    """What one worker has of the memory, in shards as large as they were to be. The second tier is the store's."""
-    return CacheConfig(cache.l1_bytes // workers_count, max(1, cache.l1_shards // workers_count))
+    """What one worker has: of the memory a part, in shards as large as they were to be. All have the second tier."""
+    shards = max(1, cache.l1_shards // workers_count)
+    return replace(cache, l1_bytes=cache.l1_bytes // workers_count, l1_shards=shards)
 
 
 class _Worker:

@@ -46,6 +46,11 @@ class Channel:
         self._unsent_bytes += len(frame)
         self._wake.set()
 
+    @property
+    def unsent_bytes(self) -> int:
+        """What the other side has not taken yet."""
+        return self._unsent_bytes
+
     async def wait_for_room(self) -> None:
         """While the other side is far behind."""
         while self._unsent_bytes > _UNSENT_BYTES_MAX and not self._closed:

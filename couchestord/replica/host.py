@@ -11,6 +11,7 @@ import msgspec
 import trio
 
 from couchestord import logs
+from couchestord.cache.l2 import L2
 from couchestord.errors import Corrupt, DataLost, Error, InternalError, Unavailable
 from couchestord.io.catalog.catalog import Catalog
 from couchestord.io.sharedpage import SharedPage
@@ -185,6 +186,15 @@ class _Reader:
             case ms.ReplicaDamage():
                 if self.is_reading:
                     self._host.store.core.journal.report(message.path, message.disk)
+            case ms.KeepChunk():
+                # who does not read now may have it from an earlier opening, in which its id stood for other bytes
+                if (l2 := self._l2()) is not None:
+                    l2.put(message.extent, message.chunk, message.data)
+            case ms.ChunkDamage():
+                if (l2 := self._l2()) is not None:
+                    l2.report(message.extent, message.chunk, message.place)
+            case ms.FlushChunks():
+                self.nursery.start_soon(self._flush, message)
             case ms.Counted():
                 self._host.count(message.counts)
             case ms.Counts():
@@ -195,6 +205,14 @@ class _Reader:
             case ms.CatalogFailed():
                 if self.is_reading:
                     self._host.store.core.writer.fail(Corrupt(message.reason))
+
+    def _l2(self) -> L2 | None:
+        return self._host.store.core.l2 if self.is_reading else None
+
+    async def _flush(self, message: ms.FlushChunks) -> None:
+        if (l2 := self._l2()) is not None:
+            await l2.flush()
+        self.channel.send(ms.pack(ms.Answer(message.id, ms.raw(None))))
 
     def _answer_now(self, id_: int, work: Any, message: Any) -> None:
         try:
@@ -217,7 +235,15 @@ class _Reader:
         self._held = store, [], []
         core = store.core
         disks = core.disks
-        opened = ms.Opened(str(core.catalog.path), core.options.engine, disks.identity, disks.slot, good_disks(store))
+        shared = core.options.cache.l2_map
+        opened = ms.Opened(
+            str(core.catalog.path),
+            core.options.engine,
+            disks.identity,
+            disks.slot,
+            good_disks(store),
+            shared.opening if shared is not None else 0,
+        )
         self.channel.send(ms.pack(ms.Answer(message.id, ms.raw(opened))))
 
     def _hold(self, message: ms.Hold) -> None:

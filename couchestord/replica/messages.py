@@ -99,6 +99,28 @@ class Counts(_Message, frozen=True, tag=10):
     stats: ReaderStats
 
 
+class KeepChunk(_Message, frozen=True, tag=11):
+    """For the second cache: a chunk, whole and verified."""
+
+    extent: int
+    chunk: int
+    data: bytes
+
+
+class ChunkDamage(_Message, frozen=True, tag=12):
+    """What lies there in the second cache is not the chunk that was put."""
+
+    extent: int
+    chunk: int
+    place: int
+
+
+class FlushChunks(_Message, frozen=True, tag=13):
+    """Write what is to be kept. Answered with None."""
+
+    id: int
+
+
 # -- from the store --------------------------------------------------------------------------------------------------
 
 
@@ -155,6 +177,9 @@ FromReader = (
     | Counted
     | CatalogFailed
     | Counts
+    | KeepChunk
+    | ChunkDamage
+    | FlushChunks
     | Answer
     | Refusal
 )
@@ -170,6 +195,8 @@ class Opened(msgspec.Struct, frozen=True, array_like=True):
     slot: Slot
     disks: list[tuple[int, str, bytes]]
     """The good ones: index, folder and id."""
+    l2_opening: int
+    """By which the second cache is found in shared memory; 0: there is none."""
 
 
 class Places(msgspec.Struct, frozen=True, array_like=True):

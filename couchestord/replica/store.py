@@ -1,14 +1,11 @@
 """A store in a process that reads beside the one that writes."""
 
 import os
-import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-import msgspec
-import outcome as outcomes
 import trio
 from msgspec.structs import replace
 
@@ -20,15 +17,15 @@ from couchestord.errors import DiskError, Error, InternalError, Unavailable
 from couchestord.io.directory import DirectoryDisk
 from couchestord.io.disk import Disk
 from couchestord.io.disks import Disks
-from couchestord.io.sharedpage import SharedPage
 from couchestord.metrics import Metrics
 from couchestord.model import Body
 from couchestord.remote.backend import Backend
 from couchestord.replica import messages as ms
 from couchestord.replica.bodies import BodySender
 from couchestord.replica.catalog import ReplicaCatalog, Turns
-from couchestord.replica.channel import Channel
 from couchestord.replica.journal import ReplicaJournal
+from couchestord.replica.l2 import second_tier
+from couchestord.replica.link import Command, Link
 from couchestord.replica.pins import TELL_S, ReplicaPins
 from couchestord.store.beside import ReaderStats
 from couchestord.store.caching import Caches
@@ -42,118 +39,10 @@ if TYPE_CHECKING:
 
 log = logs.get(__name__)
 _DEADLINE_S: Final = 5.0
+SETTLE_S: Final = 3.0
+"""For what is in memory to get to the cache below it, at the end."""
 _LET_GO_S: Final = 1.0
 """So long a file may stay open here that is to go."""
-Command = ms.EvictCaches | ms.WarmCaches
-_GONE: Final = "the store's process is gone; a write may have happened: look before you try again"
-
-
-class Link:
-    """What a reader's process has of the store's: a channel for requests, and a way for long bodies."""
-
-    def __init__(self, requests: socket.socket, bodies: socket.socket, page: SharedPage, number: int) -> None:
-        """Of reader `number` in `page`."""
-        self.page = page
-        self.number = number
-        self.channel = Channel(requests, self._receive)
-        self.bodies = BodySender(bodies)
-        self._waiting: dict[int, trio.lowlevel.Task] = {}
-        self._last_id = 0
-        self._closed = False
-        self.closing = trio.Event()
-        """The store is about to close, or its process is gone."""
-        self.good_disks: list[tuple[int, str, bytes]] = []
-        self.disks_changed = trio.Event()
-        self.obey: Callable[[Command], None] = self.refuse
-        """What the store's process asks of this one goes there."""
-
-    def refuse(self, command: Command) -> None:
-        """Nobody is there to obey."""
-        self.tell(ms.refuse(command.id, Unavailable("this process reads nothing now")))
-
-    async def run(self) -> None:
-        """Until the other process is gone."""
-        try:
-            await self.channel.run()
-        finally:
-            self._closed = True
-            self.closing.set()
-            self.bodies.close()
-            waiting, self._waiting = self._waiting, {}
-            for task in waiting.values():
-                trio.lowlevel.reschedule(task, outcomes.Error(Unavailable(_GONE)))
-
-    @property
-    def is_gone(self) -> bool:
-        return self._closed
-
-    async def open(self) -> ms.Opened:
-        """Waits for an open store; may be cancelled. Raises Unavailable when its process goes."""
-        self.closing = trio.Event()
-        # before anybody hears of it: when this process ends, its word is cleared once and for all
-        self.page.see(self.number, self.page.version)
-
-        def give_up(_raise_cancel: Any) -> trio.lowlevel.Abort:
-            self._waiting.clear()  # nothing else is asked meanwhile
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        found = await self._ask(lambda id_: ms.Hello(id_, os.getpid()), give_up)
-        opened: ms.Opened = ms.unpack_value(found, ms.Opened)
-        self.good_disks = opened.disks
-        return opened
-
-    async def submit(self, request: object) -> Any:
-        """Hand a request to the writer; see `Writer.submit`."""
-        await self.channel.wait_for_room()
-        kind = type(request)
-        packed = ms.raw(request)
-        return await self.ask(lambda id_: ms.Submit(id_, kind.__name__, packed), ms.ANSWERS[kind])
-
-    async def ask(self, message: Callable[[int], ms.FromReader], kind: Any) -> Any:
-        """Sends what `message` makes of an id, and waits for the answer, of type `kind`. Cannot be cancelled: what was
-        asked for may happen. Raises what it is refused with; Unavailable when the other process goes.
-        """
-        return ms.unpack_value(await self._ask(message, _cannot_cancel), kind)
-
-    async def _ask(
-        self, message: Callable[[int], ms.FromReader], abort: Callable[[Any], trio.lowlevel.Abort]
-    ) -> msgspec.Raw:
-        if self._closed:
-            raise Unavailable("the store's process is gone; try again soon")
-        self._last_id += 1
-        self._waiting[self._last_id] = trio.lowlevel.current_task()
-        self.channel.send(ms.pack(message(self._last_id)))
-        found: msgspec.Raw = await trio.lowlevel.wait_task_rescheduled(abort)
-        return found
-
-    def tell(self, message: ms.FromReader) -> None:
-        """Sends a message that has no answer."""
-        self.channel.send(ms.pack(message))
-
-    def _receive(self, data: memoryview) -> None:
-        message = ms.unpack_from_store(data)
-        match message:
-            case ms.Answer():
-                # the bytes of the message are used again
-                self._wake(message.id, outcomes.Value(message.value.copy()))
-            case ms.Refusal():
-                self._wake(message.id, outcomes.Error(ms.error_of(message)))
-            case ms.Closing():
-                self.closing.set()
-            case ms.GoodDisks():
-                self.good_disks = message.disks
-                self.disks_changed.set()
-            case _:
-                self.obey(message)
-
-    def _wake(self, id_: int, found: outcomes.Outcome[Any]) -> None:
-        task = self._waiting.pop(id_, None)
-        if task is not None:
-            trio.lowlevel.reschedule(task, found)
-
-
-def _cannot_cancel(_raise_cancel: Any) -> trio.lowlevel.Abort:
-    return trio.lowlevel.Abort.FAILED
 
 
 class ReplicaIntake:
@@ -190,8 +79,8 @@ async def open_replica(
     """A store beside the one that writes, while the body runs; until `link.closing` it is worth while. Whatever begins
     to be answered sees all that anybody was told of before.
 
-    `backend` has what is not on the disks, if anything. `cache` is of this process alone. `metrics` are taken from time
-    to time and told.
+    `backend` has what is not on the disks, if anything. `cache` is what this process has of the caches. `metrics` are
+    taken from time to time and told.
     """
     disks = await _open_disks(opened)
     page, number = link.page, link.number
@@ -214,7 +103,11 @@ async def open_replica(
                 copies = None if backend is None else _copies(catalog, backend, disks.store_id)
                 pins = ReplicaPins(page, number, lambda: catalog.version)
                 journal = ReplicaJournal(disks, find_record, lambda path, disk: link.tell(ms.ReplicaDamage(path, disk)))
-                parts = ReaderParts(catalog.reading, journal, stripes, pins, CacheManager(cache, nursery), copies)
+                l2 = second_tier(link, cache, opened.l2_opening)
+                if l2 is not None:
+                    nursery.start_soon(l2.run)
+                manager = CacheManager(cache, nursery, l2)
+                parts = ReaderParts(catalog.reading, journal, stripes, pins, manager, copies)
                 nursery.start_soon(_follow_disks, link, disks)
                 nursery.start_soon(_let_go, disks)
                 seam = _Parts(link, catalog, parts)
@@ -226,6 +119,8 @@ async def open_replica(
                     yield Objects(seam)
                 finally:
                     link.obey = link.refuse
+                with trio.move_on_after(SETTLE_S):
+                    await manager.settle()
                 telling.tell()
                 nursery.cancel_scope.cancel()
         finally:

@@ -1,11 +1,12 @@
 """The caches of a store, as its operators see them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import trio
 
 from couchestord import logs
-from couchestord.cache import sum_tiers
+from couchestord.cache import TierStats, sum_tiers
 from couchestord.errors import DataLost, InvalidArgument, NoSuchKey
 from couchestord.model import LIST_KEYS_MAX
 from couchestord.store.beside import Beside, Nobody, Warmed
@@ -34,7 +35,7 @@ class Caches:
     def stats(self) -> list[dict[str, Any]]:
         """Counts of each tier in all processes, ready for JSON; none when caches are off."""
         beside = [tier for each in self.beside.stats() for tier in each.tiers]
-        return caches_status(sum_tiers([*self._cache.stats(), *beside]))
+        return caches_status(sorted(sum_tiers([*self._cache.stats(), *beside]), key=lambda tier: tier.name))
 
     def stats_of_each(self) -> list[dict[str, Any]]:
         """As `stats`, with what each process that reads beside this one has of a tier, under `processes`."""
@@ -48,16 +49,18 @@ class Caches:
 
     def warm_bytes_max(self) -> int:
         """More than this need not be brought: what is kept for the same requests. Any process is asked for any object,
-        so what the one of them that has least room holds.
+        so what the one of them that has least room holds, with what is below all of them.
         """
-        tiers = [self._cache.stats(), *(each.tiers for each in self.beside.stats() if each.pid)]
-        return min((sum(tier.capacity_bytes for tier in each) for each in tiers if each), default=0)
+        beside = [_capacity(each.tiers) for each in self.beside.stats() if each.pid]
+        return _capacity(self._cache.stats()) + min(beside, default=0)
 
     async def evict(self, tier: str | None = None) -> int:
         """Forget what a tier (`l1`, `l2`) or, with None, all of them hold, in all processes. Answers how many bytes
         went.
         """
-        return await self._cache.evict(tier) + await self.beside.evict(tier)
+        # first: what the others drop comes here
+        beside = await self.beside.evict(tier)
+        return beside + await self._cache.evict(tier)
 
     async def warm(self, bucket: str, prefix: bytes = b"", start_after: bytes = b"") -> Warmed:
         """A step of bringing objects into the caches, in order of keys: at most 1000 of them, 64 MiB (which is all that
@@ -101,3 +104,7 @@ class Caches:
             if size_bytes >= WARM_BYTES_MAX or trio.current_time() > deadline:
                 return Warmed(objects_count, size_bytes, lost_count, entry.key)
         return Warmed(objects_count, size_bytes, lost_count, page.next_start)
+
+
+def _capacity(tiers: Sequence[TierStats]) -> int:
+    return sum(tier.capacity_bytes for tier in tiers)

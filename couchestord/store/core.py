@@ -66,6 +66,7 @@ class Core:
     intake: Intake
     reader_parts: ReaderParts
     cache: CacheManager
+    l2: L2 | None
     jobs: Jobs
     started: Started
     better: trio.Event
@@ -181,7 +182,8 @@ async def _build(nursery: trio.Nursery, disks: Disks, catalog_path: Path, option
     pins = Pins(pool)
     pins.hold(protected_segments(catalog.accounts.jobs().get(SNAPSHOT_JOB)))
     intake = Intake(pool, OBJECT_BYTES_MAX)
-    cache = CacheManager(options.cache, nursery, _second_tier(nursery, options, disks, before, started, clock))
+    l2 = _second_tier(nursery, options, disks, before, started, clock)
+    cache = CacheManager(options.cache, nursery, l2)
     l3 = _third_tier(options, catalog, disks, clock)
     parts = ReaderParts(catalog.reading, journal, stripes, pins, cache, l3.copies if l3 else None, {} if l3 else None)
     built = build_jobs(options, clock, disks, catalog, journal, writer, stripes, pool, pins, reserve, restore, nursery)
@@ -198,7 +200,7 @@ async def _build(nursery: trio.Nursery, disks: Disks, catalog_path: Path, option
         built.monitor.hold(better.set)
     return Core(
         options, clock, disks, engine, catalog, journal, writer, pins,
-        stripes, pool, intake, parts, cache, built, started, better,
+        stripes, pool, intake, parts, cache, l2, built, started, better,
     )  # fmt: skip
 
 
@@ -211,12 +213,14 @@ def _second_tier(
 ) -> L2 | None:
     """None when there is none, or nothing may be written: what is read then may be void for the next start."""
     config = options.cache
+    if config.l2_map is not None:
+        config.l2_map.begin()
     if not config.l2_bytes or config.l2_path is None or started.read_only is not None:
         return None
     chosen = L2Options(config.l2_path, config.l2_bytes, allow_shared_device=config.l2_shared_device)
     standing = Standing(disks.store_id, before, started.catalog.applier.next_id, lambda: _mark(disks))
     opening = partial(open_folder, chosen, disks.account.file_systems)
-    tier = L2(chosen, standing, make_compressor(config.compression), clock.random_bytes, opening)
+    tier = L2(chosen, standing, make_compressor(config.compression), clock.random_bytes, opening, config.l2_map)
     nursery.start_soon(tier.run)
     return tier
 

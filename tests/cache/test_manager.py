@@ -9,12 +9,14 @@ demoted; a scan demoted; what came back not noticed; a miss counted twice.
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 import trio
 from cache_rig import CountingSource, DictTier, extent_bytes
 
 from couchestord.cache import CACHES_OFF, CHUNK_BYTES, CacheConfig, CacheManager
+from couchestord.cache.l2map import L2Map
 from couchestord.cache.manager import AHEAD_BYTES_MAX, AHEADS_MAX, DROPPED_NOTED_MAX, NEXTS_NOTED_MAX
 from couchestord.cache.sieve import ENTRY_BYTES
 from couchestord.errors import DataLost, InternalError
@@ -495,6 +497,18 @@ async def test_random_reads_and_faults_give_right_bytes_and_never_more_than_the_
 def test_what_makes_no_sense_is_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError):  # noqa: PT011
         CacheConfig(**wrong)  # type: ignore[arg-type]
+
+
+async def test_the_process_that_has_a_shared_tier_needs_no_memory_in_front_of_it(tmp_path: Path) -> None:
+    tier = DictTier()
+    tier.put(1, 0, b"a chunk")
+    config = CacheConfig(0, l2_path=tmp_path, l2_bytes=1 << 30, l2_map=L2Map(1 << 30))
+    manager = CacheManager(config, tier=tier)
+    assert not manager.is_on
+    assert [each.name for each in manager.stats()] == ["l2"]
+    await manager.settle()
+    assert await manager.evict("l1") == 0
+    assert await manager.evict("l2") == 7
 
 
 async def test_what_was_asked_for_again_is_handed_down_at_the_end() -> None:

@@ -3,11 +3,13 @@
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 import trio
 
 from couchestord.cache import CacheConfig
+from couchestord.cache.l2map import L2Map
 from couchestord.config import Config
 from couchestord.io.sharedpage import SharedPage
 from couchestord.processes import orders, worker
@@ -24,6 +26,12 @@ def test_memory_is_divided_and_every_share_is_legal() -> None:
     assert share_of(CacheConfig(0), 3).l1_bytes == 0
 
 
+def test_all_have_the_second_tier(tmp_path: Path) -> None:
+    shared = L2Map(1 << 30)
+    share = share_of(CacheConfig(128 << 20, 1, tmp_path, 1 << 30, l2_map=shared), 2)
+    assert share == CacheConfig(64 << 20, 1, tmp_path, 1 << 30, l2_map=shared)
+
+
 NUMBER = 5
 
 
@@ -34,7 +42,7 @@ async def running(page: SharedPage) -> AsyncIterator[socket.socket]:
     ours.setblocking(False)
     with ours, theirs, socket.create_server(("127.0.0.1", 0)) as listener:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(run_worker, Config(), theirs, page, NUMBER, [listener], 1, lambda: None)
+            nursery.start_soon(run_worker, Config(), theirs, page, CacheConfig(), NUMBER, [listener], 1, lambda: None)
             yield ours
             orders.send(ours, orders.STOP)
 

@@ -20,7 +20,6 @@ KEYS = [b"a/%d" % number for number in range(5)]
 
 async def filled(both: Pair) -> None:
     await put_all(both.store, {key: body_of(1000, key) for key in KEYS})
-    both.store.caches._cache.is_on = False  # as with workers: what is read often is kept where it is read
 
 
 async def told(both: Pair) -> None:
@@ -138,7 +137,6 @@ async def test_error_of_one_is_the_error_of_all() -> None:
 async def test_a_warm_up_goes_on_where_the_slowest_came_to(tmp_path: Path) -> None:
     steps = [Warmed(9, 900, 0, None), Warmed(3, 300, 1, b"c"), Warmed(5, 500, 0, b"e")]
     async with pair(tmp_path) as both:
-        both.store.caches._cache.is_on = False
         readers = [FakeReader(pid, answer(step), 100 * pid) for pid, step in enumerate(steps, start=1)]
         both.store.caches.beside = ReadersBeside(lambda: [each.known for each in readers])
         assert await both.store.caches.warm("box") == steps[1]

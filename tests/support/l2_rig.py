@@ -13,6 +13,7 @@ from couchestord.cache.compressor import Lz4
 from couchestord.cache.l2 import L2
 from couchestord.cache.l2folder import L2Options, Standing
 from couchestord.cache.l2format import Mark
+from couchestord.cache.l2map import L2Map
 from couchestord.io.disk import Disk
 
 SIZE_BYTES = 8 << 20
@@ -42,9 +43,9 @@ class SimLog:
         return Standing(self.store_id, before, self.next_id, lambda: self.mark)
 
 
-def make_l2(open_disk: Opener, standing: Standing, *, seed: int = 0, **options: Any) -> L2:
+def make_l2(open_disk: Opener, standing: Standing, *, seed: int = 0, shared: L2Map | None = None, **options: Any) -> L2:
     chosen = replace(L2Options(Path("unused"), SIZE_BYTES), **options)
-    return L2(chosen, standing, Lz4(), random.Random(f"{seed} {standing.now()}").randbytes, open_disk)
+    return L2(chosen, standing, Lz4(), random.Random(f"{seed} {standing.now()}").randbytes, open_disk, shared)
 
 
 @asynccontextmanager

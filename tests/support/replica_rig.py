@@ -9,11 +9,12 @@ from pathlib import Path
 import trio
 from small_store import new_store
 
-from couchestord.cache import CacheConfig
+from couchestord.cache import CACHES_OFF, CacheConfig
 from couchestord.io.sharedpage import SharedPage
 from couchestord.metrics import Metrics
 from couchestord.replica.host import Host
-from couchestord.replica.store import Link, open_replica
+from couchestord.replica.link import Link
+from couchestord.replica.store import open_replica
 from couchestord.store import Objects, ObjectStore
 
 READER = 3
@@ -35,13 +36,13 @@ class Pair:
 
 
 @asynccontextmanager
-async def linked(host: Host, page: SharedPage) -> AsyncIterator[Link]:
+async def linked(host: Host, page: SharedPage, number: int = READER) -> AsyncIterator[Link]:
     """A link to a host, served while the body runs."""
     requests = socket.socketpair()
     bodies = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(host.serve_reader, requests[0], bodies[0])
-        link = Link(requests[1], bodies[1], page, READER)
+        link = Link(requests[1], bodies[1], page, number)
         nursery.start_soon(link.run)
         yield link
         link.channel.close()
@@ -53,6 +54,8 @@ async def pair(path: Path, **changes: object) -> AsyncIterator[Pair]:
     """A new store with the bucket `box`, and a reader of it."""
     page, counted, counting = SharedPage(), Metrics(), Metrics()
     host = Host(page, counted)
+    # as with workers: what is read often is kept where it is read
+    changes.setdefault("cache", CACHES_OFF)
     async with new_store(path, **changes) as store, linked(host, page) as link, host.serving(store):
         opened = await link.open()
         try:
