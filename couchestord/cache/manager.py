@@ -106,6 +106,9 @@ class CacheManager:
             if data is None or len(data) == length:
                 return data
             return memoryview(data)[first - low * CHUNK_BYTES :][:length]
+        # of a range that `read` has to go on with, nothing is counted here
+        if not all(self._may_have(extent, chunk) for chunk in range(low, high + 1)):
+            return None
         chunks: list[bytes] = []
         for chunk in range(low, high + 1):
             data = self.peek(extent, chunk)
@@ -113,6 +116,9 @@ class CacheManager:
                 return None
             chunks.append(data)
         return b"".join(_cut(chunks, first - low * CHUNK_BYTES, length))
+
+    def _may_have(self, extent: int, chunk: int) -> bool:
+        return (extent, chunk) in self._l1 or (self._tier is not None and self._tier.holds(extent, chunk))
 
     def part_missed(self, extent: int, chunk: int) -> bool:
         """A small part of a chunk is wanted that `peek` did not find. True if one of it was lately: read all of it and

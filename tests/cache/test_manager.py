@@ -103,6 +103,14 @@ async def test_peek_and_offer() -> None:
     assert (manager.stats()[0].hits_count, manager.stats()[0].misses_count) == (2, 1)
 
 
+async def test_a_range_that_is_there_in_part_is_counted_once() -> None:
+    source, manager = CountingSource(1, SIZE), manager_of(100)
+    await read(manager, 1, source, 0, CHUNK_BYTES)
+    assert manager.peek_range(1, 0, 2 * CHUNK_BYTES) is None
+    await read(manager, 1, source, 0, 2 * CHUNK_BYTES)
+    assert (manager.stats()[0].hits_count, manager.stats()[0].misses_count) == (1, 2)
+
+
 async def test_parts_of_a_chunk_are_worth_it_the_second_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("couchestord.cache.manager.PARTS_NOTED_MAX", 3)
     manager = manager_of(10)
