@@ -58,11 +58,9 @@ class Copies:
             yield await self.load(extent, at, min(_PIECE_BYTES, first + length - at))
 
     def _place(self, extent: ExtentRow) -> CopyRow:
-        if extent.segment == IN_BLOB:
-            blob = self._catalog.blob(extent.stripe)
-            found = None if blob is None else CopyRow(blob.epoch, blob.id, extent.stripe_start, extent.length)
-        else:
-            found = self._catalog.copy(extent.id)
+        if extent.segment == IN_BLOB and (blob := self._catalog.blob(extent.stripe)) is not None:
+            return CopyRow(blob.epoch, blob.id, extent.stripe_start, extent.length)
+        found = self._catalog.copy(extent.id)
         if found is None:
             raise DataLost(f"extent {extent.id} has no copy")
         return found

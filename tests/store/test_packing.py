@@ -262,6 +262,19 @@ async def test_a_copy_that_moves_while_it_is_asked_for_is_found(tmp_path: Path) 
         assert l3_of(store).status()["lost_copies"] == 0
 
 
+async def test_a_place_that_nobody_held_is_looked_for_anew(tmp_path: Path) -> None:
+    await make_store(tmp_path, UNCACHED)
+    rig = BucketRig(tmp_path, "tiered")
+    async with rig.open() as store:
+        await fill(store, 2)
+        catalog = core_of(store).catalog
+        rows = [row for blob in catalog.copies.confirmed(0, 9) for row in catalog.copies.extents_in_blob(blob.id, 0, 9)]
+        bodies = [await l3_of(store).copies.load(row, 0, row.length) for row in rows]
+        await upload_until_older_catalogs_are_gone(store)
+        assert catalog.copies.blob(rows[0].stripe) is None
+        assert [await l3_of(store).copies.load(row, 0, row.length) for row in rows] == bodies
+
+
 # -- what fails --------------------------------------------------------------------------------------------------------
 
 

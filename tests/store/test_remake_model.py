@@ -35,6 +35,8 @@ class World:
     bodies: Bodies
     after: dict[int, Bodies]
     lost: list[dict[str, bytes]]
+    packed_count: int = 0
+    """Blobs that died of it."""
 
     def lose(self, _call: str, _key: str) -> None:
         """The node may go at any call to the bucket, before it takes effect or once it has."""
@@ -47,7 +49,9 @@ async def act(world: World, store: ObjectStore, turn: int) -> None:
     core = core_of(store)
     assert core.jobs.l3 is not None
     key = world.random.choice(KEYS)
-    jobs: list[Callable[[], object]] = [service.work for service in core.jobs.l3.services()]
+    services = list(core.jobs.l3.services())
+    jobs: list[Callable[[], object]] = [service.work for service in services]
+    jobs += [service.work for service in services if service.name in ("upload", "pack-bucket")]
     jobs += [core.jobs.compactor.work, core.destage_all, core.jobs.snapshotter.take]
     draw = world.random.random()
     if draw < 0.3:
@@ -105,7 +109,7 @@ def l3_of(world: World) -> L3Options:
     return world.options.l3
 
 
-async def play(seed: int, path: Path, turns: int) -> tuple[int, int]:
+async def play(seed: int, path: Path, turns: int) -> tuple[int, int, int]:
     backend = MemoryBackend(100)
     rng = random.Random(seed)
     upload = UploadOptions(blob_bytes=150_000, linger_s=0.0, retry_s=0.0)
@@ -123,19 +127,22 @@ async def play(seed: int, path: Path, turns: int) -> tuple[int, int]:
                 await act(world, store, turn)
                 turn += 1
                 await trio.lowlevel.checkpoint()
+            found = core_of(store).jobs.l3
+            world.packed_count += found.status()["packed_blobs"] if found is not None else 0
             backend.before = backend.after = lambda _call, _key: None
     there = lost = 0
     published = [objects for objects in world.lost if any(key.startswith("roots/") for key in objects)]
     for number, objects in enumerate([*rng.sample(published, min(2, len(published))), dict(backend.objects)]):
         counts = await check(world, path / f"new {number}", objects)
         there, lost = there + counts[0], lost + counts[1]
-    return there, lost
+    return there, lost, world.packed_count
 
 
 async def test_what_is_made_anew_is_what_was_there(tmp_path: Path) -> None:
     counts = [await play(seed, tmp_path / f"{seed}", 150) for seed in range(4)]
-    assert sum(there for there, _ in counts) > 10
-    assert sum(lost for _, lost in counts) > 3
+    assert sum(there for there, _, _ in counts) > 10
+    assert sum(lost for _, lost, _ in counts) > 3
+    assert sum(packed for _, _, packed in counts) > 2
 
 
 @pytest.mark.soak
