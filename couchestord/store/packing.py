@@ -53,13 +53,18 @@ def is_worth_it(thin: Thin) -> bool:
 
 
 def choose(thin: Iterable[Thin], blob_bytes: int) -> list[BlobRow]:
-    """Those whose rest goes into one blob of that size, in this order; the first in any case."""
+    """Those whose rest goes into one blob of that size, in this order; the first in any case. None is looked at behind
+    the first that has no room.
+    """
     chosen: list[BlobRow] = []
     left_bytes = blob_bytes
     for one in thin:
-        if is_worth_it(one) and (one.packed_bytes <= left_bytes or not chosen):
-            chosen.append(one.blob)
-            left_bytes -= one.packed_bytes
+        if not is_worth_it(one):
+            continue
+        left_bytes -= one.packed_bytes
+        if left_bytes < 0 and chosen:
+            break
+        chosen.append(one.blob)
     return chosen
 
 
@@ -71,7 +76,6 @@ class BlobCompactor:
     """
 
     name = "pack-bucket"
-    interval_s = 60.0
 
     def __init__(
         self,
@@ -108,6 +112,10 @@ class BlobCompactor:
         """Of extents that were given another place."""
 
     @property
+    def interval_s(self) -> float:
+        return min(60.0, max(1.0, self._options.linger_s / 4))
+
+    @property
     def trouble(self) -> str:
         """Why the last attempt failed; empty when it did not."""
         return self._backoff.trouble
@@ -140,12 +148,14 @@ class BlobCompactor:
         rows = self._catalog.thin(CANDIDATES_MAX + len(self._passed_over))
         passed = self._passed_over
         self._passed_over = {row.id: row.live_bytes for row in rows if passed.get(row.id) == row.live_bytes}
-        found = [self._look(row) for row in rows if row.id not in self._passed_over]
-        self._passed_over |= {thin.blob.id: thin.blob.live_bytes for thin in found if not is_worth_it(thin)}
-        return choose(found, self._options.blob_bytes)
+        new = [row for row in rows if row.id not in self._passed_over]
+        return choose(map(self._look, new), self._options.blob_bytes)
 
     def _look(self, row: BlobRow) -> Thin:
-        return Thin(row, size_max(row.live_bytes, self._catalog.extents_count(row.id)))
+        found = Thin(row, size_max(row.live_bytes, self._catalog.extents_count(row.id)))
+        if not is_worth_it(found):
+            self._passed_over[row.id] = row.live_bytes
+        return found
 
     # -- one blob --------------------------------------------------------------------------------------------------
 

@@ -43,8 +43,11 @@ def test_what_takes_as_much_elsewhere_stays() -> None:
 
 
 def test_as_many_as_fill_a_blob() -> None:
-    found = choose([thin(1, 900, 300), thin(2, 900, 500), thin(3, 900, 800), thin(4, 900, 200), thin(5, 900, 1)], 1000)
-    assert [row.id for row in found] == [1, 2, 4]
+    blobs = iter([thin(1, 900, 300), thin(2, 900, 500), thin(3, 900, 800), thin(4, 900, 200), thin(5, 900, 1)])
+    assert [row.id for row in choose(blobs, 1000)] == [1, 2, 4]
+    blobs = iter([thin(1, 900, 600), thin(2, 900, 401), thin(3, 900, 1)])
+    assert [row.id for row in choose(blobs, 1000)] == [1]
+    assert list(blobs) == [thin(3, 900, 1)], "each costs a look"
 
 
 def test_one_that_is_longer_than_a_blob_may_be_now_is_chosen_alone() -> None:

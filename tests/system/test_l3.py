@@ -1,10 +1,12 @@
 """A daemon whose third tier is a bucket of another daemon: copies, full disks, kill -9 of either.
 
-Seen to fail with: the bucket not handed to workers; no body that goes past the disks.
+Seen to fail with: the bucket not handed to workers; no body that goes past the disks; bytes that are packed anew in another
+order.
 """
 
 import hashlib
 import random
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 
@@ -45,10 +47,10 @@ def of_bucket(node: Node, name: str) -> float:
     return found
 
 
-def wrong(node: Node) -> list[str]:
-    """Keys that do not read as they should."""
+def wrong(node: Node, keys: Collection[str] = BODIES.keys()) -> list[str]:
+    """Those that do not read as they should."""
     s3 = node.s3()
-    return [key for key, body in BODIES.items() if s3.get_object(Bucket="box", Key=key)["Body"].read() != body]
+    return [key for key in keys if s3.get_object(Bucket="box", Key=key)["Body"].read() != BODIES[key]]
 
 
 def place_in(bucket: Node) -> Location:
@@ -81,6 +83,27 @@ def test_data_leaves_the_disks_and_is_read_from_the_bucket(tmp_path: Path, worke
         assert error_of(lambda: node.s3().get_object(Bucket="box", Key=gone[1])) == (404, "NoSuchKey")
         node.s3().put_object(Bucket="box", Key="new", Body=BODIES["key-5"])
         assert node.s3().get_object(Bucket="box", Key="new")["Body"].read() == BODIES["key-5"], "it is on the disks"
+
+
+@pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.soak), 2])
+def test_what_is_packed_anew_is_read_on_and_outlives_a_kill(tmp_path: Path, workers: int) -> None:
+    with Node(tmp_path / "bucket") as bucket, Node(tmp_path / "data") as node:
+        bucket.start().s3().create_bucket(Bucket="tier")
+        node.settings = settings_for(place_in(bucket), bucket.key, tmp_path, workers)
+        fill(node)
+        kept = [key for number, key in enumerate(sorted(BODIES)) if number % 4 == 0]
+        for key in BODIES.keys() - set(kept):
+            node.s3().delete_object(Bucket="box", Key=key)
+
+        def is_packed() -> bool:
+            assert wrong(node, kept) == []
+            return of_bucket(node, "packed_bytes") > 0
+
+        wait_until(is_packed, 60, node.said)
+        assert wrong(node, kept) == []
+        node.kill()
+        node.start()
+        assert wrong(node, kept) == []
 
 
 @pytest.mark.parametrize("kind", ["couchestord", pytest.param("seaweedfs", marks=pytest.mark.soak)])
