@@ -1,10 +1,7 @@
 """Blobs that were begun and not confirmed: deleted when nobody can need them, and else never."""
 
-import itertools
-from collections.abc import Iterator
-
 import pytest
-from upload_rig import STORE, Crash, UploadRig
+from upload_rig import STORE, Crash, UploadRig, crash_at
 
 from couchestord.errors import RemoteUnavailable
 from couchestord.remote.blob import BlobPacker
@@ -121,18 +118,12 @@ async def test_a_backend_that_fails_is_asked_later() -> None:
 
 
 async def test_cut_off_at_any_step_it_is_done_again() -> None:
-    for crash_at in range(1, 99):
+    for number in range(1, 99):
         rig = await rig_with_leftover()
-        events = itertools.count(1)
-
-        def at(event: str, events: Iterator[int] = events, crash_at: int = crash_at) -> None:
-            if next(events) == crash_at:
-                raise Crash(event)
-
-        rig.at = at
+        rig.at = crash_at(number)
         try:
             await run(rig.leftovers())
-            assert crash_at > 8
+            assert number > 8
             return
         except Crash:
             rig.at = lambda _event: None

@@ -1,7 +1,6 @@
 """Publishing: what can be recovered is what was, gets never older, and in the end is all of it, wherever it is cut."""
 
 import itertools
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import trio
 import trio.testing
 from backends import OpenBackend
 from publish_rig import QUICK, STORE, PublishRig, run
-from upload_rig import Crash
+from upload_rig import Crash, crash_at
 
 from couchestord.errors import Corrupt, RemoteDenied, RemoteUnavailable
 from couchestord.io.checksum import xxh3_64
@@ -197,28 +196,22 @@ async def play(rig: PublishRig) -> None:
 
 
 async def test_wherever_it_ends_what_can_be_recovered_gets_never_older(tmp_path: Path) -> None:
-    for crash_at in itertools.count(1):
+    for number in itertools.count(1):
         rig = PublishRig()
         await play(rig)
         _, known = await rig.recover(tmp_path / "file")
-        events = itertools.count(1)
-
-        def at(event: str, events: Iterator[int] = events, crash_at: int = crash_at) -> None:
-            if next(events) == crash_at:
-                raise Crash(event)
-
-        rig.at = at
+        rig.at = crash_at(number)
         try:
             await play(rig)
-            assert crash_at > 80
+            assert number > 80
             return
         except Crash:
             rig.at = lambda _event: None
         _, end = await rig.recover(tmp_path / "file")
-        assert end >= known, crash_at
+        assert end >= known, number
         await run(await rig.start())
         root, end = await rig.recover(tmp_path / "file")
-        assert (root.sequence, end) == (max(rig.snapshots), len(rig.log)), crash_at
+        assert (root.sequence, end) == (max(rig.snapshots), len(rig.log)), number
         assert rig.count("roots") == 2
 
 

@@ -1,14 +1,13 @@
 """Uploads: what has a copy has a right one, wherever the process ends, whatever fails, whoever deletes meanwhile."""
 
 import itertools
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 import trio
 import trio.testing
 from backends import OpenBackend
-from upload_rig import QUICK, STORE, Crash, UploadRig
+from upload_rig import QUICK, STORE, Crash, UploadRig, crash_at
 
 from couchestord.errors import BlobExists, RemoteDenied, RemoteUnavailable
 from couchestord.remote.claims import try_backend
@@ -70,21 +69,15 @@ async def test_nothing_is_uploaded_twice() -> None:
 
 
 async def test_wherever_the_process_ends_no_copy_is_wrong_and_the_next_one_goes_on() -> None:
-    for crash_at in range(1, 999):
+    for number in range(1, 999):
         rig = UploadRig()
         for length in (40_000, 40_000, 40_000, 5, 90_000):
             rig.make(length)
-        events = itertools.count(1)
-
-        def at(event: str, events: Iterator[int] = events, crash_at: int = crash_at) -> None:
-            if next(events) == crash_at:
-                raise Crash(event)
-
         uploader = await rig.start()
-        rig.at = at
+        rig.at = crash_at(number)
         try:
             await run(uploader)
-            assert crash_at > 30
+            assert number > 30
             return
         except Crash:
             rig.at = lambda _event: None

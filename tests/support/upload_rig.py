@@ -1,5 +1,6 @@
 """A catalog of extents as uploads see it, and a bucket, both of which outlive a crash at any point."""
 
+import itertools
 import random
 from collections.abc import Callable, Sequence
 
@@ -21,6 +22,17 @@ QUICK = UploadOptions(blob_bytes=100_000, linger_s=0.0, retry_s=0.0)
 
 class Crash(Exception):
     """The process ends here."""
+
+
+def crash_at(number: int) -> Callable[[str], None]:
+    """For the `at` of a rig: the process ends at that event, from 1."""
+    events = itertools.count(1)
+
+    def at(event: str) -> None:
+        if next(events) == number:
+            raise Crash(event)
+
+    return at
 
 
 class UploadRig:

@@ -1,10 +1,8 @@
 """Buckets, users, keys: what is refused, and what is no change."""
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
-from catalog_check import check_catalog
 from decide_rig import DecideRig
 
 from couchestord.errors import (
@@ -23,11 +21,8 @@ from couchestord.io import requests as rq
 
 
 @pytest.fixture
-def rig(tmp_path: Path) -> Iterator[DecideRig]:
-    made = DecideRig(tmp_path)
-    yield made
-    check_catalog(made.path)
-    made.close()
+def rig(bare_rig: DecideRig) -> DecideRig:
+    return bare_rig
 
 
 def refused(rig: DecideRig, error: type[Exception], *requests: object) -> None:

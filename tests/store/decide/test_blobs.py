@@ -2,7 +2,6 @@
 
 import random
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -13,22 +12,11 @@ from decide_rig import DecideRig
 from couchestord.errors import Unavailable
 from couchestord.io import mutations as mu
 from couchestord.io import requests as rq
-from couchestord.io.catalog.catalog import dump
 from couchestord.io.catalog.check import find_faults
 from couchestord.io.catalog.copies import CopyReader
 from couchestord.io.catalog.read import ExtentRow, SegmentRow
 
 EPOCH = 7
-
-
-@pytest.fixture
-def rig(tmp_path: Path) -> Iterator[DecideRig]:
-    made = DecideRig(tmp_path)
-    made.bucket()
-    yield made
-    check_catalog(made.path)
-    assert dump(made.replay(tmp_path / "again.sqlite")) == dump(made.path)
-    made.close()
 
 
 def segment(rig: DecideRig) -> int:

@@ -1,8 +1,6 @@
 """S3's semantics of PUT, copy and delete."""
 
-from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 
 import pytest
 from catalog_check import check_catalog
@@ -24,15 +22,6 @@ from couchestord.store.decide.context import find_version
 from couchestord.store.values import is_marker, version_id
 
 KEY = b"a/key"
-
-
-@pytest.fixture
-def rig(tmp_path: Path) -> Iterator[DecideRig]:
-    made = DecideRig(tmp_path)
-    made.bucket()
-    yield made
-    check_catalog(made.path)
-    made.close()
 
 
 def state(rig: DecideRig, key: bytes = KEY) -> list[str]:

@@ -1,10 +1,5 @@
 """Segments: what comes too late, or twice, changes nothing."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
-from catalog_check import check_catalog
 from decide_rig import DecideRig
 
 from couchestord.io import requests as rq
@@ -13,15 +8,6 @@ from couchestord.io.catalog.segments import STATE_OPEN, STATE_SEALED
 
 DISKS = (0, 1, -1, 3, 4, -1)
 NONE = 999
-
-
-@pytest.fixture
-def rig(tmp_path: Path) -> Iterator[DecideRig]:
-    made = DecideRig(tmp_path)
-    made.bucket()
-    yield made
-    check_catalog(made.path)
-    made.close()
 
 
 def make(rig: DecideRig) -> int:
