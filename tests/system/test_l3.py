@@ -1,7 +1,7 @@
 """A daemon whose third tier is a bucket of another daemon: copies, full disks, kill -9 of either.
 
-Seen to fail with: the bucket not handed to workers; no body that goes past the disks; bytes that are packed anew in another
-order.
+Seen to fail with: the bucket not handed to workers; no body that goes past the disks; bytes that are packed anew in
+another order.
 """
 
 import hashlib
