@@ -114,7 +114,7 @@ class L2Map:
         for at in ways:
             if not self._slots[at]:
                 return at
-        chosen = first + key % WAYS
+        chosen = first + (key * _MIX >> 36) % WAYS
         unread = (at for at in ways if not self._marks[_slot(at)])
         return chosen if not self._marks[_slot(chosen)] else next(unread, chosen)
 

@@ -174,6 +174,21 @@ async def test_evict_empties_it_for_all(tmp_path: Path) -> None:
         assert rig.hits(1) > before
 
 
+async def test_evict_forgets_what_is_on_its_way_too(tmp_path: Path) -> None:
+    async with beside(tmp_path, L2Map(L2_BYTES), 1) as rig:
+        await rig.told("misses", 0)
+        evict = rig.store.caches.beside.evict
+
+        async def meanwhile(tier: str | None) -> int:
+            rig.links[0].tell(ms.KeepChunk(100, 0, b"dropped by memory"))
+            return await evict(tier)
+
+        rig.store.caches.beside.evict = meanwhile  # type: ignore[method-assign]
+        await rig.store.caches.evict()
+        await rig.flush(0)
+        assert not rig.l2.holds(100, 0)
+
+
 async def test_what_is_rotten_is_read_from_the_disks(tmp_path: Path) -> None:
     async with beside(tmp_path, L2Map(L2_BYTES)) as rig:
         await rig.read_all(0, times=3)
