@@ -6,7 +6,7 @@ Errors, all of them `couchestord.errors.RemoteError`: `NoSuchBlob`, `BlobExists`
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Final, NamedTuple, Protocol
 
 from couchestord.errors import InvalidArgument, RemoteRefused
@@ -81,21 +81,22 @@ class Backend(Protocol):
         ...
 
 
-async def all_objects(backend: Backend, prefix: str) -> list[Stored]:
-    """Those whose keys begin with `prefix`, some 300 bytes of memory each.
+async def all_objects(backend: Backend, prefix: str) -> AsyncGenerator[Stored, None]:
+    """Those whose keys begin with `prefix`; a page of them is in memory, and the first key of each before it.
 
     Raises as `Backend.list` does, and RemoteRefused when pages come again: there is no end to these.
     """
-    found: list[Stored] = []
     begun: set[str] = set()
+    page = await backend.list(prefix)
     while True:
-        page = await backend.list(prefix, found[-1].key if found else "")
-        found += page.objects
+        for stored in page.objects:
+            yield stored
         if not page.more:
-            return found
+            return
         if page.objects[0].key in begun:
             raise RemoteRefused(f"{backend.name} lists the same objects again and again: it ignores start-after")
         begun.add(page.objects[0].key)
+        page = await backend.list(prefix, page.objects[-1].key)
 
 
 def check_key(key: str) -> None:

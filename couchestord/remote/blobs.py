@@ -113,8 +113,8 @@ class Blobs:
 
     async def names(self) -> list[BlobName]:
         """All that are there, in order. Other keys in between are nobody's affair."""
-        stored = await all_objects(self._backend, f"blobs/{self._store_id.hex()}/")
-        return sorted(name for name in (parse_key(one.key) for one in stored) if name is not None)
+        prefix = f"blobs/{self._store_id.hex()}/"
+        return sorted([name async for one in all_objects(self._backend, prefix) if (name := parse_key(one.key))])
 
 
 def _runs(wanted: Sequence[Held]) -> Iterator[list[tuple[Held, int, int]]]:

@@ -30,7 +30,7 @@ async def try_backend(backend: Backend, random_bytes: Callable[[int], bytes]) ->
             )
         if await backend.get(key, 0, 2 * _RANDOM_BYTES) != first:
             raise RemoteRefused(f"{backend.name} does not give back what it took")
-        if await all_objects(backend, key) != [Stored(key, len(first))]:
+        if [stored async for stored in all_objects(backend, key)] != [Stored(key, len(first))]:
             raise RemoteRefused(f"{backend.name} does not list what it took")
     finally:
         await backend.delete(key)
@@ -41,8 +41,8 @@ async def try_backend(backend: Backend, random_bytes: Callable[[int], bytes]) ->
 
 async def newest_epoch(backend: Backend, store_id: bytes) -> int:
     """The newest that a start of the store has claimed there; 0: none has. Raises RemoteError."""
-    keys = [stored.key for stored in await all_objects(backend, f"claims/{store_id.hex()}/")]
-    return max((int(key[-16:], 16) for key in keys if _CLAIM.fullmatch(key)), default=0)
+    stored = all_objects(backend, f"claims/{store_id.hex()}/")
+    return max([int(one.key[-16:], 16) async for one in stored if _CLAIM.fullmatch(one.key)], default=0)
 
 
 class Claim:
@@ -67,15 +67,13 @@ class Claim:
         except BlobExists:
             raise self._copied() from None
         await self.check()
-        for stored in await all_objects(self._backend, f"{self._folder}/"):
-            if stored.key < self._key:
-                await self._backend.delete(stored.key)
+        for key in [one.key async for one in all_objects(self._backend, f"{self._folder}/") if one.key < self._key]:
+            await self._backend.delete(key)
 
     async def check(self) -> None:
         """Before anything is deleted, here or there. Raises RemoteRefused when a newer claim is there; RemoteError."""
-        for stored in await all_objects(self._backend, f"{self._folder}/"):
-            if stored.key > self._key:
-                raise self._copied()
+        if [one async for one in all_objects(self._backend, f"{self._folder}/") if one.key > self._key]:
+            raise self._copied()
 
     def _copied(self) -> RemoteRefused:
         return RemoteRefused(f"{self._backend.name} is in use by a copy of this store: stop one, and find out why")

@@ -114,6 +114,13 @@ class FolderBackend:
 
     def _work(self, work: Callable[[], _Result]) -> _Result:
         """In a thread."""
+        self._check_folder()
+        try:
+            return work()
+        finally:
+            self._check_folder()  # what was found, or not found, may be that of the folder below the mount
+
+    def _check_folder(self) -> None:
         try:
             identity = _identify(self._folder)
         except _NOT_THERE:
@@ -122,7 +129,6 @@ class FolderBackend:
             self._identity = identity
         if identity != self._identity:
             raise RemoteUnavailable(f"{self.name} is not the folder any more that it was: is something unmounted?")
-        return work()
 
 
 # -- what the threads run; raises OSError as the kernel gives it ------------------------------------------------------

@@ -40,8 +40,7 @@ most, as the table of a snapshot has to fit into one stripe.
 
 async def store_ids(backend: Backend) -> list[bytes]:
     """Stores of which a root is there. Raises RemoteError."""
-    names = (parse_root_key(stored.key) for stored in await all_objects(backend, "roots/"))
-    return sorted({name.store_id for name in names if name is not None})
+    return sorted({name.store_id async for one in all_objects(backend, "roots/") if (name := parse_root_key(one.key))})
 
 
 class Collected(NamedTuple):
@@ -89,18 +88,18 @@ class Roots:
 
     async def names(self) -> list[RootName]:
         """The roots that are there, the newest first."""
-        stored = await all_objects(self._backend, f"roots/{self._store_id.hex()}/")
-        return sorted((name for one in stored if (name := parse_root_key(one.key)) is not None), reverse=True)
+        stored = all_objects(self._backend, f"roots/{self._store_id.hex()}/")
+        return sorted([name async for one in stored if (name := parse_root_key(one.key))], reverse=True)
 
     async def pieces(self) -> set[bytes]:
         """Digests of the pieces that are there."""
-        stored = await all_objects(self._backend, f"pieces/{self._store_id.hex()}/")
-        return {digest for one in stored if (digest := parse_piece_key(one.key)) is not None}
+        stored = all_objects(self._backend, f"pieces/{self._store_id.hex()}/")
+        return {digest async for one in stored if (digest := parse_piece_key(one.key))}
 
     async def runs(self) -> list[RunName]:
         """The runs of the log that are there, by epoch and sequence."""
-        stored = await all_objects(self._backend, f"log/{self._store_id.hex()}/")
-        return sorted(name for one in stored if (name := parse_run_key(one.key)) is not None)
+        stored = all_objects(self._backend, f"log/{self._store_id.hex()}/")
+        return sorted([name async for one in stored if (name := parse_run_key(one.key))])
 
     async def read_root(self, name: RootName) -> Root:
         """Raises NoSuchBlob, Corrupt, UnknownFormat, RemoteError."""

@@ -4,7 +4,7 @@ What has a confirmed copy gives up its place in stripes, whole segments at a tim
 that the segment is dropped. It is a move as any other: compared with where the extent is, and recorded, first.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 
 from couchestord import logs
 from couchestord.ec.segments import Submit
@@ -22,6 +22,8 @@ log = logs.get(__name__)
 _MOVES_PER_RECORD = 256
 _INTERVAL_S = 5.0
 _INTERVAL_FULL_S = 0.5
+_GONE_MAX = 4096
+"""So many segments, and as many as there are, may be remembered that are gone."""
 
 
 class Evictor:
@@ -46,6 +48,7 @@ class Evictor:
         self._read_at = read_at
         self._watermarks = watermarks
         self._is_evicting = False
+        self._remembered_max = _GONE_MAX
         self._candidates: list[SegmentRow] = []
         self.is_short = False
         """The disks are too full, and nothing that may leave them has a copy yet."""
@@ -64,6 +67,8 @@ class Evictor:
         marks = self._watermarks
         if self.fill_percent <= (marks.low if self._is_evicting else marks.high):
             self._is_evicting, self.is_short, self._candidates = False, False, []
+            if len(self._read_at) > self._remembered_max:
+                self._forget_gone(self._catalog.reading.segments())
             return Progress.IDLE
         if not self._candidates:
             if self._is_evicting:
@@ -89,10 +94,14 @@ class Evictor:
 
     def _coldest_last(self) -> list[SegmentRow]:
         rows = self._catalog.reading.segments()
-        for gone in self._read_at.keys() - {row.id for row in rows}:
-            del self._read_at[gone]
+        self._forget_gone(rows)
         full = [row for row in rows if row.state == STATE_SEALED and row.live_bytes]
         return sorted(full, key=lambda row: (self._read_at.get(row.id, 0.0), row.id), reverse=True)
+
+    def _forget_gone(self, rows: Iterable[SegmentRow]) -> None:
+        for gone in self._read_at.keys() - {row.id for row in rows}:
+            del self._read_at[gone]
+        self._remembered_max = 2 * len(self._read_at) + _GONE_MAX
 
     async def _evict(self, row: SegmentRow) -> int:
         """Move what has a copy; answers how many extents moved."""

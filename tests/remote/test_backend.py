@@ -1,6 +1,7 @@
 """What every backend does alike: one suite, run on each of them."""
 
 import random
+from contextlib import aclosing
 
 import pytest
 import trio
@@ -148,6 +149,18 @@ async def test_lists_by_prefix_and_page_by_page(open_backend: OpenBackend) -> No
             assert sorted(key for key, _ in await keys_of(backend, prefix)) == wanted
 
 
+async def test_a_listing_is_asked_for_as_far_as_it_is_read() -> None:
+    backend = MemoryBackend(keys_per_page=2)
+    for number in range(5):
+        await backend.put_new(f"a/{number}", [b"x"])
+    asked = [0, 0, 1, 1, 2]
+    async with aclosing(all_objects(backend, "a/")) as found:
+        async for stored in found:
+            lists = [call for call, _ in backend.calls].count("list")
+            assert lists == 1 + asked.pop(0), stored
+    assert asked == []
+
+
 async def test_a_listing_that_begins_anew_with_each_page_is_refused() -> None:
     class Forgetful(MemoryBackend):
         async def list(self, prefix: str, after: str = "") -> Page:
@@ -157,7 +170,8 @@ async def test_a_listing_that_begins_anew_with_each_page_is_refused() -> None:
     for number in range(5):
         await backend.put_new(f"a/{number}", [b"x"])
     with trio.fail_after(30), pytest.raises(RemoteRefused):
-        await all_objects(backend, "a/")
+        async for _ in all_objects(backend, "a/"):
+            pass
 
 
 async def test_keys_of_one_length_in_one_folder_come_in_order(open_backend: OpenBackend) -> None:

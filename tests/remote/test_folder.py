@@ -120,6 +120,26 @@ async def test_a_mount_that_is_gone_does_not_pass_for_lost_objects(tmp_path: Pat
     assert list(folder.iterdir()) == []
 
 
+@pytest.mark.parametrize("call", ["list", "get", "delete", "put_new"])
+async def test_a_mount_that_goes_during_a_call_does_not_either(
+    call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "bucket"
+    backend = backend_in(folder)
+    await backend.put_new("a", [b"x"])
+    work = getattr(couchestord.remote.folder, f"_{call}")
+
+    def unmount(*arguments: object) -> object:
+        folder.rename(tmp_path / "away")
+        folder.mkdir()
+        return work(*arguments)
+
+    monkeypatch.setattr(couchestord.remote.folder, f"_{call}", unmount)
+    arguments = {"list": ("",), "get": ("a", 0, 1), "delete": ("a",), "put_new": ("b", [b"x"])}
+    with pytest.raises(RemoteUnavailable, match="unmounted"):
+        await getattr(backend, call)(*arguments[call])
+
+
 async def test_what_the_kernel_refuses_is_denied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise PermissionError(errno.EACCES, "planted")

@@ -166,6 +166,19 @@ async def test_full_disks_give_up_what_has_a_copy(tmp_path: Path) -> None:
         assert not rig.blobs()
 
 
+async def test_segments_that_are_gone_are_forgotten_though_the_disks_never_fill(tmp_path: Path) -> None:
+    await make_store(tmp_path, UNCACHED)
+    async with BucketRig(tmp_path, "tiered").open() as store:
+        (evictor,) = [job for job in l3_of(store).services() if job.name == "evict"]
+        read_at = core_of(store).reader_parts.read_at
+        assert read_at is not None
+        for segment in range(10**6, 10**6 + 20_000):
+            read_at[segment] = 1.0
+            if segment % 1000 == 0:
+                await evictor.work()
+        assert len(read_at) < 10_000
+
+
 async def test_a_bucket_that_is_away_keeps_nobody_from_working(tmp_path: Path) -> None:
     await make_store(tmp_path, UNCACHED)
     rig = BucketRig(tmp_path)

@@ -78,11 +78,10 @@ def lost_objects(connection: Connection) -> Iterator[LostObject]:
     """Objects that cannot be read whole, by directory and name. Looks at every object when anything is lost."""
     if connection.execute(f"select 1 from extent where segment={mu.LOST} limit 1").fetchone() is None:
         return
-    paths: dict[int, tuple[str, bytes]] = {}
+    at, bucket, path = None, "", b""
     for directory, name, version in connection.execute(_LOST_OBJECTS):
-        if directory not in paths:
-            paths[directory] = _path(connection, directory)
-        bucket, path = paths[directory]
+        if directory != at:
+            at, (bucket, path) = directory, _path(connection, directory)
         yield LostObject(bucket, path + name, version)
 
 
