@@ -260,4 +260,4 @@ def _keys(folder: Path, above: str) -> Iterator[str]:
                 elif entry.name != _NEW:
                     yield from _keys(folder / entry.name, f"{above}{entry.name}/")
     except (FileNotFoundError, NotADirectoryError):
-        return
+        return  # nothing has that prefix; whether the whole folder is away is looked at for each call

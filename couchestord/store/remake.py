@@ -117,7 +117,7 @@ async def remake_store(
             await _write_superblocks(disks, options, policy, clock, store_id, fetched, epoch)
             put_in_place(made, catalog)
         finally:
-            with suppress(OSError):
+            with suppress(OSError):  # what is left of it goes before the next attempt
                 remove(made)
         log.warning("a node was made anew", store=store_id.hex(), sequence=fetched.sequence, lost=remade.lost_extents)
         report("snapshot", 0, 1)
