@@ -165,6 +165,9 @@ class ModelRun:
         """Faults stop. Everything is made good; then any m disks may go, with the catalog."""
         self.machine.away.clear()
         async with self.running():
+            if isinstance(self.core.started.read_only, NoSpace):
+                self.make_room()
+        async with self.running():
             await self.make_good()
             lost = self.rng.sample(range(len(self.machine.disks)), self.m)
             self.note(f"made good; lose {lost}")
