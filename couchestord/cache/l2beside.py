@@ -160,7 +160,12 @@ class L2Beside:
         """Follow what the other process does with the cache, until cancelled."""
         try:
             while True:
-                await self._look()
+                try:
+                    await self._look()
+                except Exception as error:
+                    # a mistake of ours in here is no reason for the process to end
+                    log.exception("cache failed")
+                    self._note(error, self._shared.sequence)
                 await trio.sleep(LOOK_S)
         finally:
             self._detach()
@@ -191,7 +196,7 @@ class L2Beside:
             self._detach()
             self._note(error, attached.sequence)
 
-    def _note(self, error: DiskError, sequence: int) -> None:
+    def _note(self, error: Exception, sequence: int) -> None:
         if not self._off_because:
             log.warning("cache is off in this process, which goes on without it", tier="l2", reason=str(error))
         self._off_because = str(error)

@@ -5,8 +5,11 @@ head taken; a slot's place believed without the key in the record; what is damag
 damage; a failed disk that stays, or one that is never tried again; reads that leave no mark.
 """
 
+import os
+import random
+import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -56,6 +59,12 @@ class Direct:
     def report(self, extent: int, chunk: int, place: int) -> None:
         self.reports_count += 1
         self.l2.report(extent, chunk, place)
+
+
+class Nobody:
+    """`Owner` that hears nothing."""
+
+    def report(self, extent: int, chunk: int, place: int) -> None: ...
 
 
 @dataclass
@@ -233,6 +242,11 @@ async def test_a_slot_that_leads_to_another_record_or_nowhere_is_never_believed(
             assert rig.readers[0].get_nowait(50, 0) is None
             assert await rig.readers[0].get(50, 0) is None
             assert rig.readers[0]._current() is not None, "it goes on"
+        rng = random.Random(1)
+        for _ in range(200):
+            rig.shared.put(key, rng.randbytes(1)[0] << 56 | rng.getrandbits(rng.choice((12, 37, 56))))
+            assert await rig.readers[0].get(50, 0) in (None, chunk_of(50))
+            assert rig.readers[0]._current() is not None
         assert rig.l2.stats().damaged_count == 0, "the index knows better"
 
 
@@ -349,6 +363,75 @@ async def test_a_disk_that_fails_here_is_off_here_and_tried_again(tmp_path: Path
             assert await reader.get(16, 0) == chunk_of(16)
             nursery.cancel_scope.cancel()
     assert [disk._disk.failure is not None for disk in opened] == [True, True], "closed"  # type: ignore[attr-defined]
+
+
+async def test_a_folder_that_cannot_be_opened_for_whatever_reason_is_off(tmp_path: Path) -> None:
+    async with beside(tmp_path / "l2", SimLog(), readers_count=0) as rig:
+
+        async def open_disk() -> Disk:
+            raise RuntimeError("a mistake")
+
+        reader = L2Beside(rig.shared, rig.shared.opening, rig.owner, open_disk, 64)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(reader.run)
+            with trio.fail_after(30):
+                while reader.stats().off_because != "a mistake":
+                    await trio.sleep(0.001)
+            nursery.cancel_scope.cancel()
+
+
+def test_one_process_writes_while_another_reads(tmp_path: Path) -> None:
+    """Under who reads it, the ring turns, and is emptied.
+
+    Seen to fail when neither slots are removed nor keys in records compared; each is enough.
+    """
+    shared, options = L2Map(SMALL_BYTES), L2Options(tmp_path / "l2", SMALL_BYTES)
+    log = SimLog()
+    shared.begin()
+    child = os.fork()
+    if not child:
+        with suppress(BaseException):
+            trio.run(_write, options, log, shared)
+        os._exit(1)
+    try:
+        trio.run(_read, options, shared)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        ended = os.waitpid(child, 0)[1]
+    assert os.waitstatus_to_exitcode(ended) == -signal.SIGKILL, "it wrote to the end"
+
+
+WRITTEN = range(16, 3016)
+"""Three times as many as there is room for."""
+
+
+async def _write(options: L2Options, log: SimLog, shared: L2Map) -> None:
+    async with running(partial(open_folder, options, ()), log.start(), shared=shared, size_bytes=SMALL_BYTES) as l2:
+        while True:
+            for extent in WRITTEN:
+                l2.put(extent, 0, chunk_of(extent))
+                if not extent % 20:
+                    await l2.flush()
+            await l2.evict()
+
+
+async def _read(options: L2Options, shared: L2Map) -> None:
+    """Until enough was found, all of it right, since the cache was emptied for the third time."""
+    owner: Any = Nobody()
+    reader = L2Beside(shared, shared.opening, owner, partial(open_beside, options), 64)
+    rng, found_count, sequences = random.Random(2), 0, set[int]()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(reader.run)
+        with trio.fail_after(60):
+            while found_count < 500 or len(sequences) < 3:
+                for extent in rng.sample(WRITTEN, 200):
+                    data = reader.get_nowait(extent, 0) or await reader.get(extent, 0)
+                    assert data in (None, chunk_of(extent))
+                    if data is not None:
+                        found_count += 1
+                        sequences.add(shared.sequence)
+                await trio.sleep(0)
+        nursery.cancel_scope.cancel()
 
 
 async def test_cold_reads_are_bounded(tmp_path: Path) -> None:

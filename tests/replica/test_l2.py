@@ -241,7 +241,8 @@ async def test_a_flush_that_is_not_answered_can_be_given_up(tmp_path: Path, monk
         hold, flush = trio.Event(), rig.l2.flush
 
         async def slow() -> None:
-            await hold.wait()
+            with trio.move_on_after(10):
+                await hold.wait()
             await flush()
 
         monkeypatch.setattr(rig.l2, "flush", slow)
