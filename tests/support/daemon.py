@@ -43,9 +43,6 @@ PREFERS_UNCACHED: Final[Mapping[str, str]] = {} if mode().caches else UNCACHED
 ONE_PROCESS: Final[Mapping[str, str]] = {WORKERS: "0"}
 
 
-_TRUSTED = "AWS_CA_BUNDLE"
-
-
 def with_workers(base: Mapping[str, str], count: int) -> dict[str, str]:
     """Settings of a daemon with so many workers; 0: as the mode says."""
     return {**base, WORKERS: str(count)} if count else dict(base)
@@ -237,12 +234,16 @@ class Node:
             client.close()
         self._clients.clear()
 
-    def tool(self, *line: str | Path, timeout_s: float = 600.0) -> str:
-        """Run a client program with the store's key in its environment; returns its output."""
+    def tool(self, *line: str | Path, timeout_s: float = 600.0, trusted: Path | None = None) -> str:
+        """Run a client program with the store's key in its environment, and perhaps a certificate to trust; returns its
+        output.
+        """
         access, secret = self.key
         url = self.addresses["s3"]
         rclone = {"RCLONE_S3_PROVIDER": "Other", "RCLONE_S3_ENV_AUTH": "true", "RCLONE_S3_ENDPOINT": url}
         aws = {"AWS_ACCESS_KEY_ID": access, "AWS_SECRET_ACCESS_KEY": secret, "AWS_REGION": "us-east-1"}
+        if trusted is not None:
+            aws["AWS_CA_BUNDLE"] = str(trusted)
         done = subprocess.run(
             [str(word) for word in line],
             capture_output=True,
@@ -250,9 +251,7 @@ class Node:
             timeout=timeout_s,
             check=False,
             env={
-                **{
-                    name: value for name, value in os.environ.items() if not name.startswith("AWS_") or name == _TRUSTED
-                },
+                **{name: value for name, value in os.environ.items() if not name.startswith("AWS_")},
                 **aws,
                 **rclone,
                 "S3_ENDPOINT_URL": url,

@@ -92,8 +92,9 @@ def test_workers_share_it_hand_over_what_they_hold_and_go_on_without_it(tmp_path
         [row] = [each for each in node.ask("cache stats") if each["tier"] == "l2"]
         assert row["capacity_bytes"] == 16 << 20
         assert [each["entries"] for each in row["processes"]] == [0, 0]
-        # forgotten by all
-        assert node.ask("cache evict", tier="l2")["bytes"] > 500_000
+        # forgotten by all; how much there was is as clients were shared out among the workers
+        held_bytes = metric(node, "bytes")
+        assert node.ask("cache evict", tier="l2")["bytes"] >= held_bytes > 0
         assert metric(node, "entries") == 0
         wait_until(lambda: read_all(node) or metric(node, "entries") > 10, 60, node.said)
         # taken away
