@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -289,6 +290,16 @@ def wait_until(holds: Callable[[], bool], within_s: float, tell: Callable[[], ob
     while not holds():
         assert time.monotonic() < end, f"not within {within_s} s: {tell()}"
         time.sleep(_POLL_S)
+
+
+def remove(folder: Path) -> None:
+    """A folder and all in it, though a daemon may still make files there."""
+
+    def is_gone() -> bool:
+        shutil.rmtree(folder, ignore_errors=True)
+        return not folder.exists()
+
+    wait_until(is_gone, _END_S, lambda: folder)
 
 
 def is_alive(pid: int) -> bool:

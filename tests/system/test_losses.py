@@ -1,13 +1,12 @@
 """Disks that are lost, written past, and come back: every pattern of one and two of six; and what three cost."""
 
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import combinations
 from pathlib import Path
 
 import pytest
-from daemon import NO_DESTAGE, PREFERS_UNCACHED, QUICK, UNCACHED, Node, error_of, wait_until, with_workers
+from daemon import NO_DESTAGE, PREFERS_UNCACHED, QUICK, UNCACHED, Node, error_of, remove, wait_until, with_workers
 from workload import BUCKET, FAILURES, Expected, fill, read
 
 SIZES = (0, 1, 4096, 70_000, 131_072, 131_073, 600_000, 3_000_000)
@@ -142,7 +141,7 @@ def test_deleted_folders_leave_the_redundancy_that_is_possible(tmp_path: Path, r
         if not running:
             node.stop()
         for index in (1, 4):
-            shutil.rmtree(node.disks[index])
+            remove(node.disks[index])
         if not running:
             node.start()
         wait_until(lambda: noticed(node, (1, 4)), 60, node.status)

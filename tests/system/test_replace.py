@@ -1,10 +1,9 @@
 """Disks that are lost for good, and empty ones that take their places."""
 
-import shutil
 from pathlib import Path
 
 import pytest
-from daemon import NO_DESTAGE, QUICK, Node, wait_until, with_workers
+from daemon import NO_DESTAGE, QUICK, Node, remove, wait_until, with_workers
 from daemons import result
 from workload import BUCKET, Expected, Load, content, fill
 
@@ -17,7 +16,7 @@ def lost(node: Node, index: int) -> bool:
 
 
 def lose_for_good(node: Node, index: int) -> None:
-    shutil.rmtree(node.disks[index])
+    remove(node.disks[index])
     wait_until(lambda: lost(node, index), 60, node.status)
 
 

@@ -6,13 +6,12 @@ nothing over.
 
 import os
 import random
-import shutil
 import signal
 import urllib.request
 from pathlib import Path
 
 import pytest
-from daemon import QUICK, Node, wait_until
+from daemon import QUICK, Node, remove, wait_until
 from modes import WORKERS
 
 BODIES = {f"key-{number}": random.Random(number).randbytes(50_000) for number in range(25)}
@@ -98,7 +97,7 @@ def test_workers_share_it_hand_over_what_they_hold_and_go_on_without_it(tmp_path
         assert metric(node, "entries") == 0
         wait_until(lambda: read_all(node) or metric(node, "entries") > 10, 60, node.said)
         # taken away
-        shutil.rmtree(tmp_path / "l2")
+        remove(tmp_path / "l2")
         read_all(node)
         wait_until(lambda: metric(node, "capacity_bytes") == 0, 60, node.said)
         read_all(node)
