@@ -62,6 +62,8 @@ class TlsSocket(ssl.SSLSocket):
         """What is there, up to `buflen` bytes; empty: the client sends no more. More may be `pending`, but not when
         `buflen` is a number of whole records.
         """
+        if not self._has_shaken_hands:
+            return b""  # `ssl` asks, when the client is gone before it is wrapped: the handshake will fail
         piece = self._read(buflen)
         if len(piece) < RECORD_BYTES or buflen <= RECORD_BYTES:
             return piece

@@ -4,6 +4,7 @@ import os
 import shutil
 import socket
 import ssl
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -221,3 +222,14 @@ def test_reads_of_a_socket_that_is_closed_raise_as_plain_ones_do(authority: Auth
     sock.close()
     sock.close()
     assert here.fileno() == sock.fileno() == -1
+
+
+async def test_who_is_gone_before_it_is_accepted_harms_nobody_else(authority: Authority) -> None:
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    port = listeners[0].socket.getsockname()[1]
+    with socket.create_connection(("127.0.0.1", port)) as gone:
+        gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a close is a reset
+    certificate = Certificate(authority.certificate, authority.key)
+    async with serve_http(listeners, echo, certificate=certificate), await connect(port, authority) as stream:
+        await stream.send_all(GET)
+        await read_until(stream, 1, b"none")
