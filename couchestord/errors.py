@@ -69,6 +69,10 @@ class PolicyChanged(Conflict):
     """The policy was changed meanwhile."""
 
 
+class BucketMounted(Conflict):
+    """A mount shows the bucket, and what is asked for would go behind its back."""
+
+
 class UserOwnsBuckets(Conflict):
     """The user cannot be removed: whoever took the name later would get its buckets."""
 
@@ -176,6 +180,69 @@ class JournalDamaged(DataLost):
 
 class InternalError(Error):
     """An invariant does not hold. A defect of couchestord: please report it."""
+
+
+# -- what a file system is asked for cannot be
+# -----------------------------------------------------------------------------------------------
+
+
+class FileError(Error):
+    """A file or directory does not allow it."""
+
+
+class NoSuchEntry(FileError): ...
+
+
+class StaleInode(FileError):
+    """The file or directory is gone."""
+
+
+class EntryExists(FileError): ...
+
+
+class NotADirectory(FileError): ...
+
+
+class IsADirectory(FileError): ...
+
+
+class DirectoryNotEmpty(FileError): ...
+
+
+class IntoItself(FileError):
+    """A directory cannot be moved to below itself."""
+
+
+class AcrossBuckets(FileError):
+    """An entry stays in its bucket."""
+
+
+class NameTooLong(FileError): ...
+
+
+class InvalidName(FileError):
+    """The name is kept for what a file system cannot show, or is none."""
+
+
+class TooManyLinks(FileError): ...
+
+
+class NotPermitted(FileError):
+    """Nobody may do that here."""
+
+
+class ReadOnlyBucket(FileError):
+    """A bucket that keeps versions cannot be changed as files."""
+
+
+class NoSuchXattr(FileError): ...
+
+
+class XattrExists(FileError): ...
+
+
+class XattrTooLarge(FileError):
+    """An extended attribute, or all of a file's together, would be over the limit."""
 
 
 # -- disks and files

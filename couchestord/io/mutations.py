@@ -10,44 +10,18 @@ from typing import Any
 
 import msgspec
 
+from couchestord.io import fileoutcomes as files
+from couchestord.io.outcome import Extent as Extent
+from couchestord.io.outcome import MadeDirectory as MadeDirectory
+from couchestord.io.outcome import Outcome as Outcome
+from couchestord.io.outcome import Piece as Piece
+
 IN_JOURNAL = 0
 IN_BLOB = 1
 LOST = 2
 """Places that are no segments: ids of segments begin above them. Of a body in the record `stripe`; in the blob
 `stripe`, whose frames begin at `start`; and nowhere, for what a node that was made anew from a bucket did not get back.
 """
-
-
-class Extent(msgspec.Struct, frozen=True, array_like=True):
-    """A run of a content's bytes. `segment` 0: in the body of this very record, at `start`; else at (segment,
-    stripe, start).
-    """
-
-    length: int
-    segment: int = 0
-    stripe: int = 0
-    start: int = 0
-
-
-class Piece(msgspec.Struct, frozen=True, array_like=True):
-    """A range of a content within an inode."""
-
-    offset: int
-    content: int
-    content_offset: int
-    length: int
-
-
-class MadeDirectory(msgspec.Struct, frozen=True, array_like=True):
-    """A directory that the mutation made on its way; `name` ends in a slash."""
-
-    id: int
-    parent: int
-    name: bytes
-
-
-class Outcome(msgspec.Struct, frozen=True, array_like=True):
-    """Base of all outcomes."""
 
 
 class BucketMade(Outcome, frozen=True, tag=1):
@@ -104,6 +78,8 @@ class ObjectPut(Outcome, frozen=True, tag=10):
     """That of the new content; pieces keep theirs."""
     content: int = 0
     """Id of the new content, with extent i having this + i, when it was chosen before; 0: it is `id`."""
+    keep_open: bool = False
+    """The object that goes stays without a name until it is freed: a mount may have it open."""
 
 
 class ObjectDeleted(Outcome, frozen=True, tag=11):
@@ -119,6 +95,8 @@ class ObjectDeleted(Outcome, frozen=True, tag=11):
     drop_null: bool = False
     modified_ns: int = 0
     made: tuple[MadeDirectory, ...] = ()
+    keep_open: bool = False
+    """As in `ObjectPut`."""
 
 
 class VersionDeleted(Outcome, frozen=True, tag=12):
@@ -338,6 +316,7 @@ AnyOutcome = (
     | BlobDropped
     | CopiesLost
     | BlobForgotten
+    | files.AnyFileOutcome
 )
 
 _ENCODER = msgspec.msgpack.Encoder()

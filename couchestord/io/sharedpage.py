@@ -8,13 +8,16 @@ All numbers are words of 64 bits, written whole. Each has one writer. That the c
 as x86-64 promises it; a processor that may show it earlier would need a barrier in `publish` and `read`.
 """
 
+import os
 import struct
 from mmap import mmap
 from typing import Final
 
 from couchestord.io.catalog.generations import MEMORY_BYTES, NUMBERS_BYTES, Generations
 
-READERS_MAX: Final = 64
+WORKERS_READERS_MAX: Final = 64
+"""Processes that the daemon forks to read, at a time: their numbers are below."""
+READERS_MAX: Final = 128
 """Processes that read, at a time."""
 NOBODY: Final = (1 << 64) - 1
 """In the place of a reader that is not there: it sees everything."""
@@ -26,10 +29,17 @@ _GENERATIONS: Final = _BEATS + 8 * READERS_MAX
 
 
 class SharedPage:
-    """Made before the processes that share it are forked."""
+    """Made before the processes that share it are forked; others get its `descriptor`."""
 
-    def __init__(self) -> None:
-        self._memory = mmap(-1, _GENERATIONS + MEMORY_BYTES)
+    def __init__(self, descriptor: int | None = None) -> None:
+        """`descriptor`: that of a page which another process has made. It becomes this one's."""
+        size_bytes = _GENERATIONS + MEMORY_BYTES
+        is_new = descriptor is None
+        if descriptor is None:
+            descriptor = os.memfd_create("couchestord-page")
+            os.ftruncate(descriptor, size_bytes)
+        self.descriptor = descriptor
+        self._memory = mmap(descriptor, size_bytes)
         whole = memoryview(self._memory)
         self._words = whole[:_NUMBERS].cast("Q")
         self._numbers = whole[_NUMBERS : _NUMBERS + NUMBERS_BYTES]
@@ -37,8 +47,12 @@ class SharedPage:
         self._beats = whole[_BEATS:_GENERATIONS].cast("Q")
         self.generations = whole[_GENERATIONS:]
         """Memory for the `Generations` of the one process that writes."""
-        for reader in range(READERS_MAX):
+        for reader in range(READERS_MAX if is_new else 0):
             self.clear(reader)
+
+    def close(self) -> None:
+        """The descriptor is given back; the memory stays as long as it is used."""
+        os.close(self.descriptor)
 
     # -- changes -----------------------------------------------------------------------------------------------------
 

@@ -31,6 +31,8 @@ class ReaderStats:
     """Reads of stripes that had to reconstruct."""
     degraded_records_count: int = 0
     """Reads of journal records that took another copy than the first."""
+    is_worker: bool = True
+    """It serves clients of this daemon, and keeps what they read; else it is a mount."""
 
 
 class Beside(Protocol):

@@ -51,7 +51,7 @@ class Caches:
         """More than this need not be brought: what is kept for the same requests. Any process is asked for any object,
         so what the one of them that has least room holds, with what is below all of them.
         """
-        beside = [_capacity(each.tiers) for each in self.beside.stats() if each.pid]
+        beside = [_capacity(each.tiers) for each in self.beside.stats() if each.pid and each.is_worker]
         return _capacity(self._cache.stats()) + min(beside, default=0)
 
     async def evict(self, tier: str | None = None) -> int:

@@ -31,6 +31,7 @@ from couchestord.service import Progress, Service
 from couchestord.store.decide import Decider
 from couchestord.store.intake import Intake
 from couchestord.store.jobs import Jobs, build_jobs
+from couchestord.store.mounts import Mounts, OrphanReaper
 from couchestord.store.options import StoreOptions
 from couchestord.store.pins import Pins
 from couchestord.store.reader import ReaderParts
@@ -68,6 +69,7 @@ class Core:
     cache: CacheManager
     l2: L2 | None
     jobs: Jobs
+    mounts: Mounts
     started: Started
     better: trio.Event
     """Set once a store that was started read only may be written when it is started again."""
@@ -174,7 +176,8 @@ async def _build(nursery: trio.Nursery, disks: Disks, catalog_path: Path, option
         return options.reserve_bytes + 2 * CATALOG_ROOM_BYTES_MIN + reserve.lacking_bytes()
 
     disks.kept_bytes = kept_bytes
-    writer = Writer(catalog, journal, disks, Decider(catalog, clock, lambda: disks.epoch), reserve)
+    mounts = Mounts()
+    writer = Writer(catalog, journal, disks, Decider(catalog, clock, lambda: disks.epoch, mounts), reserve)
     catalog.watch(writer.fail)
     if started.read_only is not None:
         writer.stop(started.read_only)
@@ -186,7 +189,10 @@ async def _build(nursery: trio.Nursery, disks: Disks, catalog_path: Path, option
     cache = CacheManager(options.cache, nursery, l2)
     l3 = _third_tier(options, catalog, disks, clock)
     parts = ReaderParts(catalog.reading, journal, stripes, pins, cache, l3.copies if l3 else None, {} if l3 else None)
-    built = build_jobs(options, clock, disks, catalog, journal, writer, stripes, pool, pins, reserve, restore, nursery)
+    orphans = OrphanReaper(catalog.files, mounts, writer.submit)
+    built = build_jobs(
+        options, clock, disks, catalog, journal, writer, stripes, pool, pins, reserve, restore, nursery, orphans
+    )
     jobs.append(built)
     built.l3 = l3
     if l3 is not None and started.read_only is None:
@@ -200,7 +206,7 @@ async def _build(nursery: trio.Nursery, disks: Disks, catalog_path: Path, option
         built.monitor.hold(better.set)
     return Core(
         options, clock, disks, engine, catalog, journal, writer, pins,
-        stripes, pool, intake, parts, cache, l2, built, started, better,
+        stripes, pool, intake, parts, cache, l2, built, mounts, started, better,
     )  # fmt: skip
 
 

@@ -28,6 +28,7 @@ from couchestord.store.housekeeping import Housekeeper
 from couchestord.store.known import KnownDisks
 from couchestord.store.maintenance import Checkpointer, Snapshotter
 from couchestord.store.monitor import Monitor
+from couchestord.store.mounts import OrphanReaper
 from couchestord.store.options import StoreOptions
 from couchestord.store.pins import Pins
 from couchestord.store.repair import Repairer
@@ -50,6 +51,7 @@ class Jobs:
     compactor: Compactor
     rebuilder: Rebuilder
     housekeeper: Housekeeper
+    orphans: OrphanReaper
     monitor: Monitor
     repairer: Repairer
     spares: Spares
@@ -66,7 +68,7 @@ class Jobs:
         """Each of them, to be run."""
         yield from (self.monitor, self.destager, self.checkpointer, self.snapshotter)
         yield from (self.rejournaler, self.indexer, self.rebuilder, self.compactor, self.housekeeper)
-        yield from (self.repairer, self.spares)
+        yield from (self.repairer, self.spares, self.orphans)
         if self.l3 is not None:
             yield from self.l3.services()
 
@@ -89,6 +91,7 @@ class Jobs:
             "rebuild": {"rebuilt_shards": self.rebuilder.rebuilt_shards_count},
             "rejournal": {"copied_files": self.rejournaler.copied_count},
             "housekeeping": {"aborted_uploads": self.housekeeper.aborted_uploads_count},
+            "free-orphans": {"freed": self.orphans.freed_count},
             "repair": {"repaired": self.repairer.repaired_count, "trouble": self.repairer.trouble},
             "snapshot": {"taken": self.snapshotter.taken_count, "sequence": self.snapshotter.sequence},
         }
@@ -107,6 +110,7 @@ def build_jobs(
     reserve: Reserve,
     restore: Callable[[Path], Awaitable[bool]],
     nursery: trio.Nursery,
+    orphans: OrphanReaper,
 ) -> Jobs:
     """Make the services; nothing runs yet. `restore` is the repairer's, `nursery` for disks that return."""
     submit, views = writer.submit, Views()
@@ -123,25 +127,13 @@ def build_jobs(
         pool.retire,
         catalog.accounts.policy,
     )
-    rejournaler = Rejournaler(disks, journal)
-    known = KnownDisks(catalog.accounts.jobs, submit)
+    rejournaler, known = Rejournaler(disks, journal), KnownDisks(catalog.accounts.jobs, submit)
     sweep = partial(_sweep, catalog, compactor, rebuilder)
     returned = partial(_compare, disks, known, sweep, journal, pool, rejournaler, rebuilder)
+    snapshot_of = disks, catalog, journal, writer, checkpointer, stripes, pool, pins, views
     return Jobs(
         checkpointer=checkpointer,
-        snapshotter=Snapshotter(
-            disks,
-            catalog,
-            journal,
-            writer,
-            checkpointer,
-            stripes,
-            pool,
-            pins,
-            views,
-            options.snapshot_bytes_min,
-            clock.random_bytes,
-        ),
+        snapshotter=Snapshotter(*snapshot_of, options.snapshot_bytes_min, clock.random_bytes),
         rejournaler=rejournaler,
         indexer=Indexer(disks, journal),
         destager=Destager(
@@ -154,6 +146,7 @@ def build_jobs(
         ),
         compactor=compactor,
         rebuilder=rebuilder,
+        orphans=orphans,
         housekeeper=Housekeeper(
             catalog, clock, submit, pool, sweep, options.upload_results_kept_s, options.uploads_kept_s
         ),

@@ -6,6 +6,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Any, Protocol
 
 from couchestord.io.catalog.accounts import AccountReader
+from couchestord.io.catalog.files import FileReader
 from couchestord.io.catalog.generations import Generations
 from couchestord.io.catalog.read import CatalogReader
 from couchestord.model import Body
@@ -23,7 +24,15 @@ class CatalogView(Protocol):
     def accounts(self) -> AccountReader: ...
 
     @property
+    def files(self) -> FileReader: ...
+
+    @property
     def generations(self) -> Generations: ...
+
+    @property
+    def version(self) -> int:
+        """Grows with each change that is seen."""
+        ...
 
     def refresh(self) -> None:
         """Called whenever something begins to be answered: what anybody was told of before is seen."""

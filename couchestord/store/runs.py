@@ -44,17 +44,14 @@ def plan(reader: CatalogReader, row: EntryRow, first: int, length: int) -> list[
         return _content_runs(reader, row.content, first, end)
     runs: list[Run] = []
     at = first
-    for piece in reader.pieces(row.inode):
+    for piece in reader.pieces(row.inode, first, end):
         low, high = max(first, piece.start), min(end, piece.start + piece.length)
         if low >= high:
             continue
         if low > at:
             runs.append(Run(None, 0, low - at))
-        if piece.content is None:
-            runs.append(Run(None, 0, high - low))
-        else:
-            shift = piece.content_start - piece.start
-            runs += _content_runs(reader, piece.content, low + shift, high + shift)
+        shift = piece.content_start - piece.start
+        runs += _content_runs(reader, piece.content, low + shift, high + shift)
         at = high
     if at < end:
         runs.append(Run(None, 0, end - at))

@@ -21,6 +21,7 @@ from couchestord.model import (
 from couchestord.store.accounts import Accounts
 from couchestord.store.conditions import check_read
 from couchestord.store.decide.context import find_version
+from couchestord.store.files import Files
 from couchestord.store.handed import HandedOver
 from couchestord.store.listing import list_page
 from couchestord.store.looks import Looks
@@ -44,6 +45,7 @@ class Objects(Accounts, Uploads):
     def __init__(self, parts: Parts) -> None:
         Accounts.__init__(self, parts)
         Uploads.__init__(self, parts)
+        self.files = Files(parts)
         self.looks = Looks(parts.catalog, parts.reader_parts)
         self.handed_over: HandedOver | None = None
         """For changes that nobody waits for in a task; None where another process makes them."""

@@ -56,3 +56,20 @@ def test_the_oldest_reader_counts_and_nobody_does_not() -> None:
     assert page.seen_by_all() == 4
     page.clear(READERS_MAX - 1)
     assert page.seen_by_all() == 9
+
+
+def test_a_page_opened_by_descriptor_is_the_same_page() -> None:
+    page, written, read = SharedPage(), Generations(), Generations()
+    page.see(2, 7)
+    other = SharedPage(os.dup(page.descriptor))
+    assert other.seen(2) == 7  # opening it has changed nothing
+    written.change_tree()
+    page.publish(written, is_shut=True)
+    assert (other.read(read), read.tree, other.is_shut) == (1, 1, True)
+    other.see(5, 1)
+    other.beat(5)
+    assert (page.seen(5), page.beats(5)) == (1, 1)
+    other.close()
+    other.see(5, 3)
+    other.generations[0] = 9
+    assert (page.seen(5), page.generations[0]) == (3, 9)  # the memory outlives the descriptor

@@ -16,6 +16,7 @@ async def test_every_job_is_run_and_has_a_name_of_its_own(tmp_path: Path) -> Non
             "checkpoint",
             "compact",
             "destage",
+            "free-orphans",
             "housekeeping",
             "index",
             "monitor",

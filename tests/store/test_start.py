@@ -44,6 +44,7 @@ from couchestord.io.superblock import Slot
 from couchestord.model import Conditions, Policy
 from couchestord.service import Progress
 from couchestord.store.decide import Decider
+from couchestord.store.mounts import Mounts
 from couchestord.store.start import Started, start
 from couchestord.store.writer import Writer
 
@@ -62,7 +63,7 @@ async def running(sims: list[SimDisk], path: Path, seed: int) -> AsyncIterator[t
     disks = await load_disks(sims)
     started = await start(disks, path, SMALL_FILES, no_snapshot, verify_pages)
     catalog = started.catalog
-    decider = Decider(catalog, StepClock(seed), lambda: disks.epoch)
+    decider = Decider(catalog, StepClock(seed), lambda: disks.epoch, Mounts())
     writer = Writer(catalog, started.journal, disks, decider, Reserve(catalog.path, 0))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(writer.run)
@@ -881,7 +882,11 @@ async def test_with_no_room_for_the_tail_of_the_log_a_store_is_served_and_not_wr
         await started.journal.spares.work()
     disks = await load_disks(sims)
     writer = Writer(
-        started.catalog, started.journal, disks, Decider(started.catalog, StepClock(2), lambda: 0), Reserve(path, 0)
+        started.catalog,
+        started.journal,
+        disks,
+        Decider(started.catalog, StepClock(2), lambda: 0, Mounts()),
+        Reserve(path, 0),
     )
     body = bytes(SMALL_FILES.spare_bytes + 1)
     async with trio.open_nursery() as nursery:

@@ -37,6 +37,7 @@ from couchestord.io.records import META_BYTES_MAX
 from couchestord.model import Attributes, Conditions, Policy
 from couchestord.store import writer
 from couchestord.store.decide import Decider
+from couchestord.store.mounts import Mounts
 from couchestord.store.writer import GATHER_S_MAX, Writer
 
 
@@ -75,7 +76,7 @@ async def open_rig(folder: Path) -> AsyncIterator[tuple[Rig, trio.Nursery]]:
         catalog,
         log.journal,
         log.disks,
-        Decider(catalog, StepClock(), lambda: log.disks.epoch),
+        Decider(catalog, StepClock(), lambda: log.disks.epoch, Mounts()),
         Reserve(catalog.path, 1 << 20),
     )
     rig = Rig(sims, catalog, it, log.journal)

@@ -34,7 +34,7 @@ def _check_tree(tables: dict[str, list[Any]]) -> None:
     assert children == {id_: it for id_, it in directories.items() if it[0]}, "directories and their entries differ"
     used = {row[0] for table in ("entry", "version") for row in tables[table]}
     assert used <= set(directories), "a name in a directory that does not exist"
-    empty = {row[0] for row in tables["directory"] if not row[4]} - used
+    empty = {row[0] for row in tables["directory"] if not row[3]} - used
     assert not empty, f"empty directories {empty}"
     for directory, name, child, *_ in tables["entry"]:
         assert (b"/" in name) == bool(child), (directory, name, child)
@@ -54,15 +54,28 @@ def _check_objects(tables: dict[str, list[Any]]) -> None:
         named[id_] += 1
         assert inodes[id_][2:4] == (size, content), f"version {id_} differs from its inode"
     live = {}
+    cookies: list[int] = []
     for directory, name, child, inode, cookie, content, size, *_ in tables["entry"]:
         if child:
             continue
         named[inode] += 1
         live[directory, name] = inode
-        assert cookie == inode
+        cookies.append(cookie)
         assert inodes[inode][2] == size
         assert inodes[inode][3] == content, f"entry of inode {inode} names content {content}"
-    assert named == {id_: row[1] for id_, row in inodes.items()}, "inodes and their names differ"
+    assert len(set(cookies)) == len(cookies), "two entries of one number"
+    orphans = {row[0] for row in tables["orphan"]}
+    folders = {row[0] for row in tables["directory"]} & set(inodes)
+    files = {id_: row[1] for id_, row in inodes.items() if id_ not in folders}
+    assert named + Counter({id_: 0 for id_ in orphans}) == Counter(files) - Counter(), "inodes and their names differ"
+    assert orphans == {id_ for id_, nlink in files.items() if not nlink}, "files without a name that are no orphans"
+    assert {row[0] for row in tables["xattr"]} <= set(inodes), "attributes of nothing"
+    links = {((row[1], row[2]), row[0]) for row in tables["link"]}
+    homes = {((row[4], row[5]), id_) for id_, row in inodes.items() if files.get(id_)}
+    older = {(row[0], row[1], row[2]) for row in tables["version"]}
+    homes = {(place, id_) for place, id_ in homes if (*place, id_) not in older}
+    assert links | homes == set(live.items()), "inodes say other names than entries"
+    assert not links & homes, "a name of an inode is said twice"
     for place, (id_, flags) in newest.items():
         if place in live:
             assert id_ < live[place], "a noncurrent version is newer than the live object"

@@ -13,6 +13,7 @@ from couchestord.io.checksum import xxh3_64
 from couchestord.io.records import record_digest
 from couchestord.model import Attributes, Conditions, Policy
 from couchestord.store.decide import Decider
+from couchestord.store.mounts import Mounts
 
 STORE_ID = b"store of a test!"
 ANY = Conditions()
@@ -61,7 +62,7 @@ class DecideRig:
         Catalog.create(self.path, STORE_ID, Policy())
         self.catalog = Catalog(self.path)
         self.clock = StepClock(seed)
-        self.decider = Decider(self.catalog, self.clock, lambda: 7)
+        self.decider = Decider(self.catalog, self.clock, lambda: 7, Mounts())
         self.log: list[tuple[bytes, int]] = []
 
     def do(self, request: object) -> Any:

@@ -76,7 +76,10 @@ async def read_copies(store: ObjectStore, backend: Backend, key: bytes, bucket: 
     pieces = (
         [(entry.content, 0, entry.size)]
         if entry.content is not None
-        else [(piece.content, piece.content_start, piece.length) for piece in core.catalog.reading.pieces(entry.inode)]
+        else [
+            (piece.content, piece.content_start, piece.length)
+            for piece in core.catalog.reading.pieces(entry.inode, 0, entry.size)
+        ]
     )
     blobs = Blobs(backend, core.disks.store_id)
     body = b""

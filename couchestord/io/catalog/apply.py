@@ -6,14 +6,17 @@ the same in both runs.
 """
 
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from couchestord.errors import InternalError
 from couchestord.io import mutations as mu
 from couchestord.io.catalog.accountrows import AccountRows
 from couchestord.io.catalog.blobrows import BlobRows
+from couchestord.io.catalog.directoryrows import DirectoryRows
+from couchestord.io.catalog.filerows import FileRows
 from couchestord.io.catalog.generations import Generations
+from couchestord.io.catalog.inoderows import InodeRows
 from couchestord.io.catalog.segments import SegmentRows
 from couchestord.io.sqlite import Connection, Execute, Shut
 
@@ -29,7 +32,6 @@ class Applier:
 
     def __init__(self, connection: Connection) -> None:
         self._run: Execute = connection.execute
-        self._run_many: Execute = connection.executemany
         self.store_id = b""
         self.sequence = 0
         self.digest = 0
@@ -39,6 +41,9 @@ class Applier:
         self._accounts = AccountRows(connection)
         self._blobs = BlobRows(connection)
         self._segments = SegmentRows(connection, self._blobs)
+        self._inodes = InodeRows(connection, self._segments, self)
+        self._directories = DirectoryRows(connection, self.use_ids, self.change_tree)
+        self._files = FileRows(connection, self._inodes, self._directories, self)
         self._by_type: dict[type, Callable[[Any], None]] = {
             mu.BucketMade: self._bucket_made,
             mu.BucketRemoved: self._bucket_removed,
@@ -69,13 +74,15 @@ class Applier:
             mu.BlobDropped: self._blob_dropped,
             mu.BlobForgotten: self._blobs.forgotten,
             mu.CopiesLost: self._blobs.copies_lost,
+            **self._files.by_type,
         }
         self.load()
 
     def connect(self, connection: Connection | Shut) -> None:
         """Work through this connection from now on. `load` comes next."""
-        self._run, self._run_many = connection.execute, connection.executemany
-        for rows in (self._accounts, self._blobs, self._segments):
+        self._run = connection.execute
+        parts = self._accounts, self._blobs, self._segments, self._inodes, self._directories, self._files
+        for rows in parts:
             rows.connect(connection)
 
     def load(self) -> None:
@@ -104,21 +111,23 @@ class Applier:
             (self.sequence, _DIGEST.pack(self.digest), self.next_id, self.tree_generation),
         )
 
-    def _change_tree(self) -> None:
+    def change_tree(self) -> None:
+        """A directory moved or went."""
         self.tree_generation += 1
         self.generations.change_tree()
 
-    def _use_ids(self, first: int, count: int = 1) -> None:
+    def use_ids(self, first: int, count: int = 1) -> None:
+        """These are never given out again."""
         self.next_id = max(self.next_id, first + count)
 
     # -- buckets -----------------------------------------------------------------------------------------------------
 
     def _bucket_made(self, it: mu.BucketMade) -> None:
-        self._run("insert into directory values (?, 0, x'', null, 1)", (it.root,))
+        self._directories.insert_root(it.root, it.created_ns)
         self._run(
             "insert into bucket values (?, ?, ?, ?, '', ?)", (it.name, it.root, it.owner, it.created_ns, it.policy)
         )
-        self._use_ids(it.root)
+        self.use_ids(it.root)
 
     def _bucket_removed(self, it: mu.BucketRemoved) -> None:
         (root,) = self._run("select root from bucket where name=?", (it.name,)).fetchone()
@@ -126,56 +135,49 @@ class Applier:
             self._forget_upload(upload)
         self._run("delete from finished_upload where bucket=?", (it.name,))
         self._run("delete from bucket where name=?", (it.name,))
-        self._run("delete from directory where id=?", (root,))
-        self._change_tree()
+        for table in ("directory", "inode"):
+            self._run(f"delete from {table} where id=?", (root,))
+        self._run("delete from xattr where inode=?", (root,))
+        self.change_tree()
 
     # -- objects ---------------------------------------------------------------------------------------------------
 
     def _object_put(self, it: mu.ObjectPut) -> None:
         self.generations.change_object(it.directory, it.name)
-        self._make_directories(it.made)
+        self._directories.insert_made(it.made, it.modified_ns)
         content: int | None = None
         if it.extents is not None:
             content = it.content or it.id
-            self._insert_content(content, it.extents, it.size, it.policy)
+            self._inodes.insert_content(content, it.extents, it.size, it.policy)
         else:
-            content = self._insert_pieces(it.id, it.pieces, it.size)
+            content = self._inodes.insert_pieces(it.id, it.pieces, it.size)
         if it.upload:
             self._forget_upload(it.upload)
             self._run(
                 "insert into finished_upload select ?, b.name, ?, ?, ? from bucket b where b.root=?",
                 (
                     it.upload,
-                    self._key_of(it.directory, it.name),
+                    self._directories.key_of(it.directory, it.name),
                     it.modified_ns,
                     it.result,
-                    self._root_of(it.directory),
+                    self._directories.root_of(it.directory),
                 ),
             )
-        self._leave_current(it.directory, it.name, it.keep_current)
+        self._leave_current(it.directory, it.name, it)
         if it.drop_null:
             self._drop_null(it.directory, it.name)
-        self._run("insert into inode (id, nlink, size, content) values (?, 1, ?, ?)", (it.id, it.size, content))
+        self._inodes.insert_object(it.id, it.size, content, it.directory, it.name)
         self._run(
             "insert or replace into entry values (?, ?, 0, ?, ?, ?, ?, ?, ?, ?, ?)",
             (it.directory, it.name, it.id, it.id, content, it.size, it.etag, it.modified_ns,
              ENTRY_VERSIONED if it.versioned else 0, it.attributes or None),
         )  # fmt: skip
-        self._use_ids(it.id)
-
-    def _make_directories(self, directories: Iterable[mu.MadeDirectory]) -> None:
-        for made in directories:
-            self._run("insert into directory values (?, ?, ?, null, 0)", (made.id, made.parent, made.name))
-            self._run(
-                "insert into entry (directory, name, child, cookie, flags) values (?, ?, ?, ?, 0)",
-                (made.parent, made.name, made.id, made.id),
-            )
-            self._use_ids(made.id)
+        self.use_ids(it.id)
 
     def _object_deleted(self, it: mu.ObjectDeleted) -> None:
         self.generations.change_object(it.directory, it.name)
-        self._make_directories(it.made)
-        self._leave_current(it.directory, it.name, it.keep_current)
+        self._directories.insert_made(it.made, it.modified_ns)
+        self._leave_current(it.directory, it.name, it)
         self._run("delete from entry where directory=? and name=?", (it.directory, it.name))
         if it.drop_null:
             self._drop_null(it.directory, it.name)
@@ -185,8 +187,8 @@ class Applier:
                 "insert into version values (?, ?, ?, null, 0, x'', ?, ?, null)",
                 (it.directory, it.name, it.marker, it.modified_ns, flags),
             )
-            self._use_ids(it.marker)
-        self._prune(it.directory)
+            self.use_ids(it.marker)
+        self._directories.prune(it.directory)
 
     def _version_deleted(self, it: mu.VersionDeleted) -> None:
         self.generations.change_object(it.directory, it.name)
@@ -194,13 +196,13 @@ class Applier:
         live = self._run("select inode from entry where directory=? and name=? and child=0", where).fetchone()
         if live and live[0] == it.id:
             self._run("delete from entry where directory=? and name=?", where)
-            self._release_inode(it.id)
+            self._inodes.drop(it.id)
             live = None
         else:
             self._drop_version(it.directory, it.name, it.id)
         if not live:
             self._promote_newest(it.directory, it.name)
-        self._prune(it.directory)
+        self._directories.prune(it.directory)
 
     def _promote_newest(self, directory: int, name: bytes) -> None:
         row = self._run(
@@ -217,12 +219,12 @@ class Applier:
         )
         self._run("delete from version where directory=? and name=? and id=?", (directory, name, id_))
 
-    def _leave_current(self, directory: int, name: bytes, keep: bool) -> None:
+    def _leave_current(self, directory: int, name: bytes, it: mu.ObjectPut | mu.ObjectDeleted) -> None:
         """The entry's present object becomes noncurrent, or goes; the entry's row stays for the caller."""
         row = self._run("select inode from entry where directory=? and name=?", (directory, name)).fetchone()
         if row is None:
             return
-        if keep:
+        if it.keep_current:
             self._run(
                 "insert into version select directory, name, inode, content, size, etag, modified_ns, "
                 "flags, attributes "
@@ -230,7 +232,7 @@ class Applier:
                 (directory, name),
             )
         else:
-            self._release_inode(row[0])
+            self._inodes.release(row[0], (directory, name), changed_ns=it.modified_ns, keep=it.keep_open)
 
     def _drop_null(self, directory: int, name: bytes) -> None:
         rows = self._run(
@@ -246,82 +248,7 @@ class Applier:
             return
         self._run("delete from version where directory=? and name=? and id=?", where)
         if not row[0] & VERSION_MARKER:
-            self._release_inode(id_)
-
-    def _release_inode(self, inode: int) -> None:
-        nlink, content = self._run("select nlink, content from inode where id=?", (inode,)).fetchone()
-        if nlink > 1:
-            self._run("update inode set nlink=nlink-1 where id=?", (inode,))
-            return
-        self._run("delete from inode where id=?", (inode,))
-        if content is not None:
-            self._segments.release_content(content)
-            return
-        for (piece_content,) in self._run("select content from piece where inode=?", (inode,)).fetchall():
-            if piece_content is not None:
-                self._segments.release_content(piece_content)
-        self._run("delete from piece where inode=?", (inode,))
-
-    def _prune(self, directory: int) -> None:
-        """Remove the directory and those above it as far as they are empty and nobody asked to keep them."""
-        while True:
-            parent, name, kept = self._run(
-                "select parent, name, kept from directory where id=?", (directory,)
-            ).fetchone()
-            if kept or not parent:
-                return
-            for table in ("entry", "version"):
-                if self._run(f"select 1 from {table} where directory=? limit 1", (directory,)).fetchone():
-                    return
-            self._run("delete from directory where id=?", (directory,))
-            self._run("delete from entry where directory=? and name=?", (parent, name))
-            self._change_tree()
-            directory = parent
-
-    def _root_of(self, directory: int) -> int:
-        while True:
-            (parent,) = self._run("select parent from directory where id=?", (directory,)).fetchone()
-            if not parent:
-                return directory
-            directory = parent
-
-    def _key_of(self, directory: int, name: bytes) -> bytes:
-        parts = [name]
-        while True:
-            parent, part = self._run("select parent, name from directory where id=?", (directory,)).fetchone()
-            if not parent:
-                return b"".join(reversed(parts))
-            parts.append(part)
-            directory = parent
-
-    # -- contents and pieces -----------------------------------------------------------------------------------------
-
-    def _insert_content(self, id_: int, extents: Iterable[mu.Extent], length: int, policy: int) -> None:
-        rows = []
-        start = 0
-        for number, extent in enumerate(extents):
-            stripe = extent.stripe if extent.segment else self.sequence
-            rows.append((id_ + number, start, extent.length, extent.segment, stripe, extent.start))
-            start += extent.length
-        if start != length:
-            raise InternalError(f"the extents of content {id_} hold {start} of {length} bytes")
-        self._run("insert into content values (?, 1, ?, ?, ?)", (id_, len(rows), length, policy))
-        self._segments.insert_extents(rows)
-        self._use_ids(id_, max(1, len(rows)))
-
-    def _insert_pieces(self, inode: int, pieces: Sequence[mu.Piece], size: int) -> int | None:
-        """Count the pieces' contents; answers the content that is all of the inode, when one is, which needs no row."""
-        for piece in pieces:
-            self._run("update content set refs=refs+1 where id=?", (piece.content,))
-        if len(pieces) == 1 and pieces[0].length == size:
-            whole = pieces[0].content
-            if self._run("select length from content where id=?", (whole,)).fetchone() == (size,):
-                return whole
-        self._run_many(
-            "insert into piece values (?, ?, ?, ?, ?)",
-            [(inode, piece.offset, piece.content, piece.content_offset, piece.length) for piece in pieces],
-        )
-        return None
+            self._inodes.drop(id_)
 
     # -- uploads -----------------------------------------------------------------------------------------------------
 
@@ -337,7 +264,7 @@ class Applier:
             for piece in pieces:
                 self._run("update content set refs=refs+1 where id=?", (piece.content,))
         else:
-            self._insert_content(it.id, it.extents, it.size, it.policy)
+            self._inodes.insert_content(it.id, it.extents, it.size, it.policy)
             pieces = (mu.Piece(0, it.id, 0, it.size),)
         old = self._run("select pieces from part where upload=? and number=?", (it.upload, it.number)).fetchone()
         self._run(
@@ -372,11 +299,11 @@ class Applier:
 
     def _segment_made(self, it: mu.SegmentMade) -> None:
         self._segments.made(it)
-        self._use_ids(it.id)
+        self.use_ids(it.id)
 
     def _blob_begun(self, it: mu.BlobBegun) -> None:
         self._blobs.begun(it)
-        self._use_ids(it.id, it.ids)
+        self.use_ids(it.id, it.ids)
 
     def _blob_confirmed(self, it: mu.BlobConfirmed) -> None:
         for extent in self._blobs.confirmed(it):

@@ -11,6 +11,7 @@ from couchestord.errors import Corrupt, Unavailable, UnknownFormat
 from couchestord.io.catalog.accounts import AccountReader
 from couchestord.io.catalog.apply import Applier
 from couchestord.io.catalog.copies import WAITING_INDEX, CopyReader
+from couchestord.io.catalog.files import FileReader
 from couchestord.io.catalog.generations import Generations
 from couchestord.io.catalog.pages import MainFile, store_sums, sums_path
 from couchestord.io.catalog.read import CatalogReader
@@ -69,9 +70,11 @@ class Catalog:
         self.writing = CatalogReader(writer, self.applier.generations)
         self.writing_accounts = AccountReader(writer)
         self.writing_copies = CopyReader(writer)
+        self.writing_files = FileReader(writer)
         self.reading = CatalogReader(self._reader, self.generations, self._reader_failed)
         self.accounts = AccountReader(self._reader, self._reader_failed)
         self.copies = CopyReader(self._reader, self._reader_failed)
+        self.files = FileReader(self._reader, self._reader_failed)
         self._on_change: Callable[[Catalog], None] | None = None
         self._finds_waiting = False
         self._hold()
@@ -81,6 +84,11 @@ class Catalog:
         For readers in other processes.
         """
         self._on_change = on_change
+
+    @property
+    def version(self) -> int:
+        """Everything up to it is seen by readers."""
+        return self.committed_sequence
 
     @property
     def is_shut(self) -> bool:
@@ -165,6 +173,7 @@ class Catalog:
         self.writing.connect(writer)
         self.writing_accounts.connect(writer)
         self.writing_copies.connect(writer)
+        self.writing_files.connect(writer)
 
     def _read_through(self, reader: Connection | Shut) -> None:
         self._reader.close()
@@ -173,6 +182,7 @@ class Catalog:
         self.reading.connect(reader, self._reader_failed)
         self.accounts.connect(reader, self._reader_failed)
         self.copies.connect(reader, self._reader_failed)
+        self.files.connect(reader, self._reader_failed)
         self._hold()
         if self._on_change is not None:
             self._on_change(self)

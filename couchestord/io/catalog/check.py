@@ -11,6 +11,8 @@ _MUST_BE_EMPTY: dict[str, str] = {
     "not exists (select 1 from directory d where d.id=e.child)",
     "directories that no entry names": "select id from directory d where parent<>0 and not exists "
     "(select 1 from entry e where e.directory=d.parent and e.name=d.name and e.child=d.id)",
+    "directories that miscount those in them": "select id from directory d where children<>(select count(*) "
+    "from directory c where c.parent=d.id)",
     "roots that no bucket names": "select id from directory d where parent=0 and not exists "
     "(select 1 from bucket b where b.root=d.id)",
     "empty directories that nobody keeps": "select id from directory d where parent<>0 and kept=0 and not exists "
@@ -21,9 +23,26 @@ _MUST_BE_EMPTY: dict[str, str] = {
     "not exists (select 1 from inode i where i.id=v.id)",
     "inodes that nothing names": "select id from inode i where not exists (select 1 from entry e where e.inode=i.id) "
     "and not exists (select 1 from version v where v.id=i.id) "
-    "and not exists (select 1 from orphan o where o.inode=i.id)",
+    "and not exists (select 1 from orphan o where o.inode=i.id) "
+    "and not exists (select 1 from directory d where d.id=i.id)",
+    "inodes that say another name than those they have": "select id from inode i where directory is not null and "
+    "nlink>0 and not exists (select 1 from entry e where e.directory=i.directory and e.name=i.name and e.inode=i.id) "
+    "and not exists (select 1 from version v where v.id=i.id)",
+    "hard links that no entry is": "select inode, directory, name from link l where not exists "
+    "(select 1 from entry e where e.directory=l.directory and e.name=l.name and e.inode=l.inode)",
+    "files that do not count their names": "select id from inode i where i.directory is not null and not exists "
+    "(select 1 from version v where v.id=i.id) and nlink<>1+(select count(*) from link l where l.inode=i.id)",
+    "entries that do not say what their inode says": "select e.directory, e.name from entry e join inode i "
+    "on i.id=e.inode where e.child=0 and (e.size<>i.size or e.content is not i.content)",
+    "orphans that are no files without a name": "select inode from orphan o where not exists "
+    "(select 1 from inode i where i.id=o.inode and i.nlink=0)",
+    "attributes of nothing": "select inode, name from xattr x where not exists (select 1 from inode i "
+    "where i.id=x.inode)",
     "inodes whose content does not exist": "select id from inode i where content is not null and not exists "
     "(select 1 from content c where c.id=i.content)",
+    "pieces that overlap or go beyond the end": "select inode, start from piece p where start+length>coalesce("
+    "(select min(start) from piece q where q.inode=p.inode and q.start>p.start), "
+    "(select size from inode i where i.id=p.inode))",
     "pieces of inodes that do not exist": "select inode, start from piece p where not exists "
     "(select 1 from inode i where i.id=p.inode)",
     "contents whose extents do not cover them": "select id from content c where length<>(select "

@@ -10,6 +10,7 @@ known (`io.sharedpage`): who sees a number of after it can see that its own tran
 """
 
 from typing import Final
+from zlib import crc32
 
 SLOTS_COUNT: Final = 1 << 16
 _MASK: Final = SLOTS_COUNT - 1
@@ -125,8 +126,8 @@ class Generations:
 
 
 def slot_of_name(directory: int, name: bytes) -> int:
-    """The slot of an object. The same in processes that were forked from one: Python seeds its hashes once."""
-    return hash((directory, name)) & _MASK
+    """The slot of an object: the same in all processes, unlike Python's hashes."""
+    return crc32(name, directory & 0xFFFFFFFF) & _MASK
 
 
 def slot_of_extent(extent: int) -> int:

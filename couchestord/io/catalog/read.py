@@ -1,6 +1,4 @@
-"""Questions to the catalog. Works on any connection: the writer's sees the open transaction, a reader's what is
-committed.
-"""
+"""Questions to the catalog. The writer's connection sees the open transaction, a reader's what is committed."""
 
 from collections.abc import Generator, Iterator
 from typing import Any, NamedTuple
@@ -61,7 +59,7 @@ class ListRow(NamedTuple):
 
 class PieceRow(NamedTuple):
     start: int
-    content: int | None
+    content: int
     content_start: int
     length: int
 
@@ -267,12 +265,13 @@ class CatalogReader:
 
     # -- contents ---------------------------------------------------------------------------------------------------
 
-    def pieces(self, inode: int) -> list[PieceRow]:
-        """The pieces of an inode, in order."""
-        rows = self._rows(
-            "select start, content, content_start, length from piece where inode=? order by start", (inode,)
+    def pieces(self, inode: int, first: int, end: int) -> list[PieceRow]:
+        """The pieces of an inode that may hold bytes from `first` to before `end`, in order."""
+        query = (
+            "select start, content, content_start, length from piece where inode=? and start>=coalesce("
+            "(select max(start) from piece where inode=? and start<=?), 0) and start<? order by start"
         )
-        return [PieceRow(*row) for row in rows]
+        return [PieceRow(*row) for row in self._rows(query, (inode, inode, first, end))]
 
     def extents(self, content: int, first: int, end: int, limit: int = -1) -> list[ExtentRow]:
         """The extents of a content that hold its bytes from `first` to before `end`, in order; at most `limit`."""
@@ -350,8 +349,8 @@ class CatalogReader:
 
     def segments_dead(self, limit: int) -> list[SegmentRow]:
         """Sealed segments without live bytes."""
-        rows = self._rows("select * from segment where state = 1 and live_bytes = 0 limit ?", (limit,))
-        return [_segment(row) for row in rows]
+        query = "select * from segment where state = 1 and live_bytes = 0 limit ?"
+        return [_segment(row) for row in self._rows(query, (limit,))]
 
     def segments_thin(self, bytes_per_page: int, limit: int) -> list[SegmentRow]:
         """Sealed segments with some live bytes, fewer than so many to a page of their data shards, the emptiest first.

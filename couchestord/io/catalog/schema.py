@@ -4,7 +4,7 @@ Ids (directories, inodes, contents, extents, markers, segments, cookies) come fr
 again. The object that a plain PUT makes has one number for its inode, its cookie, its content and its first extent.
 """
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 TABLES: dict[str, str] = {
     # one row: what the catalog is, and up to where the log has been applied
@@ -19,12 +19,13 @@ TABLES: dict[str, str] = {
         id integer not null primary key, name text not null unique, k integer not null, m integer not null,
         stripe_bytes integer not null, min_healthy_shards integer not null, disk_class text not null,
         created_ns integer not null""",
-    # root directories have parent 0; kept: made or touched through a mount, stays when it is empty
-    "directory": "id integer not null primary key, parent integer not null, name blob not null, inode integer, "
-    "kept integer not null",
+    # root directories have parent 0; kept: made or touched through a mount, stays when it is empty. The inode of one
+    # that is kept has its number; changed_ns: of those without; children: directories in it
+    "directory": "id integer not null primary key, parent integer not null, name blob not null, kept integer not null, "
+    "changed_ns integer not null, children integer not null",
     # the tree: (directory, name) to the live object, or with `child` to a directory (name ends in a slash). content:
-    # the content that is all of the inode, when one is. size, etag, modified_ns null: look at the inode (hard links).
-    # flags: 1 = the object has a version id of its own
+    # the content that is all of the inode, when one is. modified_ns: when the bytes were published. flags: 1 = the
+    # object has a version id of its own
     "entry": """
         directory integer not null, name blob not null, child integer not null, inode integer, cookie integer not null,
         content integer, size integer, etag blob, modified_ns integer, flags integer not null, attributes blob,
@@ -34,20 +35,21 @@ TABLES: dict[str, str] = {
         directory integer not null, name blob not null, id integer not null, content integer, size integer not null,
         etag blob not null, modified_ns integer not null, flags integer not null, attributes blob,
         primary key (directory, name, id)""",
-    # null in mode, times: those of an object put through S3 (a file of mode 0644 of root's, as old as its entry says)
+    # directory, name: the entry that names it, or one of those that do. null in mode, times: those of an object put
+    # through S3 (a file of mode 0644 of root's, as old as its entry says)
     "inode": """
-        id integer not null primary key, nlink integer not null, size integer not null, content integer, mode integer,
-        uid integer, gid integer, rdev integer, target blob, accessed_ns integer, modified_ns integer, changed_ns
-        integer,
-        generation integer, content_sequence integer""",
+        id integer not null primary key, nlink integer not null, size integer not null, content integer,
+        directory integer, name blob, mode integer, uid integer, gid integer, rdev integer, target blob,
+        accessed_ns integer, modified_ns integer, changed_ns integer""",
     "xattr": "inode integer not null, name blob not null, value blob not null, primary key (inode, name)",
-    # names of an inode whose entries do not hold its size: hard links, files a mount has changed
+    # the other entries that name an inode: hard links
     "link": "inode integer not null, directory integer not null, name blob not null, primary key (inode, "
     "directory, name)",
-    # inodes without a name that a mount still holds open
+    # inodes without a name that a mount may hold open
     "orphan": "inode integer not null primary key",
+    # what a file is made of that is not one whole content; zeroes where there is none
     "piece": """
-        inode integer not null, start integer not null, content integer, content_start integer not null,
+        inode integer not null, start integer not null, content integer not null, content_start integer not null,
         length integer not null, primary key (inode, start)""",
     # refs: pieces and parts that name it. Its extents have the ids id to id + extents - 1; policy: what they lie under
     "content": "id integer not null primary key, refs integer not null, extents integer not null, length "

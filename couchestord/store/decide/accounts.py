@@ -6,6 +6,7 @@ from dataclasses import astuple, replace
 from couchestord.errors import (
     BucketAlreadyExists,
     BucketAlreadyOwnedByYou,
+    BucketMounted,
     BucketNotEmpty,
     InvalidArgument,
     KeyAlreadyExists,
@@ -63,6 +64,8 @@ class AccountDecisions:
             raise InvalidArgument(f"versioning is one of {', '.join(VERSIONING_STATES)}, not {request.versioning!r}")
         if bucket.versioning == request.versioning:
             return Decision(None)
+        if self._it.mounts.writes(request.name):
+            raise BucketMounted(f"bucket {request.name!r} is mounted and may be written there: unmount it first")
         return Decision(mu.BucketVersioned(request.name, request.versioning))
 
     def set_bucket_policy(self, request: rq.SetBucketPolicy) -> Decision:

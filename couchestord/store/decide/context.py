@@ -12,6 +12,7 @@ from couchestord.io.catalog.copies import CopyReader
 from couchestord.io.catalog.read import BucketRow, CatalogReader, EntryRow
 from couchestord.io.keys import split_key
 from couchestord.io.mutations import AnyOutcome, Extent, MadeDirectory
+from couchestord.store.mounts import Mounts
 from couchestord.store.values import key_words, parse_version_id
 
 
@@ -44,6 +45,7 @@ class Context:
         applier: Applier,
         clock: Clock,
         epoch: Callable[[], int],
+        mounts: Mounts,
     ) -> None:
         self.reader = reader
         self.accounts = accounts
@@ -51,6 +53,7 @@ class Context:
         self.applier = applier
         self.clock = clock
         self.epoch = epoch
+        self.mounts = mounts
 
     def bucket(self, name: str, owner: str | None = None) -> BucketRow:
         """Raises NoSuchBucket, and AccessDenied when it must belong to an owner and does not."""

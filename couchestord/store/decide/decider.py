@@ -4,14 +4,17 @@ from collections.abc import Callable
 from typing import Any
 
 from couchestord.clock import Clock
+from couchestord.io import filerequests as fr
 from couchestord.io import requests as rq
 from couchestord.io.catalog.catalog import Catalog
 from couchestord.store.decide.accounts import AccountDecisions
 from couchestord.store.decide.blobs import BlobDecisions
 from couchestord.store.decide.context import Context, Decision
+from couchestord.store.decide.files import FileDecisions
 from couchestord.store.decide.objects import ObjectDecisions
 from couchestord.store.decide.segments import SegmentDecisions
 from couchestord.store.decide.uploads import UploadDecisions
+from couchestord.store.mounts import Mounts
 
 __all__ = ["Decider", "Decision"]
 
@@ -19,15 +22,17 @@ __all__ = ["Decider", "Decision"]
 class Decider:
     """Decides requests one after the other, inside the writer's transaction."""
 
-    def __init__(self, catalog: Catalog, clock: Clock, epoch: Callable[[], int]) -> None:
+    def __init__(self, catalog: Catalog, clock: Clock, epoch: Callable[[], int], mounts: Mounts) -> None:
+        applier = catalog.applier
         context = Context(
-            catalog.writing, catalog.writing_accounts, catalog.writing_copies, catalog.applier, clock, epoch
+            catalog.writing, catalog.writing_accounts, catalog.writing_copies, applier, clock, epoch, mounts
         )
         objects = ObjectDecisions(context)
         uploads = UploadDecisions(context, objects)
         accounts = AccountDecisions(context)
         segments = SegmentDecisions(context)
         blobs = BlobDecisions(context)
+        files = FileDecisions(context, catalog.writing_files)
         self._by_type: dict[type, Callable[[Any], Decision]] = {
             rq.MakeBucket: accounts.make_bucket,
             rq.RemoveBucket: accounts.remove_bucket,
@@ -60,6 +65,15 @@ class Decider:
             rq.DropBlob: blobs.drop,
             rq.ForgetBlob: blobs.forget,
             rq.LoseCopies: blobs.lose_copies,
+            fr.MakeNode: files.make,
+            fr.LinkNode: files.link,
+            fr.UnlinkNode: files.unlink,
+            fr.RemoveDirectory: files.remove_directory,
+            fr.RenameNode: files.rename,
+            fr.ChangeInode: files.change,
+            fr.PublishFile: files.publish,
+            fr.SetXattr: files.set_xattr,
+            fr.FreeOrphans: files.free_orphans,
         }
 
     def decide(self, request: object) -> Decision:

@@ -83,6 +83,7 @@ class ObjectDecisions:
             drop_null=bucket.versioning == "Suspended",
             policy=policy,
             content=content,
+            keep_open=self._it.mounts.shows(bucket.name),
         )
         row = EntryRow(place.next_id, None, size, etag, now_ns, ENTRY_VERSIONED if versioned else 0, encoded)
         return outcome, object_info(bucket, key, row)
@@ -127,10 +128,10 @@ class ObjectDecisions:
         if row.content is not None:
             return (mu.Piece(0, row.content, first, end - first),) if end > first else ()
         found = []
-        for piece in self._it.reader.pieces(row.inode):
+        for piece in self._it.reader.pieces(row.inode, first, end):
             low = max(first, piece.start)
             high = min(end, piece.start + piece.length)
-            if low < high and piece.content is not None:
+            if low < high:
                 found.append(mu.Piece(low - first, piece.content, piece.content_start + low - piece.start, high - low))
         return tuple(found)
 
@@ -145,7 +146,9 @@ class ObjectDecisions:
         if not bucket.versioning:
             if current is None:
                 return Decision(None, DeleteResult())
-            return Decision(mu.ObjectDeleted(place.directory, place.name), DeleteResult())
+            now_ns, keep = self._it.clock.now_ns(), self._it.mounts.shows(bucket.name)
+            outcome = mu.ObjectDeleted(place.directory, place.name, modified_ns=now_ns, keep_open=keep)
+            return Decision(outcome, DeleteResult())
         return self._mark_deleted(bucket, place, current)
 
     def _mark_deleted(self, bucket: BucketRow, place: Place, current: EntryRow | None) -> Decision:

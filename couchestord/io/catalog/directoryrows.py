@@ -1,0 +1,86 @@
+"""Rows of directories: which come with what lies in them, and go with it unless they are kept."""
+
+from collections.abc import Callable, Iterable
+
+from couchestord.io.outcome import MadeDirectory
+from couchestord.io.sqlite import Connection, Execute, Shut
+
+
+class DirectoryRows:
+    """Applies what concerns directories. Inside the caller's transaction."""
+
+    def __init__(self, connection: Connection, use_ids: Callable[[int], None], change_tree: Callable[[], None]) -> None:
+        self._use_ids = use_ids
+        self._change_tree = change_tree
+        self.connect(connection)
+
+    def connect(self, connection: Connection | Shut) -> None:
+        """Work through this connection from now on."""
+        self._run: Execute = connection.execute
+
+    def insert_root(self, id_: int, made_ns: int) -> None:
+        """That of a bucket."""
+        self._run("insert into directory values (?, 0, x'', 1, ?, 0)", (id_, made_ns))
+
+    def insert(self, id_: int, parent: int, name: bytes, made_ns: int, *, kept: bool = False) -> None:
+        """A directory and its entry."""
+        self._run("insert into directory values (?, ?, ?, ?, ?, 0)", (id_, parent, name, kept, made_ns))
+        self._count(parent, 1)
+        self._run(
+            "insert into entry (directory, name, child, cookie, flags) values (?, ?, ?, ?, 0)", (parent, name, id_, id_)
+        )
+        self._use_ids(id_)
+
+    def insert_made(self, directories: Iterable[MadeDirectory], made_ns: int) -> None:
+        """Those that an object made on its way."""
+        for made in directories:
+            self.insert(made.id, made.parent, made.name, made_ns)
+
+    def remove(self, directory: int) -> int:
+        """An empty directory, but for the attributes that it has through a mount. Answers what it lay in."""
+        parent, name = self._run("select parent, name from directory where id=?", (directory,)).fetchone()
+        self._run("delete from directory where id=?", (directory,))
+        self._run("delete from entry where directory=? and name=?", (parent, name))
+        self._count(parent, -1)
+        self._change_tree()
+        return int(parent)
+
+    def moved(self, directory: int, old_parent: int, parent: int, name: bytes) -> None:
+        """Its entry is another one."""
+        self._run("update directory set parent=?, name=? where id=?", (parent, name, directory))
+        if parent != old_parent:
+            self._count(old_parent, -1)
+            self._count(parent, 1)
+        self._change_tree()
+
+    def _count(self, directory: int, change: int) -> None:
+        self._run("update directory set children=children+? where id=?", (change, directory))
+
+    def prune(self, directory: int) -> None:
+        """Remove the directory and those above it as far as they are empty and nobody asked to keep them."""
+        while True:
+            parent, kept = self._run("select parent, kept from directory where id=?", (directory,)).fetchone()
+            if kept or not parent:
+                return
+            for table in ("entry", "version"):
+                if self._run(f"select 1 from {table} where directory=? limit 1", (directory,)).fetchone():
+                    return
+            directory = self.remove(directory)
+
+    def root_of(self, directory: int) -> int:
+        """The root of the bucket that it lies in."""
+        while True:
+            (parent,) = self._run("select parent from directory where id=?", (directory,)).fetchone()
+            if not parent:
+                return directory
+            directory = parent
+
+    def key_of(self, directory: int, name: bytes) -> bytes:
+        """The key of an entry in it."""
+        parts = [name]
+        while True:
+            parent, part = self._run("select parent, name from directory where id=?", (directory,)).fetchone()
+            if not parent:
+                return b"".join(reversed(parts))
+            parts.append(part)
+            directory = parent

@@ -1,0 +1,122 @@
+"""What mounts ask the store's single writer to do. Values; what comes of them is decided by the store.
+
+Directories and inodes are named by their numbers, entries by the names that a file system shows (`store.names`).
+"""
+
+from dataclasses import dataclass
+
+from couchestord.io.fileoutcomes import Lay
+from couchestord.io.outcome import Extent
+
+
+@dataclass(frozen=True, slots=True)
+class MakeNode:
+    """`mode` with the type: an empty file, a directory, a symbolic link to `target`, or a special file. Answers its
+    `NodeRow`. Raises EntryExists, NoSuchDirectory, InvalidName, NameTooLong.
+    """
+
+    directory: int
+    name: bytes
+    mode: int
+    uid: int
+    gid: int
+    rdev: int = 0
+    target: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkNode:
+    """One more name for a file. Answers its `NodeRow`. Raises as `MakeNode`, StaleInode, IsADirectory, TooManyLinks."""
+
+    inode: int
+    directory: int
+    name: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class UnlinkNode:
+    """Raises NoSuchEntry, IsADirectory. `keep`: without a name the file stays until it is freed."""
+
+    directory: int
+    name: bytes
+    keep: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveDirectory:
+    """Raises NoSuchEntry, NotADirectory, DirectoryNotEmpty."""
+
+    directory: int
+    name: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RenameNode:
+    """As rename(2): what has the new name is replaced, unless `no_replace` or it does not fit. Raises NoSuchEntry,
+    EntryExists, NotADirectory, IsADirectory, DirectoryNotEmpty, IntoItself, AcrossBuckets.
+    """
+
+    directory: int
+    name: bytes
+    to_directory: int
+    to_name: bytes
+    no_replace: bool = False
+    keep: bool = False
+    """As in `UnlinkNode`, of what is replaced."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeInode:
+    """Attributes of a file or directory; None: as before. Answers its `NodeRow`. Raises StaleInode."""
+
+    inode: int
+    mode: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    accessed_ns: int | None = None
+    modified_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NewBytes:
+    """Bytes that lie in `extents`, those with segment 0 in the body of the request, and where of the file they are.
+    `lays` are in order, and do not overlap.
+    """
+
+    length: int
+    extents: tuple[Extent, ...]
+    lays: tuple[Lay, ...]
+    policy: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PublishFile:
+    """A file is cut to `cut` bytes, new ones are laid over it, and it is `size` long. Answers its `NodeRow`. Raises
+    StaleInode, IsADirectory, EntityTooLarge.
+    """
+
+    inode: int
+    size: int
+    cut: int
+    contents: tuple[NewBytes, ...]
+    modified_ns: int
+    body: bytes = b""
+    body_sum: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SetXattr:
+    """None: remove it. Raises StaleInode, NoSuchXattr, XattrExists, XattrTooLarge."""
+
+    inode: int
+    name: bytes
+    value: bytes | None
+    must_exist: bool = False
+    must_not_exist: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class FreeOrphans:
+    """Nobody has these open any more; those that are no orphans are passed over."""
+
+    inodes: tuple[int, ...]

@@ -1,0 +1,144 @@
+"""Files: what mounts ask of a store, whichever process they are in."""
+
+from contextlib import AbstractAsyncContextManager
+from typing import NamedTuple
+
+from couchestord.errors import NoSuchBucket, NotADirectory, StaleInode
+from couchestord.io import filerequests as fr
+from couchestord.io.catalog.files import NamedRow, NodeRow
+from couchestord.io.catalog.read import BucketRow, EntryRow
+from couchestord.model import Attributes, ByteRange, ObjectInfo
+from couchestord.store.finding import find_entry
+from couchestord.store.intake import Taken
+from couchestord.store.names import shown
+from couchestord.store.parts import Parts
+from couchestord.store.reader import open_reader
+
+Change = (
+    fr.MakeNode
+    | fr.LinkNode
+    | fr.UnlinkNode
+    | fr.RemoveDirectory
+    | fr.RenameNode
+    | fr.ChangeInode
+    | fr.PublishFile
+    | fr.SetXattr
+    | fr.FreeOrphans
+)
+
+
+_NOTHING = Attributes()
+
+
+class Shown(NamedTuple):
+    """An entry of a directory as a mount shows it."""
+
+    name: bytes
+    row: NamedRow
+
+
+class Files:
+    """The tree of a store as directories and files, by their numbers.
+
+    What changes something returns once the change is durable and visible; what looks does not wait. Belongs to one trio
+    loop. Errors are those of `couchestord.errors`.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._catalog = parts.catalog
+
+    def root(self, bucket: str) -> int:
+        """Number of the directory that a bucket is. Raises NoSuchBucket."""
+        return self._bucket(bucket).root
+
+    def buckets(self) -> list[tuple[bytes, int]]:
+        """Names of all buckets, and the numbers of the directories that they are."""
+        self._catalog.refresh()
+        return [(row.name.encode(), row.root) for row in self._catalog.reading.buckets()]
+
+    def _bucket(self, name: str) -> BucketRow:
+        self._catalog.refresh()
+        row = self._catalog.reading.bucket(name)
+        if row is None:
+            raise NoSuchBucket(f"there is no bucket {name!r}")
+        return row
+
+    @property
+    def version(self) -> int:
+        """Grows with each change that is seen here."""
+        self._catalog.refresh()
+        return self._catalog.version
+
+    def lookup(self, directory: int, name: bytes) -> NodeRow | None:
+        """What a directory shows under a name, None when it shows nothing."""
+        self._catalog.refresh()
+        found = find_entry(self._catalog.files, directory, name)
+        return found.node if found else None
+
+    def node(self, id_: int) -> NodeRow:
+        """Raises StaleInode."""
+        self._catalog.refresh()
+        found = self._catalog.files.node(id_)
+        if found is None:
+            raise StaleInode(f"file or directory {id_} is gone")
+        return found
+
+    def parent(self, directory: int) -> int:
+        """The directory that a directory lies in; itself for the root of a bucket. Raises StaleInode."""
+        self._catalog.refresh()
+        found = self._catalog.files.directory(directory)
+        if found is None:
+            raise StaleInode(f"directory {directory} is gone")
+        return found[0] or directory
+
+    def entries(self, directory: int, after: bytes | None, limit: int) -> list[Shown]:
+        """Entries of a directory in order of the tree's names, those after that one. Raises NotADirectory."""
+        self._catalog.refresh()
+        files = self._catalog.files
+        if files.directory(directory) is None:
+            raise NotADirectory(f"{directory} is no directory")
+        return [
+            Shown(shown(row.name, row.cookie, has_twin=has_twin), row)
+            for row, has_twin in files.entries(directory, after, limit)
+        ]
+
+    def xattr(self, id_: int, name: bytes) -> bytes | None:
+        """The value of an extended attribute, None when there is none."""
+        self._catalog.refresh()
+        return self._catalog.files.xattr(id_, name)
+
+    def xattrs(self, id_: int) -> list[tuple[bytes, int]]:
+        """Names and lengths of the extended attributes of a file or directory."""
+        self._catalog.refresh()
+        return self._catalog.files.xattrs(id_)
+
+    async def change(self, request: Change) -> NodeRow | None:
+        """See the requests for what they answer and raise."""
+        answer: NodeRow | None = await self._parts.submit(request)
+        return answer
+
+    def take(self, data: bytes, policy: int) -> AbstractAsyncContextManager[Taken]:
+        """Bytes of a file that are durable, until the context ends, in which they are to be published."""
+        return self._parts.intake.take(data, len(data), policy)
+
+    def policy_of(self, id_: int) -> int:
+        """What new bytes of a file are kept under: as its bucket says. Raises StaleInode."""
+        self._catalog.refresh()
+        files = self._catalog.files
+        place = files.place(id_)
+        bucket = files.bucket(files.path_up(place[0])[-1]) if place is not None else None
+        return bucket.policy if bucket is not None else 0  # without a name it is of no bucket
+
+    async def read(self, id_: int, first: int, length: int) -> bytes:
+        """At most `length` bytes of a file as it was published last, fewer at its end. Raises StaleInode, DataLost."""
+        node = self.node(id_)
+        length = min(length, node.size - first)
+        if length <= 0:
+            return b""
+        # errors name it
+        info = ObjectInfo("", b"file %d" % id_, node.size, "", node.published_ns, _NOTHING)
+        row = EntryRow(id_, node.content, node.size, b"", 0, 0, None)
+        asked = ByteRange(first, first + length - 1)
+        async with open_reader(self._catalog.reading, self._parts.reader_parts, info, row, asked) as reader:
+            return await reader.read()

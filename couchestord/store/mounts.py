@@ -1,0 +1,103 @@
+"""Who shows buckets as file systems, and what they have open."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+
+from couchestord import logs
+from couchestord.ec.segments import Submit
+from couchestord.errors import BucketMounted, Unavailable
+from couchestord.io import filerequests as fr
+from couchestord.io.catalog.files import FileReader
+from couchestord.service import Progress
+
+log = logs.get(__name__)
+ORPHANS_PER_STEP_MAX: Final = 256
+GRACE_S: Final = 60.0
+"""So long after a start nothing is freed that had no name before it: mounts that have it open come back."""
+WhichOpen = Callable[[Sequence[int]], Awaitable[Sequence[int]]]
+"""Which of these files a mount has open. Raises Unavailable when it is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a mount shows. `bucket` None: all."""
+
+    bucket: str | None
+    writes: bool
+    which_open: WhichOpen
+
+    def covers(self, bucket: str | None) -> bool:
+        return None in (self.bucket, bucket) or self.bucket == bucket
+
+
+class Mounts:
+    """One per store. Belongs to its task context."""
+
+    def __init__(self) -> None:
+        self._claims: list[Claim] = []
+
+    def add(self, claim: Claim) -> None:
+        """Raises BucketMounted: what the kernel knows of a file it writes must not be changed by another mount."""
+        if claim.writes and any(each.writes and each.covers(claim.bucket) for each in self._claims):
+            which = f"bucket {claim.bucket!r}" if claim.bucket else "a bucket"
+            raise BucketMounted(f"{which} is mounted already; mount it with --read-only, or unmount the other first")
+        self._claims.append(claim)
+
+    def remove(self, claim: Claim) -> None:
+        self._claims.remove(claim)
+
+    def shows(self, bucket: str) -> bool:
+        """Whether somebody may have files of a bucket open."""
+        return any(claim.covers(bucket) for claim in self._claims)
+
+    def writes(self, bucket: str) -> bool:
+        """Whether somebody may write files of a bucket."""
+        return any(claim.writes and claim.covers(bucket) for claim in self._claims)
+
+    async def which_open(self, inodes: Sequence[int]) -> set[int]:
+        """Those of these files that somebody has open."""
+        found: set[int] = set()
+        for claim in list(self._claims):
+            try:
+                found.update(await claim.which_open(inodes))
+            except Unavailable:
+                log.info("a mount is gone; its open files with it")
+        return found
+
+
+class OrphanReaper:
+    """A service: frees files without a name once nobody has them open any more, those of a mount that died as well."""
+
+    name = "free-orphans"
+    interval_s = 1.0
+
+    def __init__(self, files: FileReader, mounts: Mounts, submit: Submit) -> None:
+        self._files = files
+        self._mounts = mounts
+        self._submit = submit
+        self._after = 0
+        self._waiting: frozenset[int] | None = None
+        """Those that had no name at the start."""
+        self._until_s = 0.0
+        self.freed_count = 0
+
+    async def work(self) -> Progress:
+        now_s = trio.current_time()
+        if self._waiting is None:
+            self._waiting, self._until_s = frozenset(self._files.orphans(0, -1)), now_s + GRACE_S
+        elif now_s >= self._until_s:
+            self._waiting = frozenset()
+        orphans = self._files.orphans(self._after, ORPHANS_PER_STEP_MAX)
+        self._after = orphans[-1] if len(orphans) == ORPHANS_PER_STEP_MAX else 0
+        if not orphans:
+            return Progress.IDLE
+        # asked after they were committed: who opens one from now on sees that it has no name
+        held = await self._mounts.which_open(orphans)
+        gone = tuple(id_ for id_ in orphans if id_ not in held and id_ not in self._waiting)
+        if gone:
+            await self._submit(fr.FreeOrphans(gone))
+            self.freed_count += len(gone)
+        return Progress.BUSY if self._after else Progress.IDLE

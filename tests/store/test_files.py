@@ -1,0 +1,296 @@
+"""Files of a small store, and what S3 shows of them."""
+
+import stat
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+from file_rig import laid, make, there, write
+from replica_rig import pair
+from small_store import STRIPE_BYTES, body_of, core_of, faults_of, new_store, read
+
+from couchestord.errors import (
+    AcrossBuckets,
+    IsADirectory,
+    NoSuchBucket,
+    NotADirectory,
+    ReadOnlyBucket,
+    StaleInode,
+)
+from couchestord.io import filerequests as fr
+from couchestord.model import PART_BYTES_MIN, ByteRange, ListEntry, Policy
+from couchestord.store import Objects, ObjectStore
+from couchestord.store.names import ESCAPE
+
+Writing = AbstractAsyncContextManager[tuple[ObjectStore, Objects]]
+
+
+class Opened(Protocol):
+    def __call__(self, path: Path) -> Writing: ...
+
+
+@asynccontextmanager
+async def alone(path: Path) -> AsyncIterator[tuple[ObjectStore, Objects]]:
+    async with new_store(path) as store:
+        yield store, store
+
+
+@asynccontextmanager
+async def beside(path: Path) -> AsyncIterator[tuple[ObjectStore, Objects]]:
+    async with pair(path) as both:
+        yield both.store, both.replica
+
+
+either = pytest.mark.parametrize("opened", [alone, beside])
+"""In the process of the store, and in one that reads beside it."""
+SAFE = Policy(name="safe", k=2, m=4, stripe_bytes=STRIPE_BYTES)
+PARTS = [
+    (5, b"short"),
+    (70_000, body_of(3 * STRIPE_BYTES + 17)),
+    (300_000, body_of(30_000)),
+    (400_000, b"end"),
+]
+
+
+@either
+async def test_published_bytes_are_read_wherever_they_lie(tmp_path: Path, opened: Opened) -> None:
+    async with opened(tmp_path) as (store, objects):
+        id_ = await make(objects, b"f")
+        assert await objects.files.read(id_, 0, 10) == b""
+        whole = laid(*PARTS)
+        await write(objects, id_, *PARTS)
+        for _ in range(2):
+            files = objects.files
+            assert files.node(id_).size == len(whole)
+            assert await files.read(id_, 0, len(whole)) == whole
+            assert await files.read(id_, 0, 1 << 40) == whole
+            for first, length in [(0, 3), (3, 9), (69_990, 20), (130_000, 70_000), (310_000, 100_000), (399_999, 2)]:
+                assert await files.read(id_, first, length) == whole[first : first + length]
+            assert await files.read(id_, len(whole), 1) == b""
+            assert await files.read(id_, 1 << 40, 1) == b""
+            await store.destage()
+        over = [(2, body_of(60_001, 1)), (290_000, b"x" * 20_000), (500_000, b"more")]
+        await write(objects, id_, *over)
+        whole = laid(*over, over=whole)
+        assert await objects.files.read(id_, 0, 1 << 40) == whole
+        await write(objects, id_, (300_010, b"after the cut"), cut=300_003)
+        whole = laid((300_010, b"after the cut"), over=whole[:300_003])
+        await store.destage()
+        assert await objects.files.read(id_, 0, 1 << 40) == whole
+    assert faults_of(tmp_path) == []
+
+
+@either
+async def test_s3_sees_what_was_published(tmp_path: Path, opened: Opened) -> None:
+    async with opened(tmp_path) as (store, objects):
+        directory = await make(objects, b"d", stat.S_IFDIR | 0o755)
+        id_ = await make(objects, b"f", directory=directory)
+        assert await read(objects, b"d/f") == b""
+        empty = await objects.head("box", b"d/f")
+        await write(objects, id_, *PARTS)
+        info = await objects.head("box", b"d/f")
+        assert info.size_bytes == len(laid(*PARTS))
+        assert info.etag != empty.etag
+        assert info.etag.endswith("-1")  # it is no MD5
+        for _ in range(2):
+            assert await read(objects, b"d/f") == laid(*PARTS)
+            assert await read(objects, b"d/f", byte_range=ByteRange(69_998, 300_001)) == laid(*PARTS)[69_998:300_002]
+            assert await read(objects, b"d/f", byte_range=ByteRange(20, 60_000)) == bytes(59_981)
+            await store.destage()
+        (entry,) = (await objects.list("box")).entries
+        assert entry == ListEntry(b"d/f", info.size_bytes, info.etag, info.modified_ns)
+        assert (await objects.list("box", delimiter=b"/")).prefixes == (b"d/",)
+        await write(objects, id_, cut=0)
+        assert await read(objects, b"d/f") == b""
+        assert (await objects.head("box", b"d/f")).etag not in (info.etag, empty.etag)
+
+
+async def test_sparse_files_are_copied(tmp_path: Path) -> None:
+    async with new_store(tmp_path) as store:
+        parts = [*PARTS, (PART_BYTES_MIN + 90, b"across the cut"), (PART_BYTES_MIN + 100_000, body_of(20_000))]
+        whole, cut = laid(*parts), PART_BYTES_MIN + 100
+        id_ = await make(store, b"f")
+        await write(store, id_, *parts)
+        for round_ in range(2):  # from the journal, and from stripes
+            copied = await store.copy("box", b"copy %d" % round_, "box", b"f")
+            assert copied.size_bytes == len(whole)
+            joined = b"joined %d" % round_
+            upload = (await store.create_upload("box", joined)).upload_id
+            given = []
+            for number, (low, high) in enumerate([(0, cut), (cut, len(whole))], start=1):
+                asked = ByteRange(low, high - 1)
+                part = await store.copy_part("box", joined, upload, number, "box", b"f", byte_range=asked)
+                given.append((number, part.etag))
+            await store.complete_upload("box", joined, upload, given)
+            await store.destage()
+        await write(store, id_, (0, b"later"), cut=0)
+        await store.delete("box", b"f")
+        for round_ in range(2):
+            assert await read(store, b"copy %d" % round_) == whole
+            assert await read(store, b"joined %d" % round_) == whole
+            asked = ByteRange(cut - 50, cut + 50)
+            assert await read(store, b"joined %d" % round_, byte_range=asked) == whole[cut - 50 : cut + 51]
+    assert faults_of(tmp_path) == []
+
+
+async def test_what_s3_put_is_written_through_files(tmp_path: Path) -> None:
+    async with new_store(tmp_path) as store:
+        body = body_of(200_000)
+        put = await store.put("box", b"k", body)
+        id_ = there(store, b"k").id
+        assert await store.files.read(id_, 100, 1000) == body[100:1100]
+        await write(store, id_, (150_000, b"new"), (250_000, b"end"))
+        assert await read(store, b"k") == laid((150_000, b"new"), (250_000, b"end"), over=body)
+        assert (await store.head("box", b"k")).etag != put.etag
+        assert there(store, b"k").id == id_
+
+
+async def test_numbers_of_buckets_and_directories(tmp_path: Path) -> None:
+    async with new_store(tmp_path) as store:
+        await store.create_bucket("another")
+        files = store.files
+        root = files.root("box")
+        assert files.buckets() == [(b"another", files.root("another")), (b"box", root)]
+        with pytest.raises(NoSuchBucket):
+            files.root("none")
+        await store.put("box", b"a/b/c", b"x")
+        directory = there(store, b"a")
+        below = there(store, b"b", directory.id)
+        assert (directory.is_directory, below.is_directory) == (True, True)
+        assert (files.parent(below.id), files.parent(directory.id), files.parent(root)) == (directory.id, root, root)
+        assert there(store, b"c", below.id).size == 1
+        assert files.lookup(root, b"c") is None
+        await store.delete("box", b"a/b/c")
+        for gone in (files.parent, files.node):
+            with pytest.raises(StaleInode):
+                gone(below.id)
+        with pytest.raises(NotADirectory):
+            files.entries(below.id, None, 10)
+        with pytest.raises(StaleInode):
+            await files.read(below.id, 0, 1)
+
+
+async def test_entries_come_in_pages(tmp_path: Path) -> None:
+    async with new_store(tmp_path) as store:
+        files = store.files
+        keys = [b"a", b"a.b", b"a/x", b"b/y", b"b/z", b"c", b"n" * 256, b"./x"]
+        for key in keys:
+            await store.put("box", key, b"")
+        whole = files.entries(files.root("box"), None, 100)
+        assert [each.row.name for each in whole] == sorted({key.split(b"/")[0] + b"/" * (b"/" in key) for key in keys})
+        plain = {each.row.name: each.name for each in whole if not each.name.startswith(ESCAPE)}
+        assert plain == {b"a.b": b"a.b", b"a/": b"a", b"b/": b"b", b"c": b"c"}
+        paged, after = [], None
+        while page := files.entries(files.root("box"), after, 3):
+            assert len(page) <= 3
+            paged += page
+            after = page[-1].row.name
+        assert paged == whole
+        for name, row in whole:
+            assert files.lookup(files.root("box"), name) == row.node
+
+
+async def test_version_grows_with_each_change(tmp_path: Path) -> None:
+    async with new_store(tmp_path) as store:
+        before = store.files.version
+        assert store.files.version == before
+        id_ = await make(store, b"f")
+        made = store.files.version
+        assert made > before
+        await store.put("box", b"k", b"x")
+        assert store.files.version > made
+        node = await store.files.change(fr.ChangeInode(id_, 0o640, 7, None, None, 5))
+        assert node is not None
+        assert (node.mode, node.uid, node.gid, node.modified_ns) == (stat.S_IFREG | 0o640, 7, 0, 5)
+        assert store.files.node(id_) == node._replace(published_ns=store.files.node(id_).published_ns)
+
+
+async def test_policy_of_a_file_is_that_of_its_bucket(tmp_path: Path) -> None:
+    async with new_store(tmp_path) as store:
+        policy = (await store.policies.add(SAFE)).id
+        await store.create_bucket("other", policy="safe")
+        files = store.files
+        assert files.policy_of(await make(store, b"f")) == 0
+        directory = await make(store, b"d", stat.S_IFDIR | 0o755, files.root("other"))
+        id_ = await make(store, b"f", directory=directory)
+        assert files.policy_of(id_) == policy
+        await write(store, id_, (0, body_of(200_000)))
+        assert {each.policy for each in core_of(store).catalog.reading.segments()} == {policy}
+        await files.change(fr.UnlinkNode(directory, b"f", keep=True))
+        assert files.policy_of(id_) == 0
+        await write(store, id_, (1, b"x"))
+        assert await files.read(id_, 0, 3) == body_of(200_000)[:1] + b"x" + body_of(200_000)[2:3]
+
+
+async def test_bytes_are_held_while_they_are_taken(tmp_path: Path) -> None:
+    async with new_store(tmp_path) as store:
+        body = body_of(3 * STRIPE_BYTES + 5)
+        async with store.files.take(body, 0) as taken:
+            assert taken.size == len(body) == sum(each.length for each in taken.extents)
+            assert taken.inline == body[len(body) - len(taken.inline) :]
+        async with store.files.take(b"short", 0) as taken:
+            assert (taken.inline, taken.policy) == (b"short", 0)
+
+
+@either
+async def test_extended_attributes(tmp_path: Path, opened: Opened) -> None:
+    async with opened(tmp_path) as (_, objects):
+        files, id_ = objects.files, await make(objects, b"f")
+        assert files.xattrs(id_) == []
+        await files.change(fr.SetXattr(id_, b"user.b", b"xyz"))
+        await files.change(fr.SetXattr(id_, b"user.a", b""))
+        assert files.xattrs(id_) == [(b"user.a", 0), (b"user.b", 3)]
+        assert (files.xattr(id_, b"user.b"), files.xattr(id_, b"user.a"), files.xattr(id_, b"c")) == (b"xyz", b"", None)
+        await files.change(fr.SetXattr(id_, b"user.b", None))
+        assert files.xattrs(id_) == [(b"user.a", 0)]
+
+
+async def test_a_bucket_that_keeps_versions_is_not_written_as_files(tmp_path: Path) -> None:
+    async with new_store(tmp_path) as store:
+        files, root = store.files, store.files.root("box")
+        directory = await make(store, b"d", stat.S_IFDIR | 0o755)
+        id_ = await make(store, b"f")
+        await write(store, id_, (0, b"bytes"))
+        await store.set_versioning("box", "Enabled")
+        for state in ("Enabled", "Suspended"):
+            await store.set_versioning("box", state)
+            refused: list[fr.MakeNode | fr.LinkNode | fr.UnlinkNode | fr.RemoveDirectory | fr.RenameNode] = [
+                fr.MakeNode(root, b"n", stat.S_IFREG | 0o600, 0, 0),
+                fr.MakeNode(directory, b"n", stat.S_IFDIR | 0o700, 0, 0),
+                fr.LinkNode(id_, root, b"n"),
+                fr.UnlinkNode(root, b"f"),
+                fr.RemoveDirectory(root, b"d"),
+                fr.RenameNode(root, b"f", directory, b"n"),
+            ]
+            for request in (
+                *refused,
+                fr.ChangeInode(id_, 0o777),
+                fr.ChangeInode(root, 0o777),
+                fr.SetXattr(id_, b"a", b""),
+            ):
+                with pytest.raises(ReadOnlyBucket):
+                    await files.change(request)
+            with pytest.raises(ReadOnlyBucket):
+                await write(store, id_, (0, b"other"))
+        assert await files.read(id_, 0, 9) == b"bytes"
+        assert [each.name for each in files.entries(root, None, 9)] == [b"d", b"f"]
+
+
+async def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
+    async with new_store(tmp_path) as store:
+        await store.create_bucket("other")
+        files, root = store.files, store.files.root("box")
+        id_ = await make(store, b"f")
+        with pytest.raises(AcrossBuckets):
+            await files.change(fr.RenameNode(root, b"f", files.root("other"), b"f"))
+        with pytest.raises(AcrossBuckets):
+            await files.change(fr.LinkNode(id_, files.root("other"), b"f"))
+        with pytest.raises(IsADirectory):
+            await write(store, root, (0, b"x"))
+        await files.change(fr.UnlinkNode(root, b"f"))
+        with pytest.raises(StaleInode):
+            await files.change(fr.ChangeInode(id_, 0o600))
+        with pytest.raises(StaleInode):
+            await files.read(id_, 0, 1)

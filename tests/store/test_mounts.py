@@ -1,0 +1,272 @@
+"""Who shows buckets as file systems, and what stays because somebody has it open."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+from file_rig import make, there, write
+from small_store import SMALL, body_of, core_of, faults_of, finish, make_store, new_store, read
+from trio.testing import MockClock
+
+from couchestord.errors import BucketMounted, StaleInode, Unavailable
+from couchestord.io import filerequests as fr
+from couchestord.service import Progress
+from couchestord.store import ObjectStore
+from couchestord.store.mounts import GRACE_S, ORPHANS_PER_STEP_MAX, Claim, Mounts
+
+
+def claim(bucket: str | None, *, writes: bool = True, held: Sequence[int] = ()) -> Claim:
+    """What a mount shows that has these open."""
+
+    async def which_open(inodes: Sequence[int]) -> Sequence[int]:
+        return [id_ for id_ in inodes if id_ in held]
+
+    return Claim(bucket, writes, which_open)
+
+
+def gone(bucket: str | None) -> Claim:
+    """Of a mount that nobody has missed yet."""
+
+    async def which_open(inodes: Sequence[int]) -> Sequence[int]:
+        raise Unavailable("the other process is gone")
+
+    return Claim(bucket, True, which_open)
+
+
+# -- claims ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("one", "other"), [("a", "a"), (None, "a"), ("a", None), (None, None)])
+def test_one_mount_writes_a_bucket(one: str | None, other: str | None) -> None:
+    mounts, first = Mounts(), claim(one)
+    mounts.add(first)
+    with pytest.raises(BucketMounted, match="--read-only"):
+        mounts.add(claim(other))
+    mounts.add(claim(other, writes=False))
+    mounts.remove(first)
+    mounts.add(claim(other))
+
+
+def test_others_may_be_written_and_those_that_only_read_do_not_count() -> None:
+    mounts = Mounts()
+    mounts.add(claim("a"))
+    mounts.add(claim("b"))
+    mounts.add(claim("c", writes=False))
+    mounts.add(claim("c", writes=False))
+    mounts.add(claim("c"))
+    with pytest.raises(BucketMounted):
+        mounts.add(claim("c"))
+
+
+def test_what_is_refused_is_not_claimed() -> None:
+    mounts, first = Mounts(), claim("a")
+    mounts.add(first)
+    with pytest.raises(BucketMounted):
+        mounts.add(claim(None))
+    assert not mounts.shows("b")
+    mounts.remove(first)
+    assert not mounts.shows("a")
+
+
+def test_what_is_shown_and_what_may_be_written() -> None:
+    mounts = Mounts()
+    assert not mounts.shows("a")
+    assert not mounts.writes("a")
+    reads, writes = claim("a", writes=False), claim("b")
+    mounts.add(reads)
+    mounts.add(writes)
+    assert [(mounts.shows(name), mounts.writes(name)) for name in "abc"] == [
+        (True, False),
+        (True, True),
+        (False, False),
+    ]
+    every = claim(None, writes=False)
+    mounts.add(every)
+    assert [(mounts.shows(name), mounts.writes(name)) for name in "abc"] == [(True, False), (True, True), (True, False)]
+    for each in (reads, writes, every):
+        mounts.remove(each)
+    assert not any(mounts.shows(name) for name in "abc")
+
+
+async def test_open_files_of_all_mounts_but_for_those_that_are_gone() -> None:
+    mounts = Mounts()
+    assert await mounts.which_open([1, 2]) == set()
+    for each in (claim("a", held=[1, 9]), gone("b"), claim("c", writes=False, held=[2])):
+        mounts.add(each)
+    assert await mounts.which_open([1, 2, 3]) == {1, 2}
+
+
+# -- orphans ---------------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def running(path: Path) -> AsyncIterator[ObjectStore]:
+    """A new store that has begun to look for orphans: those of before are another matter."""
+    async with new_store(path) as store:
+        assert await core_of(store).jobs.orphans.work() is Progress.IDLE
+        yield store
+
+
+def orphans(store: ObjectStore) -> list[int]:
+    return core_of(store).catalog.files.orphans(0, 1000)
+
+
+async def make_orphans(store: ObjectStore, count: int) -> list[int]:
+    """Files without a name that were kept."""
+    root, found = store.files.root("box"), []
+    for _ in range(count):
+        found.append(await make(store, b"f"))
+        await store.files.change(fr.UnlinkNode(root, b"f", keep=True))
+    return found
+
+
+async def test_what_nobody_holds_is_freed_and_what_is_held_is_kept(tmp_path: Path) -> None:
+    async with running(tmp_path) as store:
+        core = core_of(store)
+        one, two, three = await make_orphans(store, 3)
+        await write(store, two, (0, body_of(200_000)))
+        mount = claim("box", held=[two])
+        core.mounts.add(mount)
+        core.mounts.add(gone("other"))
+        await finish(core.jobs.orphans)
+        assert orphans(store) == [two]
+        assert core.jobs.orphans.freed_count == 2
+        for id_ in (one, three):
+            with pytest.raises(StaleInode):
+                store.files.node(id_)
+        assert await store.files.read(two, 0, 1 << 20) == body_of(200_000)
+        core.mounts.remove(mount)
+        await finish(core.jobs.orphans)
+        assert orphans(store) == []
+        with pytest.raises(StaleInode):
+            store.files.node(two)
+        assert await core.jobs.orphans.work() is Progress.IDLE
+    assert faults_of(tmp_path) == []
+
+
+async def test_many_that_are_held_do_not_hide_others(tmp_path: Path) -> None:
+    async with running(tmp_path) as store:
+        core = core_of(store)
+        made = await make_orphans(store, ORPHANS_PER_STEP_MAX + 2)
+        held = made[:ORPHANS_PER_STEP_MAX]
+        mount = claim(None, held=held)
+        core.mounts.add(mount)
+        assert await core.jobs.orphans.work() is Progress.BUSY
+        assert len(orphans(store)) == len(made)
+        assert await core.jobs.orphans.work() is Progress.IDLE
+        assert orphans(store) == held
+        core.mounts.remove(mount)
+        # and it begins again at the first of them
+        await finish(core.jobs.orphans)
+        await finish(core.jobs.orphans)
+        assert orphans(store) == []
+
+
+def test_after_a_restart_mounts_have_time_to_come_back(tmp_path: Path) -> None:
+    clock = MockClock(rate=1.0)
+
+    async def main() -> None:
+        await make_store(tmp_path)
+        async with ObjectStore.open(tmp_path, SMALL) as store:
+            made = await make_orphans(store, 3)
+        async with ObjectStore.open(tmp_path, SMALL) as store:
+            core = core_of(store)
+            await finish(core.jobs.orphans)
+            assert orphans(store) == made
+            await make_orphans(store, 1)  # what lost its name since is known
+            await finish(core.jobs.orphans)
+            assert orphans(store) == made
+            core.mounts.add(claim("box", held=made[:1]))
+            clock.jump(GRACE_S)
+            await finish(core.jobs.orphans)
+            assert orphans(store) == made[:1]
+        async with ObjectStore.open(tmp_path, SMALL) as store:
+            await finish(core_of(store).jobs.orphans)
+            clock.jump(GRACE_S)
+            await finish(core_of(store).jobs.orphans)
+            assert orphans(store) == []
+
+    trio.run(main, clock=clock)
+    assert faults_of(tmp_path) == []
+
+
+# -- S3 beside mounts ------------------------------------------------------------------------------------------------
+
+
+async def test_versioning_stays_as_it_is_while_a_mount_may_write(tmp_path: Path) -> None:
+    async with running(tmp_path) as store:
+        mounts, mount = core_of(store).mounts, claim("box")
+        mounts.add(mount)
+        with pytest.raises(BucketMounted):
+            await store.set_versioning("box", "Enabled")
+        mounts.remove(mount)
+        for each in (claim("other"), claim("box", writes=False)):
+            mounts.add(each)
+        await store.set_versioning("box", "Enabled")
+        # what it is already is no change
+        mounts.add(claim("box"))
+        await store.set_versioning("box", "Enabled")
+        with pytest.raises(BucketMounted):
+            await store.set_versioning("box", "Suspended")
+
+
+async def replace(store: ObjectStore, how: str) -> None:
+    if how == "put":
+        await store.put("box", b"k", b"new")
+    elif how == "copy":
+        await store.put("box", b"s", b"new")
+        await store.copy("box", b"k", "box", b"s")
+    elif how == "complete":
+        upload = (await store.create_upload("box", b"k")).upload_id
+        part = await store.put_part("box", b"k", upload, 1, b"new")
+        await store.complete_upload("box", b"k", upload, [(1, part.etag)])
+    else:
+        await store.delete("box", b"k")
+
+
+@pytest.mark.parametrize("how", ["put", "copy", "complete", "delete"])
+@pytest.mark.parametrize("bucket", ["box", None])
+async def test_s3_leaves_what_a_mount_may_have_open(tmp_path: Path, how: str, bucket: str | None) -> None:
+    async with running(tmp_path) as store:
+        await store.put("box", b"k", body_of(200_000))
+        old = there(store, b"k").id
+        mount = claim(bucket, writes=False, held=[old])
+        core_of(store).mounts.add(mount)
+        await replace(store, how)
+        assert orphans(store) == [old]
+        if how != "delete":
+            assert there(store, b"k").id != old
+            assert await read(store, b"k") == b"new"
+        await finish(core_of(store).jobs.orphans)
+        await store.destage()
+        assert await store.files.read(old, 0, 1 << 20) == body_of(200_000)
+        core_of(store).mounts.remove(mount)
+        await finish(core_of(store).jobs.orphans)
+        assert orphans(store) == []
+        with pytest.raises(StaleInode):
+            await store.files.read(old, 0, 1)
+    assert faults_of(tmp_path) == []
+
+
+@pytest.mark.parametrize("how", ["put", "copy", "complete", "delete"])
+async def test_without_a_mount_nothing_is_left(tmp_path: Path, how: str) -> None:
+    async with running(tmp_path) as store:
+        core_of(store).mounts.add(claim("other"))
+        await store.put("box", b"k", body_of(200_000))
+        old = there(store, b"k").id
+        await replace(store, how)
+        assert orphans(store) == []
+        with pytest.raises(StaleInode):
+            store.files.node(old)
+
+
+async def test_a_file_with_another_name_is_no_orphan(tmp_path: Path) -> None:
+    async with running(tmp_path) as store:
+        core_of(store).mounts.add(claim("box"))
+        id_ = await make(store, b"k")
+        await store.files.change(fr.LinkNode(id_, store.files.root("box"), b"l"))
+        await store.put("box", b"k", b"new")
+        assert orphans(store) == []
+        assert (there(store, b"l").id, there(store, b"l").nlink) == (id_, 1)
