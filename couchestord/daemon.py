@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,13 +29,18 @@ from couchestord.frontends.admin.server import serve_admin
 from couchestord.frontends.http import Limits, serve_http
 from couchestord.io.disks import disks_to_spare, shards_per_disk
 from couchestord.io.journalfile import JournalOptions
+from couchestord.io.sharedpage import SharedPage
 from couchestord.listening import address_of, bind, copies
 from couchestord.metrics import Metrics, Snapshot
+from couchestord.mountkeeper import kept_mounted
 from couchestord.parsing import Address
 from couchestord.remote.options import PublishOptions, UploadOptions
+from couchestord.replica.door import serve_door
+from couchestord.replica.host import Host
 from couchestord.servicemanager import notify_systemd
 from couchestord.store import ObjectStore, StoreOptions
 from couchestord.store.options import L3Options, Watermarks
+from couchestord.versions import program_version
 
 _log = logs.get(__name__)
 
@@ -46,8 +50,6 @@ _PAGES_LIMITS: Final = Limits(connections_max=50)
 _PAUSE_S_MIN: Final = 0.1
 _PAUSE_S_MAX: Final = 30.0
 """Before a store is opened again: doubled while that does not help."""
-
-
 Bound = Mapping[str, Sequence[socket.socket]]
 """Sockets that listen already, by the section whose address they have."""
 
@@ -193,21 +195,23 @@ async def run(
     signals: AsyncIterator[int] | None = None,
     bound: Bound | None = None,
     cache: CacheConfig | None = None,
+    page: SharedPage | None = None,
+    mount: Sequence[str] = (),
 ) -> None:
     """Serves the store until SIGTERM or SIGINT, then stops in good order; a second signal stops at once.
 
     `prepare` is awaited once the store is open, before a request is answered; `announce` is called once requests will
-    succeed. With `create_disks_count` a store is made where there is none. `make_front` makes another front than the S3
-    server of this process, `signals` come from elsewhere than the kernel, sockets that are `bound` are not bound here,
-    and `cache` is what the store has in place of the configured caches. Raises an Error, perhaps within exception
-    groups, when the daemon cannot start or its store fails.
+    succeed. With `create_disks_count` a store is made where there is none. `make_front` makes another front, `signals`
+    come from elsewhere, sockets that are `bound` are not bound here, `cache` is in place of the configured caches,
+    `page` is shared with forked processes, and `mount` is a command line that mounts the store, to be run beside it.
+    Raises an Error, perhaps within exception groups, when the daemon cannot start or its store fails.
     """
     own_signals = nullcontext(signals) if signals else trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT)
     with own_signals as received:
         async with trio.open_nursery() as nursery:
             stop = _Stop(nursery.cancel_scope)
             nursery.start_soon(stop.watch, received)
-            daemon = _Daemon(config, environ, make_front, bound, cache)
+            daemon = _Daemon(config, environ, make_front, bound, cache, page, mount)
             await daemon.run(prepare, announce, create_disks_count, stop)
             nursery.cancel_scope.cancel()
 
@@ -255,13 +259,17 @@ class _Daemon:
         make_front: MakeFront | None = None,
         bound: Bound | None = None,
         cache: CacheConfig | None = None,
+        page: SharedPage | None = None,
+        mount: Sequence[str] = (),
     ) -> None:
         self._config = config
+        self._mount = mount
         self._cache = cache
         self._environ = environ
         self._make_front = make_front or make_server
         self._bound = bound or {}
         self._metrics = Metrics()
+        self._host = Host(page or SharedPage(), self._metrics, has_workers=page is not None)
         self._readiness = Readiness()
         self._announced = False
         self._reopened_at = -math.inf
@@ -279,7 +287,7 @@ class _Daemon:
         disks_count = len(config.store.disks or _disks_there(config)) or create_disks_count or 1
         self._clients_max = openfiles.make_room(like_disks(config, disks_count), self._clients_max)
         async with AsyncExitStack() as stack:
-            s3 = await self._make_front(config, self._metrics, self._clients_max, stack)
+            s3 = await self._make_front(config, self._host, self._metrics, self._clients_max, stack)
             metrics = await bind("metrics", config.metrics.address, stack, self._bound.get("metrics"))
             health = await bind("health", config.health.address, stack, self._bound.get("health"))
             await stack.enter_async_context(serve_http(health, HealthPages(self._readiness).handle, _PAGES_LIMITS))
@@ -325,7 +333,10 @@ class _Daemon:
                 page = MetricsPage(self._metrics, partial(self._snapshot, store))
                 await servers.enter_async_context(serve_http(copies(metrics), page.handle, _PAGES_LIMITS))
                 path = await servers.enter_async_context(serve_admin(config.store.data, partial(execute, store)))
+                await servers.enter_async_context(self._host.serving(store))
+                await servers.enter_async_context(serve_door(config.store.data, self._host))
                 await servers.enter_async_context(s3.serving(store))
+                await servers.enter_async_context(kept_mounted(self._mount))
                 self._readiness.opened(store.health)
                 _log.info("daemon is ready", s3=str(s3.address), data=str(config.store.data))
                 announce(path)
@@ -379,14 +390,6 @@ class _Daemon:
             except Error as error:
                 _log.warning("status could not be read for a scrape", reason=str(error))
         return snapshot_of(program_version(), store.health().state, status)
-
-
-def program_version() -> str:
-    """The installed version, "unknown" in a bare checkout."""
-    try:
-        return version("couchestord")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 def _disks_there(config: Config) -> list[Path]:

@@ -14,6 +14,7 @@ from couchestord.frontends.s3.server import S3Options, S3Server
 from couchestord.listening import address_of, bind, copies
 from couchestord.metrics import Metrics
 from couchestord.parsing import Address
+from couchestord.replica.host import Host
 from couchestord.store import Objects, ObjectStore
 
 
@@ -32,13 +33,13 @@ class Front(Protocol):
         ...
 
 
-MakeFront = Callable[[Config, Metrics, int, AsyncExitStack], Awaitable[Front]]
-"""Makes a front of the configuration, the metrics to count in, the most clients at a time, and a stack that closes it.
-Raises ConfigError.
+MakeFront = Callable[[Config, Host, Metrics, int, AsyncExitStack], Awaitable[Front]]
+"""Makes a front of the configuration, what serves other processes, the metrics to count in, the most clients at a time,
+and a stack that closes it. Raises ConfigError.
 """
 
 
-async def make_server(config: Config, metrics: Metrics, clients_max: int, stack: AsyncExitStack) -> Front:
+async def make_server(config: Config, _host: Host, metrics: Metrics, clients_max: int, stack: AsyncExitStack) -> Front:
     """A front that serves S3 in this process."""
     listeners = await bind("s3", config.s3.address, stack)
     return S3Front(config, metrics, clients_max, listeners)

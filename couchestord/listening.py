@@ -1,9 +1,12 @@
 """Sockets that listen, and what is said when there can be none."""
 
 import errno
+import os
 import socket
-from collections.abc import Sequence
-from contextlib import AsyncExitStack, ExitStack
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack, ExitStack, contextmanager
+from pathlib import Path
 from typing import Final
 
 import trio
@@ -12,6 +15,7 @@ from couchestord.errors import ConfigError
 from couchestord.parsing import Address
 
 BACKLOG: Final = 1024
+_CREDENTIALS: Final = struct.Struct("3i")  # pid, uid, gid: struct ucred of unix(7)
 
 
 async def bind(
@@ -98,3 +102,54 @@ def _listener(family: int, where: tuple[str, int], *, shared: bool) -> socket.so
 def listeners_of(sockets: Sequence[socket.socket]) -> list[trio.SocketListener]:
     """Listeners over copies of sockets that listen."""
     return [trio.SocketListener(trio.socket.from_stdlib_socket(each.dup())) for each in sockets]
+
+
+# -- sockets in a folder -----------------------------------------------------------------------------------------------
+
+
+def listen_in_folder(path: Path, kind: int, backlog: int) -> socket.socket:
+    """A listening socket of AF_UNIX at `path`, for its user only; a file that is there is replaced. Raises
+    ConfigError.
+    """
+    listener = socket.socket(socket.AF_UNIX, kind)
+    try:
+        path.unlink(missing_ok=True)
+        mask = os.umask(0o177)
+        try:
+            with _short_address(path) as address:
+                listener.bind(address)
+        finally:
+            os.umask(mask)
+        listener.listen(backlog)
+    except OSError as error:
+        listener.close()
+        raise ConfigError(f"cannot make the socket {path}: {error.strerror}") from None
+    return listener
+
+
+def connect_in_folder(sock: socket.socket, path: Path) -> None:
+    """Connects to a socket that `listen_in_folder` has made. Raises OSError."""
+    with _short_address(path) as address:
+        sock.connect(address)
+
+
+@contextmanager
+def _short_address(path: Path) -> Iterator[str]:
+    """Through a descriptor of the folder: an address of AF_UNIX has only 107 bytes, a folder's name more."""
+    folder = os.open(path.parent, os.O_DIRECTORY | os.O_PATH)
+    try:
+        yield f"/proc/self/fd/{folder}/{path.name}"
+    finally:
+        os.close(folder)
+
+
+def peer_uid(sock: socket.socket | trio.socket.SocketType) -> int:
+    """The user id of the process that connected, from the kernel."""
+    packed = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    uid: int = _CREDENTIALS.unpack(packed)[1]
+    return uid
+
+
+def may_connect(uid: int, own_uid: int) -> bool:
+    """The mode of the socket file says the same; this holds when somebody changes it, or its folder's."""
+    return uid in (0, own_uid)

@@ -7,9 +7,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Final, NoReturn
 
-from couchestord.cli import checking, operating, serving
-from couchestord.daemon import program_version
+from couchestord.cli import checking, mounting, operating, serving
 from couchestord.errors import Error, NotFound
+from couchestord.versions import program_version
 
 EXIT_DONE: Final = 0
 EXIT_FAILED: Final = 1
@@ -48,6 +48,7 @@ def build_parser(*, as_json: bool = False) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"couchestord {program_version()}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     serving.register(commands)
+    mounting.register(commands)
     operating.register(commands)
     checking.register(commands)
     return parser

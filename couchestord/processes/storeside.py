@@ -3,7 +3,7 @@
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -21,15 +21,14 @@ from couchestord.store import ObjectStore
 
 
 class WorkersFront:
-    """A `Front` that serves the store to workers. The supervisor closes the listeners."""
+    """A `Front` in place of those that workers are. The supervisor closes the listeners."""
 
-    def __init__(self, address: Address, host: Host) -> None:
+    def __init__(self, address: Address) -> None:
         self.address = address
-        self._host = host
 
-    def serving(self, store: ObjectStore) -> AbstractAsyncContextManager[object]:
-        """Workers serve the store while the body runs; at its end they have finished what was under way."""
-        return self._host.serving(store)
+    def serving(self, _store: ObjectStore) -> AbstractAsyncContextManager[object]:
+        """Workers are served as all processes that read are."""
+        return nullcontext()
 
     async def aclose(self) -> None:
         """Workers are told to stop by the supervisor."""
@@ -50,12 +49,13 @@ async def run_store(
     send_signal, signals = trio.open_memory_channel[int](8)
     links_in, links_out = trio.open_memory_channel[orders.Order](64)
 
-    async def make_front(_config: Config, metrics: Metrics, _clients_max: int, stack: AsyncExitStack) -> WorkersFront:
-        host = Host(page, metrics)
+    async def make_front(
+        _config: Config, host: Host, _metrics: Metrics, _clients_max: int, stack: AsyncExitStack
+    ) -> WorkersFront:
         nursery = await stack.enter_async_context(trio.open_nursery())
         stack.callback(nursery.cancel_scope.cancel)
         nursery.start_soon(_serve_links, links_out, host, nursery)
-        return WorkersFront(address, host)
+        return WorkersFront(address)
 
     def announce_ready(running: daemon.Running) -> None:
         announce(running)
@@ -70,6 +70,7 @@ async def run_store(
             signals=_each(signals),
             environ={},
             cache=replace(cache, l1_bytes=0, l1_shards=1),
+            page=page,
             **arguments,
         )
         nursery.cancel_scope.cancel()

@@ -61,8 +61,9 @@ class Asked:
 class Reader:
     """What is known of the caches of one reader."""
 
-    def __init__(self, send: Callable[[bytes], None]) -> None:
+    def __init__(self, send: Callable[[bytes], None], *, is_worker: bool = True) -> None:
         self.asked = Asked(send)
+        self.is_worker = is_worker
         self.stats: ReaderStats | None = None
         """What it said last; None: it reads nothing now."""
 
@@ -70,8 +71,10 @@ class Reader:
 class ReadersBeside:
     """`Beside` of a host. What happened in readers that have ended stays counted."""
 
-    def __init__(self, readers: Callable[[], Iterable[Reader]]) -> None:
+    def __init__(self, readers: Callable[[], Iterable[Reader]], *, has_workers: bool = True) -> None:
+        """`has_workers`: what is to be read soon is kept by them; without, by the process that writes."""
         self._readers = readers
+        self._has_workers = has_workers
         self._ended = ReaderStats(0, [])
 
     def stats(self) -> Sequence[ReaderStats]:
@@ -91,23 +94,24 @@ class ReadersBeside:
             )
 
     async def evict(self, tier: str | None) -> int:
-        return sum(await self._ask_all(lambda id_: ms.EvictCaches(id_, tier), int))
+        return sum(await self._ask_all(lambda id_: ms.EvictCaches(id_, tier), int, self._readers()))
 
     async def warm(self, bucket: str, prefix: bytes, start_after: bytes) -> Sequence[Warmed]:
-        steps = await self._ask_all(lambda id_: ms.WarmCaches(id_, bucket, prefix, start_after), Warmed)
-        if not steps:
+        workers = [reader for reader in self._readers() if reader.is_worker]
+        steps = await self._ask_all(lambda id_: ms.WarmCaches(id_, bucket, prefix, start_after), Warmed, workers)
+        if not steps and self._has_workers:
             raise Unavailable("no worker reads now; try again soon")
         return steps
 
-    async def _ask_all(self, message: Callable[[int], ms.FromStore], kind: Any) -> list[Any]:
-        """The answers of all who read now. Of one that ends meanwhile there is none."""
+    async def _ask_all(self, message: Callable[[int], ms.FromStore], kind: Any, readers: Iterable[Reader]) -> list[Any]:
+        """The answers of those of them who read now. Of one that ends meanwhile there is none."""
         found: list[outcomes.Outcome[Any]] = []
 
         async def ask(reader: Reader) -> None:
             found.append(await outcomes.acapture(reader.asked.ask, message, kind))
 
         async with trio.open_nursery() as nursery:
-            for reader in self._readers():
+            for reader in readers:
                 if reader.stats is not None:
                     nursery.start_soon(ask, reader)
         lost = [each for each in found if isinstance(each, outcomes.Error) and isinstance(each.error, Unavailable)]

@@ -10,6 +10,7 @@ from couchestord import logs
 from couchestord.errors import Error, Unavailable
 from couchestord.io.catalog.accounts import AccountReader
 from couchestord.io.catalog.copies import CopyReader
+from couchestord.io.catalog.files import FileReader
 from couchestord.io.catalog.generations import Generations
 from couchestord.io.catalog.read import CatalogReader
 from couchestord.io.sharedpage import SharedPage
@@ -55,6 +56,7 @@ class ReplicaCatalog:
         self.reading = CatalogReader(self._reader, self.generations, self._failed)
         self.accounts = AccountReader(self._reader, self._failed)
         self.copies = CopyReader(self._reader, self._failed)
+        self.files = FileReader(self._reader, self._failed)
 
     @property
     def version(self) -> int:
@@ -91,6 +93,7 @@ class ReplicaCatalog:
         self.reading.connect(self._reader, self._failed)
         self.accounts.connect(self._reader, self._failed)
         self.copies.connect(self._reader, self._failed)
+        self.files.connect(self._reader, self._failed)
 
     def _open(self) -> Connection | Shut:
         try:

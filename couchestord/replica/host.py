@@ -3,8 +3,9 @@
 import bisect
 import socket
 from array import array
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from typing import Any, Final
 
 import msgspec
@@ -14,18 +15,22 @@ from couchestord import logs
 from couchestord.cache.l2 import L2
 from couchestord.errors import Corrupt, DataLost, Error, InternalError, Unavailable
 from couchestord.io.catalog.catalog import Catalog
-from couchestord.io.sharedpage import SharedPage
+from couchestord.io.sharedpage import READERS_MAX, WORKERS_READERS_MAX, SharedPage
 from couchestord.metrics import Metrics
 from couchestord.replica import messages as ms
 from couchestord.replica.beside import Reader, ReadersBeside
 from couchestord.replica.bodies import answer, coming_bodies, take_coming
 from couchestord.replica.channel import Channel
 from couchestord.store import ObjectStore
+from couchestord.store.mounts import Claim, Mounts
 
 log = logs.get(__name__)
 LEAVE_S: Final = 40.0
 """So long a store that closes waits for readers to finish what they have begun."""
-_LOOK_S: Final = 0.2
+_LOOK_AT_LOOPS_S: Final = 5.0
+_STILL_LOOKS_MAX: Final = 6
+"""A process that was let in and does not turn its loop between so many looks is cut off."""
+_LOOK_AT_DISKS_S: Final = 0.2
 """How often the host looks whether a disk was given up or came back."""
 _PLACES_MAX: Final = 1 << 17
 """Records of the journal whose places are told in one answer: a megabyte of them."""
@@ -34,28 +39,43 @@ _PLACES_MAX: Final = 1 << 17
 class Host:
     """One for the life of a process, whatever stores it opens one after the other."""
 
-    def __init__(self, page: SharedPage, metrics: Metrics) -> None:
-        self._page = page
+    def __init__(self, page: SharedPage, metrics: Metrics, *, has_workers: bool = True) -> None:
+        """`has_workers`: clients are served by processes that read, not by this one."""
+        self.page = page
         self._metrics = metrics
+        self._numbers = set(range(WORKERS_READERS_MAX, READERS_MAX))
         self._store: ObjectStore | None = None
         self._opened = trio.Event()
         self._left = trio.Event()
         self._readers: set[_Reader] = set()
-        self.beside = ReadersBeside(lambda: [reader.caches for reader in self._readers])
+        self.beside = ReadersBeside(lambda: [each.caches for each in self._readers], has_workers=has_workers)
 
     def pids(self) -> list[int]:
         """Processes that read now."""
         return sorted(reader.pid for reader in self._readers if reader.is_reading)
 
-    async def serve_reader(self, requests: socket.socket, bodies: socket.socket) -> None:
-        """One process, until it is gone. Closes the sockets."""
-        reader = _Reader(self, requests)
+    def take_number(self) -> int:
+        """The number, as a reader of the page, of a process that was not forked; -1: there are too many."""
+        return self._numbers.pop() if self._numbers else -1
+
+    def give_number_back(self, number: int) -> None:
+        """That process reads no more."""
+        self.page.clear(number)
+        self._numbers.add(number)
+
+    async def serve_reader(self, requests: socket.socket, bodies: socket.socket, number: int | None = None) -> None:
+        """One process, until it is gone, or, with its number in the page, until its loop does not turn any more:
+        nothing that it may see is freed. Closes the sockets.
+        """
+        reader = _Reader(self, requests, is_worker=number is None)
         self._readers.add(reader)
         try:
             with bodies:
                 async with trio.open_nursery() as nursery:
                     reader.nursery = nursery
                     nursery.start_soon(self._take_bodies, bodies, nursery)
+                    if number is not None:
+                        nursery.start_soon(self._watch_loop, reader, number)
                     await reader.channel.run()
                     nursery.cancel_scope.cancel()
         except* Exception as group:
@@ -68,8 +88,8 @@ class Host:
     async def serving(self, store: ObjectStore) -> AsyncIterator[None]:
         """While the body runs, readers read this store; at its end they have finished, or were waited for `LEAVE_S`."""
         core = store.core
-        core.catalog.generations.share(self._page.generations)
-        core.jobs.views.share(self._page, self.pids)
+        core.catalog.generations.share(self.page.generations)
+        core.jobs.views.share(self.page, self.pids)
         store.caches.beside = self.beside
         core.catalog.tell(self._publish)
         self._publish(core.catalog)
@@ -93,12 +113,12 @@ class Host:
                 nursery.cancel_scope.cancel()
 
     def _publish(self, catalog: Catalog) -> None:
-        self._page.publish(catalog.generations, is_shut=catalog.is_shut)
+        self.page.publish(catalog.generations, is_shut=catalog.is_shut)
 
     async def _watch_disks(self, store: ObjectStore) -> None:
         before = good_disks(store)
         while True:
-            await trio.sleep(_LOOK_S)
+            await trio.sleep(_LOOK_AT_DISKS_S)
             now = good_disks(store)
             if now != before:
                 before = now
@@ -107,6 +127,17 @@ class Host:
                         reader.channel.send(ms.pack(ms.GoodDisks(now)))
 
     # -- bodies ------------------------------------------------------------------------------------------------------
+
+    async def _watch_loop(self, reader: "_Reader", number: int) -> None:
+        beats, still_looks = -1, 0
+        while still_looks < _STILL_LOOKS_MAX:
+            # looks are counted, not seconds: when both processes are frozen together, nobody hangs
+            await trio.sleep(_LOOK_AT_LOOPS_S)
+            now = self.page.beats(number)
+            still_looks = still_looks + 1 if now == beats else 0
+            beats = now
+        log.error("a process that reads hangs and is cut off", pid=reader.pid)
+        reader.channel.close()
 
     async def _take_bodies(self, bodies: socket.socket, nursery: trio.Nursery) -> None:
         async with aclosing(coming_bodies(bodies)) as coming:
@@ -146,18 +177,22 @@ class Host:
 class _Reader:
     """What the host knows of one process."""
 
-    def __init__(self, host: Host, requests: socket.socket) -> None:
+    def __init__(self, host: Host, requests: socket.socket, *, is_worker: bool) -> None:
         self._host = host
         self.channel = Channel(requests, self._receive)
         self.nursery: trio.Nursery | None = None
         self.is_reading = False
         self.pid = 0
-        self.caches = Reader(self.channel.send)
+        self.caches = Reader(self.channel.send, is_worker=is_worker)
+        self._claims: list[tuple[Mounts, Claim]] = []
         self._held: tuple[ObjectStore, list[int], list[int]] | None = None
 
     def leave(self) -> None:
         """It reads no more, until it says hello again: what it held is let go."""
         self._host.beside.left(self.caches)
+        claims, self._claims = self._claims, []
+        for mounts, claim in claims:
+            mounts.remove(claim)
         held, self._held = self._held, None
         if held is not None:
             held[0].core.pins.release(held[1], held[2])
@@ -193,13 +228,15 @@ class _Reader:
             case ms.ChunkDamage():
                 if (l2 := self._l2()) is not None:
                     l2.report(message.extent, message.chunk, message.place)
+            case ms.ClaimMount():
+                self._answer_now(message.id, self._claim, message)
             case ms.FlushChunks():
                 self.nursery.start_soon(self._flush, message)
             case ms.Counted():
                 self._host.count(message.counts)
             case ms.Counts():
                 if self.is_reading:
-                    self.caches.stats = message.stats
+                    self.caches.stats = replace(message.stats, is_worker=self.caches.is_worker)
             case ms.Answer() | ms.Refusal():
                 self.caches.asked.answered(message)
             case ms.CatalogFailed():
@@ -245,6 +282,15 @@ class _Reader:
             shared.opening if shared is not None else 0,
         )
         self.channel.send(ms.pack(ms.Answer(message.id, ms.raw(opened))))
+
+    def _claim(self, message: ms.ClaimMount) -> None:
+        async def which_open(inodes: Sequence[int]) -> Sequence[int]:
+            found: list[int] = await self.caches.asked.ask(lambda id_: ms.WhichOpen(id_, list(inodes)), list[int])
+            return found
+
+        mounts, claim = self._host.store.core.mounts, Claim(message.bucket, message.writes, which_open)
+        mounts.add(claim)
+        self._claims.append((mounts, claim))
 
     def _hold(self, message: ms.Hold) -> None:
         if self._held is not None:

@@ -14,7 +14,7 @@ from couchestord.replica import messages as ms
 from couchestord.replica.bodies import BodySender
 from couchestord.replica.channel import Channel
 
-Command = ms.EvictCaches | ms.WarmCaches
+Command = ms.EvictCaches | ms.WarmCaches | ms.WhichOpen
 _GONE: Final = "the store's process is gone; a write may have happened: look before you try again"
 
 
@@ -36,6 +36,9 @@ class Link:
         self.disks_changed = trio.Event()
         self.obey: Callable[[Command], None] = self.refuse
         """What the store's process asks of this one goes there."""
+
+        self.which_open: Callable[[list[int]], list[int]] = lambda _: []
+        """Files that this process has open, among some."""
 
     def refuse(self, command: Command) -> None:
         """Nobody is there to obey."""
@@ -65,6 +68,10 @@ class Link:
         opened: ms.Opened = await self.ask(lambda id_: ms.Hello(id_, os.getpid()), ms.Opened, can_cancel=True)
         self.good_disks = opened.disks
         return opened
+
+    async def claim_mount(self, bucket: str | None, *, writes: bool) -> None:
+        """This process shows a bucket as a file system, or with None all, until it is gone. Raises BucketMounted."""
+        await self.ask(lambda id_: ms.ClaimMount(id_, bucket, writes), None)
 
     async def submit(self, request: object) -> Any:
         """Hand a request to the writer; see `Writer.submit`."""

@@ -11,7 +11,9 @@ import msgspec
 
 from couchestord import errors
 from couchestord.ec.choice import Preference
+from couchestord.io import filerequests as fr
 from couchestord.io import requests as rq
+from couchestord.io.catalog.files import NodeRow
 from couchestord.io.superblock import Identity, Slot
 from couchestord.model import BucketInfo, DeleteResult, ObjectInfo, PartInfo, UploadInfo
 from couchestord.store.beside import ReaderStats
@@ -121,6 +123,14 @@ class FlushChunks(_Message, frozen=True, tag=13):
     id: int
 
 
+class ClaimMount(_Message, frozen=True, tag=14):
+    """The reader shows a bucket as a file system, or with None all of them, until it is gone. Answered with None."""
+
+    id: int
+    bucket: str | None
+    writes: bool
+
+
 # -- from the store --------------------------------------------------------------------------------------------------
 
 
@@ -166,6 +176,13 @@ class WarmCaches(_Message, frozen=True, tag=25):
     start_after: bytes
 
 
+class WhichOpen(_Message, frozen=True, tag=26):
+    """Which of these files the reader has open. Answered with a list of them."""
+
+    id: int
+    inodes: list[int]
+
+
 FromReader = (
     Hello
     | Submit
@@ -180,10 +197,11 @@ FromReader = (
     | KeepChunk
     | ChunkDamage
     | FlushChunks
+    | ClaimMount
     | Answer
     | Refusal
 )
-FromStore = Answer | Refusal | Closing | GoodDisks | EvictCaches | WarmCaches
+FromStore = Answer | Refusal | Closing | GoodDisks | EvictCaches | WarmCaches | WhichOpen
 
 
 class Opened(msgspec.Struct, frozen=True, array_like=True):
@@ -237,6 +255,14 @@ ANSWERS: Final[dict[type, Any]] = {
     rq.CopyPart: PartInfo,
     rq.CompleteUpload: ObjectInfo,
     rq.AbortUpload: None,
+    fr.MakeNode: NodeRow,
+    fr.LinkNode: NodeRow,
+    fr.UnlinkNode: None,
+    fr.RemoveDirectory: None,
+    fr.RenameNode: None,
+    fr.ChangeInode: NodeRow,
+    fr.PublishFile: NodeRow,
+    fr.SetXattr: None,
 }
 """Requests that readers may hand over, and what they are answered with."""
 

@@ -179,7 +179,9 @@ class _Telling:
 
 async def _obey(link: Link, caches: Caches, telling: _Telling, command: Command) -> None:
     try:
-        if isinstance(command, ms.EvictCaches):
+        if isinstance(command, ms.WhichOpen):
+            answer = ms.raw(link.which_open(command.inodes))
+        elif isinstance(command, ms.EvictCaches):
             answer = ms.raw(await caches.evict(command.tier))
         else:
             answer = ms.raw(await caches.warm(command.bucket, command.prefix, command.start_after))

@@ -1,12 +1,12 @@
 """Asks a running daemon through its admin socket. Blocking: the command line has nothing else to do."""
 
-import os
 import socket
 from pathlib import Path
 from typing import Any, Final
 
 from couchestord.errors import AccessDenied, Unavailable
 from couchestord.frontends.admin import protocol
+from couchestord.listening import connect_in_folder
 
 _TIMEOUT_S: Final = 120.0
 
@@ -36,15 +36,9 @@ def ask(folder: Path, command: str, arguments: dict[str, Any]) -> Any:
 
 
 def _connect(client: socket.socket, folder: Path) -> None:
-    """Through a descriptor of the folder, as the server binds, for folders with long names."""
-    descriptor = -1
     try:
-        descriptor = os.open(folder, os.O_DIRECTORY | os.O_PATH)
-        client.connect(f"/proc/self/fd/{descriptor}/{protocol.SOCKET_NAME}")
+        connect_in_folder(client, folder / protocol.SOCKET_NAME)
     except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
         raise NoDaemon from None
     except PermissionError:
         raise AccessDenied(f"{folder} belongs to another user; run this as root or as the daemon's user") from None
-    finally:
-        if descriptor >= 0:
-            os.close(descriptor)

@@ -2,7 +2,6 @@
 
 import os
 import socket
-import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,15 +10,15 @@ from typing import Any, Final
 import trio
 
 from couchestord import logs
-from couchestord.errors import AccessDenied, ConfigError, Error, InternalError, InvalidArgument
+from couchestord.errors import AccessDenied, Error, InternalError, InvalidArgument
 from couchestord.frontends.admin import protocol
+from couchestord.listening import listen_in_folder, may_connect, peer_uid
 
 Execute = Callable[[object, object], Awaitable[Any]]
 """A command's name and arguments to its result."""
 
 _CLIENTS_MAX: Final = 16
 _IDLE_TIMEOUT_S: Final = 60.0
-_CREDENTIALS: Final = struct.Struct("3i")  # pid, uid, gid: struct ucred of unix(7)
 
 _log = logs.get(__name__)
 
@@ -32,7 +31,7 @@ async def serve_admin(folder: Path, execute: Execute) -> AsyncIterator[Path]:
     ConfigError when the socket cannot be made.
     """
     path = folder / protocol.SOCKET_NAME
-    listener = _listen(path)
+    listener = trio.socket.from_stdlib_socket(listen_in_folder(path, socket.SOCK_STREAM, _CLIENTS_MAX))
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_accept, listener, execute, nursery)
@@ -41,28 +40,6 @@ async def serve_admin(folder: Path, execute: Execute) -> AsyncIterator[Path]:
     finally:
         listener.close()
         path.unlink(missing_ok=True)
-
-
-def _listen(path: Path) -> trio.socket.SocketType:
-    """Bound through a descriptor of the folder: an address of AF_UNIX has only 107 bytes, a folder's name more."""
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    folder = -1
-    try:
-        folder = os.open(path.parent, os.O_DIRECTORY | os.O_PATH)
-        path.unlink(missing_ok=True)
-        mask = os.umask(0o177)
-        try:
-            listener.bind(f"/proc/self/fd/{folder}/{path.name}")
-        finally:
-            os.umask(mask)
-        listener.listen(_CLIENTS_MAX)
-    except OSError as error:
-        listener.close()
-        raise ConfigError(f"cannot make the socket {path}: {error.strerror}") from None
-    finally:
-        if folder >= 0:
-            os.close(folder)
-    return trio.socket.from_stdlib_socket(listener)
 
 
 async def _accept(listener: trio.socket.SocketType, execute: Execute, nursery: trio.Nursery) -> None:
@@ -83,7 +60,7 @@ async def _serve(stream: trio.SocketStream, execute: Execute, slots: trio.Semaph
     try:
         async with stream:
             lines = _Lines(stream)
-            if not may_command(peer_uid(stream), os.geteuid()):
+            if not may_connect(peer_uid(stream.socket), os.geteuid()):
                 # read first: closing a socket with bytes unread would reset it before the refusal is seen
                 await lines.next()
                 await _answer(stream, protocol.error_answer(AccessDenied("only root and the daemon's own user may")))
@@ -112,18 +89,6 @@ async def _run(line: bytes, execute: Execute) -> dict[str, Any]:
 async def _answer(stream: trio.SocketStream, answer: dict[str, Any]) -> None:
     with trio.fail_after(_IDLE_TIMEOUT_S):
         await stream.send_all(protocol.encode(answer))
-
-
-def peer_uid(stream: trio.SocketStream) -> int:
-    """The user id of the process that connected, from the kernel."""
-    packed = stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    uid: int = _CREDENTIALS.unpack(packed)[1]
-    return uid
-
-
-def may_command(uid: int, own_uid: int) -> bool:
-    """The mode of the socket file says the same; this holds when somebody changes it, or its folder's."""
-    return uid in (0, own_uid)
 
 
 class _Lines:

@@ -16,7 +16,8 @@ from couchestord.errors import AccessDenied, InternalError, NoSuchUser, Unavaila
 from couchestord.frontends.admin import protocol
 from couchestord.frontends.admin.client import NoDaemon, ask
 from couchestord.frontends.admin.commands import execute
-from couchestord.frontends.admin.server import may_command, peer_uid, serve_admin
+from couchestord.frontends.admin.server import serve_admin
+from couchestord.listening import may_connect, peer_uid
 
 
 @asynccontextmanager
@@ -79,14 +80,14 @@ async def test_folder_that_is_not_there_has_no_daemon(tmp_path: Path) -> None:
 
 
 def test_only_root_and_the_own_user_may_command() -> None:
-    assert [uid for uid in (0, 1000, 1001) if may_command(uid, 1000)] == [0, 1000]
+    assert [uid for uid in (0, 1000, 1001) if may_connect(uid, 1000)] == [0, 1000]
 
 
 async def test_peer_uid_is_the_kernels() -> None:
     ours, theirs = trio.socket.socketpair()
     with theirs:
         async with trio.SocketStream(ours) as stream:
-            assert peer_uid(stream) == os.geteuid()
+            assert peer_uid(stream.socket) == os.geteuid()
 
 
 async def test_other_user_is_refused_even_with_an_open_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
