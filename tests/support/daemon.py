@@ -66,6 +66,8 @@ class Node:
         self.data = data
         self.settings = dict(settings)
         self.prefix = list(prefix)
+        self.arguments: list[str] = []
+        """More of the command line of `couchestord up`."""
         self.log = log or data.with_name(data.name + ".log")
         self.process: subprocess.Popen[str] | None = None
         self.addresses: dict[str, str] = {}
@@ -112,7 +114,7 @@ class Node:
         with self.log.open("a") as errors:
             self._log_start = errors.tell()
             self.process = subprocess.Popen(
-                [*line, *FREE_PORTS, "--json"],
+                [*line, *FREE_PORTS, "--json", *self.arguments],
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,

@@ -1,4 +1,6 @@
-"""What a start loads: a store without a bucket does not pay for what it takes to ask one."""
+"""What a start loads: a store without a bucket does not pay for what it takes to ask one, nor one that nobody mounts
+for what a mount takes, pyfuse3 above all, which need not be there.
+"""
 
 import subprocess
 import sys
@@ -29,11 +31,19 @@ OF_A_BUCKET = {
     "couchestord.store.remake",
 }
 
+OF_A_MOUNT = {
+    "couchestord.frontends.posix",
+    "couchestord.frontends.posix.filesystem",
+    "couchestord.frontends.posix.fuse",
+    "couchestord.processes.mount",
+    "pyfuse3",
+}
+
 PROGRAM = """
 import sys
 from pathlib import Path
 import trio
-import couchestord.cli
+from couchestord.cli import entry
 from couchestord import daemon
 from couchestord.config import Config, StoreConfig
 
@@ -43,15 +53,17 @@ async def start():
     async with daemon.open_store(config) as store:
         print(store.health().state)
 
+entry.build_parser()
 trio.run(start)
 print(*sys.modules)
 """
 
 
-def test_a_store_without_a_bucket_loads_nothing_that_asks_one(tmp_path: Path) -> None:
+def test_a_start_loads_nothing_that_it_does_not_need(tmp_path: Path) -> None:
     line = [sys.executable, "-c", PROGRAM, str(tmp_path)]
     done = subprocess.run(line, capture_output=True, text=True, check=True, env=environment())
     state, modules = done.stdout.splitlines()
     assert state == "healthy"
-    assert sorted(OF_A_BUCKET & set(modules.split())) == []
-    assert all(find_spec(name) for name in OF_A_BUCKET), "these are their names"
+    assert sorted((OF_A_BUCKET | OF_A_MOUNT) & set(modules.split())) == []
+    names = (OF_A_BUCKET | OF_A_MOUNT) - {"pyfuse3"}
+    assert all(find_spec(name) for name in names), "these are their names"

@@ -1,0 +1,315 @@
+"""Carries a file system to the kernel through pyfuse3. The door to it: another transport would stand beside this one.
+
+pyfuse3 keeps its session in globals: one mount a process.
+"""
+
+import errno
+import os
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager
+from functools import wraps
+from pathlib import Path
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar, cast
+
+import pyfuse3
+import trio
+from pyfuse3 import (
+    EntryAttributes,
+    FileHandleT,
+    FileInfo,
+    FileNameT,
+    FlagT,
+    FUSEError,
+    InodeT,
+    ModeT,
+    ReaddirToken,
+    RequestContext,
+    SetattrFields,
+    StatvfsData,
+    XAttrNameT,
+)
+
+from couchestord import logs
+from couchestord.errors import Error, Unavailable
+from couchestord.frontends.posix.attributes import Stat
+from couchestord.frontends.posix.errors import number_of
+from couchestord.frontends.posix.filesystem import Caller, FileSystem
+from couchestord.store.names import NAME_BYTES_MAX
+
+log = logs.get(__name__)
+_KEPT_S: Final = 0.0
+"""How long the kernel may keep what it looked up."""
+_AGAIN_S: Final = 30.0
+_PAUSE_S: Final = 0.1
+_BLOCK_BYTES: Final = 4096
+_NO_ATTRIBUTES: Final = (b"system.posix_acl_access", b"system.posix_acl_default")
+P = ParamSpec("P")
+Result = TypeVar("Result")
+
+
+Method = Callable[Concatenate["_Operations", P], Awaitable[Result]]
+Answer = Callable[Concatenate["_Operations", P], Coroutine[Any, Any, Result]]
+Call = Callable[[], AbstractAsyncContextManager[None]]
+
+
+def _answered(*, again: bool) -> Callable[[Method[P, Result]], Answer[P, Result]]:
+    """Errors become numbers; what nobody foresaw is logged, and EIO. `again`: what the call does it may do twice, so it
+    is begun again when the daemon went away meanwhile.
+    """
+
+    def decorate(method: Method[P, Result]) -> Answer[P, Result]:
+        @wraps(method)
+        async def answer(self: "_Operations", /, *args: P.args, **kwargs: P.kwargs) -> Result:
+            until_s = trio.current_time() + _AGAIN_S
+            while True:
+                try:
+                    async with self.call():
+                        return await method(self, *args, **kwargs)
+                except FUSEError:
+                    raise
+                except Unavailable as error:
+                    if not again or trio.current_time() >= until_s:
+                        log.error("a call failed", call=method.__name__, reason=str(error))
+                        raise FUSEError(errno.EIO) from None
+                    await trio.sleep(_PAUSE_S)
+                except Error as error:
+                    number = number_of(error)
+                    if number == errno.EIO:
+                        log.error("a call failed", call=method.__name__, reason=str(error))
+                    raise FUSEError(number) from None
+                except Exception:
+                    log.exception("a call failed", call=method.__name__)
+                    raise FUSEError(errno.EIO) from None
+
+        return answer
+
+    return decorate
+
+
+class _Operations(pyfuse3.Operations):
+    supports_dot_lookup = True
+    enable_writeback_cache = False
+
+    def __init__(self, files: FileSystem, call: Call) -> None:
+        super().__init__()
+        self._files = files
+        self.call = call
+
+    # -- looking -------------------------------------------------------------------------------------------------------
+
+    @_answered(again=True)
+    async def lookup(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> EntryAttributes:
+        return _entry(self._files.lookup(parent_inode, name))
+
+    async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
+        """Numbers are the store's own: nothing is kept for what the kernel knows."""
+
+    @_answered(again=True)
+    async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
+        return _entry(self._files.stat(inode))
+
+    @_answered(again=True)
+    async def readlink(self, inode: InodeT, ctx: RequestContext) -> FileNameT:
+        return FileNameT(self._files.read_link(inode))
+
+    @_answered(again=True)
+    async def statfs(self, ctx: RequestContext) -> StatvfsData:
+        room = self._files.room()
+        found = StatvfsData()
+        found.f_bsize = found.f_frsize = _BLOCK_BYTES
+        found.f_blocks = room.total_bytes // _BLOCK_BYTES
+        found.f_bfree = found.f_bavail = room.free_bytes // _BLOCK_BYTES
+        found.f_files = found.f_ffree = found.f_favail = 1 << 40
+        found.f_namemax = NAME_BYTES_MAX
+        return found
+
+    @_answered(again=True)
+    async def access(self, inode: InodeT, mode: ModeT, ctx: RequestContext) -> bool:
+        return True  # the kernel has looked
+
+    # -- directories ---------------------------------------------------------------------------------------------------
+
+    @_answered(again=True)
+    async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
+        return FileHandleT(self._files.open_directory(inode))
+
+    @_answered(again=True)
+    async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
+        for name, found, number in self._files.read_directory(fh, start_id):
+            if not pyfuse3.readdir_reply(token, FileNameT(name), _entry(found), number):
+                return
+
+    async def releasedir(self, fh: FileHandleT) -> None:
+        self._files.close_directory(fh)
+
+    async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
+        """Entries are durable when the call that made them returns."""
+
+    # -- entries -------------------------------------------------------------------------------------------------------
+
+    @_answered(again=False)
+    async def mknod(
+        self, parent_inode: InodeT, name: FileNameT, mode: ModeT, rdev: int, ctx: RequestContext
+    ) -> EntryAttributes:
+        return _entry(await self._files.make(parent_inode, name, mode & ~ctx.umask, _caller(ctx), rdev=rdev))
+
+    @_answered(again=False)
+    async def mkdir(self, parent_inode: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext) -> EntryAttributes:
+        kind = 0o040000 | mode & 0o7777 & ~ctx.umask
+        return _entry(await self._files.make(parent_inode, name, kind, _caller(ctx)))
+
+    @_answered(again=False)
+    async def symlink(
+        self, parent_inode: InodeT, name: FileNameT, target: FileNameT, ctx: RequestContext
+    ) -> EntryAttributes:
+        return _entry(await self._files.make(parent_inode, name, 0o120777, _caller(ctx), target=target))
+
+    @_answered(again=False)
+    async def link(
+        self, inode: InodeT, new_parent_inode: InodeT, new_name: FileNameT, ctx: RequestContext
+    ) -> EntryAttributes:
+        return _entry(await self._files.link(inode, new_parent_inode, new_name))
+
+    @_answered(again=False)
+    async def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
+        await self._files.unlink(parent_inode, name)
+
+    @_answered(again=False)
+    async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
+        await self._files.remove_directory(parent_inode, name)
+
+    @_answered(again=False)
+    async def rename(
+        self,
+        parent_inode_old: InodeT,
+        name_old: FileNameT,
+        parent_inode_new: InodeT,
+        name_new: FileNameT,
+        flags: FlagT,
+        ctx: RequestContext,
+    ) -> None:
+        if flags & ~pyfuse3.RENAME_NOREPLACE:
+            raise FUSEError(errno.EINVAL)
+        no_replace = bool(flags & pyfuse3.RENAME_NOREPLACE)
+        await self._files.rename(parent_inode_old, name_old, parent_inode_new, name_new, no_replace=no_replace)
+
+    @_answered(again=True)
+    async def setattr(
+        self,
+        inode: InodeT,
+        attr: EntryAttributes,
+        fields: SetattrFields,
+        fh: FileHandleT | None,
+        ctx: RequestContext,
+    ) -> EntryAttributes:
+        found = await self._files.change(
+            inode,
+            mode=attr.st_mode if fields.update_mode else None,
+            uid=attr.st_uid if fields.update_uid else None,
+            gid=attr.st_gid if fields.update_gid else None,
+            size=attr.st_size if fields.update_size else None,
+            accessed_ns=attr.st_atime_ns if fields.update_atime else None,
+            modified_ns=attr.st_mtime_ns if fields.update_mtime else None,
+        )
+        return _entry(found)
+
+    # -- extended attributes -------------------------------------------------------------------------------------------
+
+    @_answered(again=True)
+    async def setxattr(self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext) -> None:
+        if name in _NO_ATTRIBUTES:
+            raise FUSEError(errno.EOPNOTSUPP)
+        await self._files.set_xattr(inode, name, value)
+
+    @_answered(again=True)
+    async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
+        if name in _NO_ATTRIBUTES:
+            raise FUSEError(errno.EOPNOTSUPP)
+        return self._files.xattr(inode, name)
+
+    @_answered(again=True)
+    async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:
+        return cast(Sequence[XAttrNameT], self._files.xattrs(inode))
+
+    @_answered(again=False)
+    async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
+        await self._files.set_xattr(inode, name, None)
+
+    # -- files ---------------------------------------------------------------------------------------------------------
+
+    @_answered(again=True)
+    async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
+        writes = flags & os.O_ACCMODE != os.O_RDONLY
+        return FileInfo(fh=FileHandleT(self._files.open(inode, writes=writes, truncate=bool(flags & os.O_TRUNC))))
+
+    @_answered(again=False)
+    async def create(
+        self, parent_inode: InodeT, name: FileNameT, mode: ModeT, flags: FlagT, ctx: RequestContext
+    ) -> tuple[FileInfo, EntryAttributes]:
+        handle, made = await self._files.create(parent_inode, name, mode & ~ctx.umask, _caller(ctx))
+        return FileInfo(fh=FileHandleT(handle)), _entry(made)
+
+    @_answered(again=True)
+    async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
+        return await self._files.read(fh, off, size)
+
+    @_answered(again=True)
+    async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
+        return await self._files.write(fh, off, buf)
+
+    async def flush(self, fh: FileHandleT) -> None:
+        # whoever starts a process closes files in it: where nothing was written, no daemon is waited for
+        if self._files.is_dirty(fh):
+            await self.fsync(fh, True)
+
+    @_answered(again=True)
+    async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
+        await self._files.sync(fh)
+
+    async def release(self, fh: FileHandleT) -> None:
+        await self._files.close(fh)
+
+
+def _caller(ctx: RequestContext) -> Caller:
+    return Caller(ctx.uid, ctx.gid)
+
+
+def _entry(found: Stat) -> EntryAttributes:
+    entry = EntryAttributes()
+    entry.st_ino = InodeT(found.ino)
+    entry.generation = 0
+    entry.entry_timeout = entry.attr_timeout = _KEPT_S
+    entry.st_mode = ModeT(found.mode)
+    entry.st_nlink = found.nlink
+    entry.st_uid, entry.st_gid, entry.st_rdev = found.uid, found.gid, found.rdev
+    entry.st_size = found.size
+    entry.st_blksize = _BLOCK_BYTES
+    entry.st_blocks = -(-found.size // 512)
+    entry.st_atime_ns = found.accessed_ns
+    entry.st_mtime_ns = found.modified_ns
+    entry.st_ctime_ns = found.changed_ns
+    return entry
+
+
+async def serve_mount(
+    files: FileSystem, call: Call, folder: Path, *, name: str, options: Sequence[str], ready: Callable[[], None]
+) -> None:
+    """Mounts on `folder` and serves until somebody unmounts it, or this is cancelled: then it is unmounted here.
+    `call` is entered for each call of the kernel's; it waits for a store. `ready` is called once it is there. Raises
+    OSError when it cannot be mounted.
+    """
+    wanted = {f"fsname={name}", "subtype=couchestord", "default_permissions", *options}
+    try:
+        pyfuse3.init(_Operations(files, call), os.fspath(folder), wanted)
+    except RuntimeError as error:
+        raise OSError(errno.EIO, f"{folder} cannot be mounted: {error}") from None
+    is_cancelled = False
+    try:
+        ready()
+        await pyfuse3.main()
+    except trio.Cancelled:
+        is_cancelled = True
+        raise
+    finally:
+        pyfuse3.close(unmount=True)
+        log.info("unmounted", folder=str(folder), by="this process" if is_cancelled else "somebody")

@@ -1,0 +1,45 @@
+"""Drafts into the store."""
+
+from contextlib import AsyncExitStack
+
+from couchestord.frontends.posix.drafts import Draft, Layer
+from couchestord.io import filerequests as fr
+from couchestord.io.checksum import xxh3_64
+from couchestord.io.mutations import Extent
+from couchestord.store.files import Files
+from couchestord.store.options import INLINE_BYTES_MAX
+
+
+async def publish(files: Files, inode: int, draft: Draft) -> None:
+    """What a draft holds is durable and visible, to S3 as well, on return. Raises what the store raises; then the draft
+    has all of it still. One call at a time for a draft.
+    """
+    layer = draft.begin()
+    try:
+        await _publish(files, inode, layer, draft.modified_ns)
+    except BaseException:
+        draft.failed()
+        raise
+    draft.published()
+
+
+async def _publish(files: Files, inode: int, layer: Layer, modified_ns: int) -> None:
+    policy = files.policy_of(inode)
+    contents: list[fr.NewBytes] = []
+    body = bytearray()
+    async with AsyncExitStack() as held:
+        for data, lays in layer.contents():
+            if len(body) + len(data) <= INLINE_BYTES_MAX:
+                extents: tuple[Extent, ...] = (Extent(len(data), 0, 0, len(body)),)
+                body += data
+                contents.append(fr.NewBytes(len(data), extents, lays, policy))
+                continue
+            taken = await held.enter_async_context(files.take(data, policy))
+            # what is left at the end of a long body rides in the record, behind that of others
+            shifted = [each if each.segment else Extent(each.length, 0, 0, len(body)) for each in taken.extents]
+            body += taken.inline
+            contents.append(fr.NewBytes(taken.size, tuple(shifted), lays, taken.policy))
+        whole = bytes(body)
+        await files.change(
+            fr.PublishFile(inode, layer.size, layer.cut, tuple(contents), modified_ns, whole, xxh3_64(whole))
+        )

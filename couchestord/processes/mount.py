@@ -1,0 +1,279 @@
+"""A mount: a process of its own, which reads beside a daemon and hands it what is to be changed.
+
+It outlives the daemon: calls wait for the next one, files stay open, and what was written and not synced stays here.
+"""
+
+import ctypes
+import errno
+import os
+import re
+import shutil
+import signal
+import subprocess
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from couchestord import logs
+from couchestord.cache import CacheConfig
+from couchestord.clock import SystemClock
+from couchestord.config import Config
+from couchestord.daemon import l3_options
+from couchestord.errors import ConfigError, Error, Unavailable
+from couchestord.frontends.posix.filesystem import FileSystem, Room
+from couchestord.metrics import Metrics
+from couchestord.remote.backend import Backend
+from couchestord.replica.door import knock
+from couchestord.replica.link import Link
+from couchestord.replica.store import open_replica
+from couchestord.store import Objects
+
+_log = logs.get(__name__)
+_L1_BYTES: Final = 32 << 20
+"""The kernel keeps what is read; this is for what many files share."""
+WAIT_S: Final = 30.0
+"""So long a call waits for a daemon."""
+_BEAT_S: Final = 1.0
+_PAUSE_S: Final = 0.2
+"""Before a daemon that is not there is looked for again."""
+_FINISH_S: Final = 10.0
+"""So long calls under way may take when the daemon closes, and publishing at the end."""
+_PR_SET_PDEATHSIG: Final = 1
+_TYPE: Final = "fuse.couchestord"
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """What is to be mounted where."""
+
+    bucket: str | None
+    """None: all of them."""
+    folder: Path
+    options: Sequence[str] = ()
+
+    @property
+    def writes(self) -> bool:
+        return "ro" not in self.options
+
+
+class Session:
+    """The open store, whichever daemon has it."""
+
+    def __init__(self, config: Config, mount: Mount) -> None:
+        self._config = config
+        self._mount = mount
+        self._store: Objects | None = None
+        self._is_open = False
+        """Calls may begin."""
+        self._changed = trio.Event()
+        self._calls = 0
+        self._idle = trio.Event()
+        self.which_open: Callable[[Sequence[int]], list[int]] = lambda _: []
+
+    def store(self) -> Objects:
+        """Raises Unavailable while there is none."""
+        if self._store is None:
+            raise Unavailable("the daemon is gone")
+        return self._store
+
+    @asynccontextmanager
+    async def call(self) -> AsyncIterator[None]:
+        """A call of the kernel's, once there is a store, which does not close meanwhile. Raises Unavailable."""
+        if not self._is_open:
+            with trio.move_on_after(WAIT_S):
+                while not self._is_open:
+                    await self._changed.wait()
+        if not self._is_open:
+            raise Unavailable(f"no daemon for {WAIT_S:.0f} s")
+        self._calls += 1
+        try:
+            yield
+        finally:
+            self._calls -= 1
+            if not self._calls:
+                self._idle.set()
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """Keeps to a daemon, until cancelled. Raises what the first one refuses with."""
+        is_first, is_told = True, False
+        while True:
+            try:
+                link = await knock(self._config.store.data)
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(link.run)
+                    nursery.start_soon(_beat, link)
+                    try:
+                        async with self._opened(link):
+                            if is_first:
+                                is_first = False
+                                task_status.started()
+                            is_told = False
+                            await link.closing.wait()
+                            await self._let_go()
+                    finally:
+                        link.channel.close()
+                        nursery.cancel_scope.cancel()
+            except* Error as group:
+                if is_first:
+                    raise
+                if not is_told:
+                    _log.warning("there is no daemon for this mount", reason=str(group.exceptions[0]))
+                is_told = True
+            await trio.sleep(_PAUSE_S)
+
+    @asynccontextmanager
+    async def _opened(self, link: Link) -> AsyncIterator[None]:
+        opened = await link.open()
+        async with (
+            _backend(self._config) as backend,
+            open_replica(link, opened, Metrics(), CacheConfig(_L1_BYTES), backend) as store,
+        ):
+            # it may be asked as soon as the store knows of it
+            link.which_open = lambda inodes: self.which_open(inodes)
+            await link.claim_mount(self._mount.bucket, writes=self._mount.writes)
+            self._store, self._is_open = store, True
+            self._changed.set()
+            self._changed = trio.Event()
+            try:
+                yield
+            finally:
+                self._store, self._is_open = None, False
+
+    async def _let_go(self) -> None:
+        """No call begins, and those under way end."""
+        self._is_open = False
+        with trio.move_on_after(_FINISH_S):
+            while self._calls:
+                self._idle = trio.Event()
+                await self._idle.wait()
+
+
+async def _beat(link: Link) -> None:
+    """Who hangs is cut off: what it may see is not freed."""
+    while not link.is_gone:
+        link.page.beat(link.number)
+        await trio.sleep(_BEAT_S)
+
+
+async def run_mount(config: Config, mount: Mount, *, announce: Callable[[], None], with_parent: bool = False) -> None:
+    """Serves a mount until SIGTERM or SIGINT, or until somebody unmounts it; `with_parent`: until the process that
+    started this one ends, too. `announce` is called once it is there.
+    Raises ConfigError when it cannot be mounted, Unavailable when no daemon runs, NoSuchBucket, BucketMounted.
+    """
+    folder = check_mount_point(mount.folder)
+    from couchestord.frontends.posix.fuse import serve_mount
+
+    session = Session(config, mount)
+    if with_parent:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(session.run)
+            nursery.start_soon(_until_signalled, signals, nursery.cancel_scope)
+            system = FileSystem(mount.bucket, session.store, SystemClock(), lambda: _room(config))
+            session.which_open = system.which_open
+            nursery.start_soon(system.run)
+            try:
+                name = mount.bucket or "couchestord"
+                await serve_mount(system, session.call, folder, name=name, options=mount.options, ready=announce)
+            except OSError as error:
+                raise ConfigError(f"cannot mount on {folder}: {error.strerror}") from None
+            finally:
+                with trio.move_on_after(_FINISH_S, shield=True):
+                    await system.finish()
+            nursery.cancel_scope.cancel()
+
+
+async def _until_signalled(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
+    async for _ in signals:
+        scope.cancel()
+        return
+
+
+def check_mount_point(folder: Path) -> Path:
+    """The folder's whole path, when it can be mounted on; a dead mount of ours there is unmounted first. Raises
+    ConfigError that says what to do.
+    """
+    try:
+        # most commands need no kernel's file system, and its library need not be there for them
+        import couchestord.frontends.posix.fuse  # noqa: F401
+    except ImportError as error:
+        if not (error.name or "").startswith("pyfuse3"):
+            raise
+        raise ConfigError(f"pyfuse3 is needed to mount: pip install couchestord[mount] ({error})") from None
+    if not Path("/dev/fuse").exists():
+        raise ConfigError("there is no /dev/fuse: load the module with modprobe fuse, or give the container the device")
+    if os.geteuid() and shutil.which("fusermount3") is None:
+        raise ConfigError("there is no fusermount3, by which users mount: install the package fuse3")
+    folder = folder.absolute()
+    _clean_up(folder)
+    try:
+        if not folder.is_dir():
+            raise ConfigError(f"{folder} is no folder: make it with mkdir -p {folder}")
+        if os.path.ismount(folder):
+            raise ConfigError(f"something is mounted on {folder} already: unmount it with umount {folder}")
+    except OSError as error:
+        raise ConfigError(f"{folder} cannot be looked at: {error.strerror}") from None
+    return folder
+
+
+def _clean_up(folder: Path) -> None:
+    """A mount of ours whose process is dead is unmounted: nothing answers there."""
+    try:
+        os.stat(folder)
+    except OSError as error:
+        if error.errno != errno.ENOTCONN or not _is_ours(folder):
+            return
+    else:
+        return
+    _log.warning("a mount whose process is dead is unmounted", folder=str(folder))
+    line = ["umount", "-l"] if not os.geteuid() else ["fusermount3", "-u", "-z"]
+    subprocess.run([*line, "--", os.fspath(folder)], check=False)
+
+
+def _is_ours(folder: Path) -> bool:
+    with open("/proc/self/mounts", "rb") as mounts:
+        rows = [line.split(b" ") for line in mounts]
+    name = os.fsencode(folder)
+    return any(_unescaped(row[1]) == name and row[2] == _TYPE.encode() for row in rows)
+
+
+def _unescaped(name: bytes) -> bytes:
+    """As proc(5) writes spaces and the like: a backslash and three octal digits."""
+    return re.sub(rb"\\([0-7]{3})", lambda found: bytes([int(found[1], 8)]), name)
+
+
+def _room(config: Config) -> Room:
+    total = free = 0
+    disks = config.store.disks or sorted(config.store.data.glob("disk-*"))
+    seen: set[int] = set()
+    for disk in disks:
+        try:
+            found, device = os.statvfs(disk), os.stat(disk).st_dev
+        except OSError:
+            continue
+        if device not in seen:
+            seen.add(device)
+            total += found.f_blocks * found.f_frsize
+            free += found.f_bavail * found.f_frsize
+    k, m = config.store.k, config.store.m
+    return Room(total * k // (k + m), free * k // (k + m))
+
+
+@asynccontextmanager
+async def _backend(config: Config) -> AsyncIterator[Backend | None]:
+    """What the third tier lies in, to read from; None: there is none. Raises ConfigError."""
+    options = l3_options(config)
+    if options is None:
+        yield None
+        return
+    backend = options.open_backend(SystemClock())
+    try:
+        yield backend
+    finally:
+        with trio.CancelScope(shield=True):
+            await backend.aclose()

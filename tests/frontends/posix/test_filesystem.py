@@ -1,0 +1,376 @@
+"""Open files of a file system over a small store: what each reader sees, and when S3 does."""
+
+import stat
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from file_rig import there
+from small_store import HandClock, body_of, core_of, faults_of, new_store, read
+from trio.testing import MockClock
+
+from couchestord import errors
+from couchestord.frontends.posix import filesystem
+from couchestord.frontends.posix.filesystem import DIRTY_S_MAX, ROOT, Caller, FileSystem, Room
+from couchestord.io import filerequests as fr
+from couchestord.store import ObjectStore
+from couchestord.store.mounts import Claim
+
+ME = Caller(1000, 100)
+
+
+def system_of(store: ObjectStore, bucket: str | None = "box") -> FileSystem:
+    return FileSystem(bucket, lambda: store, HandClock(), lambda: Room(100, 50))
+
+
+@asynccontextmanager
+async def mounted(path: Path) -> AsyncIterator[tuple[ObjectStore, FileSystem]]:
+    async with new_store(path) as store:
+        system = system_of(store)
+
+        async def which_open(inodes: Sequence[int]) -> Sequence[int]:
+            return system.which_open(inodes)
+
+        core_of(store).mounts.add(Claim("box", True, which_open))
+        assert await orphans(store) == []
+        yield store, system
+    assert faults_of(path) == []
+
+
+@contextmanager
+def refusing(store: ObjectStore, monkeypatch: pytest.MonkeyPatch, error: errors.Error) -> Iterator[None]:
+    """Nothing can be published meanwhile."""
+    change = store.files.change
+
+    async def refuse(request: Any) -> Any:
+        if isinstance(request, fr.PublishFile):
+            raise error
+        return await change(request)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.files, "change", refuse)
+        yield
+
+
+async def orphans(store: ObjectStore) -> list[int]:
+    """Files without a name that stay."""
+    await core_of(store).jobs.orphans.work()
+    return core_of(store).catalog.files.orphans(0, 10)
+
+
+async def test_what_is_written_is_read_at_once_and_published_by_sync(tmp_path: Path) -> None:
+    async with mounted(tmp_path) as (store, system):
+        handle, made = await system.create(ROOT, b"f", 0o640, ME)
+        assert (made.mode, made.uid, made.gid, made.size) == (stat.S_IFREG | 0o640, 1000, 100, 0)
+        assert await system.write(handle, 10, b"hello") == 5
+        assert system.stat(made.ino).size == system.lookup(ROOT, b"f").size == 15
+        assert await system.read(handle, 0, 100) == bytes(10) + b"hello"
+        assert await read(store, b"f") == b""
+        await system.sync(handle)
+        assert await read(store, b"f") == bytes(10) + b"hello"
+        etag = (await store.head("box", b"f")).etag
+        await system.sync(handle)  # nothing is new
+        assert (await store.head("box", b"f")).etag == etag
+        await system.write(handle, 12, b"LL")
+        assert await system.read(handle, 11, 3) == b"eLL"
+        assert await system.read(handle, 15, 10) == b""
+        assert await read(store, b"f") == bytes(10) + b"hello"
+        await system.close(handle)
+        assert await read(store, b"f") == bytes(10) + b"heLLo"
+        found = system.stat(made.ino)
+        assert (found.size, found.mode, found.uid) == (15, stat.S_IFREG | 0o640, 1000)
+
+
+async def test_all_handles_of_a_file_share_what_is_written(tmp_path: Path) -> None:
+    async with mounted(tmp_path) as (store, system):
+        one, made = await system.create(ROOT, b"f", 0o600, ME)
+        other = system.open(made.ino, writes=True)
+        await system.write(one, 0, b"one")
+        await system.write(other, 3, b"other")
+        assert await system.read(one, 0, 99) == await system.read(other, 0, 99) == b"oneother"
+        await system.close(one)
+        assert system.which_open([made.ino, 5]) == [made.ino]
+        assert await read(store, b"f") == b""  # it is published at the last close
+        await system.close(other)
+        assert system.which_open([made.ino]) == []
+        assert await read(store, b"f") == b"oneother"
+
+
+async def test_long_and_sparse_files(tmp_path: Path) -> None:
+    async with mounted(tmp_path) as (store, system):
+        handle, made = await system.create(ROOT, b"f", 0o600, ME)
+        body = body_of(300_000)
+        for at in range(0, len(body), 65_536):
+            await system.write(handle, 50_000 + at, body[at : at + 65_536])
+        whole = bytes(50_000) + body
+        await system.sync(handle)
+        await store.destage()
+        await system.write(handle, 100_000, b"in the middle")
+        await system.write(handle, 500_000, b"end")
+        whole = whole[:100_000] + b"in the middle" + whole[100_013:]
+        whole += bytes(500_000 - len(whole)) + b"end"
+        for _ in range(2):
+            assert await system.read(handle, 0, 1 << 20) == whole
+            for first, length in [(0, 10), (49_990, 20), (99_990, 50), (349_990, 20), (499_990, 99)]:
+                assert await system.read(handle, first, length) == whole[first : first + length]
+            await system.sync(handle)
+        assert await read(store, b"f") == whole
+        await system.close(handle)
+        assert system.stat(made.ino).size == len(whole)
+
+
+async def test_cutting_and_making_longer(tmp_path: Path) -> None:
+    async with mounted(tmp_path) as (store, system):
+        await store.put("box", b"f", b"0123456789")
+        ino = there(store, b"f").id
+        found = await system.change(ino, size=4)  # nobody has it open: published at once
+        assert found.size == 4
+        assert await read(store, b"f") == b"0123"
+        reader = system.open(ino)
+        assert (await system.change(ino, size=5)).size == 5  # and so when it is only read
+        assert await read(store, b"f") == b"0123\0"
+        await system.change(ino, size=4)
+        await system.close(reader)
+        handle = system.open(ino, writes=True)
+        await system.write(handle, 4, b"abcd")
+        assert (await system.change(ino, size=6)).size == 6
+        assert (await system.change(ino, size=8)).size == 8
+        assert await system.read(handle, 0, 99) == b"0123ab\0\0"
+        assert await read(store, b"f") == b"0123"
+        await system.close(handle)
+        assert await read(store, b"f") == b"0123ab\0\0"
+        with pytest.raises(errors.IsADirectory):
+            await system.change(ROOT, size=0)
+
+
+async def test_opening_with_truncate(tmp_path: Path) -> None:
+    async with mounted(tmp_path) as (store, system):
+        await store.put("box", b"f", b"0123456789")
+        await store.put("box", b"d/x", b"")
+        ino = there(store, b"f").id
+        handle = system.open(ino, writes=True, truncate=True)
+        assert system.stat(ino).size == 0
+        assert await system.read(handle, 0, 99) == b""
+        await system.write(handle, 3, b"new")
+        assert await read(store, b"f") == b"0123456789"  # S3 never sees the file empty
+        await system.close(handle)
+        assert await read(store, b"f") == b"\0\0\0new"
+        await system.close(system.open(ino, writes=True, truncate=True))
+        assert await read(store, b"f") == b""
+        with pytest.raises(errors.IsADirectory):
+            system.open(there(store, b"d").id)
+        with pytest.raises(errors.StaleInode):
+            system.open(1 << 40)
+
+
+async def test_times_that_are_set_while_a_file_is_written_are_published(tmp_path: Path) -> None:
+    async with mounted(tmp_path) as (_, system):
+        handle, made = await system.create(ROOT, b"f", 0o600, ME)
+        await system.write(handle, 0, b"x")
+        assert system.stat(made.ino).modified_ns != made.modified_ns
+        assert (await system.change(made.ino, modified_ns=5, accessed_ns=6)).modified_ns == 5
+        await system.close(handle)
+        found = system.stat(made.ino)
+        assert (found.modified_ns, found.size) == (5, 1)
+        assert (await system.change(made.ino, mode=0o4755, uid=7)).mode == stat.S_IFREG | 0o4755
+        assert system.stat(made.ino).uid == 7
+
+
+async def test_unlinked_while_open(tmp_path: Path) -> None:
+    async with mounted(tmp_path) as (store, system):
+        await store.put("box", b"f", body_of(200_000))
+        ino = there(store, b"f").id
+        one, other = system.open(ino, writes=True), system.open(ino, writes=True)
+        await system.unlink(ROOT, b"f")
+        with pytest.raises(errors.NoSuchKey):
+            await store.head("box", b"f")
+        with pytest.raises(errors.NoSuchEntry):
+            system.lookup(ROOT, b"f")
+        assert system.stat(ino).nlink == 0
+        await system.write(one, 5, b"still")
+        await system.sync(one)
+        await system.write(one, 0, b"X")
+        await system.close(one)
+        whole = b"X" + body_of(200_000)[1:5] + b"still" + body_of(200_000)[10:]
+        assert await system.read(other, 0, 1 << 20) == whole
+        assert await orphans(store) == [ino]
+        await system.close(other)
+        assert await orphans(store) == []
+        with pytest.raises(errors.StaleInode):
+            system.stat(ino)
+
+
+async def test_unlinked_while_nobody_has_it_open(tmp_path: Path) -> None:
+    async with mounted(tmp_path) as (store, system):
+        handle, made = await system.create(ROOT, b"f", 0o600, ME)
+        await system.close(handle)
+        await system.unlink(ROOT, b"f")
+        assert await orphans(store) == []
+        with pytest.raises(errors.NoSuchEntry):
+            await system.unlink(ROOT, b"f")
+        with pytest.raises(errors.StaleInode):
+            system.stat(made.ino)
+
+
+async def test_renamed_over_while_open(tmp_path: Path) -> None:
+    async with mounted(tmp_path) as (store, system):
+        await store.put("box", b"new", b"new")
+        await store.put("box", b"f", b"old")
+        old = there(store, b"f").id
+        handle = system.open(old)
+        await system.write(handle, 3, b" and more")
+        with pytest.raises(errors.EntryExists):
+            await system.rename(ROOT, b"new", ROOT, b"f", no_replace=True)
+        await system.rename(ROOT, b"new", ROOT, b"f", no_replace=False)
+        assert await read(store, b"f") == b"new"
+        assert await system.read(handle, 0, 99) == b"old and more"
+        assert await orphans(store) == [old]
+        await system.sync(handle)
+        assert await read(store, b"f") == b"new"
+        await system.close(handle)
+        assert await orphans(store) == []
+
+
+async def test_replaced_through_s3_while_open(tmp_path: Path) -> None:
+    async with mounted(tmp_path) as (store, system):
+        await store.put("box", b"f", b"old")
+        old = there(store, b"f").id
+        handle = system.open(old)
+        await system.write(handle, 3, b"er")
+        await store.put("box", b"f", b"new")
+        assert await orphans(store) == [old]
+        assert await system.read(handle, 0, 99) == b"older"
+        assert system.lookup(ROOT, b"f").size == 3
+        await system.close(handle)
+        assert await orphans(store) == []
+        assert await read(store, b"f") == b"new"
+
+
+async def test_a_name_more_keeps_the_bytes(tmp_path: Path) -> None:
+    async with mounted(tmp_path) as (store, system):
+        handle, made = await system.create(ROOT, b"f", 0o600, ME)
+        assert (await system.link(made.ino, ROOT, b"g")).nlink == 2
+        await system.unlink(ROOT, b"f")
+        await system.write(handle, 0, b"bytes")
+        await system.close(handle)
+        assert await orphans(store) == []
+        assert await read(store, b"g") == b"bytes"
+
+
+@pytest.mark.parametrize("error", [errors.NoSpace("full"), errors.Unavailable("gone")])
+async def test_what_cannot_be_published_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: errors.Error
+) -> None:
+    async with mounted(tmp_path) as (store, system):
+        handle, made = await system.create(ROOT, b"f", 0o600, ME)
+        await system.write(handle, 0, body_of(200_000))
+        with refusing(store, monkeypatch, error):
+            with pytest.raises(type(error)):
+                await system.sync(handle)
+            assert await system.read(handle, 0, 1 << 20) == body_of(200_000)
+            await system.write(handle, 0, b"more")
+            with pytest.raises(type(error)):
+                await system.sync(handle)
+            assert system.stat(made.ino).size == 200_000
+        assert await read(store, b"f") == b""
+        await system.sync(handle)
+        assert await read(store, b"f") == b"more" + body_of(200_000)[4:]
+
+
+async def test_a_close_that_cannot_publish_is_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with mounted(tmp_path) as (store, system):
+        handle, made = await system.create(ROOT, b"f", 0o600, ME)
+        await system.write(handle, 0, b"bytes")
+        with refusing(store, monkeypatch, errors.NoSpace("full")):
+            await system.close(handle)
+        assert [record.levelname for record in caplog.records] == ["ERROR"]
+        assert system.which_open([made.ino]) == []
+        handle = system.open(made.ino, writes=True)
+        assert await system.read(handle, 0, 9) == b""
+
+
+async def test_at_the_end_all_is_published_that_can_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with mounted(tmp_path) as (store, system):
+        first = (await system.create(ROOT, b"a", 0o600, ME))[1].ino
+        handles = [
+            system.open(first, writes=True),
+            *[(await system.create(ROOT, name, 0o600, ME))[0] for name in (b"b", b"c")],
+        ]
+        for handle in handles:
+            await system.write(handle, 0, b"bytes")
+        change = store.files.change
+
+        async def refuse_first(request: Any) -> Any:
+            if isinstance(request, fr.PublishFile) and request.inode == first:
+                raise errors.NoSpace("full")
+            return await change(request)
+
+        monkeypatch.setattr(store.files, "change", refuse_first)
+        await system.finish()
+        assert [await read(store, name) for name in (b"a", b"b", b"c")] == [b"", b"bytes", b"bytes"]
+        assert [record.levelname for record in caplog.records] == ["ERROR"]
+
+
+async def test_much_that_waits_is_published_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filesystem, "DIRTY_BYTES_MAX", 1000)
+    async with mounted(tmp_path) as (store, system):
+        handle, _ = await system.create(ROOT, b"f", 0o600, ME)
+        await system.write(handle, 0, bytes(1000))
+        assert await read(store, b"f") == b""
+        await system.write(handle, 1000, b"x")
+        assert await read(store, b"f") == bytes(1000) + b"x"
+
+
+def test_what_has_waited_long_is_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = MockClock(rate=1.0)
+
+    async def published(store: ObjectStore, key: bytes) -> None:
+        while not await read(store, key):
+            await trio.sleep(0.01)
+
+    async def main() -> None:
+        async with mounted(tmp_path) as (store, system), trio.open_nursery() as nursery:
+            nursery.start_soon(system.run)
+            late, _ = await system.create(ROOT, b"late", 0o600, ME)
+            soon, _ = await system.create(ROOT, b"soon", 0o600, ME)
+            await system.write(soon, 0, b"x")
+            clock.jump(DIRTY_S_MAX * 0.7)
+            await system.write(late, 0, b"x")
+            await system.write(soon, 1, b"y")  # it waits from its first byte on
+            clock.jump(DIRTY_S_MAX * 0.5)
+            await published(store, b"soon")
+            assert await read(store, b"soon") == b"xy"
+            assert await read(store, b"late") == b""  # it was looked at before the other
+            with refusing(store, monkeypatch, errors.NoSpace("full")):
+                clock.jump(DIRTY_S_MAX)
+                while not caplog.records:
+                    await trio.sleep(0.01)
+            assert caplog.records[0].levelname == "WARNING"
+            assert await read(store, b"late") == b""
+            clock.jump(DIRTY_S_MAX)  # and it goes on trying
+            await published(store, b"late")
+            nursery.cancel_scope.cancel()
+
+    trio.run(main, clock=clock)
+
+
+async def test_a_top_that_has_buckets_has_no_extended_attributes(tmp_path: Path) -> None:
+    """`ls -l` asks for some of each name that it shows, `..` in a bucket among them."""
+    async with mounted(tmp_path) as (store, system):
+        await system.set_xattr(ROOT, b"user.a", b"1")
+        assert (system.xattrs(ROOT), system.xattr(ROOT, b"user.a")) == ([b"user.a"], b"1")
+        top = system_of(store, bucket=None)
+        assert top.xattrs(ROOT) == []
+        with pytest.raises(errors.NoSuchXattr):
+            top.xattr(ROOT, b"user.a")
+        with pytest.raises(errors.NotPermitted):
+            await top.set_xattr(ROOT, b"user.a", b"1")

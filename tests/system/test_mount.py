@@ -1,0 +1,328 @@
+"""Buckets through the kernel: real mounts beside a real daemon, and S3 on the same tree."""
+
+import errno
+import mmap
+import os
+import random
+import re
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from daemon import QUICK, Node, with_workers
+from daemons import command
+from mounted import Mounted, tree_of
+
+pytestmark = pytest.mark.skipif(not Path("/dev/fuse").exists() or os.geteuid() != 0, reason="needs /dev/fuse and root")
+
+
+with_and_without_workers = pytest.mark.parametrize("node", [0, 2], indirect=True)
+
+
+@pytest.fixture
+def node(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Node]:
+    """A daemon with a bucket `box`."""
+    workers_count = getattr(request, "param", 0)
+    with Node(tmp_path / "data", settings=with_workers(QUICK, workers_count)).start() as made:
+        made.s3().create_bucket(Bucket="box")
+        yield made
+
+
+@pytest.fixture
+def box(node: Node, tmp_path: Path) -> Iterator[Mounted]:
+    with Mounted(node.data, tmp_path / "box") as mounted:
+        yield mounted
+
+
+def keys(client: Any) -> dict[str, int]:
+    return {each["Key"]: each["Size"] for each in client.list_objects_v2(Bucket="box").get("Contents", ())}
+
+
+def body(client: Any, key: str) -> bytes:
+    found: bytes = client.get_object(Bucket="box", Key=key)["Body"].read()
+    return found
+
+
+@with_and_without_workers
+def test_what_one_side_writes_the_other_reads(node: Node, box: Mounted) -> None:
+    client, top = node.s3(), box.folder
+    client.put_object(Bucket="box", Key="a/b/put", Body=b"from S3", Metadata={"mode": "33152"})
+    assert command("cache", "warmup", "box", "--data", node.data).stdout.startswith("1 objects")
+    assert (top / "a/b/put").read_bytes() == b"from S3"
+    assert (top / "a/b/put").stat().st_mode == 0o100600
+    (top / "a/written").write_bytes(b"from the mount")
+    assert body(client, "a/written") == b"from the mount"
+    etag = client.head_object(Bucket="box", Key="a/written")["ETag"].strip('"')
+    assert len(etag) == 34
+    assert etag.endswith("-1")
+    client.put_object(Bucket="box", Key="a/written", Body=b"anew")
+    assert (top / "a/written").read_bytes() == b"anew"
+    client.delete_object(Bucket="box", Key="a/b/put")
+    assert not (top / "a/b").exists()
+    assert os.listdir(top / "a") == ["written"]
+    (top / "a").rename(top / "moved")
+    assert keys(client) == {"moved/written": 4}
+    os.symlink("moved/written", top / "link")
+    head = client.head_object(Bucket="box", Key="link")
+    assert (head["ContentType"], body(client, "link")) == ("inode/symlink", b"moved/written")
+    assert (top / "link").read_bytes() == b"anew"
+    os.link(top / "moved/written", top / "hard")
+    (top / "hard").write_bytes(b"through one of its names")
+    assert body(client, "moved/written") == b"through one of its names"
+
+
+def test_names_that_no_file_system_has(node: Node, box: Mounted) -> None:
+    client = node.s3()
+    odd = ["x", "x/y", "d//e", "d/", "d/./f", "../up", "long/" + "n" * 300]
+    for key in odd:
+        client.put_object(Bucket="box", Key=key, Body=key.encode())
+    bodies = set()
+    for folder, _, files in os.walk(box.folder):
+        bodies |= {(Path(folder) / name).read_bytes() for name in files}
+    assert bodies == {key.encode() for key in odd}
+    for child in box.folder.iterdir():
+        shutil.rmtree(child) if child.is_dir() else child.unlink()
+    assert keys(client) == {}
+
+
+def test_as_another_file_system_does(node: Node, box: Mounted, tmp_path: Path) -> None:
+    """The same calls on a folder of this machine's give the same tree, the same bytes and the same errors."""
+    other = tmp_path / "other"
+    other.mkdir()
+    rng = random.Random(7)
+    for _ in range(250):
+        _do_both(rng, box.folder, other)
+    expected = tree_of(other)
+    assert tree_of(box.folder) == expected
+    box.stop()
+    with Mounted(node.data, tmp_path / "again") as again:
+        assert tree_of(again.folder) == expected
+    files = {name: len(each[-1]) for name, each in expected.items() if each[0] == "file"}  # type: ignore[index]
+    found = keys(node.s3())
+    assert {name: size for name, size in found.items() if name in files} == files
+
+
+def _do_both(rng: random.Random, one: Path, other: Path) -> None:
+    names = ["a", "b", "c", "a/a", "a/b", "b/a", "a/a/a"]
+    name, second = rng.choice(names), rng.choice(names)
+    kind, seed = rng.randrange(10), rng.random()
+    found = [_do(kind, random.Random(seed), folder / name, folder / second) for folder in (one, other)]
+    assert found[0] == found[1], (kind, name, second)
+
+
+def _do(kind: int, rng: random.Random, path: Path, second: Path) -> object:
+    """Result or error of a call."""
+    try:
+        match kind:
+            case 0:
+                path.mkdir()
+            case 1 | 2:
+                path.write_bytes(rng.randbytes(rng.randrange(300_000)))
+            case 3:
+                with path.open("r+b") as file:
+                    file.seek(rng.randrange(400_000))
+                    file.write(rng.randbytes(rng.randrange(20_000)))
+            case 4:
+                os.truncate(path, rng.randrange(300_000))
+            case 5:
+                path.unlink()
+            case 6:
+                path.rmdir()
+            case 7:
+                path.rename(second)
+            case 8:
+                os.link(path, second)
+            case _:
+                path.chmod(rng.choice([0o600, 0o755]))
+    except OSError as error:
+        return error.errno
+    return None
+
+
+@with_and_without_workers
+def test_what_is_open_outlives_its_name(node: Node, box: Mounted) -> None:
+    client, top = node.s3(), box.folder
+    for way in ("unlink", "rename", "put", "delete"):
+        path = top / "file"
+        path.write_bytes(b"old " * 100_000)
+        with path.open("rb", buffering=0) as file:
+            assert file.read(4) == b"old "
+            match way:
+                case "unlink":
+                    path.unlink()
+                case "rename":
+                    (top / "new").write_bytes(b"new")
+                    (top / "new").rename(path)
+                case "put":
+                    client.put_object(Bucket="box", Key="file", Body=b"new")
+                case _:
+                    client.delete_object(Bucket="box", Key="file")
+            assert path.exists() == (way in ("rename", "put"))
+            assert os.fstat(file.fileno()).st_nlink == 0
+            assert file.read() == b"old " * 99_999, way
+
+
+def test_programs_work_on_it(node: Node, box: Mounted) -> None:
+    top = box.folder
+    connection = sqlite3.connect(top / "rows.db")
+    connection.execute("pragma journal_mode=delete")
+    connection.execute("create table row (id integer primary key, text)")
+    for number in range(20):
+        with connection:
+            connection.execute("insert into row (text) values (?)", ("x" * 100 * number,))
+    assert connection.execute("pragma integrity_check").fetchone() == ("ok",)
+    connection.close()
+    (top / "mapped").write_bytes(bytes(100_000))
+    with (top / "mapped").open("r+b") as file, mmap.mmap(file.fileno(), 0) as mapped:
+        mapped[50_000:50_005] = b"bytes"
+        mapped.flush()
+    assert (top / "mapped").read_bytes()[50_000:50_005] == b"bytes"
+    assert body(node.s3(), "mapped")[50_000:50_005] == b"bytes"
+    source = Path(__file__).parent.parent / "support"
+    subprocess.run(["tar", "-C", source, "-cf", top / "all.tar", "."], check=True)
+    (top / "out").mkdir()
+    subprocess.run(["tar", "-C", top / "out", "-xf", top / "all.tar"], check=True)
+    subprocess.run(["diff", "-r", source, top / "out"], check=True)
+
+
+def test_a_mount_that_is_killed_has_lost_nothing_that_was_synced(node: Node, tmp_path: Path) -> None:
+    with Mounted(node.data, tmp_path / "box") as mounted, (mounted.folder / "file").open("wb") as file:
+        file.write(b"synced")
+        file.flush()
+        os.fsync(file.fileno())
+        file.write(b", not synced")
+        file.flush()
+        os.unlink(mounted.folder / "file")
+        os.mkdir(mounted.folder / "made")
+        (mounted.folder / "made/kept").write_bytes(b"closed")
+        mounted.stop(signal.SIGKILL)
+        with pytest.raises(OSError, match="not connected"):
+            os.fsync(file.fileno())
+        with pytest.raises(OSError, match="not connected"):
+            file.close()
+    assert keys(node.s3()) == {"made/kept": 6}
+    with Mounted(node.data, tmp_path / "again") as again:
+        assert (again.folder / "made/kept").read_bytes() == b"closed"
+
+
+def test_all_buckets_in_one_mount(node: Node, tmp_path: Path) -> None:
+    client = node.s3()
+    with Mounted(node.data, tmp_path / "all", bucket=None) as mounted:
+        top = mounted.folder
+        assert os.listdir(top) == ["box"]
+        (top / "other").mkdir()
+        assert {each["Name"] for each in client.list_buckets()["Buckets"]} == {"box", "other"}
+        (top / "box/file").write_bytes(b"bytes")
+        calls: dict[Callable[[], object], int] = {
+            lambda: (top / "UPPER").mkdir(): errno.EINVAL,
+            lambda: (top / "file").write_bytes(b""): errno.EPERM,
+            lambda: (top / "other").rename(top / "third"): errno.EPERM,
+            lambda: (top / "box/file").rename(top / "other/file"): errno.EXDEV,
+            lambda: os.link(top / "box/file", top / "other/file"): errno.EXDEV,
+            lambda: (top / "box").rmdir(): errno.ENOTEMPTY,
+        }
+        for call, number in calls.items():
+            with pytest.raises(OSError, match=re.escape(os.strerror(number))):
+                call()
+        (top / "other").rmdir()
+        assert os.listdir(top) == ["box"]
+
+
+def test_one_mount_writes(node: Node, box: Mounted, tmp_path: Path) -> None:
+    line = [sys.executable, "-m", "couchestord", "mount", "--bucket", "box", str(tmp_path), "--data", str(node.data)]
+    refused = subprocess.run(line, check=False, capture_output=True, text=True)
+    assert refused.returncode == 1
+    assert "mounted already" in refused.stderr
+    with Mounted(node.data, tmp_path / "second", options=["--read-only"]) as second:
+        (box.folder / "file").write_bytes(b"bytes")
+        assert (second.folder / "file").read_bytes() == b"bytes"
+        with pytest.raises(OSError, match="Read-only"):
+            (second.folder / "file").unlink()
+
+
+WRITER = """
+import os, sys
+gone, file = open("gone", "rb"), open("file", "wb", buffering=0)
+file.write(b"before ")
+os.unlink("gone")
+print("written", flush=True)
+sys.stdin.readline()
+file.write(b"meanwhile ")
+os.listdir(".")
+file.write(b"after")
+os.fsync(file.fileno())
+assert gone.read() == b"gone " * 100_000
+print("synced", flush=True)
+sys.stdin.readline()
+"""
+
+
+@with_and_without_workers
+def test_a_daemon_that_is_started_again_finds_its_mount(node: Node, box: Mounted) -> None:
+    """Files stay open, one without a name as well; what was not synced is not lost, and calls wait."""
+    (box.folder / "gone").write_bytes(b"gone " * 100_000)
+    # another process: this one would close the files anew in each process that it starts
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", WRITER], cwd=box.folder, **pipes) as writer:  # type: ignore[call-overload]
+        assert writer.stdout.readline() == "written\n"
+        node.kill()
+        writer.stdin.write("go on\n")
+        writer.stdin.flush()
+        node.start()
+        assert writer.stdout.readline() == "synced\n"
+        assert body(node.s3(), "file") == b"before meanwhile after"
+    (box.folder / "more").write_bytes(b"more")
+    node.restart()
+    assert (box.folder / "more").read_bytes() == b"more"
+
+
+def test_a_daemon_mounts_its_own_store_and_unmounts_it(node: Node, tmp_path: Path) -> None:
+    """A mount that is killed is there again, though it was left dead; at the end nothing is mounted."""
+    top = tmp_path / "own"
+    top.mkdir()
+    node.stop()
+    node.arguments = ["--mount", str(top)]
+    node.start()
+    _wait_mounted(top)
+    (top / "box/file").write_bytes(b"bytes")
+    assert body(node.s3(), "file") == b"bytes"
+    (pid,) = [int(each) for each in _pids_of("couchestord", "mount", str(top))]
+    os.kill(pid, signal.SIGKILL)
+    _wait_mounted(top, but_not_by=pid)
+    assert (top / "box/file").read_bytes() == b"bytes"
+    node.stop()
+    assert not os.path.ismount(top)
+
+
+def _wait_mounted(folder: Path, but_not_by: int = 0) -> None:
+    deadline_s = time.monotonic() + 60
+    while not (_answers(folder) and but_not_by not in _pids_of("couchestord", "mount", str(folder))):
+        assert time.monotonic() < deadline_s
+        time.sleep(0.05)
+
+
+def _answers(folder: Path) -> bool:
+    try:
+        return os.path.ismount(folder) and bool(os.listdir(folder))
+    except OSError:
+        return False
+
+
+def _pids_of(*words: str) -> list[int]:
+    """Processes whose command line has these words."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = path.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if all(word.encode() in line for word in words):
+            found.append(int(path.parent.name))
+    return found
