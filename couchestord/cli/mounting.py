@@ -26,7 +26,7 @@ def register(commands: Commands) -> None:
     mount.add_argument("folder", metavar="DIR", type=Path, help="the folder to mount on")
     mount.add_argument("--read-only", action="store_true", help="nothing can be changed through it")
     mount.add_argument("--allow-other", action="store_true", help="other users may use it")
-    mount.add_argument("--with-parent", action="store_true", help="end with the process that started this one")
+    mount.add_argument("--with-parent", action="store_true", help="end when standard input does")
     add_store_options(mount)
     mount.set_defaults(run=_mount)
 

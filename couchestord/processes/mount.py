@@ -3,7 +3,6 @@
 It outlives the daemon: calls wait for the next one, files stay open, and what was written and not synced stays here.
 """
 
-import ctypes
 import errno
 import os
 import re
@@ -42,7 +41,6 @@ _PAUSE_S: Final = 0.2
 """Before a daemon that is not there is looked for again."""
 _FINISH_S: Final = 10.0
 """So long calls under way may take when the daemon closes, and publishing at the end."""
-_PR_SET_PDEATHSIG: Final = 1
 _TYPE: Final = "fuse.couchestord"
 
 
@@ -160,20 +158,20 @@ async def _beat(link: Link) -> None:
 
 
 async def run_mount(config: Config, mount: Mount, *, announce: Callable[[], None], with_parent: bool = False) -> None:
-    """Serves a mount until SIGTERM or SIGINT, or until somebody unmounts it; `with_parent`: until the process that
-    started this one ends, too. `announce` is called once it is there.
+    """Serves a mount until SIGTERM or SIGINT, or until somebody unmounts it; `with_parent`: until standard input ends,
+    too, which the process that started this one holds. `announce` is called once it is there.
     Raises ConfigError when it cannot be mounted, Unavailable when no daemon runs, NoSuchBucket, BucketMounted.
     """
     folder = check_mount_point(mount.folder)
     from couchestord.frontends.posix.fuse import serve_mount
 
     session = Session(config, mount)
-    if with_parent:
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
             await nursery.start(session.run)
             nursery.start_soon(_until_signalled, signals, nursery.cancel_scope)
+            if with_parent:
+                nursery.start_soon(_until_input_ends, nursery.cancel_scope)
             system = FileSystem(mount.bucket, session.store, SystemClock(), lambda: _room(config))
             session.which_open = system.which_open
             nursery.start_soon(system.run)
@@ -192,6 +190,14 @@ async def _until_signalled(signals: AsyncIterator[int], scope: trio.CancelScope)
     async for _ in signals:
         scope.cancel()
         return
+
+
+async def _until_input_ends(scope: trio.CancelScope) -> None:
+    """Whoever started this process holds the other end, and is gone, or wants it to end, when that is closed."""
+    async with trio.lowlevel.FdStream(os.dup(0)) as stream:
+        while await stream.receive_some(1024):
+            pass
+    scope.cancel()
 
 
 def check_mount_point(folder: Path) -> Path:
