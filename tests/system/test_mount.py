@@ -297,8 +297,19 @@ def test_a_daemon_mounts_its_own_store_and_unmounts_it(node: Node, tmp_path: Pat
     os.kill(pid, signal.SIGKILL)
     _wait_mounted(top, but_not_by=pid)
     assert (top / "box/file").read_bytes() == b"bytes"
+    node.kill()
+    _wait_unmounted(top)
+    node.start()
+    _wait_mounted(top)
     node.stop()
     assert not os.path.ismount(top)
+
+
+def _wait_unmounted(folder: Path) -> None:
+    deadline_s = time.monotonic() + 60
+    while os.path.ismount(folder):
+        assert time.monotonic() < deadline_s
+        time.sleep(0.05)
 
 
 def _wait_mounted(folder: Path, but_not_by: int = 0) -> None:

@@ -32,7 +32,9 @@ ROOT: Final = 1
 DIRTY_S_MAX: Final = 30.0
 """So long bytes that were written wait to be published at most."""
 DIRTY_BYTES_MAX: Final = 64 << 20
-"""With more of one file waiting, it is published at once: memory is bounded."""
+"""With more of one file waiting, it is published at once."""
+ALL_DIRTY_BYTES_MAX: Final = 256 << 20
+"""With more of all files together waiting, whichever is written is published at once: memory is bounded."""
 _LOOK_S: Final = 5.0
 
 
@@ -82,6 +84,8 @@ class FileSystem:
         self._directories: dict[int, OpenDirectory | None] = {}
         """None: the top that has buckets."""
         self._last_handle = 0
+        self._dirty_bytes = 0
+        """At least what all drafts hold; counted anew when one was published."""
 
     async def run(self) -> None:
         """Publishes what has waited for long, until cancelled."""
@@ -331,8 +335,10 @@ class FileSystem:
         id_ = self._handles[handle]
         opened = self._open[id_]
         draft = self._draft(id_, opened)
+        before_bytes = draft.dirty_bytes
         draft.write(offset, data, self._clock.now_ns())
-        if draft.dirty_bytes > DIRTY_BYTES_MAX:
+        self._dirty_bytes += draft.dirty_bytes - before_bytes
+        if draft.dirty_bytes > DIRTY_BYTES_MAX or self._dirty_bytes > ALL_DIRTY_BYTES_MAX:
             await self._publish(id_, opened)
         return len(data)
 
@@ -388,4 +394,7 @@ class FileSystem:
     async def _publish(self, id_: int, opened: _Open) -> None:
         async with opened.turn:
             if opened.draft is not None and opened.draft.is_dirty:
-                await publish(self._store(), id_, opened.draft)
+                try:
+                    await publish(self._store(), id_, opened.draft)
+                finally:
+                    self._dirty_bytes = sum(each.draft.dirty_bytes for each in self._open.values() if each.draft)

@@ -374,3 +374,18 @@ async def test_a_top_that_has_buckets_has_no_extended_attributes(tmp_path: Path)
             top.xattr(ROOT, b"user.a")
         with pytest.raises(errors.NotPermitted):
             await top.set_xattr(ROOT, b"user.a", b"1")
+
+
+async def test_what_all_files_hold_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filesystem, "ALL_DIRTY_BYTES_MAX", 1000)
+    async with mounted(tmp_path) as (store, system):
+        one, _ = await system.create(ROOT, b"one", 0o600, ME)
+        other, _ = await system.create(ROOT, b"other", 0o600, ME)
+        await system.write(one, 0, bytes(600))
+        await system.write(other, 0, b"x" * 600)
+        assert await read(store, b"one") == b""
+        assert await read(store, b"other") == b"x" * 600
+        await system.write(other, 600, b"y")
+        assert await read(store, b"other") == b"x" * 600
+        await system.close(one)
+        await system.close(other)
