@@ -82,6 +82,8 @@ class Snapshot:
     """Of each tier by name: bytes, capacity_bytes, entries, hit_ratio, and counts of what happened."""
     l3: Mapping[str, float] = field(default_factory=dict)
     """Of the bucket; empty: there is none."""
+    mounts: Mapping[str, int] = field(default_factory=dict)
+    """How many show buckets now, and how often one of them was late."""
 
 
 class Metrics:
@@ -238,6 +240,10 @@ class _Gauges(Collector):
         if state.degraded_reads is not None:
             text = "Reads that had to reconstruct, since the start."
             yield CounterMetricFamily("couchestord_degraded_reads", text, value=state.degraded_reads)
+        if state.mounts:
+            yield GaugeMetricFamily("couchestord_mounts", "Mounts that show buckets.", value=state.mounts["count"])
+            text = "Mounts that were not waited for any longer with what S3 had changed, since the start."
+            yield CounterMetricFamily("couchestord_mounts_late", text, value=state.mounts["late"])
 
 
 def _caches(tiers: Mapping[str, Mapping[str, float]]) -> Iterable[Metric]:

@@ -38,6 +38,11 @@ class Asked:
             self._waiting.pop(id_, None)
         return ms.unpack_value(found[0].unwrap(), kind)
 
+    @property
+    def count(self) -> int:
+        """Questions that were not answered yet."""
+        return len(self._waiting)
+
     def answered(self, message: ms.Answer | ms.Refusal) -> None:
         """The reader has answered."""
         if isinstance(message, ms.Refusal):

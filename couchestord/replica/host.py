@@ -15,6 +15,7 @@ from couchestord import logs
 from couchestord.cache.l2 import L2
 from couchestord.errors import Corrupt, DataLost, Error, InternalError, Unavailable
 from couchestord.io.catalog.catalog import Catalog
+from couchestord.io.catalog.changes import Changes
 from couchestord.io.sharedpage import READERS_MAX, WORKERS_READERS_MAX, SharedPage
 from couchestord.metrics import Metrics
 from couchestord.replica import messages as ms
@@ -32,6 +33,8 @@ _STILL_LOOKS_MAX: Final = 6
 """A process that was let in and does not turn its loop between so many looks is cut off."""
 _LOOK_AT_DISKS_S: Final = 0.2
 """How often the host looks whether a disk was given up or came back."""
+_ASKED_MAX: Final = 1 << 12
+"""With more changes that a mount was told and has not shown, it is cut off, and will look up everything anew."""
 _PLACES_MAX: Final = 1 << 17
 """Records of the journal whose places are told in one answer: a megabyte of them."""
 
@@ -229,7 +232,7 @@ class _Reader:
                 if (l2 := self._l2()) is not None:
                     l2.report(message.extent, message.chunk, message.place)
             case ms.ClaimMount():
-                self._answer_now(message.id, self._claim, message)
+                self.nursery.start_soon(self._claim, message)
             case ms.FlushChunks():
                 self.nursery.start_soon(self._flush, message)
             case ms.Counted():
@@ -260,7 +263,7 @@ class _Reader:
 
     async def _submit(self, message: ms.Submit) -> None:
         try:
-            value = await self._host.store.core.submit(ms.unpack_request(message))
+            value = await self._host.store.core.submit(ms.unpack_request(message), self)
             reply: ms.FromStore = ms.Answer(message.id, ms.raw(value))
         except Exception as error:
             reply = ms.refuse(message.id, _known(error))
@@ -283,14 +286,28 @@ class _Reader:
         )
         self.channel.send(ms.pack(ms.Answer(message.id, ms.raw(opened))))
 
-    def _claim(self, message: ms.ClaimMount) -> None:
+    async def _claim(self, message: ms.ClaimMount) -> None:
         async def which_open(inodes: Sequence[int]) -> Sequence[int]:
             found: list[int] = await self.caches.asked.ask(lambda id_: ms.WhichOpen(id_, list(inodes)), list[int])
             return found
 
-        mounts, claim = self._host.store.core.mounts, Claim(message.bucket, message.writes, which_open)
-        mounts.add(claim)
-        self._claims.append((mounts, claim))
+        async def show(changes: Changes) -> None:
+            if self.caches.asked.count > _ASKED_MAX:
+                log.error("a mount that does not show what changes is cut off", pid=self.pid)
+                self.channel.close()
+            await self.caches.asked.ask(lambda id_: ms.Show(id_, changes), None)
+
+        core = self._host.store.core
+        claim = Claim(message.bucket, message.writes, which_open, show, self)
+        try:
+            # what is being committed was not noted for it: it looks after that
+            async with core.writer.quiet():
+                core.mounts.add(claim)
+                self._claims.append((core.mounts, claim))
+        except Error as error:
+            self.channel.send(ms.pack(ms.refuse(message.id, error)))
+        else:
+            self.channel.send(ms.pack(ms.Answer(message.id, ms.raw(None))))
 
     def _hold(self, message: ms.Hold) -> None:
         if self._held is not None:

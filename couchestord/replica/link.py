@@ -2,19 +2,20 @@
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import outcome as outcomes
 import trio
 
 from couchestord.errors import Unavailable
+from couchestord.io.catalog.changes import Changes
 from couchestord.io.sharedpage import SharedPage
 from couchestord.replica import messages as ms
 from couchestord.replica.bodies import BodySender
 from couchestord.replica.channel import Channel
 
-Command = ms.EvictCaches | ms.WarmCaches | ms.WhichOpen
+Command = ms.EvictCaches | ms.WarmCaches | ms.WhichOpen | ms.Show
 _GONE: Final = "the store's process is gone; a write may have happened: look before you try again"
 
 
@@ -39,6 +40,9 @@ class Link:
 
         self.which_open: Callable[[list[int]], list[int]] = lambda _: []
         """Files that this process has open, among some."""
+
+        self.show: Callable[[Changes], Awaitable[None]] = _nobody_looks
+        """Has those forget what is otherwise now who keep what they have looked up here."""
 
     def refuse(self, command: Command) -> None:
         """Nobody is there to obey."""
@@ -124,3 +128,7 @@ class Link:
         task = self._waiting.pop(id_, None)
         if task is not None:
             trio.lowlevel.reschedule(task, found)
+
+
+async def _nobody_looks(_: Changes) -> None:
+    """There is nobody to be told."""

@@ -13,6 +13,7 @@ from couchestord import errors
 from couchestord.ec.choice import Preference
 from couchestord.io import filerequests as fr
 from couchestord.io import requests as rq
+from couchestord.io.catalog.changes import Changes
 from couchestord.io.catalog.files import NodeRow
 from couchestord.io.superblock import Identity, Slot
 from couchestord.model import BucketInfo, DeleteResult, ObjectInfo, PartInfo, UploadInfo
@@ -183,6 +184,13 @@ class WhichOpen(_Message, frozen=True, tag=26):
     inodes: list[int]
 
 
+class Show(_Message, frozen=True, tag=27):
+    """What is otherwise than before. Answered with None once the kernel above the reader's mount has forgotten it."""
+
+    id: int
+    changes: Changes
+
+
 FromReader = (
     Hello
     | Submit
@@ -201,7 +209,7 @@ FromReader = (
     | Answer
     | Refusal
 )
-FromStore = Answer | Refusal | Closing | GoodDisks | EvictCaches | WarmCaches | WhichOpen
+FromStore = Answer | Refusal | Closing | GoodDisks | EvictCaches | WarmCaches | WhichOpen | Show
 
 
 class Opened(msgspec.Struct, frozen=True, array_like=True):

@@ -181,6 +181,9 @@ async def _obey(link: Link, caches: Caches, telling: _Telling, command: Command)
     try:
         if isinstance(command, ms.WhichOpen):
             answer = ms.raw(link.which_open(command.inodes))
+        elif isinstance(command, ms.Show):
+            await link.show(command.changes)
+            answer = ms.raw(None)
         elif isinstance(command, ms.EvictCaches):
             answer = ms.raw(await caches.evict(command.tier))
         else:
@@ -192,7 +195,8 @@ async def _obey(link: Link, caches: Caches, telling: _Telling, command: Command)
         log.exception("a command of the store's process failed")
         link.tell(ms.refuse(command.id, InternalError(repr(error))))
         return
-    telling.tell()
+    if isinstance(command, ms.EvictCaches | ms.WarmCaches):
+        telling.tell()
     link.tell(ms.Answer(command.id, answer))
 
 

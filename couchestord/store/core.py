@@ -74,9 +74,9 @@ class Core:
     better: trio.Event
     """Set once a store that was started read only may be written when it is started again."""
 
-    async def submit(self, request: object) -> Any:
+    async def submit(self, request: object, origin: object = None) -> Any:
         """Hand a request to the writer; see `Writer.submit`."""
-        return await self.writer.submit(request)
+        return await self.writer.submit(request, origin)
 
     async def destage_all(self) -> None:
         """Step destage until nothing is left to move, then snapshot and trim."""

@@ -170,6 +170,7 @@ async def status(core: "Core", beside: Sequence[ReaderStats] = ()) -> dict[str, 
         },
         "jobs": core.jobs.status(),
         "workers": core.jobs.views.readers(),
+        "mounts": core.mounts.status(),
     }
 
 

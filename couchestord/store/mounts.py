@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import trio
 
@@ -10,6 +10,7 @@ from couchestord import logs
 from couchestord.ec.segments import Submit
 from couchestord.errors import BucketMounted, Unavailable
 from couchestord.io import filerequests as fr
+from couchestord.io.catalog.changes import Changes
 from couchestord.io.catalog.files import FileReader
 from couchestord.service import Progress
 
@@ -21,13 +22,24 @@ WhichOpen = Callable[[Sequence[int]], Awaitable[Sequence[int]]]
 """Which of these files a mount has open. Raises Unavailable when it is gone."""
 
 
-@dataclass(frozen=True, slots=True)
+Show = Callable[[Changes], Awaitable[None]]
+"""Returns once the kernel above a mount has forgotten what is otherwise now. Raises Unavailable when the mount is
+gone.
+"""
+
+
+@dataclass(slots=True, eq=False)
 class Claim:
     """What a mount shows. `bucket` None: all."""
 
     bucket: str | None
     writes: bool
     which_open: WhichOpen
+    show: Show
+    owner: object = None
+    """Of the claim: what it asks for it knows to be changed."""
+    is_late: bool = False
+    """It has not shown what it was told to in time: it is told, but not waited for until it has."""
 
     def covers(self, bucket: str | None) -> bool:
         return None in (self.bucket, bucket) or self.bucket == bucket
@@ -38,6 +50,8 @@ class Mounts:
 
     def __init__(self) -> None:
         self._claims: list[Claim] = []
+        self.late_count = 0
+        """How often a mount was late."""
 
     def add(self, claim: Claim) -> None:
         """Raises BucketMounted: what the kernel knows of a file it writes must not be changed by another mount."""
@@ -56,6 +70,27 @@ class Mounts:
     def writes(self, bucket: str) -> bool:
         """Whether somebody may write files of a bucket."""
         return any(claim.writes and claim.covers(bucket) for claim in self._claims)
+
+    @property
+    def are_there(self) -> bool:
+        return bool(self._claims)
+
+    def covering(self, bucket: str | None, *, but: object = None) -> tuple[Claim, ...]:
+        """Mounts that show a bucket, or with None any, other than those of an owner."""
+        return tuple(
+            claim for claim in self._claims if claim.covers(bucket) and (but is None or claim.owner is not but)
+        )
+
+    def is_late(self, claim: Claim) -> None:
+        """It has not shown in time what has changed."""
+        claim.is_late = True
+        self.late_count += 1
+        log.warning("a mount hangs: until it shows what has changed, nobody waits for it", bucket=claim.bucket)
+
+    def status(self) -> dict[str, Any]:
+        """For people and programs: what is shown, and how often a mount was late."""
+        shown = [{"bucket": each.bucket, "writes": each.writes, "is_late": each.is_late} for each in self._claims]
+        return {"shown": shown, "late": self.late_count}
 
     async def which_open(self, inodes: Sequence[int]) -> set[int]:
         """Those of these files that somebody has open."""

@@ -26,15 +26,20 @@ def is_plain(name: bytes) -> bool:
     return (
         0 < len(name) <= NAME_BYTES_MAX
         and name not in (b".", b"..")
-        and not name.startswith(ESCAPE)
+        and not is_escaped(name)
         and b"\0" not in name
         and b"/" not in name
     )
 
 
+def is_escaped(name: bytes) -> bool:
+    """Whether an entry that is shown so is called otherwise, and may be shown as it is called later."""
+    return name.startswith(ESCAPE)
+
+
 def escaped(name: bytes) -> int | None:
     """The number in a name that `shown` has escaped; None for others."""
-    if not name.startswith(ESCAPE):
+    if not is_escaped(name):
         return None
     digits = name[len(ESCAPE) :]
     try:

@@ -7,6 +7,8 @@ from typing import Any
 import outcome as outcomes
 
 from couchestord import logs
+from couchestord.errors import InternalError
+from couchestord.io.catalog.changes import Changes
 
 log = logs.get(__name__)
 Answered = Callable[[outcomes.Outcome[Any]], object]
@@ -20,11 +22,15 @@ class Waiting:
     request: object
     size_bytes: int
     answered: Answered
+    origin: object = None
+    """Who asked, when it shows buckets itself."""
     result: outcomes.Outcome[Any] | None = None
+    changes: Changes | None = None
+    """What mounts show otherwise then."""
 
-    def tell(self, answer: outcomes.Outcome[Any]) -> None:
-        """Once. Raises nothing, whatever who asked does with it."""
+    def tell(self) -> None:
+        """The result, once. Raises nothing, whatever who asked does with it."""
         try:
-            self.answered(answer)
+            self.answered(self.result or outcomes.Error(InternalError("no answer")))
         except Exception:
             log.exception("whoever asked could not be told; others are", request=type(self.request).__name__)

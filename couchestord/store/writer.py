@@ -27,7 +27,6 @@ from couchestord.errors import (
     WritesStopped,
 )
 from couchestord.io import mutations as mu
-from couchestord.io import requests as rq
 from couchestord.io.catalog.catalog import Catalog
 from couchestord.io.catalog.reserve import Reserve
 from couchestord.io.checksum import xxh3_64
@@ -36,7 +35,9 @@ from couchestord.io.journal import Journal
 from couchestord.io.journalfile import Entry
 from couchestord.io.records import META_BYTES_MAX, record_digest
 from couchestord.io.sqlite import is_damage, is_failure
+from couchestord.store.answering import Answering
 from couchestord.store.decide import Decider
+from couchestord.store.growing import GROWING, Room
 from couchestord.store.waiting import Answered, Waiting
 
 log = logs.get(__name__)
@@ -52,36 +53,9 @@ WAL_BYTES_MAX = 256 << 20
 SLOW_FROM = 0.9
 """How full the journal is when writers of new data begin to be slowed."""
 SLOW_S_MAX = 0.2
-GROWING = (rq.PutObject, rq.PutPart, rq.CopyObject, rq.CopyPart, rq.MakeUpload, rq.MakeBucket)
-"""What needs room that it does not give back."""
-FREEING = (
-    rq.MakeSegment,
-    rq.SealSegment,
-    rq.DropSegment,
-    rq.LoseShards,
-    rq.PlaceShard,
-    rq.MoveExtents,
-    rq.SaveJob,
-    rq.BeginBlob,
-    rq.ConfirmBlob,
-    rq.DropBlob,
-    rq.ForgetBlob,
-    rq.LoseCopies,
-)
-"""What background jobs and a start must be able to write, or a journal that is full stays full."""
 OVERDRAFT = 1.5
 """How full the journal may become with deletes and other changes that bring no data."""
 EMPTY_SUM = xxh3_64(b"")
-
-
-@dataclass(frozen=True, slots=True)
-class _Room:
-    """Why a group may not grow, None while it may."""
-
-    for_new_data: Error | None
-    for_others: Error | None
-    on_disks: Error | None = None
-    """For new data that lies on the disks."""
 
 
 @dataclass(slots=True)
@@ -123,9 +97,11 @@ class Writer:
         self._filled = self._fill
         """How full the journal was when that was last asked: before each group."""
         self.stats = WriterStats()
+        self._answering: Answering | None = None
 
-    async def submit(self, request: object) -> Any:
-        """Decide, apply and make durable. Returns the answer, or raises the refusal, once both are certain.
+    async def submit(self, request: object, origin: object = None) -> Any:
+        """Decide, apply and make durable. Returns the answer, or raises the refusal, once both are certain and mounts
+        show them; but for those of `origin`, which asks.
 
         Cancellation does not take a request back: the call waits for the commit and returns.
         """
@@ -133,7 +109,7 @@ class Writer:
             # a journal that fills slows its writers before it refuses them
             self._filled = self._fill
             await trio.sleep(SLOW_S_MAX * min(1.0, max(0.0, self._filled - SLOW_FROM) / (1 - SLOW_FROM)))
-        self._take(request, partial(trio.lowlevel.reschedule, trio.lowlevel.current_task()))
+        self._take(request, partial(trio.lowlevel.reschedule, trio.lowlevel.current_task()), origin)
         return await trio.lowlevel.wait_task_rescheduled(_cannot_cancel)
 
     def hand_in(self, request: object, answered: Answered) -> bool:
@@ -146,12 +122,12 @@ class Writer:
         self._take(request, answered)
         return True
 
-    def _take(self, request: object, answered: Answered) -> None:
+    def _take(self, request: object, answered: Answered, origin: object = None) -> None:
         reason = self._stopped or self._broken
         if reason is not None:
             raise type(reason)(str(reason))
         body = getattr(request, "body", b"")
-        waiting = Waiting(request, len(body), answered)
+        waiting = Waiting(request, len(body), answered, origin)
         if self._idle.is_set():
             self._idle = trio.Event()
         self._queue.append(waiting)
@@ -182,6 +158,8 @@ class Writer:
     def resume(self) -> None:
         """The catalog is as the log says again: later requests are committed."""
         self._broken = self.failure = None
+        if self._answering is not None:
+            self._answering.doubt_everything()
 
     def fail(self, error: Exception) -> None:
         """The catalog's file cannot be used, or is not what was committed to it: nothing is decided on it until it is
@@ -206,6 +184,11 @@ class Writer:
 
     async def run(self) -> None:
         """Commit groups until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._answering = Answering(nursery, self._decider.mounts)
+            await self._run(self._answering)
+
+    async def _run(self, answering: Answering) -> None:
         try:
             while True:
                 if not self._queue:
@@ -215,11 +198,12 @@ class Writer:
                 # a cancelled writer finishes the group it has begun: its requests cannot be cancelled
                 with trio.CancelScope(shield=True):
                     await self._gather()
-                    await self._commit_waiting()
+                    answering.answer(await self._commit_waiting())
         finally:
             self.stop(ShuttingDown("the store is shutting down"))
             for waiting in self._queue:
-                waiting.tell(outcomes.Error(ShuttingDown("the store is shutting down")))
+                waiting.result = outcomes.Error(ShuttingDown("the store is shutting down"))
+                waiting.tell()
             self._queue.clear()
             self._idle.set()
 
@@ -239,7 +223,7 @@ class Writer:
         async with self._turn:
             yield
 
-    async def _commit_waiting(self) -> None:
+    async def _commit_waiting(self) -> list[Waiting]:
         group: list[Waiting] = []
         size_bytes = 0
         while self._queue and len(group) < GROUP_MUTATIONS_MAX and size_bytes < GROUP_BYTES_MAX:
@@ -256,8 +240,7 @@ class Writer:
             for waiting in group:
                 waiting.result = outcomes.Error(error)
         self._expected = min(GROUP_MUTATIONS_MAX, len(group) + len(self._queue))
-        for waiting in group:
-            waiting.tell(waiting.result or outcomes.Error(InternalError("no answer")))
+        return group
 
     async def _commit(self, group: list[Waiting]) -> None:
         if self._broken is not None:
@@ -321,6 +304,7 @@ class Writer:
         """Decide and apply the group in one transaction. A request whose outcome cannot be applied is taken out."""
         excluded: set[int] = set()
         room = self._look_for_room()
+        self._catalog.applier.watch.is_on = self._decider.mounts.are_there
         while True:
             self._catalog.begin()
             entries: list[Entry] = []
@@ -354,7 +338,7 @@ class Writer:
     def _fill(self) -> float:
         return self._journal.size_bytes / self._journal.size_bytes_max
 
-    def _look_for_room(self) -> _Room:
+    def _look_for_room(self) -> Room:
         """New data needs room in the journal and beyond the reserve of the disks; deletes and moves do not.
 
         Asked once for a group: nothing of it changes while one is decided.
@@ -363,25 +347,20 @@ class Writer:
         full = JournalFull("the journal is full: destage has not caught up. Try again.")
         others = full if self._filled >= OVERDRAFT else None
         if self._filled >= 1:
-            return _Room(full, others)
+            return Room(full, others)
         if self._catalog_is_tight:
             reason = "the file system of the catalog is full: delete something, or make room there"
-            return _Room(NoSpace(reason), others)
+            return Room(NoSpace(reason), others)
         if self._catalog.wal_bytes() > WAL_BYTES_MAX:
             reason = "the catalog's WAL is full: checkpoints are behind, or a reader is in their way. Try again."
-            return _Room(Unavailable(reason), others)
+            return Room(Unavailable(reason), others)
         needed = replicas_needed(self._disks.m, self._disks.missing_count())
         if len(self._disks.roomy()) < needed <= len(self._disks.good()):
-            return _Room(None, others, NoSpace("the disks are full: delete something, or add room"))
-        return _Room(None, others)
+            return Room(None, others, NoSpace("the disks are full: delete something, or add room"))
+        return Room(None, others)
 
-    def _decide_one(self, waiting: Waiting, room: _Room, entries: list[Entry]) -> None:
-        refusal = room.for_others
-        if isinstance(waiting.request, GROWING):
-            lies_elsewhere = isinstance(waiting.request, (rq.PutObject, rq.PutPart)) and waiting.request.content
-            refusal = room.for_new_data or (None if lies_elsewhere else room.on_disks)
-        if refusal is not None and not isinstance(waiting.request, FREEING):
-            raise type(refusal)(str(refusal))
+    def _decide_one(self, waiting: Waiting, room: Room, entries: list[Entry]) -> None:
+        room.check(waiting.request)
         decision = self._decider.decide(waiting.request)
         if decision.outcome is not None:
             body_sum = EMPTY_SUM if not decision.body else decision.body_sum
@@ -391,6 +370,7 @@ class Writer:
                 raise EntityTooLarge("the request is made of too many pieces: write the object anew")
             applier = self._catalog.applier
             applier.apply(decision.outcome, applier.sequence + 1, record_digest(meta, body_sum))
+            waiting.changes = applier.watch.take()
             entries.append(Entry(meta, decision.body, body_sum))
         waiting.result = outcomes.Value(decision.answer)
 

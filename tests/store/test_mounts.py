@@ -12,9 +12,14 @@ from trio.testing import MockClock
 
 from couchestord.errors import BucketMounted, StaleInode, Unavailable
 from couchestord.io import filerequests as fr
+from couchestord.io.catalog.changes import Changes
 from couchestord.service import Progress
 from couchestord.store import ObjectStore
 from couchestord.store.mounts import GRACE_S, ORPHANS_PER_STEP_MAX, Claim, Mounts
+
+
+async def nothing_kept(_: Changes) -> None:
+    """Of a mount whose kernel keeps nothing."""
 
 
 def claim(bucket: str | None, *, writes: bool = True, held: Sequence[int] = ()) -> Claim:
@@ -23,7 +28,7 @@ def claim(bucket: str | None, *, writes: bool = True, held: Sequence[int] = ()) 
     async def which_open(inodes: Sequence[int]) -> Sequence[int]:
         return [id_ for id_ in inodes if id_ in held]
 
-    return Claim(bucket, writes, which_open)
+    return Claim(bucket, writes, which_open, nothing_kept)
 
 
 def gone(bucket: str | None) -> Claim:
@@ -32,7 +37,7 @@ def gone(bucket: str | None) -> Claim:
     async def which_open(inodes: Sequence[int]) -> Sequence[int]:
         raise Unavailable("the other process is gone")
 
-    return Claim(bucket, True, which_open)
+    return Claim(bucket, True, which_open, nothing_kept)
 
 
 # -- claims ----------------------------------------------------------------------------------------------------------

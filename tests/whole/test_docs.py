@@ -77,7 +77,10 @@ def test_documented_metrics_are_those_there_are() -> None:
     metrics = Metrics()
     metrics.count_request("GetObject", 200, 0.1, 1, 1)
     l3: dict[str, float] = defaultdict(float, blobs=1.0)
-    snapshot = Snapshot("1", "zfec", "healthy", {"good": 1}, {"a": 1}, 1, 1, {"open": 1}, 1, {}, 1, l3=l3)
+    mounts = {"count": 1, "late": 0}
+    snapshot = Snapshot(
+        "1", "zfec", "healthy", {"good": 1}, {"a": 1}, 1, 1, {"open": 1}, 1, {}, 1, l3=l3, mounts=mounts
+    )
     types = re.findall(r"(?m)^# TYPE (couchestord_\w+)", metrics.render(snapshot).decode())
     documented = set(METRIC.findall((ROOT / "docs" / "operations.md").read_text(encoding="utf-8")))
     assert set(types) == documented

@@ -27,4 +27,5 @@ def snapshot_of(version: str, health: str, status: Mapping[str, Any]) -> Snapsho
         degraded_reads=status["degraded_reads"] + journal["degraded_reads"],
         caches={tier["tier"]: tier for tier in status["caches"]},
         l3=status["l3"] or {},
+        mounts={"count": len(status["mounts"]["shown"]), "late": status["mounts"]["late"]},
     )

@@ -13,6 +13,7 @@ from couchestord.errors import InternalError
 from couchestord.io import mutations as mu
 from couchestord.io.catalog.accountrows import AccountRows
 from couchestord.io.catalog.blobrows import BlobRows
+from couchestord.io.catalog.changes import Watch
 from couchestord.io.catalog.directoryrows import DirectoryRows
 from couchestord.io.catalog.filerows import FileRows
 from couchestord.io.catalog.generations import Generations
@@ -38,11 +39,13 @@ class Applier:
         self.next_id = 0
         self.tree_generation = 0
         self.generations = Generations()
+        self.watch = Watch()
+        """For mounts."""
         self._accounts = AccountRows(connection)
         self._blobs = BlobRows(connection)
         self._segments = SegmentRows(connection, self._blobs)
         self._inodes = InodeRows(connection, self._segments, self)
-        self._directories = DirectoryRows(connection, self.use_ids, self.change_tree)
+        self._directories = DirectoryRows(connection, self)
         self._files = FileRows(connection, self._inodes, self._directories, self)
         self._by_type: dict[type, Callable[[Any], None]] = {
             mu.BucketMade: self._bucket_made,
@@ -116,6 +119,11 @@ class Applier:
         self.tree_generation += 1
         self.generations.change_tree()
 
+    def change_object(self, directory: int, name: bytes) -> None:
+        """An entry names another object, or none."""
+        self.generations.change_object(directory, name)
+        self.watch.name(directory, name)
+
     def use_ids(self, first: int, count: int = 1) -> None:
         """These are never given out again."""
         self.next_id = max(self.next_id, first + count)
@@ -128,6 +136,7 @@ class Applier:
             "insert into bucket values (?, ?, ?, ?, '', ?)", (it.name, it.root, it.owner, it.created_ns, it.policy)
         )
         self.use_ids(it.root)
+        self.watch.bucket(it.name)
 
     def _bucket_removed(self, it: mu.BucketRemoved) -> None:
         (root,) = self._run("select root from bucket where name=?", (it.name,)).fetchone()
@@ -139,11 +148,12 @@ class Applier:
             self._run(f"delete from {table} where id=?", (root,))
         self._run("delete from xattr where inode=?", (root,))
         self.change_tree()
+        self.watch.bucket(it.name)
 
     # -- objects ---------------------------------------------------------------------------------------------------
 
     def _object_put(self, it: mu.ObjectPut) -> None:
-        self.generations.change_object(it.directory, it.name)
+        self.change_object(it.directory, it.name)
         self._directories.insert_made(it.made, it.modified_ns)
         content: int | None = None
         if it.extents is not None:
@@ -175,7 +185,7 @@ class Applier:
         self.use_ids(it.id)
 
     def _object_deleted(self, it: mu.ObjectDeleted) -> None:
-        self.generations.change_object(it.directory, it.name)
+        self.change_object(it.directory, it.name)
         self._directories.insert_made(it.made, it.modified_ns)
         self._leave_current(it.directory, it.name, it)
         self._run("delete from entry where directory=? and name=?", (it.directory, it.name))
@@ -191,7 +201,7 @@ class Applier:
         self._directories.prune(it.directory)
 
     def _version_deleted(self, it: mu.VersionDeleted) -> None:
-        self.generations.change_object(it.directory, it.name)
+        self.change_object(it.directory, it.name)
         where = (it.directory, it.name)
         live = self._run("select inode from entry where directory=? and name=? and child=0", where).fetchone()
         if live and live[0] == it.id:

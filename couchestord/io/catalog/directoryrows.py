@@ -1,17 +1,26 @@
 """Rows of directories: which come with what lies in them, and go with it unless they are kept."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from typing import Protocol
 
+from couchestord.io.catalog.changes import Watch
 from couchestord.io.outcome import MadeDirectory
 from couchestord.io.sqlite import Connection, Execute, Shut
+
+
+class _Applier(Protocol):
+    watch: Watch
+
+    def use_ids(self, first: int, count: int = 1) -> None: ...
+
+    def change_tree(self) -> None: ...
 
 
 class DirectoryRows:
     """Applies what concerns directories. Inside the caller's transaction."""
 
-    def __init__(self, connection: Connection, use_ids: Callable[[int], None], change_tree: Callable[[], None]) -> None:
-        self._use_ids = use_ids
-        self._change_tree = change_tree
+    def __init__(self, connection: Connection, applier: _Applier) -> None:
+        self._applier = applier
         self.connect(connection)
 
     def connect(self, connection: Connection | Shut) -> None:
@@ -29,7 +38,8 @@ class DirectoryRows:
         self._run(
             "insert into entry (directory, name, child, cookie, flags) values (?, ?, ?, ?, 0)", (parent, name, id_, id_)
         )
-        self._use_ids(id_)
+        self._applier.use_ids(id_)
+        self._applier.watch.name(parent, name)
 
     def insert_made(self, directories: Iterable[MadeDirectory], made_ns: int) -> None:
         """Those that an object made on its way."""
@@ -42,7 +52,8 @@ class DirectoryRows:
         self._run("delete from directory where id=?", (directory,))
         self._run("delete from entry where directory=? and name=?", (parent, name))
         self._count(parent, -1)
-        self._change_tree()
+        self._applier.change_tree()
+        self._applier.watch.name(parent, name)
         return int(parent)
 
     def moved(self, directory: int, old_parent: int, parent: int, name: bytes) -> None:
@@ -51,7 +62,7 @@ class DirectoryRows:
         if parent != old_parent:
             self._count(old_parent, -1)
             self._count(parent, 1)
-        self._change_tree()
+        self._applier.change_tree()
 
     def _count(self, directory: int, change: int) -> None:
         self._run("update directory set children=children+? where id=?", (change, directory))

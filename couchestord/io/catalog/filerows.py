@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from couchestord.io import fileoutcomes as fo
+from couchestord.io.catalog.changes import Watch
 from couchestord.io.catalog.directoryrows import DirectoryRows
 from couchestord.io.catalog.generations import Generations
 from couchestord.io.catalog.inoderows import InodeRows
@@ -13,8 +14,11 @@ from couchestord.io.sqlite import Connection, Execute, Shut
 
 class _Applier(Protocol):
     generations: Generations
+    watch: Watch
 
     def use_ids(self, first: int, count: int = 1) -> None: ...
+
+    def change_object(self, directory: int, name: bytes) -> None: ...
 
 
 class FileRows:
@@ -69,6 +73,7 @@ class FileRows:
             (it.id, size, content, *home, it.mode, it.uid, it.gid, it.rdev, it.target or None, *times),
         )
         self._applier.use_ids(it.id)
+        self._applier.watch.name(it.directory, it.name)
         self._touch(it.directory, it.made_ns)
 
     def _linked(self, it: fo.Linked) -> None:
@@ -80,6 +85,8 @@ class FileRows:
         self._run("insert into link values (?, ?, ?)", (it.inode, it.directory, it.name))
         self._run("update inode set nlink=nlink+1, changed_ns=? where id=?", (it.changed_ns, it.inode))
         self._applier.use_ids(it.cookie)
+        self._applier.watch.name(it.directory, it.name)
+        self._applier.watch.node(it.inode)
         self._touch(it.directory, it.changed_ns)
 
     def _unlinked(self, it: fo.Unlinked) -> None:
@@ -97,7 +104,7 @@ class FileRows:
             self._run("delete from inode where id=?", (child,))
             self._run("delete from xattr where inode=?", (child,))
             return
-        self._applier.generations.change_object(*where)
+        self._applier.change_object(*where)
         self._run("delete from entry where directory=? and name=?", where)
         self._inodes.release(inode, where, changed_ns=changed_ns, keep=keep)
 
@@ -111,6 +118,9 @@ class FileRows:
         else:
             self._applier.generations.change_object(*old)
             self._inodes.moved(inode, old, new)
+        for name in (old, new):
+            self._applier.watch.name(*name)
+        self._applier.watch.node(child or inode)
         self._run("update inode set changed_ns=? where id=?", (it.changed_ns, child or inode))
         for directory in {it.directory, it.to_directory}:
             self._touch(directory, it.changed_ns)
@@ -121,6 +131,7 @@ class FileRows:
         values = {name: value for name in columns if (value := getattr(it, name)) is not None}
         changes = ", ".join(f"{name}=?" for name in values)
         self._run(f"update inode set {changes} where id=?", (*values.values(), it.inode))
+        self._applier.watch.node(it.inode)
 
     def _adopt(self, id_: int) -> None:
         """A directory that S3 made gets attributes of its own, and stays when it is empty."""
@@ -143,6 +154,7 @@ class FileRows:
             "update inode set size=?, content=?, modified_ns=?, changed_ns=? where id=?",
             (it.size, whole, it.modified_ns, it.changed_ns, it.inode),
         )
+        self._applier.watch.body(it.inode)
         for directory, name in self._inodes.names(it.inode):
             self._applier.generations.change_object(directory, name)
             self._run(
@@ -162,6 +174,7 @@ class FileRows:
         else:
             self._run("insert or replace into xattr values (?, ?, ?)", (it.inode, it.name, it.value))
         self._run("update inode set changed_ns=? where id=?", (it.changed_ns, it.inode))
+        self._applier.watch.node(it.inode)
 
     def _orphans_freed(self, it: fo.OrphansFreed) -> None:
         for inode in it.inodes:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 from couchestord.errors import InternalError
+from couchestord.io.catalog.changes import Watch
 from couchestord.io.catalog.segments import SegmentRows
 from couchestord.io.outcome import Extent, Piece
 from couchestord.io.sqlite import Connection, Execute, Shut
@@ -13,6 +14,7 @@ class Numbers(Protocol):
     """What the applier counts."""
 
     sequence: int
+    watch: Watch
 
     def use_ids(self, first: int, count: int = 1) -> None: ...
 
@@ -130,6 +132,7 @@ class InodeRows:
     def release(self, inode: int, place: tuple[int, bytes], *, changed_ns: int = 0, keep: bool = False) -> None:
         """It has the name `place` no more, and goes with its last one, unless it is to be kept."""
         nlink, home, name = self._run("select nlink, directory, name from inode where id=?", (inode,)).fetchone()
+        self._numbers.watch.node(inode)
         if nlink > 1:
             other = place
             if (home, name) == place:

@@ -23,6 +23,7 @@ class Decider:
     """Decides requests one after the other, inside the writer's transaction."""
 
     def __init__(self, catalog: Catalog, clock: Clock, epoch: Callable[[], int], mounts: Mounts) -> None:
+        self.mounts = mounts
         applier = catalog.applier
         context = Context(
             catalog.writing, catalog.writing_accounts, catalog.writing_copies, applier, clock, epoch, mounts

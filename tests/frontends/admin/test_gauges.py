@@ -15,6 +15,7 @@ STATUS = {
     "jobs": {"rebuild": {"running": True, "rebuilt_shards": 4}, "destage": {"running": False}},
     "degraded_reads": 4,
     "l3": None,
+    "mounts": {"shown": [{"bucket": None, "writes": True, "is_late": False}], "late": 3},
     "caches": caches_status([TierStats("l1", 100, 70, 7, 30, 10, 5, promotions_count=4)]),
 }
 
@@ -35,6 +36,8 @@ def test_gauges_are_read_from_a_status() -> None:
         assert f'couchestord_cache_{name}_total{{tier="l1"}} {value}.0' in page
     assert 'couchestord_segments_redundancy{state="lost"} 1.0' in page
     assert 'couchestord_job_running{job="rebuild"} 1.0' in page
+    assert "couchestord_mounts 1.0" in page
+    assert "couchestord_mounts_late_total 3.0" in page
     assert (found.version, found.engine, found.health) == ("1.0", "isal", "degraded")
 
 

@@ -13,9 +13,11 @@ from small_store import HandClock, body_of, core_of, faults_of, new_store, read
 from trio.testing import MockClock
 
 from couchestord import errors
-from couchestord.frontends.posix import filesystem
-from couchestord.frontends.posix.filesystem import DIRTY_S_MAX, ROOT, Caller, FileSystem, Room
+from couchestord.frontends.posix import openfiles
+from couchestord.frontends.posix.filesystem import ROOT, Caller, FileSystem, Room
+from couchestord.frontends.posix.openfiles import DIRTY_S_MAX
 from couchestord.io import filerequests as fr
+from couchestord.io.catalog.changes import Changes
 from couchestord.store import ObjectStore
 from couchestord.store.mounts import Claim
 
@@ -34,7 +36,10 @@ async def mounted(path: Path) -> AsyncIterator[tuple[ObjectStore, FileSystem]]:
         async def which_open(inodes: Sequence[int]) -> Sequence[int]:
             return system.which_open(inodes)
 
-        core_of(store).mounts.add(Claim("box", True, which_open))
+        async def show(_: Changes) -> None:
+            """There is no kernel."""
+
+        core_of(store).mounts.add(Claim("box", True, which_open, show))
         assert await orphans(store) == []
         yield store, system
     assert faults_of(path) == []
@@ -319,7 +324,7 @@ async def test_at_the_end_all_is_published_that_can_be(
 
 
 async def test_much_that_waits_is_published_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(filesystem, "DIRTY_BYTES_MAX", 1000)
+    monkeypatch.setattr(openfiles, "DIRTY_BYTES_MAX", 1000)
     async with mounted(tmp_path) as (store, system):
         handle, _ = await system.create(ROOT, b"f", 0o600, ME)
         await system.write(handle, 0, bytes(1000))
@@ -377,7 +382,7 @@ async def test_a_top_that_has_buckets_has_no_extended_attributes(tmp_path: Path)
 
 
 async def test_what_all_files_hold_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(filesystem, "ALL_DIRTY_BYTES_MAX", 1000)
+    monkeypatch.setattr(openfiles, "ALL_DIRTY_BYTES_MAX", 1000)
     async with mounted(tmp_path) as (store, system):
         one, _ = await system.create(ROOT, b"one", 0o600, ME)
         other, _ = await system.create(ROOT, b"other", 0o600, ME)

@@ -13,14 +13,16 @@ from file_model import FileModel, Refused
 
 from couchestord import errors
 from couchestord.io import filerequests as fr
+from couchestord.io.catalog.changes import Changes
 from couchestord.io.catalog.check import find_faults
+from couchestord.io.catalog.files import NodeRow
 from couchestord.io.catalog.read import EntryRow
 from couchestord.io.checksum import xxh3_64
 from couchestord.io.fileoutcomes import Lay
 from couchestord.io.mutations import Extent
 from couchestord.io.sqlite import open_reader
 from couchestord.store.finding import find_entry
-from couchestord.store.names import ESCAPE, shown
+from couchestord.store.names import ESCAPE, is_escaped, shown
 from couchestord.store.runs import plan
 
 NUMBERS = {
@@ -95,7 +97,7 @@ class Both:
 
     def step(self) -> None:
         twice = (self._make, self._rename, self._publish, self._put)
-        once = (self._link, self._unlink, self._rmdir, self._delete, self._change, self._free)
+        once = (self._link, self._unlink, self._rmdir, self._delete, self._change, self._free, self._xattr)
         self.rng.choice([*twice, *twice, *once])()
 
     def _make(self) -> None:
@@ -109,6 +111,10 @@ class Both:
             fr.MakeNode(directory, name, mode, 0, 0, 0, target),
             lambda: self.model.make(directory, name, mode, id_, target),
         )
+
+    def _xattr(self) -> None:
+        # which the model has none of
+        self.rig.do(fr.SetXattr(self.rng.choice(list(self.model.nodes)), b"user.a", b"value", False, False))
 
     def _link(self) -> None:
         file = self.file()
@@ -216,7 +222,7 @@ class Both:
             if not node.is_directory:
                 assert (row.nlink, row.size) == (node.links, len(node.data))
                 if not node.target:
-                    assert self._read(id_, row.content, row.size) == node.data, id_
+                    assert self.read(id_, row.content, row.size) == node.data, id_
                 continue
             listed = files.entries(id_, None, 1000)
             assert {
@@ -230,7 +236,7 @@ class Both:
                     attributes=None
                 )
 
-    def _read(self, id_: int, content: int | None, size: int) -> bytes:
+    def read(self, id_: int, content: int | None, size: int) -> bytes:
         found = b""
         for run in plan(self.rig.catalog.reading, EntryRow(id_, content, size, b"", 0, 0, None), 0, size):
             if run.extent is None:
@@ -254,3 +260,60 @@ def test_as_the_model_says(rig: DecideRig, seed: int, tmp_path: Path) -> None:
     connection = open_reader(rig.path)
     assert not find_faults(connection)
     connection.close()
+
+
+class Kernel:
+    """What a kernel has looked up, and keeps until it is told that it is otherwise."""
+
+    def __init__(self, both: Both) -> None:
+        self._both = both
+        self._names: dict[tuple[int, bytes], int | None] = {}
+        self._nodes: dict[int, NodeRow | None] = {}
+        self._bytes: dict[int, bytes] = {}
+
+    def look(self) -> None:
+        """At all that is there, and some that is not. What it knows is as it is."""
+        files = self._both.rig.catalog.writing_files
+        for id_, node in self._both.model.nodes.items():
+            if node.is_directory:
+                for name in {*NAMES, *(each for each in self._both.model.shown(id_) if not is_escaped(each))}:
+                    found = find_entry(files, id_, name)
+                    number = found.node.id if found is not None else None
+                    assert self._names.setdefault((id_, name), number) == number, (id_, name)
+            else:
+                row = files.node(id_)
+                assert row is not None
+                held = node.target or self._both.read(id_, row.content, row.size)
+                assert self._bytes.setdefault(id_, held) == held, id_
+        for id_ in {*self._both.model.nodes, *self._nodes}:
+            row = files.node(id_)
+            row = row._replace(content=None) if row is not None else None
+            # of what is gone nobody can ask, but who has it open
+            assert row is None or self._nodes.setdefault(id_, row) == row, id_
+
+    def forget(self, changes: Changes) -> None:
+        for name in changes.names:
+            self._names.pop(name, None)
+        for id_ in {*changes.nodes, *changes.bodies, *(directory for directory, _ in changes.names)}:
+            self._nodes.pop(id_, None)
+        for id_ in changes.bodies:
+            self._bytes.pop(id_, None)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_a_kernel_must_forget(rig: DecideRig, seed: int) -> None:
+    both = Both(rig, seed)
+    kernel, watch = Kernel(both), rig.catalog.applier.watch
+    watch.is_on = True
+    told_count = 0
+    for _ in range(250):
+        kernel.look()
+        both.step()
+        changes = watch.take()
+        if changes is not None:
+            kernel.forget(changes)
+            told_count += 1
+            assert len(changes.names) + len(changes.nodes) + len(changes.bodies) < 10
+    kernel.look()
+    assert told_count > 100
+    assert watch.take() is None

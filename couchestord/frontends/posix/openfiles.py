@@ -1,0 +1,186 @@
+"""Files that are open, and what was written to them and is not published yet."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+import trio
+
+from couchestord import logs
+from couchestord.clock import Clock
+from couchestord.errors import Error, IsADirectory, StaleInode
+from couchestord.frontends.posix.drafts import Draft
+from couchestord.frontends.posix.publishing import publish
+from couchestord.store.files import Files
+
+log = logs.get(__name__)
+DIRTY_S_MAX: Final = 5.0
+"""So long bytes that the kernel has handed over wait to be published at most. It keeps them for about 30 s before."""
+DIRTY_BYTES_MAX: Final = 64 << 20
+"""With more of one file waiting, it is published at once."""
+ALL_DIRTY_BYTES_MAX: Final = 256 << 20
+"""With more of all files together waiting, whichever is written is published at once: memory is bounded."""
+_LOOK_S: Final = 1.0
+
+
+@dataclass(slots=True)
+class _Open:
+    """A file that somebody has open."""
+
+    handles: int = 0
+    writers: int = 0
+    """Handles that may write."""
+    draft: Draft | None = None
+    dirty_since_s: float = 0.0
+    turn: trio.Lock = field(default_factory=trio.Lock)
+    """Of publishing."""
+
+
+class OpenFiles:
+    """One mount's. Belongs to one trio loop."""
+
+    def __init__(self, store: Callable[[], Files], clock: Clock) -> None:
+        """`store` answers the open store, or raises Unavailable."""
+        self._store = store
+        self._clock = clock
+        self._open: dict[int, _Open] = {}
+        self._handles: dict[int, int] = {}
+        self._writers: set[int] = set()
+        self._last_handle = 0
+        self._dirty_bytes = 0
+        """At least what all drafts hold; counted anew when one was published."""
+
+    async def run(self) -> None:
+        """Publishes what has waited for long, until cancelled."""
+        while True:
+            await trio.sleep(_LOOK_S)
+            due_s = trio.current_time() - DIRTY_S_MAX
+            for id_, opened in list(self._open.items()):
+                if opened.draft is not None and opened.draft.is_dirty and opened.dirty_since_s <= due_s:
+                    try:
+                        await self._publish(id_, opened)
+                    except Error as error:
+                        log.warning("a file that is written cannot be published yet", file=id_, reason=str(error))
+
+    async def finish(self) -> None:
+        """Publishes all that was written, at the end; what cannot be is logged."""
+        for id_, opened in list(self._open.items()):
+            try:
+                await self._publish(id_, opened)
+            except Error as error:
+                log.error("a file that is open could not be published at the end", file=id_, reason=str(error))
+
+    def which_open(self, inodes: Iterable[int]) -> list[int]:
+        """Those of these files that somebody has open."""
+        return [id_ for id_ in inodes if id_ in self._open]
+
+    def written(self) -> list[int]:
+        """Files that somebody may write to."""
+        return [id_ for id_, opened in self._open.items() if opened.writers]
+
+    def _next_handle(self) -> int:
+        self._last_handle += 1
+        return self._last_handle
+
+    def open(self, ino: int, *, writes: bool = False, truncate: bool = False) -> int:
+        """A handle, which may be written through; with `truncate` the file is empty then. Raises StaleInode,
+        IsADirectory.
+        """
+        node = self._store().node(ino)
+        if node.is_directory:
+            raise IsADirectory("that is a directory")
+        if not node.nlink and ino not in self._open:
+            raise StaleInode(f"file {ino} is being freed")
+        opened = self._open.setdefault(ino, _Open())
+        opened.handles += 1
+        if truncate:
+            self._draft(ino, opened).truncate(0, self._clock.now_ns())
+        handle = self._next_handle()
+        self._handles[handle] = ino
+        if writes:
+            self._writers.add(handle)
+            opened.writers += 1
+        return handle
+
+    async def read(self, handle: int, offset: int, length: int) -> bytes:
+        """Fewer bytes at the end of the file. Raises DataLost, StaleInode."""
+        id_ = self._handles[handle]
+        files, draft = self._store(), self._open[id_].draft
+        if draft is None:
+            return await files.read(id_, offset, length)
+        # the layers of now go with the bytes that are published now: nothing is awaited in between
+        layers, length = draft.layers(), max(0, min(length, draft.size - offset))
+        found = bytearray(await files.read(id_, offset, length))
+        found += bytes(length - len(found))
+        for layer in layers:
+            layer.read_over(found, offset)
+        return bytes(found)
+
+    async def write(self, handle: int, offset: int, data: bytes) -> int:
+        """All of it, into the draft."""
+        id_ = self._handles[handle]
+        opened = self._open[id_]
+        draft = self._draft(id_, opened)
+        before_bytes = draft.dirty_bytes
+        draft.write(offset, data, self._clock.now_ns())
+        self._dirty_bytes += draft.dirty_bytes - before_bytes
+        if draft.dirty_bytes > DIRTY_BYTES_MAX or self._dirty_bytes > ALL_DIRTY_BYTES_MAX:
+            await self._publish(id_, opened)
+        return len(data)
+
+    def _draft(self, id_: int, opened: _Open) -> Draft:
+        """That of an open file, which is about to be changed."""
+        if opened.draft is None:
+            opened.draft = Draft(self._store().node(id_).size)
+        if not opened.draft.is_dirty:
+            opened.dirty_since_s = trio.current_time()
+        return opened.draft
+
+    async def _truncate(self, id_: int, size: int, modified_ns: int | None = None) -> None:
+        """Who writes a file publishes its new length with the bytes; else that is done now. `modified_ns` None: now."""
+        opened = self._open.setdefault(id_, _Open())
+        opened.handles += 1
+        try:
+            self._draft(id_, opened).truncate(size, modified_ns or self._clock.now_ns())
+            if not opened.writers:
+                await self._publish(id_, opened)
+        finally:
+            self._let_go(id_, opened)
+
+    def _let_go(self, id_: int, opened: _Open) -> None:
+        opened.handles -= 1
+        if not opened.handles and self._open.get(id_) is opened:
+            del self._open[id_]
+
+    def is_dirty(self, handle: int) -> bool:
+        """Whether there is something to sync, or it is being synced."""
+        draft = self._open[self._handles[handle]].draft
+        return draft is not None and (draft.is_dirty or draft.is_publishing)
+
+    async def sync(self, handle: int) -> None:
+        """What was written is durable, and visible to S3, on return."""
+        id_ = self._handles[handle]
+        await self._publish(id_, self._open[id_])
+
+    async def close(self, handle: int) -> None:
+        """The handle is given back. Raises nothing: whoever wants to know has synced before."""
+        id_ = self._handles.pop(handle)
+        opened = self._open[id_]
+        is_writer = handle in self._writers
+        self._writers.discard(handle)
+        opened.writers -= is_writer
+        try:
+            if opened.handles == 1 or (is_writer and not opened.writers):
+                await self._publish(id_, opened)
+        except Error as error:
+            log.error("a file that was closed could not be published", file=id_, reason=str(error))
+        finally:
+            self._let_go(id_, opened)
+
+    async def _publish(self, id_: int, opened: _Open) -> None:
+        async with opened.turn:
+            if opened.draft is not None and opened.draft.is_dirty:
+                try:
+                    await publish(self._store(), id_, opened.draft)
+                finally:
+                    self._dirty_bytes = sum(each.draft.dirty_bytes for each in self._open.values() if each.draft)

@@ -1,0 +1,44 @@
+"""Which requests need room, and when they are refused for the lack of it. Pure."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from couchestord.errors import Error
+from couchestord.io import requests as rq
+
+GROWING: Final = (rq.PutObject, rq.PutPart, rq.CopyObject, rq.CopyPart, rq.MakeUpload, rq.MakeBucket)
+"""What needs room that it does not give back."""
+_FREEING: Final = (
+    rq.MakeSegment,
+    rq.SealSegment,
+    rq.DropSegment,
+    rq.LoseShards,
+    rq.PlaceShard,
+    rq.MoveExtents,
+    rq.SaveJob,
+    rq.BeginBlob,
+    rq.ConfirmBlob,
+    rq.DropBlob,
+    rq.ForgetBlob,
+    rq.LoseCopies,
+)
+"""What background jobs and a start must be able to write, or a journal that is full stays full."""
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Why a group may not grow, None while it may."""
+
+    for_new_data: Error | None
+    for_others: Error | None
+    on_disks: Error | None = None
+    """For new data that lies on the disks."""
+
+    def check(self, request: object) -> None:
+        """Raises why there is no room for a request."""
+        refusal = self.for_others
+        if isinstance(request, GROWING):
+            lies_elsewhere = isinstance(request, (rq.PutObject, rq.PutPart)) and request.content
+            refusal = self.for_new_data or (None if lies_elsewhere else self.on_disks)
+        if refusal is not None and not isinstance(request, _FREEING):
+            raise type(refusal)(str(refusal))
