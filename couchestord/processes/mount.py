@@ -24,6 +24,8 @@ from couchestord.config import Config
 from couchestord.daemon import l3_options
 from couchestord.errors import ConfigError, Error, Unavailable
 from couchestord.frontends.posix.filesystem import FileSystem, Room
+from couchestord.frontends.posix.notices import Notices
+from couchestord.io.catalog.changes import Changes
 from couchestord.metrics import Metrics
 from couchestord.remote.backend import Backend
 from couchestord.replica.door import knock
@@ -40,7 +42,7 @@ _BEAT_S: Final = 1.0
 _PAUSE_S: Final = 0.2
 """Before a daemon that is not there is looked for again."""
 _FINISH_S: Final = 10.0
-"""So long calls under way may take when the daemon closes, and publishing at the end."""
+"""So long calls under way may take when the daemon closes."""
 _TYPE: Final = "fuse.couchestord"
 
 
@@ -71,6 +73,8 @@ class Session:
         self._calls = 0
         self._idle = trio.Event()
         self.which_open: Callable[[Sequence[int]], list[int]] = lambda _: []
+        self.notices: Notices | None = None
+        """To the kernel, once it knows this mount."""
 
     def store(self) -> Objects:
         """Raises Unavailable while there is none."""
@@ -132,6 +136,7 @@ class Session:
         ):
             # it may be asked as soon as the store knows of it
             link.which_open = lambda inodes: self.which_open(inodes)
+            link.show = self._show
             await link.claim_mount(self._mount.bucket, writes=self._mount.writes)
             self._store, self._is_open = store, True
             self._changed.set()
@@ -139,11 +144,24 @@ class Session:
             try:
                 yield
             finally:
-                self._store, self._is_open = None, False
+                self._shut()
+                self._store = None
+
+    async def _show(self, changes: Changes) -> None:
+        if self.notices is not None:
+            await self.notices.show(changes)
+
+    def _shut(self) -> None:
+        """No call begins. What the kernel looks up waits for the next daemon: of what changes from now on nobody tells
+        it.
+        """
+        self._is_open = False
+        if self.notices is not None:
+            self.notices.forget_everything()
 
     async def _let_go(self) -> None:
         """No call begins, and those under way end."""
-        self._is_open = False
+        self._shut()
         with trio.move_on_after(_FINISH_S):
             while self._calls:
                 self._idle = trio.Event()
@@ -165,39 +183,47 @@ async def run_mount(config: Config, mount: Mount, *, announce: Callable[[], None
     folder = check_mount_point(mount.folder)
     from couchestord.frontends.posix.fuse import serve_mount
 
-    session = Session(config, mount)
+    session, ending = Session(config, mount), trio.Event()
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
             await nursery.start(session.run)
-            nursery.start_soon(_until_signalled, signals, nursery.cancel_scope)
+            nursery.start_soon(_until_signalled, signals, ending)
             if with_parent:
-                nursery.start_soon(_until_input_ends, nursery.cancel_scope)
+                nursery.start_soon(_until_input_ends, ending)
             system = FileSystem(mount.bucket, session.store, SystemClock(), lambda: _room(config))
             session.which_open = system.which_open
             nursery.start_soon(system.run)
+
+            def ready(notices: Notices) -> None:
+                session.notices = notices
+                announce()
+
             try:
-                name = mount.bucket or "couchestord"
-                await serve_mount(system, session.call, folder, name=name, options=mount.options, ready=announce)
+                await serve_mount(
+                    system,
+                    session.call,
+                    folder,
+                    name=mount.bucket or "couchestord",
+                    options=mount.options,
+                    ready=ready,
+                    ending=ending,
+                )
             except OSError as error:
                 raise ConfigError(f"cannot mount on {folder}: {error.strerror}") from None
-            finally:
-                with trio.move_on_after(_FINISH_S, shield=True):
-                    await system.finish()
             nursery.cancel_scope.cancel()
 
 
-async def _until_signalled(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
+async def _until_signalled(signals: AsyncIterator[int], ending: trio.Event) -> None:
     async for _ in signals:
-        scope.cancel()
-        return
+        ending.set()
 
 
-async def _until_input_ends(scope: trio.CancelScope) -> None:
+async def _until_input_ends(ending: trio.Event) -> None:
     """Whoever started this process holds the other end, and is gone, or wants it to end, when that is closed."""
     async with trio.lowlevel.FdStream(os.dup(0)) as stream:
         while await stream.receive_some(1024):
             pass
-    scope.cancel()
+    ending.set()
 
 
 def check_mount_point(folder: Path) -> Path:

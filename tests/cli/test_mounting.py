@@ -31,7 +31,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder to mount on, where the kernel and pyfuse3 seem to be ready: whoever gets so far has mounted."""
 
     async def serve(*_: object, ready: Any, **__: object) -> None:
-        ready()
+        ready(None)
 
     transport = ModuleType(TRANSPORT)
     transport.serve_mount = serve  # type: ignore[attr-defined]

@@ -30,17 +30,22 @@ from pyfuse3 import (
 )
 
 from couchestord import logs
-from couchestord.errors import Error, Unavailable
+from couchestord.errors import Error, NoSuchEntry, Unavailable
 from couchestord.frontends.posix.attributes import Stat
 from couchestord.frontends.posix.errors import number_of
 from couchestord.frontends.posix.filesystem import Caller, FileSystem
-from couchestord.store.names import NAME_BYTES_MAX
+from couchestord.frontends.posix.notices import Notices, device
+from couchestord.store.names import NAME_BYTES_MAX, is_escaped
 
 log = logs.get(__name__)
-_KEPT_S: Final = 0.0
-"""How long the kernel may keep what it looked up."""
+_KEPT_S: Final = 3600.0
+"""How long the kernel may keep what it looked up, unless it is told to forget it."""
+_KEPT_BY_OLD_S: Final = 10.0
+"""The same of a kernel that cannot be told to forget everything, when there was no daemon to say what has changed."""
 _AGAIN_S: Final = 30.0
 _PAUSE_S: Final = 0.1
+_FINISH_S: Final = 10.0
+"""So long publishing at the end may take."""
 _BLOCK_BYTES: Final = 4096
 _NO_ATTRIBUTES: Final = (b"system.posix_acl_access", b"system.posix_acl_default")
 P = ParamSpec("P")
@@ -88,25 +93,35 @@ def _answered(*, again: bool) -> Callable[[Method[P, Result]], Answer[P, Result]
 
 class _Operations(pyfuse3.Operations):
     supports_dot_lookup = True
-    enable_writeback_cache = False
 
-    def __init__(self, files: FileSystem, call: Call) -> None:
+    def __init__(self, files: FileSystem, call: Call, *, writes: bool) -> None:
         super().__init__()
         self._files = files
         self.call = call
+        # who only reads must see sizes that others change
+        self.enable_writeback_cache = writes
+        self.kept_s = _KEPT_S
 
     # -- looking -------------------------------------------------------------------------------------------------------
 
     @_answered(again=True)
     async def lookup(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> EntryAttributes:
-        return _entry(self._files.lookup(parent_inode, name))
+        try:
+            return self._entry(self._files.lookup(parent_inode, name), name)
+        except NoSuchEntry:
+            if is_escaped(name):
+                raise
+            nothing = EntryAttributes()
+            nothing.st_ino = InodeT(0)
+            nothing.entry_timeout = self.kept_s
+            return nothing
 
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
         """Numbers are the store's own: nothing is kept for what the kernel knows."""
 
     @_answered(again=True)
     async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
-        return _entry(self._files.stat(inode))
+        return self._entry(self._files.stat(inode))
 
     @_answered(again=True)
     async def readlink(self, inode: InodeT, ctx: RequestContext) -> FileNameT:
@@ -136,7 +151,7 @@ class _Operations(pyfuse3.Operations):
     @_answered(again=True)
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
         for name, found, number in self._files.read_directory(fh, start_id):
-            if not pyfuse3.readdir_reply(token, FileNameT(name), _entry(found), number):
+            if not pyfuse3.readdir_reply(token, FileNameT(name), self._entry(found, name), number):
                 return
 
     async def releasedir(self, fh: FileHandleT) -> None:
@@ -151,24 +166,24 @@ class _Operations(pyfuse3.Operations):
     async def mknod(
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, rdev: int, ctx: RequestContext
     ) -> EntryAttributes:
-        return _entry(await self._files.make(parent_inode, name, mode & ~ctx.umask, _caller(ctx), rdev=rdev))
+        return self._entry(await self._files.make(parent_inode, name, mode & ~ctx.umask, _caller(ctx), rdev=rdev))
 
     @_answered(again=False)
     async def mkdir(self, parent_inode: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext) -> EntryAttributes:
         kind = 0o040000 | mode & 0o7777 & ~ctx.umask
-        return _entry(await self._files.make(parent_inode, name, kind, _caller(ctx)))
+        return self._entry(await self._files.make(parent_inode, name, kind, _caller(ctx)))
 
     @_answered(again=False)
     async def symlink(
         self, parent_inode: InodeT, name: FileNameT, target: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
-        return _entry(await self._files.make(parent_inode, name, 0o120777, _caller(ctx), target=target))
+        return self._entry(await self._files.make(parent_inode, name, 0o120777, _caller(ctx), target=target))
 
     @_answered(again=False)
     async def link(
         self, inode: InodeT, new_parent_inode: InodeT, new_name: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
-        return _entry(await self._files.link(inode, new_parent_inode, new_name))
+        return self._entry(await self._files.link(inode, new_parent_inode, new_name))
 
     @_answered(again=False)
     async def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
@@ -211,7 +226,7 @@ class _Operations(pyfuse3.Operations):
             accessed_ns=attr.st_atime_ns if fields.update_atime else None,
             modified_ns=attr.st_mtime_ns if fields.update_mtime else None,
         )
-        return _entry(found)
+        return self._entry(found)
 
     # -- extended attributes -------------------------------------------------------------------------------------------
 
@@ -240,14 +255,21 @@ class _Operations(pyfuse3.Operations):
     @_answered(again=True)
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
         writes = flags & os.O_ACCMODE != os.O_RDONLY
-        return FileInfo(fh=FileHandleT(self._files.open(inode, writes=writes, truncate=bool(flags & os.O_TRUNC))))
+        return _opened(self._files.open(inode, writes=writes, truncate=bool(flags & os.O_TRUNC)))
 
     @_answered(again=False)
     async def create(
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, flags: FlagT, ctx: RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
-        handle, made = await self._files.create(parent_inode, name, mode & ~ctx.umask, _caller(ctx))
-        return FileInfo(fh=FileHandleT(handle)), _entry(made)
+        handle, made = await self._files.create(
+            parent_inode,
+            name,
+            mode & ~ctx.umask,
+            _caller(ctx),
+            exclusive=bool(flags & os.O_EXCL),
+            truncate=bool(flags & os.O_TRUNC),
+        )
+        return _opened(handle), self._entry(made, name)
 
     @_answered(again=True)
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
@@ -269,47 +291,74 @@ class _Operations(pyfuse3.Operations):
     async def release(self, fh: FileHandleT) -> None:
         await self._files.close(fh)
 
+    def _entry(self, found: Stat, name: bytes = b"") -> EntryAttributes:
+        entry = EntryAttributes()
+        entry.st_ino = InodeT(found.ino)
+        entry.generation = 0
+        # what is shown by an escape may come or go with an entry of another name
+        entry.entry_timeout = 0 if is_escaped(name) else self.kept_s
+        entry.attr_timeout = self.kept_s
+        entry.st_mode = ModeT(found.mode)
+        entry.st_nlink = found.nlink
+        entry.st_uid, entry.st_gid, entry.st_rdev = found.uid, found.gid, found.rdev
+        entry.st_size = found.size
+        entry.st_blksize = _BLOCK_BYTES
+        entry.st_blocks = -(-found.size // 512)
+        entry.st_atime_ns = found.accessed_ns
+        entry.st_mtime_ns = found.modified_ns
+        entry.st_ctime_ns = found.changed_ns
+        return entry
+
 
 def _caller(ctx: RequestContext) -> Caller:
     return Caller(ctx.uid, ctx.gid)
 
 
-def _entry(found: Stat) -> EntryAttributes:
-    entry = EntryAttributes()
-    entry.st_ino = InodeT(found.ino)
-    entry.generation = 0
-    entry.entry_timeout = entry.attr_timeout = _KEPT_S
-    entry.st_mode = ModeT(found.mode)
-    entry.st_nlink = found.nlink
-    entry.st_uid, entry.st_gid, entry.st_rdev = found.uid, found.gid, found.rdev
-    entry.st_size = found.size
-    entry.st_blksize = _BLOCK_BYTES
-    entry.st_blocks = -(-found.size // 512)
-    entry.st_atime_ns = found.accessed_ns
-    entry.st_mtime_ns = found.modified_ns
-    entry.st_ctime_ns = found.changed_ns
-    return entry
+def _opened(handle: int) -> FileInfo:
+    # bytes of a file change through this kernel only, or it is told
+    return FileInfo(fh=FileHandleT(handle), keep_cache=True)
 
 
 async def serve_mount(
-    files: FileSystem, call: Call, folder: Path, *, name: str, options: Sequence[str], ready: Callable[[], None]
+    files: FileSystem,
+    call: Call,
+    folder: Path,
+    *,
+    name: str,
+    options: Sequence[str],
+    ready: Callable[[Notices], None],
+    ending: trio.Event,
 ) -> None:
-    """Mounts on `folder` and serves until somebody unmounts it, or this is cancelled: then it is unmounted here.
-    `call` is entered for each call of the kernel's; it waits for a store. `ready` is called once it is there. Raises
-    OSError when it cannot be mounted.
+    """Mounts on `folder` and serves until somebody unmounts it, or `ending` is set: then what was written is published,
+    and it is unmounted here. `call` is entered for each call of the kernel's; it waits for a store. `ready` is called
+    once it is there. Raises OSError when it cannot be mounted.
     """
     wanted = {f"fsname={name}", "subtype=couchestord", "default_permissions", *options}
+    operations = _Operations(files, call, writes="ro" not in options)
     try:
-        pyfuse3.init(_Operations(files, call), os.fspath(folder), wanted)
+        pyfuse3.init(operations, os.fspath(folder), wanted)
     except RuntimeError as error:
         raise OSError(errno.EIO, f"{folder} cannot be mounted: {error}") from None
-    is_cancelled = False
+    is_unmounted = False
     try:
-        ready()
-        await pyfuse3.main()
-    except trio.Cancelled:
-        is_cancelled = True
-        raise
+        notices = Notices(device(), files.root)
+        if not notices.forget_everything():
+            operations.kept_s = _KEPT_BY_OLD_S
+        async with trio.open_nursery() as nursery:
+
+            async def serve() -> None:
+                nonlocal is_unmounted
+                await pyfuse3.main()
+                is_unmounted = True
+                ending.set()
+
+            nursery.start_soon(serve)
+            ready(notices)
+            await ending.wait()
+            with trio.move_on_after(_FINISH_S):
+                await notices.take_written(files.written())
+                await files.finish()
+            nursery.cancel_scope.cancel()
     finally:
         pyfuse3.close(unmount=True)
-        log.info("unmounted", folder=str(folder), by="this process" if is_cancelled else "somebody")
+        log.info("unmounted", folder=str(folder), by="somebody" if is_unmounted else "this process")
