@@ -34,11 +34,17 @@ def tree(pid: int) -> list[int]:
 
 def cpu_s(pid: int) -> float:
     """CPU time, user and system, of a process with its threads, its descendants, and children that have ended."""
-    ticks = 0
+    total_s = 0.0
     for one in tree(pid):
         with suppress(OSError):
-            ticks += sum(map(int, _stat(one)[11:15]))
-    return ticks / TICKS_PER_SECOND
+            ended_ticks = sum(map(int, _stat(one)[13:15]))
+            total_s += time.clock_gettime(_cpu_clock(one)) + ended_ticks / TICKS_PER_SECOND
+    return total_s
+
+
+def _cpu_clock(pid: int) -> int:
+    """As clock_getcpuclockid(3) has it: nanoseconds, where /proc/PID/stat has ticks of 10 ms."""
+    return ~pid << 3 | 2
 
 
 @dataclass(frozen=True, slots=True)
