@@ -45,14 +45,14 @@ def key(number: int) -> bytes:
     return b"directory-%05d/object-%08d" % (number // 1000, number)
 
 
-async def _build(folder: Path, count: int) -> tuple[float, float]:
-    """A store with so many objects. Returns elapsed and CPU seconds."""
+async def fill(folder: Path, count: int, below: bytes = b"") -> tuple[float, float]:
+    """Makes a store with so many objects, whose keys begin with `below`. Returns elapsed and CPU seconds."""
     numbers = iter(range(count))
     rng = random.Random(0)
 
     async def work(store: ObjectStore) -> None:
         for number in numbers:
-            await store.put(BUCKET, key(number), rng.randbytes(BODY_BYTES))
+            await store.put(BUCKET, below + key(number), rng.randbytes(BODY_BYTES))
 
     await ObjectStore.create(folder)
     wall, cpu = time.perf_counter(), time.process_time()
@@ -65,7 +65,7 @@ async def _build(folder: Path, count: int) -> tuple[float, float]:
 
 
 def build(folder: Path, count: int, kept: Figures) -> None:
-    wall_s, build_cpu_s = trio.run(_build, folder, count)
+    wall_s, build_cpu_s = trio.run(fill, folder, count)
     catalog_bytes = sum(path.stat().st_size for path in folder.glob("catalog*"))
     _line(f"{count:,} objects through the library", f"{count / wall_s:,.0f}/s")
     _line("  CPU of a put", f"{build_cpu_s / count * 1e6:,.0f} us")

@@ -108,10 +108,10 @@ def has_option(option: str) -> bool:
 # -- SeaweedFS -------------------------------------------------------------------------------------------------------
 
 
-def weed_program() -> str | None:
-    """Path of SeaweedFS: beside this Python, else on PATH."""
-    beside = Path(sys.executable).with_name("weed")
-    return str(beside) if beside.exists() else shutil.which("weed")
+def program_path(name: str) -> str | None:
+    """Its path: beside this Python, where pip puts it, else on PATH."""
+    beside = Path(sys.executable).with_name(name)
+    return str(beside) if beside.exists() else shutil.which(name)
 
 
 def _free_ports(count: int) -> list[int]:

@@ -81,7 +81,7 @@ def start(stack: ExitStack, folder: Path, bodies: Bodies, with_peers: bool, zipf
     """Servers with what is read from them."""
     ours = stack.enter_context(peers.couchestord(folder / "couchestord"))
     subjects = [Subject(OURS, ours, DURABLE_BUCKET, itertools.count())]
-    weed = peers.weed_program() if with_peers else None
+    weed = peers.program_path("weed") if with_peers else None
     if weed is not None:
         other = stack.enter_context(peers.seaweedfs(weed, folder / "seaweedfs"))
         subjects.append(Subject(DURABLE, other, DURABLE_BUCKET, itertools.count()))

