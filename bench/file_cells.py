@@ -29,7 +29,7 @@ class Sizes:
     random_count: int = 2048
     files_count: int = 1000
     synced_count: int = 400
-    listings_count: int = 10
+    listings_count: int = 5
     untarred_count: int = 2000
     committed_count: int = 400
     """Files in the repository that is cloned."""
