@@ -24,6 +24,8 @@ class NodeMade(Outcome, frozen=True, tag=70):
     attributes: bytes = b""
     policy: int = 0
     """What a target is kept under."""
+    token: int = 0
+    """That of the request, by which it is found in the log when it is asked for again; in others, too."""
 
 
 class Linked(Outcome, frozen=True, tag=71):
@@ -34,6 +36,7 @@ class Linked(Outcome, frozen=True, tag=71):
     name: bytes
     cookie: int
     changed_ns: int
+    token: int = 0
 
 
 class Unlinked(Outcome, frozen=True, tag=72):
@@ -45,6 +48,7 @@ class Unlinked(Outcome, frozen=True, tag=72):
     name: bytes
     changed_ns: int
     keep: bool = False
+    token: int = 0
 
 
 class Renamed(Outcome, frozen=True, tag=73):
@@ -57,6 +61,7 @@ class Renamed(Outcome, frozen=True, tag=73):
     changed_ns: int
     keep: bool = False
     """As in `Unlinked`."""
+    token: int = 0
 
 
 class InodeChanged(Outcome, frozen=True, tag=74):
@@ -113,6 +118,7 @@ class XattrSet(Outcome, frozen=True, tag=76):
     name: bytes
     value: bytes | None
     changed_ns: int
+    token: int = 0
 
 
 class OrphansFreed(Outcome, frozen=True, tag=77):

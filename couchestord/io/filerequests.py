@@ -9,8 +9,18 @@ from couchestord.io.fileoutcomes import Lay
 from couchestord.io.outcome import Extent
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Once:
+    """What must not be done twice. `token`, other than 0, is in the log when it was done. With `asked_after` it was
+    asked for before, when that record was the last that the asker knew of: if it was done since, that is the answer.
+    """
+
+    token: int = 0
+    asked_after: int | None = None
+
+
 @dataclass(frozen=True, slots=True)
-class MakeNode:
+class MakeNode(Once):
     """`mode` with the type: an empty file, a directory, a symbolic link to `target`, or a special file. Answers its
     `NodeRow`. Raises EntryExists, NoSuchDirectory, InvalidName, NameTooLong.
     """
@@ -25,7 +35,7 @@ class MakeNode:
 
 
 @dataclass(frozen=True, slots=True)
-class LinkNode:
+class LinkNode(Once):
     """One more name for a file. Answers its `NodeRow`. Raises as `MakeNode`, StaleInode, IsADirectory, TooManyLinks."""
 
     inode: int
@@ -34,7 +44,7 @@ class LinkNode:
 
 
 @dataclass(frozen=True, slots=True)
-class UnlinkNode:
+class UnlinkNode(Once):
     """Raises NoSuchEntry, IsADirectory. `keep`: without a name the file stays until it is freed."""
 
     directory: int
@@ -43,7 +53,7 @@ class UnlinkNode:
 
 
 @dataclass(frozen=True, slots=True)
-class RemoveDirectory:
+class RemoveDirectory(Once):
     """Raises NoSuchEntry, NotADirectory, DirectoryNotEmpty."""
 
     directory: int
@@ -51,7 +61,7 @@ class RemoveDirectory:
 
 
 @dataclass(frozen=True, slots=True)
-class RenameNode:
+class RenameNode(Once):
     """As rename(2): what has the new name is replaced, unless `no_replace` or it does not fit. Raises NoSuchEntry,
     EntryExists, NotADirectory, IsADirectory, DirectoryNotEmpty, IntoItself, AcrossBuckets.
     """
@@ -105,7 +115,7 @@ class PublishFile:
 
 
 @dataclass(frozen=True, slots=True)
-class SetXattr:
+class SetXattr(Once):
     """None: remove it. Raises StaleInode, NoSuchXattr, XattrExists, XattrTooLarge."""
 
     inode: int

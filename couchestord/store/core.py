@@ -20,6 +20,7 @@ from couchestord.ec.codec import Engine
 from couchestord.ec.segments import SegmentPool, seal_left_open
 from couchestord.ec.stripes import StripeStore
 from couchestord.errors import Corrupt, DataLost, NoSpace, ShuttingDown, Unavailable
+from couchestord.io import filerequests as fr
 from couchestord.io.catalog.catalog import Catalog
 from couchestord.io.catalog.pages import verify_pages
 from couchestord.io.catalog.reserve import Reserve
@@ -29,6 +30,7 @@ from couchestord.io.room import ask_room
 from couchestord.model import OBJECT_BYTES_MAX
 from couchestord.service import Progress, Service
 from couchestord.store.decide import Decider
+from couchestord.store.doubts import answer_again, find_done
 from couchestord.store.intake import Intake
 from couchestord.store.jobs import Jobs, build_jobs
 from couchestord.store.mounts import Mounts, OrphanReaper
@@ -75,7 +77,13 @@ class Core:
     """Set once a store that was started read only may be written when it is started again."""
 
     async def submit(self, request: object, origin: object = None) -> Any:
-        """Hand a request to the writer; see `Writer.submit`."""
+        """Hand a request to the writer; see `Writer.submit`. What was done is not done when it is asked for again."""
+        if isinstance(request, fr.Once) and request.asked_after is not None:
+            # behind whatever waits already, the first one as well
+            await self.writer.submit(fr.FreeOrphans(()))
+            done = await find_done(self.journal, request, self.catalog.committed_sequence)
+            if done is not None:
+                return answer_again(self.catalog.files, done)
         return await self.writer.submit(request, origin)
 
     async def destage_all(self) -> None:

@@ -337,3 +337,41 @@ def _pids_of(*words: str) -> list[int]:
         if all(word.encode() in line for word in words):
             found.append(int(path.parent.name))
     return found
+
+
+BUSY = """
+import os, sys
+count = 0
+print("begun", flush=True)
+while not os.path.exists("stop"):
+    name = f"{count % 50}"
+    os.mkdir(f"dir {name}")
+    os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+    os.link(name, f"dir {name}/linked")
+    os.symlink("to", f"dir {name}/link")
+    os.rename(name, f"dir {name}/renamed")
+    os.setxattr(f"dir {name}/renamed", "user.a", b"value")
+    os.removexattr(f"dir {name}/renamed", "user.a")
+    for each in ("linked", "link", "renamed"):
+        os.unlink(f"dir {name}/{each}")
+    os.rmdir(f"dir {name}")
+    count += 1
+print(count)
+"""
+
+
+@with_and_without_workers
+def test_what_is_under_way_when_the_daemon_is_killed_is_done_once(node: Node, box: Mounted) -> None:
+    """Nobody sees EEXIST for what he has made himself, ENOENT for what he has removed, or any other error."""
+    line = [sys.executable, "-c", BUSY]
+    with subprocess.Popen(line, cwd=box.folder, stdout=subprocess.PIPE, text=True) as busy:
+        assert busy.stdout is not None
+        assert busy.stdout.readline() == "begun\n"
+        for number in range(5):
+            time.sleep(0.4 + 0.07 * number)
+            node.kill()
+            node.start()
+        (box.folder / "stop").touch()
+        assert int(busy.stdout.readline()) > 5
+    assert busy.returncode == 0
+    assert os.listdir(box.folder) == ["stop"]

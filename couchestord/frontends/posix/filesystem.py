@@ -9,10 +9,14 @@ a draft here until it is synced, closed, or has waited long enough.
 import os
 import stat
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final, NamedTuple
+from weakref import WeakKeyDictionary
+
+import trio
 
 from couchestord.clock import Clock
-from couchestord.errors import EntryExists, NameTooLong, NoSuchEntry, NoSuchXattr, NotPermitted
+from couchestord.errors import EntryExists, NameTooLong, NoSuchEntry, NoSuchXattr, NotPermitted, Unavailable
 from couchestord.frontends.posix.attributes import DIRECTORY_MODE, Stat, stat_of
 from couchestord.frontends.posix.listing import PARENT, SELF, OpenDirectory
 from couchestord.frontends.posix.openfiles import OpenFiles
@@ -21,6 +25,7 @@ from couchestord.io.catalog.files import NodeRow
 from couchestord.store import Objects
 from couchestord.store.names import NAME_BYTES_MAX
 
+Once = fr.MakeNode | fr.LinkNode | fr.UnlinkNode | fr.RemoveDirectory | fr.RenameNode | fr.SetXattr
 ROOT: Final = 1
 
 
@@ -52,6 +57,9 @@ class FileSystem(OpenFiles):
         self._room = room
         self.root = self._store().root(bucket) if bucket is not None else None
         """The number of the directory that its top is; None: that has buckets."""
+        self._last_token = int.from_bytes(os.urandom(7), "big")
+        self._doubts: WeakKeyDictionary[trio.lowlevel.Task, tuple[int, int]] = WeakKeyDictionary()
+        """Of tasks that were not told whether what they asked for was done: its token, and the last record before."""
         self._directories: dict[int, OpenDirectory | None] = {}
         """None: the top that has buckets."""
 
@@ -164,6 +172,21 @@ class FileSystem(OpenFiles):
 
     # -- entries -------------------------------------------------------------------------------------------------------
 
+    async def _once(self, request: Once) -> NodeRow | None:
+        """Done once, though the task that asks begins again after Unavailable: then it may have been done already."""
+        task, asked_after = trio.lowlevel.current_task(), None
+        before = self._doubts.pop(task, None)
+        if before is None:
+            self._last_token += 1
+            before = self._last_token, self._store().version
+        else:
+            asked_after = before[1]
+        try:
+            return await self._store().change(replace(request, token=before[0], asked_after=asked_after))
+        except Unavailable:
+            self._doubts[task] = before
+            raise
+
     async def make(
         self, parent: int, name: bytes, mode: int, who: Caller, *, rdev: int = 0, target: bytes = b""
     ) -> Stat:
@@ -171,7 +194,7 @@ class FileSystem(OpenFiles):
         if self._is_of_buckets(parent) and stat.S_ISDIR(mode):
             await self._objects().create_bucket(name.decode("ascii", "replace"))
             return self.lookup(parent, name)
-        node = await self._store().change(fr.MakeNode(self._id(parent), name, mode, who.uid, who.gid, rdev, target))
+        node = await self._once(fr.MakeNode(self._id(parent), name, mode, who.uid, who.gid, rdev, target))
         assert node is not None
         return self._shown(node)
 
@@ -191,26 +214,26 @@ class FileSystem(OpenFiles):
 
     async def link(self, ino: int, parent: int, name: bytes) -> Stat:
         """See `LinkNode`."""
-        node = await self._store().change(fr.LinkNode(ino, self._id(parent), name))
+        node = await self._once(fr.LinkNode(ino, self._id(parent), name))
         assert node is not None
         return self._shown(node)
 
     async def unlink(self, parent: int, name: bytes) -> None:
         """See `UnlinkNode`. A file that is open stays until it is closed."""
         # who has it open when that is done is asked by the store, which knows of other mounts, too
-        await self._store().change(fr.UnlinkNode(self._id(parent), name, keep=True))
+        await self._once(fr.UnlinkNode(self._id(parent), name, keep=True))
 
     async def remove_directory(self, parent: int, name: bytes) -> None:
         """See `RemoveDirectory`; a bucket goes when it is empty."""
         if self._is_of_buckets(parent):
             await self._objects().delete_bucket(name.decode("ascii", "replace"))
             return
-        await self._store().change(fr.RemoveDirectory(self._id(parent), name))
+        await self._once(fr.RemoveDirectory(self._id(parent), name))
 
     async def rename(self, parent: int, name: bytes, to_parent: int, to_name: bytes, *, no_replace: bool) -> None:
         """See `RenameNode`. A file that is open stays until it is closed."""
         old, new = (self._id(parent), name), (self._id(to_parent), to_name)
-        await self._store().change(fr.RenameNode(*old, *new, no_replace, keep=True))
+        await self._once(fr.RenameNode(*old, *new, no_replace, keep=True))
 
     async def change(
         self,
@@ -250,4 +273,4 @@ class FileSystem(OpenFiles):
     async def set_xattr(self, ino: int, name: bytes, value: bytes | None, flags: int = 0) -> None:
         """None: remove it. `flags` as of setxattr(2). Raises NoSuchXattr, XattrExists, XattrTooLarge."""
         must_exist, must_not_exist = bool(flags & os.XATTR_REPLACE), bool(flags & os.XATTR_CREATE)
-        await self._store().change(fr.SetXattr(self._id(ino), name, value, must_exist, must_not_exist))
+        await self._once(fr.SetXattr(self._id(ino), name, value, must_exist, must_not_exist))

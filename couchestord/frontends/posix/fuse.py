@@ -57,38 +57,35 @@ Answer = Callable[Concatenate["_Operations", P], Coroutine[Any, Any, Result]]
 Call = Callable[[], AbstractAsyncContextManager[None]]
 
 
-def _answered(*, again: bool) -> Callable[[Method[P, Result]], Answer[P, Result]]:
-    """Errors become numbers; what nobody foresaw is logged, and EIO. `again`: what the call does it may do twice, so it
-    is begun again when the daemon went away meanwhile.
+def _answered(method: Method[P, Result]) -> Answer[P, Result]:
+    """Errors become numbers; what nobody foresaw is logged, and EIO. When the daemon goes away meanwhile, the call is
+    begun again, in the same task, by which the file system knows what it may have done before.
     """
 
-    def decorate(method: Method[P, Result]) -> Answer[P, Result]:
-        @wraps(method)
-        async def answer(self: "_Operations", /, *args: P.args, **kwargs: P.kwargs) -> Result:
-            until_s = trio.current_time() + _AGAIN_S
-            while True:
-                try:
-                    async with self.call():
-                        return await method(self, *args, **kwargs)
-                except FUSEError:
-                    raise
-                except Unavailable as error:
-                    if not again or trio.current_time() >= until_s:
-                        log.error("a call failed", call=method.__name__, reason=str(error))
-                        raise FUSEError(errno.EIO) from None
-                    await trio.sleep(_PAUSE_S)
-                except Error as error:
-                    number = number_of(error)
-                    if number == errno.EIO:
-                        log.error("a call failed", call=method.__name__, reason=str(error))
-                    raise FUSEError(number) from None
-                except Exception:
-                    log.exception("a call failed", call=method.__name__)
+    @wraps(method)
+    async def answer(self: "_Operations", /, *args: P.args, **kwargs: P.kwargs) -> Result:
+        until_s = trio.current_time() + _AGAIN_S
+        while True:
+            try:
+                async with self.call():
+                    return await method(self, *args, **kwargs)
+            except FUSEError:
+                raise
+            except Unavailable as error:
+                if trio.current_time() >= until_s:
+                    log.error("a call failed", call=method.__name__, reason=str(error))
                     raise FUSEError(errno.EIO) from None
+                await trio.sleep(_PAUSE_S)
+            except Error as error:
+                number = number_of(error)
+                if number == errno.EIO:
+                    log.error("a call failed", call=method.__name__, reason=str(error))
+                raise FUSEError(number) from None
+            except Exception:
+                log.exception("a call failed", call=method.__name__)
+                raise FUSEError(errno.EIO) from None
 
-        return answer
-
-    return decorate
+    return answer
 
 
 class _Operations(pyfuse3.Operations):
@@ -104,7 +101,7 @@ class _Operations(pyfuse3.Operations):
 
     # -- looking -------------------------------------------------------------------------------------------------------
 
-    @_answered(again=True)
+    @_answered
     async def lookup(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> EntryAttributes:
         try:
             return self._entry(self._files.lookup(parent_inode, name), name)
@@ -119,15 +116,15 @@ class _Operations(pyfuse3.Operations):
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
         """Numbers are the store's own: nothing is kept for what the kernel knows."""
 
-    @_answered(again=True)
+    @_answered
     async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
         return self._entry(self._files.stat(inode))
 
-    @_answered(again=True)
+    @_answered
     async def readlink(self, inode: InodeT, ctx: RequestContext) -> FileNameT:
         return FileNameT(self._files.read_link(inode))
 
-    @_answered(again=True)
+    @_answered
     async def statfs(self, ctx: RequestContext) -> StatvfsData:
         room = self._files.room()
         found = StatvfsData()
@@ -138,17 +135,17 @@ class _Operations(pyfuse3.Operations):
         found.f_namemax = NAME_BYTES_MAX
         return found
 
-    @_answered(again=True)
+    @_answered
     async def access(self, inode: InodeT, mode: ModeT, ctx: RequestContext) -> bool:
         return True  # the kernel has looked
 
     # -- directories ---------------------------------------------------------------------------------------------------
 
-    @_answered(again=True)
+    @_answered
     async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
         return FileHandleT(self._files.open_directory(inode))
 
-    @_answered(again=True)
+    @_answered
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
         for name, found, number in self._files.read_directory(fh, start_id):
             if not pyfuse3.readdir_reply(token, FileNameT(name), self._entry(found, name), number):
@@ -162,38 +159,38 @@ class _Operations(pyfuse3.Operations):
 
     # -- entries -------------------------------------------------------------------------------------------------------
 
-    @_answered(again=False)
+    @_answered
     async def mknod(
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, rdev: int, ctx: RequestContext
     ) -> EntryAttributes:
         return self._entry(await self._files.make(parent_inode, name, mode & ~ctx.umask, _caller(ctx), rdev=rdev))
 
-    @_answered(again=False)
+    @_answered
     async def mkdir(self, parent_inode: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext) -> EntryAttributes:
         kind = 0o040000 | mode & 0o7777 & ~ctx.umask
         return self._entry(await self._files.make(parent_inode, name, kind, _caller(ctx)))
 
-    @_answered(again=False)
+    @_answered
     async def symlink(
         self, parent_inode: InodeT, name: FileNameT, target: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
         return self._entry(await self._files.make(parent_inode, name, 0o120777, _caller(ctx), target=target))
 
-    @_answered(again=False)
+    @_answered
     async def link(
         self, inode: InodeT, new_parent_inode: InodeT, new_name: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
         return self._entry(await self._files.link(inode, new_parent_inode, new_name))
 
-    @_answered(again=False)
+    @_answered
     async def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
         await self._files.unlink(parent_inode, name)
 
-    @_answered(again=False)
+    @_answered
     async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
         await self._files.remove_directory(parent_inode, name)
 
-    @_answered(again=False)
+    @_answered
     async def rename(
         self,
         parent_inode_old: InodeT,
@@ -208,7 +205,7 @@ class _Operations(pyfuse3.Operations):
         no_replace = bool(flags & pyfuse3.RENAME_NOREPLACE)
         await self._files.rename(parent_inode_old, name_old, parent_inode_new, name_new, no_replace=no_replace)
 
-    @_answered(again=True)
+    @_answered
     async def setattr(
         self,
         inode: InodeT,
@@ -230,34 +227,34 @@ class _Operations(pyfuse3.Operations):
 
     # -- extended attributes -------------------------------------------------------------------------------------------
 
-    @_answered(again=True)
+    @_answered
     async def setxattr(self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext) -> None:
         if name in _NO_ATTRIBUTES:
             raise FUSEError(errno.EOPNOTSUPP)
         await self._files.set_xattr(inode, name, value)
 
-    @_answered(again=True)
+    @_answered
     async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
         if name in _NO_ATTRIBUTES:
             raise FUSEError(errno.EOPNOTSUPP)
         return self._files.xattr(inode, name)
 
-    @_answered(again=True)
+    @_answered
     async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:
         return cast(Sequence[XAttrNameT], self._files.xattrs(inode))
 
-    @_answered(again=False)
+    @_answered
     async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
         await self._files.set_xattr(inode, name, None)
 
     # -- files ---------------------------------------------------------------------------------------------------------
 
-    @_answered(again=True)
+    @_answered
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
         writes = flags & os.O_ACCMODE != os.O_RDONLY
         return _opened(self._files.open(inode, writes=writes, truncate=bool(flags & os.O_TRUNC)))
 
-    @_answered(again=False)
+    @_answered
     async def create(
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, flags: FlagT, ctx: RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
@@ -271,11 +268,11 @@ class _Operations(pyfuse3.Operations):
         )
         return _opened(handle), self._entry(made, name)
 
-    @_answered(again=True)
+    @_answered
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
         return await self._files.read(fh, off, size)
 
-    @_answered(again=True)
+    @_answered
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
         return await self._files.write(fh, off, buf)
 
@@ -284,7 +281,7 @@ class _Operations(pyfuse3.Operations):
         if self._files.is_dirty(fh):
             await self.fsync(fh, True)
 
-    @_answered(again=True)
+    @_answered
     async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
         await self._files.sync(fh)
 

@@ -82,6 +82,7 @@ class FileDecisions:
             b"" if is_directory else self._etag(id_),
             encode_attributes(Attributes({"content-type": kind})) if kind else b"",
             bucket.policy,
+            request.token,
         )
         times = now_ns, now_ns, now_ns
         size, owners = len(request.target), (mode, request.uid, gid, request.rdev)
@@ -103,7 +104,8 @@ class FileDecisions:
         self._check_same_bucket(place[0], request.directory)
         self._check_writable(request.directory)
         now_ns = self._it.clock.now_ns()
-        outcome = fo.Linked(node.id, request.directory, request.name, self._it.applier.next_id, now_ns)
+        cookie = self._it.applier.next_id
+        outcome = fo.Linked(node.id, request.directory, request.name, cookie, now_ns, request.token)
         return Decision(outcome, node._replace(nlink=node.nlink + 1, changed_ns=now_ns))
 
     def unlink(self, request: fr.UnlinkNode) -> Decision:
@@ -111,7 +113,8 @@ class FileDecisions:
         if found.node.is_directory:
             raise IsADirectory("that is a directory")
         self._check_writable(request.directory)
-        return Decision(fo.Unlinked(request.directory, found.name, self._it.clock.now_ns(), request.keep))
+        now_ns = self._it.clock.now_ns()
+        return Decision(fo.Unlinked(request.directory, found.name, now_ns, request.keep, request.token))
 
     def remove_directory(self, request: fr.RemoveDirectory) -> Decision:
         found = self._find(request.directory, request.name)
@@ -119,7 +122,8 @@ class FileDecisions:
             raise NotADirectory("that is no directory")
         self._check_empty(found.node.id)
         self._check_writable(request.directory)
-        return Decision(fo.Unlinked(request.directory, found.name, self._it.clock.now_ns()))
+        now_ns = self._it.clock.now_ns()
+        return Decision(fo.Unlinked(request.directory, found.name, now_ns, token=request.token))
 
     def rename(self, request: fr.RenameNode) -> Decision:
         found = self._find(request.directory, request.name)
@@ -139,10 +143,8 @@ class FileDecisions:
                 return Decision(None)
             self._check_fits(found, target)
             to_name = target.name
-        outcome = fo.Renamed(
-            request.directory, found.name, request.to_directory, to_name, self._it.clock.now_ns(), request.keep
-        )
-        return Decision(outcome)
+        now_ns, keep, token = self._it.clock.now_ns(), request.keep, request.token
+        return Decision(fo.Renamed(request.directory, found.name, request.to_directory, to_name, now_ns, keep, token))
 
     def _check_fits(self, found: NamedRow, target: NamedRow) -> None:
         if target.node.is_directory and not found.node.is_directory:
@@ -207,7 +209,7 @@ class FileDecisions:
             others = sum(len(name) + size for name, size in self._files.xattrs(node.id) if name != request.name)
             if others + len(request.name) + len(request.value) > XATTRS_BYTES_MAX:
                 raise XattrTooLarge(f"attributes of a file have at most {XATTRS_BYTES_MAX} bytes together")
-        return Decision(fo.XattrSet(node.id, request.name, request.value, self._it.clock.now_ns()))
+        return Decision(fo.XattrSet(node.id, request.name, request.value, self._it.clock.now_ns(), request.token))
 
     def free_orphans(self, request: fr.FreeOrphans) -> Decision:
         orphans = tuple(id_ for id_ in request.inodes if (node := self._files.node(id_)) is not None and not node.nlink)
