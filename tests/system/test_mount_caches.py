@@ -99,6 +99,23 @@ def test_what_s3_changes_is_seen_at_once(node: Node, box: Mounted) -> None:
         assert (top / "new").stat().st_nlink == links + 1
         for key in ("new/dir/key", "new/other/key"):
             client.delete_object(Bucket="box", Key=key)
+    # so do their times
+    put("new/kept")
+    for path, change in (
+        ("new", lambda: put("new/other")),
+        (".", lambda: put("newer/dir/key")),
+        ("new", lambda: put("new/dir/dir/key")),
+        ("new", lambda: client.delete_object(Bucket="box", Key="new/dir/dir/key")),
+        ("new", lambda: client.delete_object(Bucket="box", Key="new/other")),
+        (".", lambda: client.delete_object(Bucket="box", Key="newer/dir/key")),
+    ):
+        before = (top / path).stat()
+        change()
+        after = (top / path).stat()
+        assert after.st_mtime_ns > before.st_mtime_ns
+        assert after.st_ctime_ns > before.st_ctime_ns
+        put("new/kept", b"over what is there")
+        assert (top / path).stat() == after
     # one name for two: an object, and the directory of its name
     put("twin")
     assert (top / "twin").is_file()

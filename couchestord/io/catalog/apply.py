@@ -173,7 +173,8 @@ class Applier:
                     self._directories.root_of(it.directory),
                 ),
             )
-        self._leave_current(it.directory, it.name, it)
+        if not self._leave_current(it.directory, it.name, it) and it.keep_open:
+            self._directories.touch(it.made[0].parent if it.made else it.directory, it.modified_ns)
         if it.drop_null:
             self._drop_null(it.directory, it.name)
         self._inodes.insert_object(it.id, it.size, content, it.directory, it.name)
@@ -189,6 +190,8 @@ class Applier:
         self._directories.insert_made(it.made, it.modified_ns)
         self._leave_current(it.directory, it.name, it)
         self._run("delete from entry where directory=? and name=?", (it.directory, it.name))
+        if it.keep_open:
+            self._directories.touch(it.directory, it.modified_ns)
         if it.drop_null:
             self._drop_null(it.directory, it.name)
         if it.marker:
@@ -198,7 +201,7 @@ class Applier:
                 (it.directory, it.name, it.marker, it.modified_ns, flags),
             )
             self.use_ids(it.marker)
-        self._directories.prune(it.directory)
+        self._directories.prune(it.directory, it.modified_ns if it.keep_open else None)
 
     def _version_deleted(self, it: mu.VersionDeleted) -> None:
         self.change_object(it.directory, it.name)
@@ -229,11 +232,13 @@ class Applier:
         )
         self._run("delete from version where directory=? and name=? and id=?", (directory, name, id_))
 
-    def _leave_current(self, directory: int, name: bytes, it: mu.ObjectPut | mu.ObjectDeleted) -> None:
-        """The entry's present object becomes noncurrent, or goes; the entry's row stays for the caller."""
+    def _leave_current(self, directory: int, name: bytes, it: mu.ObjectPut | mu.ObjectDeleted) -> bool:
+        """The entry's present object becomes noncurrent, or goes; the entry's row stays for the caller. False: there is
+        none.
+        """
         row = self._run("select inode from entry where directory=? and name=?", (directory, name)).fetchone()
         if row is None:
-            return
+            return False
         if it.keep_current:
             self._run(
                 "insert into version select directory, name, inode, content, size, etag, modified_ns, "
@@ -243,6 +248,7 @@ class Applier:
             )
         else:
             self._inodes.release(row[0], (directory, name), changed_ns=it.modified_ns, keep=it.keep_open)
+        return True
 
     def _drop_null(self, directory: int, name: bytes) -> None:
         rows = self._run(

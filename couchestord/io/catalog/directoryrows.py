@@ -67,8 +67,15 @@ class DirectoryRows:
     def _count(self, directory: int, change: int) -> None:
         self._run("update directory set children=children+? where id=?", (change, directory))
 
-    def prune(self, directory: int) -> None:
-        """Remove the directory and those above it as far as they are empty and nobody asked to keep them."""
+    def touch(self, directory: int, changed_ns: int, *, keep: bool = False) -> None:
+        """An entry of it came or went, and a mount shows it. `keep`: it stays though it is empty."""
+        self._run("update directory set changed_ns=?, kept=kept|? where id=?", (changed_ns, keep, directory))
+        self._run("update inode set modified_ns=?, changed_ns=? where id=?", (changed_ns, changed_ns, directory))
+
+    def prune(self, directory: int, changed_ns: int | None = None) -> None:
+        """Remove the directory and those above it as far as they are empty and nobody asked to keep them. With
+        `changed_ns` a mount shows the one that stays.
+        """
         while True:
             parent, kept = self._run("select parent, kept from directory where id=?", (directory,)).fetchone()
             if kept or not parent:
@@ -77,6 +84,8 @@ class DirectoryRows:
                 if self._run(f"select 1 from {table} where directory=? limit 1", (directory,)).fetchone():
                     return
             directory = self.remove(directory)
+            if changed_ns is not None:
+                self.touch(directory, changed_ns)
 
     def root_of(self, directory: int) -> int:
         """The root of the bucket that it lies in."""

@@ -48,8 +48,7 @@ class FileRows:
 
     def _touch(self, directory: int, changed_ns: int) -> None:
         """An entry of it came or went, through a mount: it stays though it is empty."""
-        self._run("update directory set kept=1, changed_ns=? where id=?", (changed_ns, directory))
-        self._run("update inode set modified_ns=?, changed_ns=? where id=?", (changed_ns, changed_ns, directory))
+        self._directories.touch(directory, changed_ns, keep=True)
 
     def _node_made(self, it: fo.NodeMade) -> None:
         size = len(it.target)
