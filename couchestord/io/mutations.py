@@ -79,8 +79,8 @@ class ObjectPut(Outcome, frozen=True, tag=10):
     content: int = 0
     """Id of the new content, with extent i having this + i, when it was chosen before; 0: it is `id`."""
     keep_open: bool = False
-    """A mount shows the bucket. The object that goes stays without a name until it is freed, it may be open; and the times
-    of directories follow.
+    """A mount shows the bucket. The object that goes stays without a name until it is freed, it may be open; and the
+    times of directories follow.
     """
 
 
