@@ -1,7 +1,8 @@
 """Runs a daemon that has workers, from the process that was started."""
 
 import os
-from collections.abc import Callable, Mapping
+import socket
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -15,7 +16,9 @@ from couchestord.daemon import Running, cache_options
 from couchestord.front import certificate_of
 from couchestord.io.sharedpage import SharedPage
 from couchestord.listening import bind_several
+from couchestord.mountkeeper import kept_mounted
 from couchestord.parsing import Address
+from couchestord.processes import orders
 from couchestord.processes.storeside import run_store
 from couchestord.processes.supervisor import Role, Supervisor
 from couchestord.processes.worker import run_worker
@@ -44,13 +47,14 @@ def run_with_workers(
     *,
     announce: Callable[[Running], None],
     settle: Callable[[], None],
+    mount: Sequence[str] = (),
     **arguments: Any,
 ) -> None:
     """Serves until SIGTERM or SIGINT; SIGHUP replaces the workers one by one. Raises what `daemon.run` raises in the
     process of the store, which is another than the one that was started; in that one, SystemExit with its exit code,
     and ConfigError.
 
-    `arguments` are those of `daemon.run`; `settle` is called in each worker once it serves.
+    `arguments` and `mount` are those of `daemon.run`; `settle` is called in each worker once it serves.
     """
     certificate_of(config)  # before there are processes that could not say what is wrong with it
     cache = cache_options(config)
@@ -63,7 +67,8 @@ def run_with_workers(
             "health": bind_several("health", config.health.address, 1, stack)[0],
         }
         page = SharedPage()
-        found = Supervisor(several, page, partial(notify_systemd, environ=environ)).run()
+        notify = partial(notify_systemd, environ=environ)
+        found = Supervisor(several, page, notify, has_mount=bool(mount)).run()
         if not isinstance(found, Role):
             raise SystemExit(found)
         if found.kind == "worker":
@@ -71,8 +76,19 @@ def run_with_workers(
             trio.run(run_worker, config, found.control, page, cache, *own, workers_count, settle)
             return
         host, port = several[0][0].getsockname()[:2]
-        address = Address(host, port)
         for listeners in several:
             for listener in listeners:
                 listener.close()  # what comes to them is the workers'
+        if found.kind == "mount":
+            trio.run(_keep_mounted, found.control, mount)
+            return
+        address = Address(host, port)
         trio.run(partial(run_store, config, found.control, page, cache, address, announce, bound=bound, **arguments))
+
+
+async def _keep_mounted(control: socket.socket, line: Sequence[str]) -> None:
+    """In a process of its own, which the mount ends with: when the store's is started again it goes on."""
+    async with kept_mounted(line):
+        async for order in orders.orders(control):
+            if order.word == orders.STOP:
+                return

@@ -1,4 +1,4 @@
-"""Starts the store's process and the workers, starts again what ends, and stops all in good order.
+"""Starts the store's process, the workers, and what keeps a mount; starts again what ends, and stops all in good order.
 
 Nothing of trio, SQLite or threads is in the supervisor: it forks, and waits for signals and words of its children. It
 holds the listening sockets, so that a client who waits for a worker that ends is served by the next one.
@@ -32,6 +32,7 @@ waits. Looks are counted, not seconds: when all processes are frozen together, n
 """
 _PR_SET_PDEATHSIG: Final = 1
 _STORE: Final = -1
+_MOUNT: Final = -2
 WORKERS_MAX: Final = WORKERS_READERS_MAX // 2 - 1
 """While workers are replaced there are twice as many for a moment."""
 
@@ -42,7 +43,7 @@ Notify = Callable[[str], None]
 class Role:
     """What a process that was forked is to do. `number` is that of a worker, as a reader of the page."""
 
-    kind: Literal["store", "worker"]
+    kind: Literal["store", "worker", "mount"]
     control: socket.socket
     listeners: Sequence[socket.socket] = ()
     number: int = 0
@@ -52,7 +53,7 @@ class Role:
 class _Child:
     pid: int
     index: int
-    """Which listeners it has; `_STORE` for the store's process."""
+    """Which listeners it has; `_STORE` for the store's process, `_MOUNT` for what keeps a mount."""
     control: socket.socket
     number: int
     started_s: float
@@ -64,6 +65,14 @@ class _Child:
     beats: int = 0
     still_looks: int = 0
     """Looks since its loop was seen to turn."""
+
+    @property
+    def name(self) -> str:
+        return {_STORE: "store", _MOUNT: "mount"}.get(self.index, f"worker {self.index}")
+
+    @property
+    def is_worker(self) -> bool:
+        return self.index >= 0
 
 
 @dataclass(slots=True)
@@ -77,13 +86,21 @@ class _Due:
 class Supervisor:
     """One for the life of the daemon."""
 
-    def __init__(self, listeners: Sequence[Sequence[socket.socket]], page: SharedPage, notify: Notify) -> None:
-        """`listeners` of each worker. `notify` tells the service manager."""
+    def __init__(
+        self,
+        listeners: Sequence[Sequence[socket.socket]],
+        page: SharedPage,
+        notify: Notify,
+        *,
+        has_mount: bool = False,
+    ) -> None:
+        """`listeners` of each worker. `notify` tells the service manager. With `has_mount` there is one to be kept."""
         self._listeners = listeners
         self._page = page
         self._notify = notify
         self._children: dict[int, _Child] = {}
         self._due: dict[int, _Due] = {index: _Due() for index in (_STORE, *range(len(listeners)))}
+        self._has_mount = has_mount
         self._replacing: list[int] = []
         self._replacing_since = 0.0
         self._look_at_s = time.monotonic() + _LOOK_S
@@ -152,7 +169,7 @@ class Supervisor:
     def _start(self, index: int) -> Role | None:
         """Forks one process. In the child, its role."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        used = {child.number for child in self._children.values() if child.index != _STORE}
+        used = {child.number for child in self._children.values() if child.is_worker}
         number = next(number for number in range(WORKERS_READERS_MAX) if number not in used)
         parent = os.getpid()
         pid = os.fork()
@@ -161,6 +178,8 @@ class Supervisor:
             self._become_child(parent)
             if index == _STORE:
                 return Role("store", theirs)
+            if index == _MOUNT:
+                return Role("mount", theirs)
             return Role("worker", theirs, self._listeners[index], number)
         theirs.close()
         ours.setblocking(False)
@@ -190,7 +209,7 @@ class Supervisor:
     def _link(self, worker: _Child) -> None:
         """Gives a worker and the store's process the ends of new sockets."""
         store = next((child for child in self._children.values() if child.index == _STORE), None)
-        if store is None or worker.index == _STORE:
+        if store is None or not worker.is_worker:
             return
         requests = socket.socketpair()
         bodies = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -233,13 +252,13 @@ class Supervisor:
     def _look(self) -> None:
         """Whether the loops of all workers turn."""
         for child in self._children.values():
-            if child.index == _STORE or child.is_killed:
+            if not child.is_worker or child.is_killed:
                 continue
             beats = self._page.beats(child.number)
             child.still_looks = child.still_looks + 1 if beats == child.beats else 0
             child.beats = beats
             if child.still_looks >= _STILL_LOOKS_MAX:
-                _log.error("a worker hangs and is killed", process=f"worker {child.index}", pid=child.pid)
+                _log.error("a worker hangs and is killed", process=child.name, pid=child.pid)
                 self._kill(child)
 
     def _kill(self, child: _Child) -> None:
@@ -266,7 +285,9 @@ class Supervisor:
             self._notify("STOPPING=1")
         self._stopping = True
         self._replacing = []
-        for child in self._children.values():
+        mount = [child for child in self._children.values() if child.index == _MOUNT]
+        # what was written there is published before the store closes
+        for child in self._children.values() if again or not mount else mount:
             self._tell(child, orders.STOP)
             if again and child.index != _STORE:
                 self._kill(child)
@@ -283,6 +304,8 @@ class Supervisor:
                 child.is_ready = True
                 if child.index == _STORE and not self._was_ready:
                     self._was_ready = True
+                    if self._has_mount:
+                        self._due[_MOUNT] = _Due()
                     self._notify("READY=1")
             elif word.word == orders.LINK:
                 self._link(child)
@@ -299,9 +322,10 @@ class Supervisor:
 
     def _on_end(self, child: _Child, code: int) -> None:
         child.control.close()
-        name = "store" if child.index == _STORE else f"worker {child.index}"
-        if child.index != _STORE:
+        if child.is_worker:
             self._page.clear(child.number)
+        if child.index == _MOUNT and self._stopping:
+            self._stop()
         if child.index == _STORE and (self._stopping or not self._was_ready):
             # it ended as it was told to, or never began and has said why
             self._code = code if code >= 0 else 1
@@ -310,7 +334,7 @@ class Supervisor:
             return
         if self._stopping or child.leaves_by_s is not None:
             return
-        _log.error("a process has ended; it is started again", process=name, pid=child.pid, code=code)
+        _log.error("a process has ended; it is started again", process=child.name, pid=child.pid, code=code)
         if self._replacing:
             _log.error("workers are not replaced any further")
             self._replacing.clear()

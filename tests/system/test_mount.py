@@ -305,6 +305,52 @@ def test_a_daemon_mounts_its_own_store_and_unmounts_it(node: Node, tmp_path: Pat
     assert not os.path.ismount(top)
 
 
+def test_with_workers_a_mount_outlives_the_process_of_the_store(node: Node, tmp_path: Path) -> None:
+    """It is kept by a process of its own; files stay open. At the end what was written is published first."""
+    top = tmp_path / "own"
+    top.mkdir()
+    node.stop()
+    node.settings, node.arguments = with_workers(QUICK, 2), ["--mount", str(top)]
+    node.start()
+    _wait_mounted(top)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", HOLDER], cwd=top / "box", **pipes) as holder:  # type: ignore[call-overload]
+        assert holder.stdout.readline() == "written\n"
+        (mount,) = [int(each) for each in _pids_of("couchestord", "mount", str(top))]
+        keeper = int(Path(f"/proc/{mount}/stat").read_text().rpartition(")")[2].split()[1])
+        (store,) = set(node.children()) - set(node.status()["workers"]) - {keeper}
+        os.kill(store, signal.SIGKILL)
+        holder.stdin.write("go on\n")
+        holder.stdin.flush()
+        assert holder.stdout.readline() == "synced\n"
+        assert _pids_of("couchestord", "mount", str(top)) == [mount]
+        assert body(node.s3(), "file") == b"before after"
+        os.kill(keeper, signal.SIGKILL)
+        holder.kill()
+    _wait_mounted(top, but_not_by=mount)
+    with subprocess.Popen([sys.executable, "-c", HOLDER], cwd=top / "box", **pipes) as holder:  # type: ignore[call-overload]
+        assert holder.stdout.readline() == "written\n"
+        node.stop()
+        holder.kill()
+    assert not os.path.ismount(top)
+    node.arguments = []
+    node.start()
+    assert body(node.s3(), "file") == b"before "
+
+
+HOLDER = """
+import os, sys
+file = open("file", "wb", buffering=0)
+file.write(b"before ")
+print("written", flush=True)
+sys.stdin.readline()
+file.write(b"after")
+os.fsync(file.fileno())
+print("synced", flush=True)
+sys.stdin.readline()
+"""
+
+
 def _wait_unmounted(folder: Path) -> None:
     deadline_s = time.monotonic() + 60
     while os.path.ismount(folder):
