@@ -65,6 +65,9 @@ def test_what_was_looked_up_is_kept(node: Node, box: Mounted) -> None:
         with stopped(box):
             assert [look() for look in looks] == before
             assert (os.pread(put.fileno(), 300_000, 0), os.pread(written.fileno(), 300_000, 0)) == found
+    device = top.stat().st_dev
+    ahead = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb")
+    _until(lambda: ahead.read_text() == "1024\n")
 
 
 @pytest.mark.parametrize("node", [0, 2], indirect=True)
