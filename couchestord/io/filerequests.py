@@ -116,7 +116,7 @@ class PublishFile:
 
 @dataclass(frozen=True, slots=True)
 class SetXattr(Once):
-    """None: remove it. Raises StaleInode, NoSuchXattr, XattrExists, XattrTooLarge."""
+    """None: remove it. Raises StaleInode, NoSuchXattr, XattrExists, XattrTooLarge, NotPermitted for those of S3."""
 
     inode: int
     name: bytes

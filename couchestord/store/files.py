@@ -13,6 +13,7 @@ from couchestord.store.intake import Taken
 from couchestord.store.names import shown
 from couchestord.store.parts import Parts
 from couchestord.store.reader import open_reader
+from couchestord.store.xattrs import ETAG, is_of_s3, xattrs_of
 
 Change = (
     fr.MakeNode
@@ -104,14 +105,19 @@ class Files:
         ]
 
     def xattr(self, id_: int, name: bytes) -> bytes | None:
-        """The value of an extended attribute, None when there is none."""
+        """The value of an extended attribute, of one that S3 has given it too; None when there is none."""
         self._catalog.refresh()
-        return self._catalog.files.xattr(id_, name)
+        return self._of_s3(id_).get(name) if is_of_s3(name) else self._catalog.files.xattr(id_, name)
 
-    def xattrs(self, id_: int) -> list[tuple[bytes, int]]:
-        """Names and lengths of the extended attributes of a file or directory."""
+    def xattrs(self, id_: int) -> list[bytes]:
+        """Names of the extended attributes of a file or directory, but for its etag."""
         self._catalog.refresh()
-        return self._catalog.files.xattrs(id_)
+        own = [name for name, _ in self._catalog.files.xattrs(id_)]
+        return own + [name for name in self._of_s3(id_) if name != ETAG]
+
+    def _of_s3(self, id_: int) -> dict[bytes, bytes]:
+        found = self._catalog.files.object(id_)
+        return xattrs_of(found) if found else {}
 
     async def change(self, request: Change) -> NodeRow | None:
         """See the requests for what they answer and raise."""

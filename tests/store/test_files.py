@@ -16,11 +16,12 @@ from couchestord.errors import (
     IsADirectory,
     NoSuchBucket,
     NotADirectory,
+    NotPermitted,
     ReadOnlyBucket,
     StaleInode,
 )
 from couchestord.io import filerequests as fr
-from couchestord.model import PART_BYTES_MIN, ByteRange, ListEntry, Policy
+from couchestord.model import PART_BYTES_MIN, Attributes, ByteRange, ListEntry, Policy
 from couchestord.store import Objects, ObjectStore
 from couchestord.store.names import ESCAPE
 
@@ -237,14 +238,91 @@ async def test_bytes_are_held_while_they_are_taken(tmp_path: Path) -> None:
 @either
 async def test_extended_attributes(tmp_path: Path, opened: Opened) -> None:
     async with opened(tmp_path) as (_, objects):
-        files, id_ = objects.files, await make(objects, b"f")
+        files, id_ = objects.files, await make(objects, b"d", stat.S_IFDIR | 0o755)
         assert files.xattrs(id_) == []
         await files.change(fr.SetXattr(id_, b"user.b", b"xyz"))
         await files.change(fr.SetXattr(id_, b"user.a", b""))
-        assert files.xattrs(id_) == [(b"user.a", 0), (b"user.b", 3)]
+        assert files.xattrs(id_) == [b"user.a", b"user.b"]
         assert (files.xattr(id_, b"user.b"), files.xattr(id_, b"user.a"), files.xattr(id_, b"c")) == (b"xyz", b"", None)
         await files.change(fr.SetXattr(id_, b"user.b", None))
-        assert files.xattrs(id_) == [(b"user.a", 0)]
+        assert files.xattrs(id_) == [b"user.a"]
+
+
+@either
+async def test_what_s3_keeps_is_among_the_extended_attributes(tmp_path: Path, opened: Opened) -> None:
+    async with opened(tmp_path) as (store, objects):
+        said = Attributes(
+            {"content-type": "text/plain"}, {"colour": "red"}, {"crc32": "AAAAAA==", "type": "FULL_OBJECT"}
+        )
+        info = await store.put("box", b"f", b"bytes", attributes=said)
+        files, id_ = objects.files, there(objects, b"f").id
+        await files.change(fr.SetXattr(id_, b"user.own", b"1"))
+        shown = {
+            b"user.s3.content-type": b"text/plain",
+            b"user.s3.checksum-crc32": b"AAAAAA==",
+            b"user.s3.checksum-type": b"FULL_OBJECT",
+            b"user.s3.meta.colour": b"red",
+        }
+        assert files.xattrs(id_) == [b"user.own", *shown]
+        assert {name: files.xattr(id_, name) for name in shown} == shown
+        assert files.xattr(id_, b"user.s3.etag") == info.etag.encode()
+        assert files.xattr(id_, b"user.s3.meta.size") is files.xattr(id_, b"user.s3.") is None
+        await write(objects, id_, (0, b"other"))
+        etag = (await store.head("box", b"f")).etag
+        assert etag != info.etag
+        assert files.xattr(id_, b"user.s3.etag") == etag.encode()
+        # its checksum was that of other bytes
+        assert files.xattrs(id_) == [b"user.own", b"user.s3.content-type", b"user.s3.meta.colour"]
+        info = await store.put("box", b"f", b"anew")
+        id_ = there(objects, b"f").id
+        assert (files.xattrs(id_), files.xattr(id_, b"user.s3.etag")) == ([], info.etag.encode())
+
+
+async def test_hard_links_show_what_s3_keeps_and_files_without_a_name_nothing(tmp_path: Path) -> None:
+    async with new_store(tmp_path) as store:
+        files, id_ = store.files, await make(store, b"f")
+        await files.change(fr.LinkNode(id_, files.root("box"), b"g"))
+        await files.change(fr.UnlinkNode(files.root("box"), b"f"))
+        assert files.xattr(id_, b"user.s3.etag") == (await store.head("box", b"g")).etag.encode()
+        await files.change(fr.UnlinkNode(files.root("box"), b"g", keep=True))
+        assert (files.xattrs(id_), files.xattr(id_, b"user.s3.etag")) == ([], None)
+
+
+@pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR])
+async def test_what_is_no_plain_file_shows_nothing_of_s3(tmp_path: Path, kind: int) -> None:
+    """No kernel lets anybody ask for it: who copies what is listed would only hear errors."""
+    async with new_store(tmp_path) as store:
+        root = store.files.root("box")
+        node = await store.files.change(fr.MakeNode(root, b"odd", kind | 0o777, 0, 0, 0, b"to" * stat.S_ISLNK(kind)))
+        assert node is not None
+        assert (await store.head("box", b"odd")).attributes.headers["content-type"].startswith("inode/")
+        for id_ in (node.id, root):
+            assert (store.files.xattrs(id_), store.files.xattr(id_, b"user.s3.etag")) == ([], None)
+
+
+async def test_older_versions_show_nothing_of_the_live_one(tmp_path: Path) -> None:
+    async with new_store(tmp_path) as store:
+        await store.put("box", b"f", b"old")
+        await store.set_versioning("box", "Enabled")
+        old = there(store, b"f").id
+        info = await store.put("box", b"f", b"new")
+        assert store.files.xattr(old, b"user.s3.etag") is None
+        assert store.files.xattr(there(store, b"f").id, b"user.s3.etag") == info.etag.encode()
+
+
+async def test_what_s3_keeps_cannot_be_set_through_files(tmp_path: Path) -> None:
+    async with new_store(tmp_path) as store:
+        id_, files = await make(store, b"f"), store.files
+        etag, version = files.xattr(id_, b"user.s3.etag"), files.version
+        for name in (b"user.s3.etag", b"user.s3.meta.new", b"user.s3."):
+            for value in (b"x", None):
+                with pytest.raises(NotPermitted):
+                    await files.change(fr.SetXattr(id_, name, value))
+        assert (files.xattrs(id_), files.xattr(id_, b"user.s3.etag")) == ([], etag)
+        assert files.version == version
+        await files.change(fr.SetXattr(id_, b"user.s3", b"own"))
+        assert files.xattr(id_, b"user.s3") == b"own"
+        assert (await store.head("box", b"f")).attributes == Attributes()
 
 
 async def test_a_bucket_that_keeps_versions_is_not_written_as_files(tmp_path: Path) -> None:

@@ -78,6 +78,42 @@ def test_what_one_side_writes_the_other_reads(node: Node, box: Mounted) -> None:
     assert body(client, "moved/written") == b"through one of its names"
 
 
+@with_and_without_workers
+def test_what_s3_keeps_is_shown_as_attributes(node: Node, box: Mounted) -> None:
+    client, path = node.s3(), box.folder / "file"
+    said = {"Metadata": {"colour": "red", "size": "xl"}, "ContentType": "text/plain", "CacheControl": "no-store"}
+    head = client.put_object(Bucket="box", Key="file", Body=b"bytes", ChecksumAlgorithm="SHA256", **said)
+    expected = {
+        "user.s3.content-type": "text/plain",
+        "user.s3.cache-control": "no-store",
+        "user.s3.checksum-sha256": head["ChecksumSHA256"],
+        "user.s3.checksum-type": "FULL_OBJECT",
+        "user.s3.meta.colour": "red",
+        "user.s3.meta.size": "xl",
+    }
+    assert _attributes(path) == expected
+    assert os.getxattr(path, "user.s3.etag").decode() == head["ETag"].strip('"')
+    os.setxattr(path, "user.own", b"1")
+    assert _attributes(path) == {"user.own": "1", **expected}
+    path.write_bytes(b"written")
+    etag = client.head_object(Bucket="box", Key="file")["ETag"].strip('"')
+    assert os.getxattr(path, "user.s3.etag").decode() == etag != head["ETag"].strip('"')
+    kept = {name: value for name, value in expected.items() if not name.startswith("user.s3.checksum")}
+    assert _attributes(path) == {"user.own": "1", **kept}
+    for name in ("user.s3.meta.colour", "user.s3.etag", "user.s3.new"):
+        with pytest.raises(PermissionError):
+            os.setxattr(path, name, b"x")
+        with pytest.raises(PermissionError):
+            os.removexattr(path, name)
+    os.symlink("file", box.folder / "link")
+    assert os.listxattr(box.folder / "link", follow_symlinks=False) == []
+    assert "failed" not in box.said()
+
+
+def _attributes(path: Path) -> dict[str, str]:
+    return {name: os.getxattr(path, name).decode() for name in os.listxattr(path)}
+
+
 def test_names_that_no_file_system_has(node: Node, box: Mounted) -> None:
     client = node.s3()
     odd = ["x", "x/y", "d//e", "d/", "d/./f", "../up", "long/" + "n" * 300]

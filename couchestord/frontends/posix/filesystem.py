@@ -134,9 +134,7 @@ class FileSystem(OpenFiles):
 
     def xattrs(self, ino: int) -> list[bytes]:
         """Their names."""
-        if self._is_of_buckets(ino):
-            return []
-        return [name for name, _ in self._store().xattrs(self._id(ino))]
+        return [] if self._is_of_buckets(ino) else self._store().xattrs(self._id(ino))
 
     # -- directories ---------------------------------------------------------------------------------------------------
 
@@ -271,6 +269,6 @@ class FileSystem(OpenFiles):
         return self._store().node(id_).modified_ns == modified_ns
 
     async def set_xattr(self, ino: int, name: bytes, value: bytes | None, flags: int = 0) -> None:
-        """None: remove it. `flags` as of setxattr(2). Raises NoSuchXattr, XattrExists, XattrTooLarge."""
+        """None: remove it. `flags` as of setxattr(2). Raises NoSuchXattr, XattrExists, XattrTooLarge, NotPermitted."""
         must_exist, must_not_exist = bool(flags & os.XATTR_REPLACE), bool(flags & os.XATTR_CREATE)
         await self._once(fr.SetXattr(self._id(ino), name, value, must_exist, must_not_exist))

@@ -1,5 +1,6 @@
 """Questions to the catalog about files and directories, by number and by name in a directory."""
 
+import stat
 from typing import Any, NamedTuple
 
 from couchestord.errors import StaleInode
@@ -36,6 +37,13 @@ class NamedRow(NamedTuple):
     node: NodeRow
 
 
+class ObjectRow(NamedTuple):
+    """What S3 shows of a file beside its bytes."""
+
+    etag: bytes
+    attributes: bytes | None
+
+
 class BucketOfFiles(NamedTuple):
     name: str
     versioning: str
@@ -52,6 +60,7 @@ _NAMED = (
     "from entry e left join inode i on i.id=case when e.child<>0 then e.child else e.inode end "
     "left join directory d on d.id=e.child and e.child<>0"
 )
+_TYPE_BITS = 0o170000
 _DIRECTORY_LINKS = 2
 """Its name and `.`; each directory in it has one more, `..`."""
 
@@ -105,6 +114,15 @@ class FileReader:
             row = (found[0], *(None,) * 11, found[1], None)
         children, nlink, *known = row
         return _node(id_, children, nlink, known)
+
+    def object(self, id_: int) -> ObjectRow | None:
+        """The object that a file is; None for what is no plain file, or has no name."""
+        row = self._row(
+            "select e.etag, e.attributes from inode i join entry e on e.directory=i.directory and e.name=i.name and "
+            f"e.inode=i.id where i.id=? and (i.mode is null or i.mode & {_TYPE_BITS} = {stat.S_IFREG})",
+            (id_,),
+        )
+        return ObjectRow(*row) if row else None
 
     def directory(self, id_: int) -> tuple[int, bytes] | None:
         """(directory that it lies in, name) of a directory; (0, b"") for the root of a bucket."""

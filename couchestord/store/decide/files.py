@@ -16,6 +16,7 @@ from couchestord.errors import (
     NoSuchEntry,
     NoSuchXattr,
     NotADirectory,
+    NotPermitted,
     ReadOnlyBucket,
     StaleInode,
     TooManyLinks,
@@ -31,6 +32,7 @@ from couchestord.store.decide.context import Context, Decision
 from couchestord.store.finding import find_entry
 from couchestord.store.names import NAME_BYTES_MAX, is_plain
 from couchestord.store.values import decode_attributes, encode_attributes, pack_etag
+from couchestord.store.xattrs import is_of_s3
 
 LINKS_MAX: Final = 65_000
 """As many as ext4 allows."""
@@ -199,6 +201,8 @@ class FileDecisions:
         return Decision(outcome, answer, request.body, request.body_sum)
 
     def set_xattr(self, request: fr.SetXattr) -> Decision:
+        if is_of_s3(request.name):
+            raise NotPermitted("what S3 keeps with an object is changed through S3 only")
         node = self._writable(self._node(request.inode))
         present = self._files.xattr(node.id, request.name)
         if present is None and (request.must_exist or request.value is None):

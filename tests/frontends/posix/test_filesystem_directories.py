@@ -12,6 +12,7 @@ from small_store import HandClock, new_store, read
 from couchestord import errors
 from couchestord.frontends.posix.errors import number_of
 from couchestord.frontends.posix.filesystem import ROOT, Caller, FileSystem, Room
+from couchestord.model import Attributes
 from couchestord.store import ObjectStore
 from couchestord.store.decide.files import XATTRS_BYTES_MAX
 
@@ -220,7 +221,11 @@ async def test_extended_attributes_of_files_and_directories(tmp_path: Path) -> N
 
 async def test_extended_attributes_have_a_limit_together(tmp_path: Path) -> None:
     async with new_store(tmp_path) as store:
-        system, ino = system_of(store, "box"), await make(store, b"f")
+        system = system_of(store, "box")
+        # what S3 keeps does not count
+        said = Attributes({"content-type": "x" * 1000}, {"name": "value" * 100})
+        await store.put("box", b"f", b"", attributes=said)
+        ino = system.lookup(ROOT, b"f").ino
         await system.set_xattr(ino, b"one", bytes(XATTRS_BYTES_MAX - 3))
         with pytest.raises(errors.XattrTooLarge):
             await system.set_xattr(ino, b"one", bytes(XATTRS_BYTES_MAX - 2))
@@ -231,3 +236,20 @@ async def test_extended_attributes_have_a_limit_together(tmp_path: Path) -> None
         with pytest.raises(errors.XattrTooLarge):
             await system.set_xattr(ino, b"two", b"xy")
         assert (len(system.xattr(ino, b"one")), system.xattr(ino, b"two")) == (XATTRS_BYTES_MAX - 7, b"x")
+
+
+async def test_what_s3_keeps_is_read_as_extended_attributes_and_not_set(tmp_path: Path) -> None:
+    async with new_store(tmp_path) as store:
+        system = system_of(store, "box")
+        info = await store.put("box", b"f", b"bytes", attributes=Attributes({"content-type": "text/css"}))
+        ino = system.lookup(ROOT, b"f").ino
+        assert system.xattrs(ino) == [b"user.s3.content-type"]
+        assert system.xattr(ino, b"user.s3.etag") == info.etag.encode()
+        assert system.xattr(ino, b"user.s3.content-type") == b"text/css"
+        with pytest.raises(errors.NoSuchXattr):
+            system.xattr(ino, b"user.s3.expires")
+        for value, flags in ((b"text/html", 0), (b"x", os.XATTR_CREATE), (b"x", os.XATTR_REPLACE), (None, 0)):
+            with pytest.raises(errors.NotPermitted) as caught:
+                await system.set_xattr(ino, b"user.s3.content-type", value, flags)
+            assert number_of(caught.value) == errno.EPERM
+        assert (await store.head("box", b"f")).attributes.headers == {"content-type": "text/css"}
