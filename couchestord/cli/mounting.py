@@ -9,7 +9,7 @@ from pathlib import Path
 import trio
 
 from couchestord import logs
-from couchestord.cli.options import Commands, add_command, add_store_options, load_config
+from couchestord.cli.options import Commands, add_command, add_store_options, add_trust_option, load_config
 
 
 def register(commands: Commands) -> None:
@@ -26,6 +26,7 @@ def register(commands: Commands) -> None:
     mount.add_argument("folder", metavar="DIR", type=Path, help="the folder to mount on")
     mount.add_argument("--read-only", action="store_true", help="nothing can be changed through it")
     mount.add_argument("--allow-other", action="store_true", help="other users may use it")
+    add_trust_option(mount)
     mount.add_argument("--with-parent", action="store_true", help="end when standard input does")
     add_store_options(mount)
     mount.set_defaults(run=_mount)
@@ -39,7 +40,7 @@ def _mount(options: argparse.Namespace) -> None:
     wished = ["nosuid", "nodev"]
     wished += ["ro"] if options.read_only else []
     wished += ["allow_other"] if options.allow_other else []
-    mount = Mount(options.bucket, options.folder, wished)
+    mount = Mount(options.bucket, options.folder, wished, options.trust_s3_owners)
 
     def announce() -> None:
         if options.json:

@@ -51,6 +51,14 @@ def add_server_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--log-format", metavar="FORMAT", help="text (default) or json")
 
 
+def add_trust_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--trust-s3-owners",
+        action="store_true",
+        help="who puts an object over S3 says whom its file belongs to (metadata uid and gid)",
+    )
+
+
 def load_config(options: argparse.Namespace) -> config.Config:
     """File, environment, options. Raises ConfigError."""
     given = {setting: getattr(options, name, None) for name, setting in _SETTINGS.items()}

@@ -19,6 +19,7 @@ from couchestord.cli.options import (
     add_command,
     add_server_options,
     add_store_options,
+    add_trust_option,
     load_config,
     quiet_logs,
 )
@@ -58,7 +59,8 @@ def register(commands: Commands) -> None:
     _add_disks_options(up)
     add_server_options(up)
     up.add_argument("--mount", metavar="DIR", type=Path, help="mount all buckets on this folder; see couchestord mount")
-    up.set_defaults(run=_up)
+    add_trust_option(up)
+    up.set_defaults(run=partial(_up, up))
     serve = add_command(
         commands,
         "serve",
@@ -98,7 +100,9 @@ def _disks_count(text: str) -> int:
     return int(text)
 
 
-def _up(options: argparse.Namespace) -> None:
+def _up(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    if options.trust_s3_owners and not options.mount:
+        parser.error("--trust-s3-owners goes with --mount")
     config = load_config(options)
     prepare = partial(_first_key, config)
     announce = partial(_announce_up, config, mount=options.mount, as_json=options.json)
@@ -115,6 +119,7 @@ def _mount_line(config: Config, options: argparse.Namespace) -> list[str]:
     line = [sys.executable, "-m", "couchestord", "mount", os.fspath(options.mount), "--with-parent"]
     line += ["--data", os.fspath(config.store.data)]
     line += ["--config", os.fspath(options.config)] if options.config else []
+    line += ["--trust-s3-owners"] if options.trust_s3_owners else []
     return line
 
 

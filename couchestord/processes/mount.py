@@ -12,6 +12,7 @@ import subprocess
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -56,6 +57,8 @@ class Mount:
     """None: all of them."""
     folder: Path
     options: Sequence[str] = ()
+    trust_owners: bool = False
+    """Believe what S3 clients say of the owner of an object."""
 
     @property
     def writes(self) -> bool:
@@ -192,7 +195,8 @@ async def run_mount(config: Config, mount: Mount, *, announce: Callable[[], None
             nursery.start_soon(_until_signalled, signals, ending)
             if with_parent:
                 nursery.start_soon(_until_input_ends, ending)
-            system = FileSystem(mount.bucket, session.store, SystemClock(), lambda: _room(config))
+            room = partial(_room, config)
+            system = FileSystem(mount.bucket, session.store, SystemClock(), room, trust_owners=mount.trust_owners)
             session.which_open = system.which_open
             nursery.start_soon(system.run)
 

@@ -12,6 +12,7 @@ import pytest
 from daemons import result, running
 
 from couchestord.cli import entry
+from couchestord.processes.mount import Mount
 
 DEVICE = Path("/dev/fuse")
 TRANSPORT = "couchestord.frontends.posix.fuse"
@@ -64,6 +65,20 @@ def test_a_mount_that_can_be(data: Path, folder: Path, capsys: pytest.CaptureFix
     for said, options in (("photos", ["--bucket", "photos"]), ("all buckets", ["--read-only"])):
         assert entry.run(["mount", str(folder), "--data", str(data), *options]) == 0
         assert capsys.readouterr().out == f"{said} mounted on {folder}\n"
+
+
+def test_clients_are_trusted_only_when_that_is_asked_for(
+    data: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    async def run(_: object, mount: Mount, **__: object) -> None:
+        asked.append(mount.trust_owners)
+
+    monkeypatch.setattr("couchestord.processes.mount.run_mount", run)
+    for options in ([], ["--trust-s3-owners"]):
+        assert entry.run(["mount", str(folder), "--data", str(data), *options]) == 0
+    assert asked == [False, True]
 
 
 def test_no_such_bucket_is_3(data: Path, folder: Path, refused: Any) -> None:

@@ -219,3 +219,10 @@ def test_what_lives_as_long_as_the_daemon_is_not_searched_for_cycles(monkeypatch
     ((frozen, threshold),) = seen
     assert frozen > 10_000
     assert threshold == serving._YOUNG_OBJECTS_MAX
+
+
+def test_owners_cannot_be_trusted_by_a_mount_that_is_not_asked_for(tmp_path: Path) -> None:
+    refused = command("up", "--data", tmp_path / "data", "--trust-s3-owners")
+    assert refused.returncode == 2
+    assert "--trust-s3-owners goes with --mount" in refused.stderr
+    assert not (tmp_path / "data").exists()

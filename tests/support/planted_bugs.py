@@ -1197,4 +1197,32 @@ BUGS = (
         "",
         "store/test_files.py::test_what_is_no_plain_file_shows_nothing_of_s3",
     ),
+    _bug(
+        "an owner whom S3 named is not one after chmod",
+        "frontends/posix/attributes.py",
+        "    if mode is None or (trust_owners and (uid is None or gid is None)):",
+        "    if mode is None:",
+        "frontends/posix/test_attributes.py::test_owner_stays_when_a_mount_has_changed_something_else",
+    ),
+    _bug(
+        "an owner whom S3 named may have any number",
+        "frontends/posix/attributes.py",
+        "    return id_ if id_ <= ID_MAX else 0",
+        "    return id_",
+        "frontends/posix/test_attributes.py::test_ids_of_metadata",
+    ),
+    _bug(
+        "every mount believes what S3 says of owners",
+        "processes/mount.py",
+        "trust_owners=mount.trust_owners",
+        "trust_owners=True",
+        "system/test_mount.py::test_owners_that_s3_names_are_believed_where_it_is_asked_for",
+    ),
+    _bug(
+        "the mount of up believes no owners",
+        "cli/serving.py",
+        '["--trust-s3-owners"] if options.trust_s3_owners else []',
+        "[]",
+        "system/test_mount.py::test_owners_that_s3_names_are_believed_where_it_is_asked_for",
+    ),
 )

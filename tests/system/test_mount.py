@@ -114,6 +114,35 @@ def _attributes(path: Path) -> dict[str, str]:
     return {name: os.getxattr(path, name).decode() for name in os.listxattr(path)}
 
 
+def test_owners_that_s3_names_are_believed_where_it_is_asked_for(node: Node, tmp_path: Path) -> None:
+    client = node.s3()
+    owned = {"uid": "1234", "gid": "5678", "mode": "0104600"}
+    client.put_object(Bucket="box", Key="owned", Body=b"bytes", Metadata=owned)
+    client.put_object(Bucket="box", Key="odd", Body=b"", Metadata={"uid": "99999999999", "gid": "4294967295"})
+    with Mounted(node.data, tmp_path / "box") as box:
+        found = (box.folder / "owned").stat()
+        assert (found.st_uid, found.st_gid, found.st_mode) == (0, 0, 0o100600)
+    with Mounted(node.data, tmp_path / "trusting", options=["--trust-s3-owners", "--allow-other"]) as box:
+        path = box.folder / "owned"
+        found = path.stat()
+        assert (found.st_uid, found.st_gid, found.st_mode) == (1234, 5678, 0o100600)
+        line = ["sh", "-c", "chmod 644 owned && echo more >> owned"]
+        subprocess.run(line, cwd=box.folder, user=1234, group=5678, extra_groups=[], check=True)
+        found = path.stat()
+        assert (found.st_uid, found.st_gid, found.st_mode) == (1234, 5678, 0o100644)
+        assert path.read_bytes() == b"bytesmore\n"
+        odd = (box.folder / "odd").stat()
+        assert (odd.st_uid, odd.st_gid) == (0, 0)
+    node.stop()
+    top = tmp_path / "own"
+    top.mkdir()
+    node.arguments = ["--mount", str(top), "--trust-s3-owners"]
+    node.start()
+    _wait_mounted(top)
+    assert (top / "box/owned").stat().st_uid == 1234
+    node.stop()
+
+
 def test_names_that_no_file_system_has(node: Node, box: Mounted) -> None:
     client = node.s3()
     odd = ["x", "x/y", "d//e", "d/", "d/./f", "../up", "long/" + "n" * 300]

@@ -10,6 +10,8 @@ from couchestord.store.values import decode_attributes
 FILE_MODE: Final = 0o644
 DIRECTORY_MODE: Final = 0o755
 """Of what S3 made, where nobody said another."""
+ID_MAX: Final = (1 << 32) - 2
+"""Of users and groups. The next one stands for none."""
 
 
 class Stat(NamedTuple):
@@ -30,14 +32,13 @@ class Stat(NamedTuple):
 def stat_of(node: NodeRow, *, trust_owners: bool = False) -> Stat:
     """`trust_owners`: believe what S3 clients say of the owner of an object."""
     mode, uid, gid = node.mode, node.uid, node.gid
-    if mode is None:
-        mode = stat.S_IFDIR | DIRECTORY_MODE if node.is_directory else stat.S_IFREG | FILE_MODE
-        if node.attributes:
-            said = decode_attributes(node.attributes).metadata
-            mode = stat.S_IFREG | _number(said, "mode", FILE_MODE) & 0o777
-            if trust_owners:
-                uid = _number(said, "uid", 0) if uid is None else uid
-                gid = _number(said, "gid", 0) if gid is None else gid
+    if mode is None or (trust_owners and (uid is None or gid is None)):
+        said = decode_attributes(node.attributes).metadata
+        if mode is None:
+            mode = stat.S_IFDIR | DIRECTORY_MODE if node.is_directory else stat.S_IFREG | _mode_of(said)
+        if trust_owners:
+            uid = _id_of(said, "uid") if uid is None else uid
+            gid = _id_of(said, "gid") if gid is None else gid
     published_ns = node.published_ns
     return Stat(
         node.id,
@@ -53,12 +54,22 @@ def stat_of(node: NodeRow, *, trust_owners: bool = False) -> Stat:
     )
 
 
-def _number(said: Mapping[str, str], name: str, otherwise: int) -> int:
-    """A number of the user's metadata: octal when it begins with 0, as some clients write modes."""
-    text = said.get(name, "")
-    if not (text.isascii() and text.isdigit()) or len(text) > 12:
-        return otherwise
+def _mode_of(said: Mapping[str, str]) -> int:
+    """Bits of the user's metadata: octal when they begin with 0, as some clients write them."""
+    text = _digits(said, "mode")
     try:
-        return int(text, 8 if text.startswith("0") else 10)
+        return int(text, 8 if text.startswith("0") else 10) & 0o777
     except ValueError:
-        return otherwise
+        return FILE_MODE
+
+
+def _id_of(said: Mapping[str, str], name: str) -> int:
+    """Of a user or group; root's where nobody said one that there can be."""
+    id_ = int(_digits(said, name) or 0)
+    return id_ if id_ <= ID_MAX else 0
+
+
+def _digits(said: Mapping[str, str], name: str) -> str:
+    """Empty for what is no number, or a very long one."""
+    text = said.get(name, "")
+    return text if text.isascii() and text.isdigit() and len(text) <= 12 else ""

@@ -47,14 +47,21 @@ class FileSystem(OpenFiles):
     """One mount's. Belongs to one trio loop."""
 
     def __init__(
-        self, bucket: str | None, store: Callable[[], Objects], clock: Clock, room: Callable[[], Room]
+        self,
+        bucket: str | None,
+        store: Callable[[], Objects],
+        clock: Clock,
+        room: Callable[[], Room],
+        *,
+        trust_owners: bool = False,
     ) -> None:
-        """`bucket` None: its top has all of them. `store` answers the open store, or raises Unavailable. Raises
-        NoSuchBucket.
+        """`bucket` None: its top has all of them. `store` answers the open store, or raises Unavailable. `trust_owners`
+        is that of `stat_of`. Raises NoSuchBucket.
         """
         super().__init__(lambda: store().files, clock)
         self._objects = store
         self._room = room
+        self._trust_owners = trust_owners
         self.root = self._store().root(bucket) if bucket is not None else None
         """The number of the directory that its top is; None: that has buckets."""
         self._last_token = int.from_bytes(os.urandom(7), "big")
@@ -75,7 +82,7 @@ class FileSystem(OpenFiles):
         return ino == ROOT and self.root is None
 
     def _shown(self, node: NodeRow) -> Stat:
-        found = stat_of(node)
+        found = stat_of(node, trust_owners=self._trust_owners)
         if node.id == self.root:
             return found._replace(ino=ROOT)
         opened = self._open.get(node.id)

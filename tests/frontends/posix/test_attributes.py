@@ -50,11 +50,35 @@ def test_mode_of_metadata(text: str, mode: int) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", " ", "rw", "-1", "+644", "0o644", "0x1ff", "6 4", "0689", "08", "١٢", "²", "1" * 13, "1e3", "6_4", "644\n"],
+    ["", " ", "rw", "-1", "+644", "0o644", "0x1ff", "6 4", "0,7", "6.", "١٢", "²", "1" * 13, "1e3", "6_4", "644\n"],
 )
 def test_odd_texts_say_nothing(text: str) -> None:
     found = stat_of(node({"mode": text, "uid": text, "gid": text}), trust_owners=True)
     assert (found.mode, found.uid, found.gid) == (stat.S_IFREG | 0o644, 0, 0)
+
+
+@pytest.mark.parametrize("text", ["0689", "08"])
+def test_modes_that_are_not_octal_say_nothing(text: str) -> None:
+    assert stat_of(node({"mode": text})).mode == stat.S_IFREG | 0o644
+
+
+@pytest.mark.parametrize(
+    ("text", "id_"),
+    [
+        ("1000", 1000),
+        ("0", 0),
+        ("0100", 100),  # no client writes ids in octal
+        ("4294967294", 4294967294),
+        ("4294967295", 0),  # -1: chown(2) takes it for none
+        ("4294967296", 0),  # no kernel has such a one
+        ("999999999999", 0),
+    ],
+)
+def test_ids_of_metadata(text: str, id_: int) -> None:
+    found = stat_of(node({"uid": text, "gid": "7"}), trust_owners=True)
+    assert (found.uid, found.gid) == (id_, 7)
+    found = stat_of(node({"gid": text, "uid": "7"}), trust_owners=True)
+    assert (found.uid, found.gid) == (7, id_)
 
 
 def test_owners_count_only_where_clients_are_trusted() -> None:
@@ -62,6 +86,16 @@ def test_owners_count_only_where_clients_are_trusted() -> None:
     found, trusted = stat_of(said), stat_of(said, trust_owners=True)
     assert (found.uid, found.gid, found.mode) == (0, 0, stat.S_IFREG | 0o640)
     assert (trusted.uid, trusted.gid, trusted.mode) == (1000, 100, stat.S_IFREG | 0o640)
+
+
+def test_owner_stays_when_a_mount_has_changed_something_else() -> None:
+    """Else who may change the mode of a file would lose it by that."""
+    changed = node({"uid": "1000", "gid": "100", "mode": "0640"}, mode=stat.S_IFREG | 0o600)
+    found, trusted = stat_of(changed), stat_of(changed, trust_owners=True)
+    assert (found.uid, found.gid, found.mode) == (0, 0, stat.S_IFREG | 0o600)
+    assert (trusted.uid, trusted.gid, trusted.mode) == (1000, 100, stat.S_IFREG | 0o600)
+    given = stat_of(changed._replace(uid=5), trust_owners=True)
+    assert (given.uid, given.gid) == (5, 100)
 
 
 def test_what_a_mount_said_goes_before_metadata() -> None:
