@@ -99,6 +99,9 @@ class ObjectDeleted(Outcome, frozen=True, tag=11):
     made: tuple[MadeDirectory, ...] = ()
     keep_open: bool = False
     """As in `ObjectPut`."""
+    with_directory: bool = False
+    """The directory goes, too, and those that it lay in, as far as they are empty, though somebody asked to keep them.
+    """
 
 
 class VersionDeleted(Outcome, frozen=True, tag=12):

@@ -1,9 +1,10 @@
 """A page of a listing from the tree of keys. A page costs what the page costs."""
 
-from couchestord.io.catalog.read import CatalogReader, ListRow
+from couchestord.io.catalog.read import CatalogReader, EntryRow
+from couchestord.io.catalog.tree import EmptyDirectory, ListRow
 from couchestord.io.keys import prefix_range
 from couchestord.model import LIST_KEYS_MAX, ListEntry, ListPage
-from couchestord.store.values import etag_text
+from couchestord.store.values import etag_text, object_of_directory
 
 DIRECTORIES_MAX = 5000
 """A page that had to go through so many directories ends, however few it found: a key may have 512 of its own."""
@@ -66,7 +67,7 @@ class _Page:
                     if self._delimiter != b"/" or low.startswith(path):
                         continue
                     skip = True
-                    depth = self._reader.live_depth(row)
+                    depth = self._reader.key_depth(row)
                     self._directories += depth
                     if not depth:
                         continue
@@ -76,7 +77,7 @@ class _Page:
                     if common != path or not isinstance(row, int):
                         return prefix_range(common)[1]
                 elif not isinstance(row, int):
-                    self._add_key(path, row)
+                    self._add_key(path, object_of_directory(row) if isinstance(row, EmptyDirectory) else row)
                 if self.truncated:
                     return None
         except StopIteration:
@@ -89,7 +90,7 @@ class _Page:
             self.truncated = True
         return self.truncated
 
-    def _add_key(self, key: bytes, row: ListRow) -> None:
+    def _add_key(self, key: bytes, row: ListRow | EntryRow) -> None:
         if not self._full():
             self.entries.append(ListEntry(key, row.size, etag_text(row.etag), row.modified_ns))
             self.last = key

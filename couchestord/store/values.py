@@ -7,6 +7,7 @@ import msgspec
 from couchestord.errors import NoSuchVersion
 from couchestord.io.catalog.apply import ENTRY_VERSIONED, VERSION_MARKER
 from couchestord.io.catalog.read import BucketRow, EntryRow
+from couchestord.io.catalog.tree import EmptyDirectory
 from couchestord.model import Attributes, BucketInfo, ObjectInfo
 
 NULL_VERSION = "null"
@@ -37,6 +38,9 @@ def decode_attributes(encoded: bytes | None) -> Attributes:
         return _EMPTY
     found = _DECODER.decode(encoded)
     return Attributes(found.headers, found.metadata, found.checksums)
+
+
+_OF_DIRECTORIES = encode_attributes(Attributes({"content-type": "application/x-directory"}))
 
 
 def encode_mapping(mapping: Mapping[str, str]) -> bytes:
@@ -94,6 +98,12 @@ def parse_version_id(text: str) -> int | None:
 
 def is_marker(row: EntryRow) -> bool:
     return bool(row.flags & VERSION_MARKER)
+
+
+def object_of_directory(it: EmptyDirectory) -> EntryRow:
+    """What S3 shows of an empty directory: an object without bytes, another one after each change."""
+    etag = pack_etag(it.id.to_bytes(8, "big") + it.changed_ns.to_bytes(8, "big"), 1)
+    return EntryRow(it.id, None, 0, etag, it.changed_ns, 0, _OF_DIRECTORIES)
 
 
 def object_info(bucket: BucketRow, key: bytes, row: EntryRow) -> ObjectInfo:

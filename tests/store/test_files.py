@@ -13,8 +13,10 @@ from small_store import STRIPE_BYTES, body_of, core_of, faults_of, new_store, re
 
 from couchestord.errors import (
     AcrossBuckets,
+    InvalidRange,
     IsADirectory,
     NoSuchBucket,
+    NoSuchKey,
     NotADirectory,
     NotPermitted,
     ReadOnlyBucket,
@@ -106,6 +108,37 @@ async def test_s3_sees_what_was_published(tmp_path: Path, opened: Opened) -> Non
         await write(objects, id_, cut=0)
         assert await read(objects, b"d/f") == b""
         assert (await objects.head("box", b"d/f")).etag not in (info.etag, empty.etag)
+
+
+@either
+async def test_an_empty_directory_is_an_object_without_bytes(tmp_path: Path, opened: Opened) -> None:
+    async with opened(tmp_path) as (store, objects):
+        directory = await make(objects, b"d", stat.S_IFDIR | 0o755)
+        await make(objects, b"in it", stat.S_IFDIR | 0o755, directory)
+        info = await objects.head("box", b"d/in it/")
+        assert (info.key, info.size_bytes, info.attributes.headers) == (
+            b"d/in it/",
+            0,
+            {"content-type": "application/x-directory"},
+        )
+        assert (await objects.list("box")).entries == (ListEntry(b"d/in it/", 0, info.etag, info.modified_ns),)
+        assert await read(objects, b"d/in it/") == b""
+        with pytest.raises(InvalidRange):
+            await read(objects, b"d/in it/", byte_range=ByteRange(0, 0))
+        await objects.copy("box", b"copied", "box", b"d/in it/")
+        assert await read(objects, b"copied") == b""
+        await objects.put("box", b"d/in it/file", b"1")
+        with pytest.raises(NoSuchKey):
+            await objects.head("box", b"d/in it/")
+        await objects.delete("box", b"d/in it/file")
+        assert await objects.head("box", b"d/in it/") == info
+        await objects.delete("box", b"d/in it/")
+        assert [entry.key for entry in (await objects.list("box")).entries] == [b"copied"]
+        with pytest.raises(StaleInode):
+            objects.files.node(directory)
+        await objects.delete("box", b"copied")
+        await store.delete_bucket("box")
+    assert faults_of(tmp_path) == []
 
 
 async def test_sparse_files_are_copied(tmp_path: Path) -> None:

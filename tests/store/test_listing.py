@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from decide_rig import DecideRig
 
+from couchestord.io import filerequests as fr
 from couchestord.io import requests as rq
+from couchestord.io.keys import split_key
 from couchestord.model import LIST_KEYS_MAX, ListPage
 from couchestord.store.listing import list_page
 
@@ -35,14 +37,22 @@ def items(page: ListPage) -> list[Item]:
 
 
 class Bucket:
-    def __init__(self, folder: Path, keys: list[bytes]) -> None:
+    def __init__(self, folder: Path, keys: list[bytes], versioning: str = "Enabled") -> None:
         self.rig = DecideRig(folder)
-        self.rig.bucket("bucket", "Enabled")
-        for key in keys:
-            self.rig.put(key)
+        self.rig.bucket()
         row = self.rig.catalog.reading.bucket("bucket")
         assert row is not None
         self.root = row.root
+        for key in keys:
+            self.rig.put(key)
+        if versioning:
+            self.rig.do(rq.SetVersioning("bucket", versioning))
+
+    def keep(self, path: bytes) -> None:
+        """As a mount keeps the directories that it touches; with what S3 put there they are made."""
+        directory = self.rig.catalog.reading.directory(self.root, split_key(path)[0])
+        assert directory is not None
+        self.rig.do(fr.ChangeInode(directory, 0o40700))
 
     def page(self, prefix: bytes, delimiter: bytes, start_after: bytes, max_keys: int) -> ListPage:
         with self.rig.catalog.snapshot() as reader:
@@ -59,15 +69,31 @@ class Bucket:
             after = page.next_start
 
 
+def directories(keys: list[bytes]) -> set[bytes]:
+    """Their paths."""
+    return {key[: at + 1] for key in keys for at in range(len(key)) if key[at : at + 1] == b"/"}
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_pages_are_those_of_a_sorted_list(tmp_path: Path, seed: int) -> None:
     rng = random.Random(seed)
-    keys = list({b"".join(rng.choices(ALPHABET, k=rng.randint(1, 6))) for _ in range(40)})
-    bucket = Bucket(tmp_path, keys)
-    gone = rng.sample(keys, 10)
+    keys = sorted({b"".join(rng.choices(ALPHABET, k=rng.randint(1, 6))) for _ in range(40)})
+    bucket = Bucket(tmp_path, keys, "")
+    paths = sorted(directories(keys))
+    kept = rng.sample(paths, len(paths) * 2 // 3)
+    for path in kept:
+        bucket.keep(path)
+    gone = [key for key in rng.sample(keys, 20) if not key.endswith(b"/")]  # with that the directory would go
     for key in gone:
+        bucket.rig.delete(key)
+    bucket.rig.do(rq.SetVersioning("bucket", "Enabled"))
+    hidden = rng.sample([key for key in keys if key not in gone], 10)
+    for key in hidden:
         bucket.rig.delete(key)  # a marker stays: the directory too, and it lists as nothing
-    keys = [key for key in keys if key not in gone]
+    there = {*kept, *(key for key in keys if key not in gone)}
+    empty = [path for path in kept if path not in keys and not any(key.startswith(path) for key in there - {path})]
+    assert empty
+    keys = sorted([*empty, *(key for key in keys if key not in {*gone, *hidden})])
     parts = [key[:length] for key in keys for length in range(len(key) + 1)]
     prefixes = [b"", *rng.sample(parts, 7), b"/", b"nothing", b"\xff"]
     delimiters = (b"", b"/", b"-", "ü".encode(), b"//", b"a/")
@@ -157,4 +183,50 @@ def test_a_bucket_does_not_see_its_neighbour(tmp_path: Path) -> None:
     bucket.rig.do(rq.MakeBucket("other", ""))
     bucket.rig.put(b"theirs", bucket="other")
     assert items(bucket.page(b"", b"", b"", 10)) == [(b"mine", False)]
+    bucket.rig.close()
+
+
+def test_an_empty_directory_lists_as_a_key_of_its_path(tmp_path: Path) -> None:
+    bucket = Bucket(tmp_path, [b"a/b/c", b"a/x/y", b"d/e", b"f"], "")
+    for path in (b"a/", b"a/b/", b"a/x/", b"d/"):
+        bucket.keep(path)
+    assert items(bucket.page(b"", b"", b"", 10)) == [(key, False) for key in (b"a/b/c", b"a/x/y", b"d/e", b"f")]
+    for key in (b"a/b/c", b"d/e", b"f"):
+        bucket.rig.delete(key)
+    assert items(bucket.page(b"", b"", b"", 10)) == [(b"a/b/", False), (b"a/x/y", False), (b"d/", False)]
+    assert items(bucket.page(b"", b"/", b"", 10)) == [(b"a/", True), (b"d/", True)]
+    assert items(bucket.page(b"a/", b"/", b"", 10)) == [(b"a/b/", True), (b"a/x/", True)]
+    for delimiter in (b"", b"/"):
+        assert items(bucket.page(b"a/b/", delimiter, b"", 10)) == [(b"a/b/", False)]
+        assert items(bucket.page(b"a/b/", delimiter, b"a/b", 10)) == [(b"a/b/", False)]
+        assert items(bucket.page(b"a/b/", delimiter, b"a/b/", 10)) == []
+        assert items(bucket.page(b"a/b/c", delimiter, b"", 10)) == []
+    assert items(bucket.page(b"d", b"", b"d", 10)) == [(b"d/", False)]
+    assert items(bucket.page(b"", b"", b"d/", 10)) == []
+    bucket.rig.close()
+
+
+def test_an_empty_directory_says_when_it_was_changed(tmp_path: Path) -> None:
+    bucket = Bucket(tmp_path, [], "")
+    node = bucket.rig.do(fr.MakeNode(bucket.root, b"d", 0o40755, 0, 0))
+    (made,) = bucket.page(b"", b"", b"", 10).entries
+    assert (made.key, made.size_bytes, made.modified_ns) == (b"d/", 0, node.published_ns)
+    assert made.etag.endswith("-1")
+    bucket.rig.do(fr.MakeNode(node.id, b"f", 0o100644, 0, 0))
+    bucket.rig.do(fr.UnlinkNode(node.id, b"f"))
+    (changed,) = bucket.page(b"", b"", b"", 10).entries
+    assert changed.modified_ns == bucket.rig.clock.now > made.modified_ns
+    assert changed.etag != made.etag
+    bucket.rig.close()
+
+
+def test_empty_directories_come_in_pages(tmp_path: Path) -> None:
+    bucket = Bucket(tmp_path, [b"z"], "")
+    for number in range(LIST_KEYS_MAX + 5):
+        bucket.rig.do(fr.MakeNode(bucket.root, b"%04d" % number, 0o40755, 0, 0))
+    for delimiter in (b"", b"/"):
+        first, second = bucket.pages(b"", delimiter, b"", 10**6)
+        expected = [(b"%04d/" % number, bool(delimiter)) for number in range(LIST_KEYS_MAX + 5)] + [(b"z", False)]
+        assert items(first) + items(second) == expected
+        assert (len(items(first)), len(items(second))) == (LIST_KEYS_MAX, 6)
     bucket.rig.close()

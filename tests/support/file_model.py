@@ -174,6 +174,17 @@ class FileModel:
 
     # -- through S3 ----------------------------------------------------------------------------------------------------
 
+    def keys(self) -> dict[bytes, int]:
+        """What S3 lists, with the number that each names: objects, and directories that hold nothing."""
+        found, left = dict[bytes, int](), [(b"", self.root)]
+        while left:
+            path, id_ = left.pop()
+            node = self.nodes[id_]
+            if not node.is_directory or (path and not node.entries):
+                found[path] = id_
+            left += [(path + name, child) for name, (_, child) in node.entries.items()]
+        return found
+
     def put(self, path: list[bytes], name: bytes, made: list[int], id_: int, data: bytes) -> None:
         """`made`: numbers for directories that are missing."""
         at, numbers = self.root, iter(made)
@@ -195,10 +206,12 @@ class FileModel:
             if part not in self.nodes[at].entries:
                 return
             at = self.nodes[at].entries[part][1]
-        if name not in self.nodes[at].entries:
+        if name in self.nodes[at].entries:
+            self._release(self.nodes[at].entries.pop(name)[1], keep=False)
+        elif name or self.nodes[at].entries:
             return
-        self._release(self.nodes[at].entries.pop(name)[1], keep=False)
-        while at != self.root and not self.nodes[at].is_kept and not self.nodes[at].entries:
+        # what a key `a/` names goes with it, though it is kept, and what that lay in
+        while at != self.root and not (self.nodes[at].is_kept and name) and not self.nodes[at].entries:
             parent = self.nodes[at].parent
             entries = self.nodes[parent].entries
             del entries[next(each for each, (_, id_) in entries.items() if id_ == at)], self.nodes[at]

@@ -5,6 +5,7 @@ counts until everything was made good. So whatever was acknowledged must be ther
 """
 
 import random
+import stat
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -31,15 +32,20 @@ from couchestord.errors import (
     NoSuchVersion,
     PreconditionFailed,
 )
+from couchestord.io import filerequests as fr
 from couchestord.io.catalog.read import BucketRow, CatalogReader
+from couchestord.io.keys import split_key
 from couchestord.model import ByteRange, Conditions, Policy
 from couchestord.service import Progress, Service
 from couchestord.store.core import Core
+from couchestord.store.decide.context import find_live
 from couchestord.store.door import ObjectStore
 from couchestord.store.values import version_id
 
 GEOMETRIES = ((4, 2, 6), (4, 2, 6), (2, 2, 5), (2, 1, 4))
-KEYS = (b"a", b"a/", b"a//b", b"a/b", b"a/b/c", b"b/1", b"b/2", b"b-", b"dir/x/y/z", b"\xc3\xa9/\xc3\xa9")
+MADE = b"made/"
+"""A directory that is made as a mount does it: an object without bytes, until there is another one."""
+KEYS = (b"a", b"a/", b"a//b", b"a/b", b"a/b/c", b"b/1", b"b/2", b"b-", b"dir/x/y/z", b"\xc3\xa9/\xc3\xa9", MADE)
 CACHES = (CACHES_OFF, CacheConfig(l1_bytes=60_000), CacheConfig())
 """None, one that holds little, and one that holds all that a run writes."""
 SECOND_TIER = CacheConfig(l1_bytes=20_000, l2_path=Path("simulated"), l2_bytes=8 << 20)
@@ -288,8 +294,9 @@ class ModelRun:
                 self.account,
                 self.bucket,
                 self.policy,
+                self.make_directory,
             ),
-            (8, 4, 3, 2, self.races_weight, 3, 1, 1, 1),
+            (8, 4, 3, 2, self.races_weight, 3, 1, 1, 1, 1),
         )[0]
         await choice()
 
@@ -485,6 +492,16 @@ class ModelRun:
             f"put {body[:7]!r} {len(body)}",
             lambda: self.store.put(*place, given, size=len(body) if self.rng.random() < 0.5 else None),
             self.written(place, body),
+        )
+
+    async def make_directory(self) -> None:
+        buckets = [name for name in self.model.names("bucket") if not self.model.value("bucket", name)]
+        place = (self.rng.choice(buckets), MADE)
+        if {place, ("bucket", place[0])} & self.model.busy or self.model.states(place) != [()]:
+            return
+        asked = fr.MakeNode(self.store.files.root(place[0]), MADE[:-1], stat.S_IFDIR | 0o755, 0, 0)
+        await self.alter(
+            place, "make directory", lambda: self.store.files.change(asked), lambda *_: (Version(None, b""),)
         )
 
     async def delete(self) -> None:
@@ -839,10 +856,12 @@ async def _sizes(disk: Any) -> dict[str, int]:
 
 def _any_version(reading: CatalogReader, bucket: BucketRow, key: bytes) -> str | None:
     """The id of a version of a key, markers included; None when none is left."""
-    *folders, name = key.split(b"/")
-    directory = reading.directory(bucket.root, tuple(folder + b"/" for folder in folders))
-    live = reading.live(bucket.root, key)
-    rows = [live] if live else reading.versions(directory, name) if directory is not None else []
+    folders, name = split_key(key)
+    directory = reading.directory(bucket.root, folders)
+    if directory is None:
+        return None
+    live = find_live(reading, directory, name)
+    rows = [live] if live else reading.versions(directory, name)
     return version_id(rows[0], "Enabled") if rows else None
 
 

@@ -234,6 +234,36 @@ def test_what_is_open_outlives_its_name(node: Node, box: Mounted) -> None:
             assert file.read() == b"old " * 99_999, way
 
 
+@with_and_without_workers
+def test_empty_directories_are_keys(node: Node, box: Mounted) -> None:
+    """So S3 can empty a bucket that was written through a mount, and delete it."""
+    client, top = node.s3(), box.folder
+    (top / "a/b/c").mkdir(parents=True)
+    os.setxattr(top / "a/b", "user.x", b"1")
+    (top / "d").mkdir()
+    (top / "d/file").write_bytes(b"bytes")
+    assert keys(client) == {"a/b/c/": 0, "d/file": 5}
+    head = client.head_object(Bucket="box", Key="a/b/c/")
+    assert (head["ContentLength"], head["ContentType"]) == (0, "application/x-directory")
+    assert head["LastModified"].timestamp() == int((top / "a/b/c").stat().st_mtime)
+    (top / "d/file").unlink()
+    assert keys(client) == {"a/b/c/": 0, "d/": 0}
+    (top / "a/b/c").rmdir()
+    assert keys(client) == {"a/b/": 0, "d/": 0}
+    assert (top / "a/b").is_dir()  # the kernel knows it
+    for key in keys(client):
+        client.delete_object(Bucket="box", Key=key)
+    assert not any((top / name).exists() for name in ("a/b", "a", "d"))
+    assert (os.listdir(top), keys(client)) == ([], {})
+    (top / "a").mkdir()
+    client.put_object(Bucket="box", Key="a/", Body=b"")
+    assert keys(client) == {"a/": 0}
+    client.delete_object(Bucket="box", Key="a/")
+    assert (os.listdir(top), keys(client)) == ([], {})
+    box.stop()
+    client.delete_bucket(Bucket="box")
+
+
 def test_programs_work_on_it(node: Node, box: Mounted) -> None:
     top = box.folder
     connection = sqlite3.connect(top / "rows.db")

@@ -201,7 +201,8 @@ class Applier:
                 (it.directory, it.name, it.marker, it.modified_ns, flags),
             )
             self.use_ids(it.marker)
-        self._directories.prune(it.directory, it.modified_ns if it.keep_open else None)
+        changed_ns = it.modified_ns if it.keep_open else None
+        self._directories.prune(it.directory, changed_ns, kept_too=it.with_directory)
 
     def _version_deleted(self, it: mu.VersionDeleted) -> None:
         self.change_object(it.directory, it.name)

@@ -47,9 +47,12 @@ class DirectoryRows:
             self.insert(made.id, made.parent, made.name, made_ns)
 
     def remove(self, directory: int) -> int:
-        """An empty directory, but for the attributes that it has through a mount. Answers what it lay in."""
-        parent, name = self._run("select parent, name from directory where id=?", (directory,)).fetchone()
+        """An empty directory, with the attributes that it has through a mount. Answers what it lay in."""
+        parent, name, kept = self._run("select parent, name, kept from directory where id=?", (directory,)).fetchone()
         self._run("delete from directory where id=?", (directory,))
+        if kept:
+            self._run("delete from inode where id=?", (directory,))
+            self._run("delete from xattr where inode=?", (directory,))
         self._run("delete from entry where directory=? and name=?", (parent, name))
         self._count(parent, -1)
         self._applier.change_tree()
@@ -72,13 +75,13 @@ class DirectoryRows:
         self._run("update directory set changed_ns=?, kept=kept|? where id=?", (changed_ns, keep, directory))
         self._run("update inode set modified_ns=?, changed_ns=? where id=?", (changed_ns, changed_ns, directory))
 
-    def prune(self, directory: int, changed_ns: int | None = None) -> None:
-        """Remove the directory and those above it as far as they are empty and nobody asked to keep them. With
-        `changed_ns` a mount shows the one that stays.
+    def prune(self, directory: int, changed_ns: int | None = None, *, kept_too: bool = False) -> None:
+        """Remove the directory and those above it as far as they are empty and nobody asked to keep them; `kept_too`:
+        whoever did. With `changed_ns` a mount shows the one that stays.
         """
         while True:
             parent, kept = self._run("select parent, kept from directory where id=?", (directory,)).fetchone()
-            if kept or not parent:
+            if (kept and not kept_too) or not parent:
                 return
             for table in ("entry", "version"):
                 if self._run(f"select 1 from {table} where directory=? limit 1", (directory,)).fetchone():

@@ -100,8 +100,6 @@ class FileRows:
         child, inode = found
         if child:
             self._directories.remove(child)
-            self._run("delete from inode where id=?", (child,))
-            self._run("delete from xattr where inode=?", (child,))
             return
         self._applier.change_object(*where)
         self._run("delete from entry where directory=? and name=?", where)

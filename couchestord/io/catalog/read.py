@@ -1,11 +1,11 @@
 """Questions to the catalog. The writer's connection sees the open transaction, a reader's what is committed."""
 
-from collections.abc import Generator, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from couchestord.io.catalog.generations import Generations
 from couchestord.io.catalog.kept import KeptObjects
 from couchestord.io.catalog.segments import pack_disks, unpack_disks
+from couchestord.io.catalog.tree import TreeReader
 from couchestord.io.keys import split_key
 from couchestord.io.sqlite import Connection, OnError, Questions, Shut
 
@@ -50,13 +50,6 @@ class EntryRow(NamedTuple):
     """The first of its content, when it was asked for and there is one."""
 
 
-class ListRow(NamedTuple):
-    size: int
-    etag: bytes
-    modified_ns: int
-    inode: int
-
-
 class PieceRow(NamedTuple):
     start: int
     content: int
@@ -96,7 +89,7 @@ _EXTENT = "id, start, length, segment, stripe, stripe_start"
 _BUCKET = "name, root, owner, created_ns, versioning, policy"
 
 
-class CatalogReader:
+class CatalogReader(TreeReader):
     """Reads through one connection. Synchronous: a row costs about 7 us, a page of a listing under a millisecond.
 
     Keeps look-ups of buckets, directories, objects and segments as long as `generations` says; without it, nothing may
@@ -211,57 +204,6 @@ class CatalogReader:
             if self._row(f"select 1 from {table} where directory=? limit 1", (root,)):
                 return True
         return False
-
-    def walk(self, root: int, low: bytes, prefix: bytes) -> Generator[tuple[bytes, "int | ListRow"], bool | None, None]:
-        """Keys and directories below a root from key `low` on, in S3's order, within `prefix`.
-
-        Yields (path, id) before it goes into a directory whose path is longer than the prefix: send True to pass it
-        over. Yields (key, row) for an object. Stays inside one read transaction: take a page, then close it.
-        """
-        low = max(low, prefix)
-        # directories on the way down: (path, rows not yet seen). A stack of our own: a key may have 1024 directories
-        stack = [(b"", self._names_from(root, b"", low))]
-        while stack:
-            path, rows = stack[-1]
-            for name, child, *row in rows:
-                key = path + name
-                if not key.startswith(prefix) and not prefix.startswith(key):
-                    if key > prefix:
-                        return
-                    continue
-                if not child:
-                    if key.startswith(prefix):
-                        yield key, ListRow(*row)
-                    continue
-                if len(key) > len(prefix) and (yield key, child):
-                    continue
-                stack.append((key, self._names_from(child, key, low)))
-                break
-            else:
-                stack.pop()
-
-    def _names_from(self, directory: int, path: bytes, low: bytes) -> Iterator[Any]:
-        """Rows of a directory at `path`, without those whose keys all come before `low`."""
-        part, slash, _ = low[len(path) :].partition(b"/") if low.startswith(path) else (b"", b"", b"")
-        return self._each(
-            "select name, child, size, etag, modified_ns, inode from entry where directory=? and name>=? order by name",
-            (directory, part + slash),
-        )
-
-    def live_depth(self, directory: int) -> int:
-        """In how many directories, one in the other, the first live object lies that is found; 0: there is none."""
-        question = "select child from entry where directory=?"
-        # one row at a time: the first directory of a hundred thousand mostly has one
-        stack = [self._each(question, (directory,))]
-        while stack:
-            row = next(stack[-1], None)
-            if row is None:
-                stack.pop()
-            elif row[0]:
-                stack.append(self._each(question, (row[0],)))
-            else:
-                return len(stack)
-        return 0
 
     # -- contents ---------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from couchestord.io.catalog.read import BucketRow, CatalogReader, EntryRow
 from couchestord.io.keys import split_key
 from couchestord.io.mutations import AnyOutcome, Extent, MadeDirectory
 from couchestord.store.mounts import Mounts
-from couchestord.store.values import key_words, parse_version_id
+from couchestord.store.values import key_words, object_of_directory, parse_version_id
 
 
 class Decision(NamedTuple):
@@ -95,12 +95,21 @@ class Context:
                 raise Unavailable(f"blob {extent.stripe} is no longer there for new data: send it again")
 
     def live(self, place: Place) -> EntryRow | None:
-        """The live object at a place."""
-        return None if place.made else self.reader.entry(place.directory, place.name)
+        """The live object at a place. See `find_live`."""
+        return None if place.made else find_live(self.reader, place.directory, place.name)
 
     def version(self, bucket: BucketRow, key: bytes, version_id: str | None) -> tuple[int, bytes, EntryRow]:
         """(directory, name, row) of the live object or of one version. Raises NoSuchKey, NoSuchVersion."""
         return find_version(self.reader, bucket, key, version_id)
+
+
+def find_live(reader: CatalogReader, directory: int, name: bytes) -> EntryRow | None:
+    """The live object of that name. An empty directory is one, too, of the empty name: its inode is the directory."""
+    live = reader.entry(directory, name)
+    if live is None and not name:
+        empty = reader.empty_directory(directory)
+        return object_of_directory(empty) if empty is not None else None
+    return live
 
 
 def find_version(
@@ -109,7 +118,7 @@ def find_version(
     """(directory, name, row) of the live object or of one version of a key. Raises NoSuchKey, NoSuchVersion."""
     parts, name = split_key(key)
     directory = reader.directory(bucket.root, parts)
-    live = reader.entry(directory, name) if directory is not None else None
+    live = find_live(reader, directory, name) if directory is not None else None
     if directory is None or (version_id is None and live is None):
         if version_id is not None:
             raise NoSuchVersion(f"there is no version {version_id!r} of {key_words(key)}")

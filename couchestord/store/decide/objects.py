@@ -143,13 +143,16 @@ class ObjectDecisions:
         current = self._it.live(place)
         if request.conditions.if_match:
             check_write(request.conditions, current, request.key)
-        if not bucket.versioning:
-            if current is None:
-                return Decision(None, DeleteResult())
-            now_ns, keep = self._it.clock.now_ns(), self._it.mounts.shows(bucket.name)
-            outcome = mu.ObjectDeleted(place.directory, place.name, modified_ns=now_ns, keep_open=keep)
-            return Decision(outcome, DeleteResult())
-        return self._mark_deleted(bucket, place, current)
+        if bucket.versioning:
+            return self._mark_deleted(bucket, place, current)
+        if current is None:
+            return Decision(None, DeleteResult())
+        return Decision(self._deleted(bucket, place.directory, place.name), DeleteResult())
+
+    def _deleted(self, bucket: BucketRow, directory: int, name: bytes) -> mu.ObjectDeleted:
+        """With `a/` the directory goes, when nothing else is in it: else there would be a key `a/` still."""
+        now_ns, keep = self._it.clock.now_ns(), self._it.mounts.shows(bucket.name)
+        return mu.ObjectDeleted(directory, name, modified_ns=now_ns, keep_open=keep, with_directory=not name)
 
     def _mark_deleted(self, bucket: BucketRow, place: Place, current: EntryRow | None) -> Decision:
         versioned = bucket.versioning == "Enabled"
@@ -174,4 +177,7 @@ class ObjectDecisions:
             return Decision(None, DeleteResult(request.version_id))
         if request.conditions.if_match and etag_text(row.etag) not in request.conditions.if_match:
             check_write(request.conditions, row, request.key)
-        return Decision(mu.VersionDeleted(directory, name, row.inode), DeleteResult(request.version_id, is_marker(row)))
+        answer = DeleteResult(request.version_id, is_marker(row))
+        if row.inode == directory:
+            return Decision(self._deleted(bucket, directory, name), answer)
+        return Decision(mu.VersionDeleted(directory, name, row.inode), answer)

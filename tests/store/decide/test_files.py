@@ -19,9 +19,12 @@ from couchestord.io.catalog.files import NodeRow
 from couchestord.io.catalog.read import EntryRow
 from couchestord.io.checksum import xxh3_64
 from couchestord.io.fileoutcomes import Lay
+from couchestord.io.keys import split_key
 from couchestord.io.mutations import Extent
 from couchestord.io.sqlite import open_reader
+from couchestord.store.decide.context import find_version
 from couchestord.store.finding import find_entry
+from couchestord.store.listing import list_page
 from couchestord.store.names import ESCAPE, is_escaped, shown
 from couchestord.store.runs import plan
 
@@ -113,8 +116,10 @@ class Both:
         )
 
     def _xattr(self) -> None:
-        # which the model has none of
-        self.rig.do(fr.SetXattr(self.rng.choice(list(self.model.nodes)), b"user.a", b"value", False, False))
+        # which the model has none of, but a directory that has one is kept
+        id_ = self.rng.choice(list(self.model.nodes))
+        self.rig.do(fr.SetXattr(id_, b"user.a", b"value", False, False))
+        self.model.nodes[id_].is_kept = True
 
     def _link(self) -> None:
         file = self.file()
@@ -204,6 +209,10 @@ class Both:
 
     def _delete(self) -> None:
         parts, name = self.key()
+        keys = sorted(self.model.keys())
+        if keys and self.rng.random() < 0.5:
+            folders, name = split_key(self.rng.choice(keys))
+            parts = list(folders)
         self.rig.delete(b"".join([*parts, name]))
         self.model.delete(parts, name)
 
@@ -236,6 +245,39 @@ class Both:
                     attributes=None
                 )
 
+    def compare_keys(self) -> None:
+        """As S3 shows the tree: all of it, and below some prefix, in pages."""
+        keys, catalog = self.model.keys(), self.rig.catalog
+        bucket = catalog.reading.bucket("bucket")
+        assert bucket is not None
+        paths = {b"".join(split_key(key)[0]) for key in keys} - {b""}
+        for path in paths - set(keys):
+            with pytest.raises(errors.NoSuchKey):
+                find_version(catalog.reading, bucket, path, None)
+        for key, id_ in keys.items():
+            assert find_version(catalog.reading, bucket, key, None)[2].inode == id_
+        for prefix in (b"", self.rng.choice([*sorted(paths), b"a"])):
+            for delimiter in (b"", b"/"):
+                expected = {_rolled_up(key, prefix, delimiter) for key in keys if key.startswith(prefix)}
+                assert self._listed(prefix, delimiter) == sorted(expected), (prefix, delimiter)
+
+    def _listed(self, prefix: bytes, delimiter: bytes) -> list[bytes]:
+        found, after = list[bytes](), b""
+        while True:
+            with self.rig.catalog.snapshot() as reader:
+                page = list_page(
+                    reader,
+                    self.root,
+                    prefix=prefix,
+                    delimiter=delimiter,
+                    start_after=after,
+                    max_keys=self.rng.choice([1, 7, 99]),
+                )
+            found += sorted([*(entry.key for entry in page.entries), *page.prefixes])
+            if page.next_start is None:
+                return found
+            after = page.next_start
+
     def read(self, id_: int, content: int | None, size: int) -> bytes:
         found = b""
         for run in plan(self.rig.catalog.reading, EntryRow(id_, content, size, b"", 0, 0, None), 0, size):
@@ -247,6 +289,11 @@ class Both:
         return found
 
 
+def _rolled_up(key: bytes, prefix: bytes, delimiter: bytes) -> bytes:
+    at = key.find(delimiter, len(prefix)) if delimiter else -1
+    return key if at < 0 else key[: at + 1]
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_as_the_model_says(rig: DecideRig, seed: int, tmp_path: Path) -> None:
     both = Both(rig, seed)
@@ -254,6 +301,7 @@ def test_as_the_model_says(rig: DecideRig, seed: int, tmp_path: Path) -> None:
         both.step()
         if number % 10 == 0:
             both.compare()
+            both.compare_keys()
         if number % 50 == 0:
             check_catalog(rig.path)
     both.compare()
