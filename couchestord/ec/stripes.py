@@ -98,13 +98,18 @@ class StripeStore:
             stripe, start, length = stripe + step, 0, length - take
         return joined(pieces)
 
-    def read_nowait(self, segment: SegmentRow, stripe: int, start: int, length: int) -> memoryview | None:
+    def read_nowait(
+        self, segment: SegmentRow, stripe: int, start: int, length: int, memory: memoryview | None = None
+    ) -> memoryview | None:
         """As `read_run` at once: None unless the range lies in one shard that is trusted, resident in memory and right.
+        With `memory`, of RESIDENT_BYTES_MAX, the bytes are in there, and fewer where a shard ends.
 
         `start` counts from the beginning of `stripe` and may lie in a later one.
         """
         turns, start = divmod(start, segment.stripe_bytes)
         stripe += turns * full_stripe_pages(segment.k, segment.stripe_bytes)
+        if memory is not None:
+            return self._resident.read(segment, stripe, start, min(length, segment.stripe_bytes - start), memory)
         found = self._resident.read(segment, stripe, start, length)
         return found if found is not None and len(found) == length else None
 

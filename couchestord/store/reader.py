@@ -287,16 +287,36 @@ def read_at_hand(parts: ReaderParts, extent: ExtentRow, first: int, length: int)
     """A range of an extent, verified, when it is in memory and right; else None. The extent stays where it is: nothing
     was awaited since its row was found, or its place is held.
     """
-    cache = parts.cache
-    if not cache.is_on:
+    if not parts.cache.is_on:
         return _read_resident(parts, extent, first, length)
-    found = cache.peek_range(extent.id, first, length)
-    if found is not None:
-        return found
+    found = parts.cache.peek_range(extent.id, first, length)
+    return found if found is not None else _read_beside(parts, extent, first, length)
+
+
+def lend_at_hand(
+    parts: ReaderParts, extent: ExtentRow, first: int, length: int, memory: memoryview
+) -> bytes | memoryview | None:
+    """As `read_at_hand`, fewer bytes where what lies together ends. They may be in `memory`, of RESIDENT_BYTES_MAX.
+    What is in no cache and goes beyond a chunk is read past them.
+    """
+    if not parts.cache.is_on:
+        return _read_resident(parts, extent, first, length, memory)
+    inside = min(length, CHUNK_BYTES - first % CHUNK_BYTES)
+    found = parts.cache.peek_range(extent.id, first, inside)
+    if found is None and inside == length:
+        found = _read_beside(parts, extent, first, length, memory)
+    return found if found is not None else _read_resident(parts, extent, first, length, memory)
+
+
+def _read_beside(
+    parts: ReaderParts, extent: ExtentRow, first: int, length: int, memory: memoryview | None = None
+) -> bytes | memoryview | None:
+    """What the caches do not have. What is likely to be asked for again they have then."""
+    cache = parts.cache
     chunk, start = divmod(first, CHUNK_BYTES)
     size = min(CHUNK_BYTES, extent.length - first + start)
     if size - length > CACHED_BESIDE_BYTES_MAX and not cache.part_missed(extent.id, chunk):
-        return _read_resident(parts, extent, first, length)
+        return _read_resident(parts, extent, first, length, memory)
     if start + length > CHUNK_BYTES:
         return None
     whole = _read_resident(parts, extent, first - start, size)
@@ -307,7 +327,10 @@ def read_at_hand(parts: ReaderParts, extent: ExtentRow, first: int, length: int)
     return data if length == len(data) else memoryview(data)[start : start + length]
 
 
-def _read_resident(parts: ReaderParts, extent: ExtentRow, first: int, length: int) -> memoryview | None:
+def _read_resident(
+    parts: ReaderParts, extent: ExtentRow, first: int, length: int, memory: memoryview | None = None
+) -> memoryview | None:
+    """With `memory` maybe in there, and fewer bytes where what lies together ends."""
     start = extent.stripe_start + first
     if not extent.segment:
         try:
@@ -315,7 +338,7 @@ def _read_resident(parts: ReaderParts, extent: ExtentRow, first: int, length: in
         except DataLost:
             return None  # trimmed: who waits looks where it was moved to
     segment = parts.catalog.layout(extent.segment)  # there is none for what is not on the disks
-    return None if segment is None else parts.stripes.read_nowait(segment, extent.stripe, start, length)
+    return None if segment is None else parts.stripes.read_nowait(segment, extent.stripe, start, length, memory)
 
 
 def open_reader(
@@ -328,6 +351,13 @@ def open_reader(
     runs = plan(reader, row, first, length)
     if sum([run.length for run in runs]) != length:
         raise DataLost(f"the extents of {info.key!r} do not cover the object")
+    return open_runs(reader, parts, info, first, length, runs)
+
+
+def open_runs(
+    reader: CatalogReader, parts: ReaderParts, info: ObjectInfo, first: int, length: int, runs: list[Run]
+) -> ObjectReader:
+    """As `open_reader`, of a range whose runs were found just now."""
     segments: dict[int, SegmentRow] = {}
     for run in runs:
         if run.extent is not None and run.extent.segment > LOST and run.extent.segment not in segments:

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from couchestord.errors import InvalidRange
+from couchestord.errors import DataLost, InvalidRange
 from couchestord.io.catalog.read import CatalogReader, EntryRow, ExtentRow
 from couchestord.model import ByteRange
 
@@ -13,6 +13,15 @@ class Run(NamedTuple):
     extent: ExtentRow | None
     offset: int
     length: int
+
+
+class Stretch(NamedTuple):
+    """Bytes of an object from `start` to before `end`: an extent's from `offset` on; without an extent, zeroes."""
+
+    start: int
+    end: int
+    extent: ExtentRow | None
+    offset: int
 
 
 def resolve_range(byte_range: ByteRange | None, size: int) -> tuple[int, int]:
@@ -56,6 +65,31 @@ def plan(reader: CatalogReader, row: EntryRow, first: int, length: int) -> list[
     if at < end:
         runs.append(Run(None, 0, end - at))
     return runs
+
+
+def find_stretch(reader: CatalogReader, inode: int, content: int | None, size: int, at: int) -> Stretch:
+    """All that lies together with byte `at` of an object, which has `size`. `content` None: it is made of pieces.
+    Raises DataLost.
+    """
+    low, high, shift = 0, size, 0
+    if content is None:
+        for piece in reader.pieces(inode, at, size, limit=2):
+            end = piece.start + piece.length
+            if end <= at:
+                low = end
+            elif piece.start > at:
+                high = piece.start
+                break
+            else:
+                low, high, content, shift = piece.start, end, piece.content, piece.content_start - piece.start
+                break
+        if content is None:
+            return Stretch(low, high, None, 0)
+    for extent in reader.extents(content, at + shift, at + shift + 1):
+        start, end = max(low, extent.start - shift), min(high, extent.start + extent.length - shift)
+        if start <= at < end:
+            return Stretch(start, end, extent, start + shift - extent.start)
+    raise DataLost(f"no extent of content {content} has byte {at + shift}")
 
 
 def _content_runs(reader: CatalogReader, content: int, first: int, end: int) -> list[Run]:

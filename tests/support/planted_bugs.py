@@ -40,6 +40,7 @@ _QUICK = "frontends/s3/test_quick.py"
 _CACHE = "cache/test_manager.py::"
 _REMOTE = "remote/"
 _REMAKE = "store/test_remake.py::"
+_LOOKS_OF_FILES = "store/test_filelooks.py::"
 _NTH = "store/test_model_nth_call.py::test_the_nth_call_fails"
 
 BUGS = (
@@ -1301,5 +1302,33 @@ BUGS = (
         "kept_too=it.with_directory",
         "kept_too=False",
         "store/test_model.py::test_store_keeps_its_promises[1]",
+    # files
+    _bug(
+        "what was looked up of a file outlives its next publication",
+        "io/catalog/inoderows.py",
+        "        self._numbers.generations.change_file(inode)\n        (whole,)",
+        "        (whole,)",
+        _LOOKS_OF_FILES + "test_what_was_looked_at_before_is_not_what_is_read[True]",
+    ),
+    _bug(
+        "a file is read where its bytes lay before they were moved",
+        "store/filelooks.py",
+        " and now.moves + now.opened == look.moves",
+        "",
+        _LOOKS_OF_FILES + "test_a_segment_that_went_is_not_read_from",
+    ),
+    _bug(
+        "half of a file is read as it was before a publication",
+        "store/filelooks.py",
+        "            if self._holds(id_, look):\n                return look, runs",
+        "            return look, runs",
+        _LOOKS_OF_FILES + "test_a_publication_between_two_questions_is_not_read_half[False]",
+    ),
+    _bug(
+        "memory of a read is used again before the kernel has it",
+        "frontends/posix/reading.py",
+        "        return await files.lend(inode, offset, length)",
+        "        found = await files.lend(inode, offset, length)\n        import trio; await trio.lowlevel.checkpoint()\n        return found",
+        "frontends/posix/test_reading.py::test_what_is_lent_is_whole_until_the_next_is_read",
     ),
 )

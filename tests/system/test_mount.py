@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -209,6 +210,47 @@ def _do(kind: int, rng: random.Random, path: Path, second: Path) -> object:
     except OSError as error:
         return error.errno
     return None
+
+
+def test_many_read_at_a_time(node: Node, box: Mounted) -> None:
+    """Each gets its own bytes, and what is written over meanwhile is old or new, block by block of the writer's."""
+    block, blocks = 128 << 10, 24
+    files = [box.folder / f"file-{number}" for number in range(4)]
+    bodies = [random.Random(number).randbytes(blocks * block) for number in range(len(files))]
+    for path, data in zip(files, bodies, strict=True):
+        path.write_bytes(data)
+    changed = files.pop(), bodies.pop()
+    node.s3().put_object(Bucket="box", Key="small", Body=b"small" * 900)
+    files, bodies = [*files, box.folder / "small"], [*bodies, b"small" * 900]
+
+    def read(seed: int) -> None:
+        rng = random.Random(seed)
+        for _ in range(40):
+            which = rng.randrange(len(files))
+            with files[which].open("rb", buffering=0) as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+                first, length = rng.randrange(len(bodies[which])), rng.choice((100, 4096, 70_000, 1 << 20))
+                assert os.pread(file.fileno(), length, first) == bodies[which][first : first + length]
+            at = rng.randrange(blocks) * block
+            with changed[0].open("rb", buffering=0) as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+                found = os.pread(file.fileno(), block, at)
+            assert found in (changed[1][at : at + block], changed[1][at : at + block][::-1])
+
+    def write() -> None:
+        with changed[0].open("r+b", buffering=0) as file:
+            for number in range(blocks):
+                at = number * block
+                os.pwrite(file.fileno(), changed[1][at : at + block][::-1], at)
+                if number % 6 == 0:
+                    os.fsync(file.fileno())
+
+    with ThreadPoolExecutor(5) as pool:
+        done = [pool.submit(write), *(pool.submit(read, seed) for seed in range(4))]
+    for each in done:
+        each.result()
+    at_last = b"".join(changed[1][at : at + block][::-1] for at in range(0, blocks * block, block))
+    assert changed[0].read_bytes() == body(node.s3(), changed[0].name) == at_last
 
 
 @with_and_without_workers

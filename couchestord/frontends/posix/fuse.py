@@ -270,7 +270,8 @@ class _Operations(pyfuse3.Operations):
 
     @_answered
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
-        return await self._files.read(fh, off, size)
+        # the kernel has it before anything else is done here
+        return cast(bytes, await self._files.read(fh, off, size))
 
     @_answered
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:

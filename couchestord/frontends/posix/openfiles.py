@@ -11,6 +11,7 @@ from couchestord.clock import Clock
 from couchestord.errors import Error, IsADirectory, StaleInode
 from couchestord.frontends.posix.drafts import Draft
 from couchestord.frontends.posix.publishing import publish
+from couchestord.frontends.posix.reading import read
 from couchestord.store.files import Files
 
 log = logs.get(__name__)
@@ -102,19 +103,10 @@ class OpenFiles:
             opened.writers += 1
         return handle
 
-    async def read(self, handle: int, offset: int, length: int) -> bytes:
-        """Fewer bytes at the end of the file. Raises DataLost, StaleInode."""
+    async def read(self, handle: int, offset: int, length: int) -> bytes | memoryview:
+        """See `reading.read`."""
         id_ = self._handles[handle]
-        files, draft = self._store(), self._open[id_].draft
-        if draft is None:
-            return await files.read(id_, offset, length)
-        # the layers of now go with the bytes that are published now: nothing is awaited in between
-        layers, length = draft.layers(), max(0, min(length, draft.size - offset))
-        found = bytearray(await files.read(id_, offset, length))
-        found += bytes(length - len(found))
-        for layer in layers:
-            layer.read_over(found, offset)
-        return bytes(found)
+        return await read(self._store(), id_, self._open[id_].draft, offset, length)
 
     async def write(self, handle: int, offset: int, data: bytes) -> int:
         """All of it, into the draft."""

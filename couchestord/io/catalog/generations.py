@@ -1,8 +1,9 @@
 """How long what was looked up in the catalog may be kept. Pure.
 
 Theory of operation. Who keeps a look-up keeps a number with it, and looks whether the number is still the same before
-using it. Buckets, users and keys, directories, and segments have one number each. Objects and the places of extents
-have a table of slots, chosen by a hash: a change of one object drops that one, and the few that share its slot.
+using it. Buckets, users and keys, directories, and segments have one number each. Objects, the bytes of
+files and the places of extents have a table of slots, chosen by a hash: a change of one object drops that one, and the
+few that share its slot.
 
 The numbers lie in plain memory, so several processes may share them. They grow twice around a commit, so a row that was
 read in between is kept under a number that does not last. Between the commit and the second time the commit is made
@@ -34,7 +35,7 @@ class Generations:
         numbers = (memory if memory is not None else memoryview(bytearray(MEMORY_BYTES))).cast("B").cast("Q")
         self._numbers = numbers[:_NUMBERS_COUNT]
         self.slots = numbers[_NUMBERS_COUNT:]
-        """By `slot_of_name` and `slot_of_extent`: how often an object or a place there was changed."""
+        """By `slot_of_name`, `slot_of_file` and `slot_of_extent`: how often what is there was changed."""
         self._touched: list[int] = []
 
     @property
@@ -101,6 +102,10 @@ class Generations:
         """The live object of that name is another one, or none."""
         self._touch(slot_of_name(directory, name))
 
+    def change_file(self, inode: int) -> None:
+        """A file is made of other bytes, or is gone."""
+        self._touch(slot_of_file(inode))
+
     def change_place(self, extent: int) -> None:
         self._numbers[_MOVES] += 1
         self._touch(slot_of_extent(extent))
@@ -128,6 +133,11 @@ class Generations:
 def slot_of_name(directory: int, name: bytes) -> int:
     """The slot of an object: the same in all processes, unlike Python's hashes."""
     return crc32(name, directory & 0xFFFFFFFF) & _MASK
+
+
+def slot_of_file(inode: int) -> int:
+    """The slot of what a file is made of."""
+    return inode & _MASK
 
 
 def slot_of_extent(extent: int) -> int:

@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 from couchestord.errors import InternalError
 from couchestord.io.catalog.changes import Watch
+from couchestord.io.catalog.generations import Generations
 from couchestord.io.catalog.segments import SegmentRows
 from couchestord.io.outcome import Extent, Piece
 from couchestord.io.sqlite import Connection, Execute, Shut
@@ -15,6 +16,7 @@ class Numbers(Protocol):
 
     sequence: int
     watch: Watch
+    generations: Generations
 
     def use_ids(self, first: int, count: int = 1) -> None: ...
 
@@ -76,6 +78,7 @@ class InodeRows:
         """Cuts an inode to `cut` bytes and lays new pieces, which count already, over what is left. Answers the content
         that is all of it, when one is.
         """
+        self._numbers.generations.change_file(inode)
         (whole,) = self._run("select content from inode where id=?", (inode,)).fetchone()
         if whole is not None:
             (length,) = self._run("select length from content where id=?", (whole,)).fetchone()
@@ -150,6 +153,7 @@ class InodeRows:
 
     def drop(self, inode: int) -> None:
         """It goes, and what only it is made of."""
+        self._numbers.generations.change_file(inode)
         (content,) = self._run("select content from inode where id=?", (inode,)).fetchone()
         self._run("delete from inode where id=?", (inode,))
         self._run("delete from xattr where inode=?", (inode,))

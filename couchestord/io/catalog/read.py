@@ -207,13 +207,13 @@ class CatalogReader(TreeReader):
 
     # -- contents ---------------------------------------------------------------------------------------------------
 
-    def pieces(self, inode: int, first: int, end: int) -> list[PieceRow]:
-        """The pieces of an inode that may hold bytes from `first` to before `end`, in order."""
+    def pieces(self, inode: int, first: int, end: int, limit: int = -1) -> list[PieceRow]:
+        """The pieces of an inode that may hold bytes from `first` to before `end`, in order; at most `limit`."""
         query = (
             "select start, content, content_start, length from piece where inode=? and start>=coalesce("
-            "(select max(start) from piece where inode=? and start<=?), 0) and start<? order by start"
+            "(select max(start) from piece where inode=? and start<=?), 0) and start<? order by start limit ?"
         )
-        return [PieceRow(*row) for row in self._rows(query, (inode, inode, first, end))]
+        return [PieceRow(*row) for row in self._rows(query, (inode, inode, first, end, limit))]
 
     def extents(self, content: int, first: int, end: int, limit: int = -1) -> list[ExtentRow]:
         """The extents of a content that hold its bytes from `first` to before `end`, in order; at most `limit`."""
