@@ -26,7 +26,7 @@ class FillingBody(Protocol):
         ...
 
 
-Body = bytes | AsyncIterable[bytes] | FillingBody
+Body = bytes | AsyncIterable[bytes | bytearray] | FillingBody
 """A body: bytes, or what is consumed once: an async iterable of bytes-like pieces, or a FillingBody."""
 
 

@@ -7,7 +7,7 @@ from couchestord.errors import NoSuchBucket, NotADirectory, StaleInode
 from couchestord.io import filerequests as fr
 from couchestord.io.catalog.files import NamedRow, NodeRow
 from couchestord.io.catalog.read import BucketRow
-from couchestord.model import Attributes, ObjectInfo
+from couchestord.model import Attributes, Body, ObjectInfo
 from couchestord.store.filelooks import FileLooks
 from couchestord.store.finding import find_entry
 from couchestord.store.intake import Taken
@@ -126,9 +126,9 @@ class Files:
         answer: NodeRow | None = await self._parts.submit(request)
         return answer
 
-    def take(self, data: bytes, policy: int) -> AbstractAsyncContextManager[Taken]:
+    def take(self, body: Body, size: int, policy: int) -> AbstractAsyncContextManager[Taken]:
         """Bytes of a file that are durable, until the context ends, in which they are to be published."""
-        return self._parts.intake.take(data, len(data), policy)
+        return self._parts.intake.take(body, size, policy)
 
     def policy_of(self, id_: int) -> int:
         """What new bytes of a file are kept under: as its bucket says. Raises StaleInode."""

@@ -99,7 +99,7 @@ class _Source:
 
     def __init__(self, body: Body, limit: int, size: int | None) -> None:
         self._filling: FillingBody | None = None
-        self._pieces: AsyncIterator[bytes] | None = None
+        self._pieces: AsyncIterator[bytes | bytearray] | None = None
         self._ready: deque[memoryview] = deque()
         if isinstance(body, FillingBody):
             self._filling = body

@@ -261,10 +261,10 @@ async def test_policy_of_a_file_is_that_of_its_bucket(tmp_path: Path) -> None:
 async def test_bytes_are_held_while_they_are_taken(tmp_path: Path) -> None:
     async with new_store(tmp_path) as store:
         body = body_of(3 * STRIPE_BYTES + 5)
-        async with store.files.take(body, 0) as taken:
+        async with store.files.take(body, len(body), 0) as taken:
             assert taken.size == len(body) == sum(each.length for each in taken.extents)
             assert taken.inline == body[len(body) - len(taken.inline) :]
-        async with store.files.take(b"short", 0) as taken:
+        async with store.files.take(b"short", 5, 0) as taken:
             assert (taken.inline, taken.policy) == (b"short", 0)
 
 

@@ -6,105 +6,188 @@ still there afterwards.
 """
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Final, NamedTuple
 
 from couchestord.io.fileoutcomes import Lay
 
-CONTENT_BYTES_MAX = 1 << 20
+CONTENT_BYTES_MAX: Final = 1 << 20
 """Runs shorter than that share a content: one row for each would cost more than it is worth. A content stays as long
 as any of its bytes is wanted.
 """
+PIECE_BYTES_MAX: Final = 128 << 10
+"""Short writes beside each other become one piece, up to this."""
+PIECE_COST_BYTES: Final = 256
+"""What a piece takes beside its bytes, about. It counts as they do: a million writes of a byte take more than that."""
+
+Piece = bytes | bytearray
+
+
+class NewContent(NamedTuple):
+    """Bytes that are to be kept together, in pieces, and where each of their runs lies."""
+
+    pieces: list[Piece]
+    length: int
+    lays: tuple[Lay, ...]
 
 
 @dataclass(slots=True)
 class Layer:
-    """Runs over a file that was cut to `cut` bytes and is `size` long now."""
+    """Pieces over a file that was cut to `cut` bytes and is `size` long now. In order, and none overlaps another. Long
+    ones are what was written, not copies of it.
+    """
 
     cut: int
     size: int
     starts: list[int] = field(default_factory=list)
-    runs: list[bytearray] = field(default_factory=list)
-    dirty_bytes: int = 0
+    pieces: list[Piece] = field(default_factory=list)
+    length: int = 0
+    """Of all pieces together."""
 
-    def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
-        """Lay bytes over what is there; behind the end, zeroes come between."""
+    @property
+    def dirty_bytes(self) -> int:
+        """What is held in memory."""
+        return self.length + PIECE_COST_BYTES * len(self.pieces)
+
+    def write(self, offset: int, data: Piece) -> None:
+        """Lay bytes over what is there; behind the end, zeroes come between. They are this layer's now."""
         end = offset + len(data)
+        if not data:
+            return
         self.size = max(self.size, end)
-        # those that touch the new run, or overlap it, become one with it
-        first = bisect_left(self.starts, offset)
-        if first and self.starts[first - 1] + len(self.runs[first - 1]) >= offset:
-            first -= 1
-        last = bisect_right(self.starts, end)
-        self.dirty_bytes -= sum(map(len, self.runs[first:last]))
-        if first == last:
-            self.starts.insert(first, offset)
-            self.runs.insert(first, bytearray(data))
-        elif self.starts[first] <= offset:
-            start, run = self.starts[first], self.runs[first]
-            behind = self._behind(last - 1, end)
-            run[offset - start : end - start] = data
-            if last - first > 1:
-                run += behind
-            self.starts[first + 1 : last] = []
-            self.runs[first + 1 : last] = []
-        else:
-            self.runs[first:last] = [bytearray(data) + self._behind(last - 1, end)]
-            self.starts[first:last] = [offset]
-        self.dirty_bytes += len(self.runs[first])
+        first = self._from(offset)
+        last = bisect_left(self.starts, end, first)
+        if first < last:
+            start, there = self.starts[first], len(self.pieces[first])
+            if start <= offset and end <= start + there:
+                if len(data) == there:
+                    self.pieces[first] = data
+                else:
+                    self._own(first)[offset - start : end - start] = data
+                return
+            first = self._make_room(first, last, offset, end)
+        self._insert(first, offset, data)
 
-    def _behind(self, index: int, end: int) -> bytes:
-        """What of a run lies from `end` on."""
-        return bytes(self.runs[index][max(0, end - self.starts[index]) :])
+    def _from(self, offset: int) -> int:
+        """The first piece that ends after `offset`."""
+        at = bisect_right(self.starts, offset)
+        return at - (at > 0 and self.starts[at - 1] + len(self.pieces[at - 1]) > offset)
+
+    def _own(self, index: int) -> bytearray:
+        """A piece that may be changed."""
+        found = self.pieces[index]
+        if not isinstance(found, bytearray):
+            found = self.pieces[index] = bytearray(found)
+        return found
+
+    def _make_room(self, first: int, last: int, offset: int, end: int) -> int:
+        """Takes `offset` to before `end` out of the pieces from `first` to before `last`, each of which has some of it,
+        and none all. Answers the first piece behind it.
+        """
+        if self.starts[first] < offset:
+            piece, keep = self._own(first), offset - self.starts[first]
+            self.length -= len(piece) - keep
+            del piece[keep:]
+            first += 1
+        if first < last and self.starts[last - 1] + len(self.pieces[last - 1]) > end:
+            last -= 1
+            gone = end - self.starts[last]
+            del self._own(last)[:gone]
+            self.starts[last] = end
+            self.length -= gone
+        self._drop(first, last)
+        return first
+
+    def _drop(self, first: int, last: int) -> None:
+        self.length -= sum(map(len, self.pieces[first:last]))
+        del self.starts[first:last], self.pieces[first:last]
+
+    def _insert(self, index: int, offset: int, data: Piece) -> None:
+        """Between the pieces `index` - 1 and `index`, where there is room. Short ones that touch become one."""
+        self.length += len(data)
+        end = offset + len(data)
+        before = len(self.pieces[index - 1]) if index and self._end(index - 1) == offset else PIECE_BYTES_MAX
+        behind = len(self.pieces[index]) if index < len(self.starts) and self.starts[index] == end else PIECE_BYTES_MAX
+        if before + len(data) <= PIECE_BYTES_MAX:
+            joined = self._own(index - 1)
+            joined += data
+            if len(joined) + behind <= PIECE_BYTES_MAX:
+                joined += self.pieces[index]
+                del self.starts[index], self.pieces[index]
+        elif len(data) + behind <= PIECE_BYTES_MAX:
+            self._own(index)[:0] = data
+            self.starts[index] = offset
+        else:
+            self.starts.insert(index, offset)
+            self.pieces.insert(index, data)
+
+    def _end(self, index: int) -> int:
+        return self.starts[index] + len(self.pieces[index])
 
     def truncate(self, size: int) -> None:
         """As ftruncate(2)."""
         self.cut, self.size = min(self.cut, size), size
-        keep = bisect_left(self.starts, size)
-        gone = self.runs[keep:]
-        del self.starts[keep:], self.runs[keep:]
-        self.dirty_bytes -= sum(map(len, gone))
-        if self.runs and self.starts[-1] + len(self.runs[-1]) > size:
-            over = self.starts[-1] + len(self.runs[-1]) - size
-            del self.runs[-1][-over:]
-            self.dirty_bytes -= over
+        self._drop(bisect_left(self.starts, size), len(self.starts))
+        if self.starts and self._end(-1) > size:
+            over = self._end(-1) - size
+            del self._own(-1)[-over:]
+            self.length -= over
 
     def read_over(self, found: bytearray, first: int) -> None:
         """Cut and lay what this layer has over `found`, bytes of the file below it from `first` on, zeroes behind its
         end.
         """
-        if self.cut < first + len(found):
+        end = first + len(found)
+        if self.cut < end:
             begin = max(0, self.cut - first)
             found[begin:] = bytes(len(found) - begin)
-        at = max(0, bisect_right(self.starts, first) - 1)
-        while at < len(self.starts) and self.starts[at] < first + len(found):
-            start, run = self.starts[at], self.runs[at]
-            low, high = max(first, start), min(first + len(found), start + len(run))
-            if low < high:
-                found[low - first : high - first] = run[low - start : high - start]
+        at = self._from(first)
+        while at < len(self.starts) and self.starts[at] < end:
+            start, piece = self.starts[at], self.pieces[at]
+            low, high = max(first, start), min(end, start + len(piece))
+            found[low - first : high - first] = memoryview(piece)[low - start : high - start]
             at += 1
 
     def lay(self, above: "Layer") -> None:
-        """Take in a layer that was laid over this one."""
+        """Take in a layer that was laid over this one. It is not used any more."""
+        # who was to keep these pieces, and failed, may look at them still
+        self.pieces = [bytes(piece) for piece in self.pieces]
         self.truncate(min(self.size, above.cut))
-        for start, run in zip(above.starts, above.runs, strict=True):
-            self.write(start, run)
+        for start, piece in zip(above.starts, above.pieces, strict=True):
+            self.write(start, piece)
         if above.size < self.size:
             self.truncate(above.size)
         self.size = above.size
 
-    def contents(self) -> list[tuple[bytes, tuple[Lay, ...]]]:
+    def contents(self) -> list[NewContent]:
         """The bytes as they are to be kept, and where each of them lies."""
-        found: list[tuple[bytes, tuple[Lay, ...]]] = []
-        joined, lays = bytearray(), list[Lay]()
-        for start, run in zip(self.starts, self.runs, strict=True):
-            if joined and len(joined) + len(run) > CONTENT_BYTES_MAX:
-                found.append((bytes(joined), tuple(lays)))
-                joined, lays = bytearray(), []
-            lays.append(Lay(start, len(joined), len(run)))
-            joined += run
+        found: list[NewContent] = []
+        joined, length, lays = list[Piece](), 0, list[Lay]()
+        for start, pieces in self._runs():
+            run_length = sum(map(len, pieces))
+            if joined and length + run_length > CONTENT_BYTES_MAX:
+                found.append(NewContent(joined, length, tuple(lays)))
+                joined, length, lays = [], 0, []
+            lays.append(Lay(start, length, run_length))
+            joined += pieces
+            length += run_length
         if joined:
-            found.append((bytes(joined), tuple(lays)))
+            found.append(NewContent(joined, length, tuple(lays)))
         return found
+
+    def _runs(self) -> Iterator[tuple[int, list[Piece]]]:
+        """Pieces that touch, and where the first of them begins."""
+        run, begin, end = list[Piece](), 0, -1
+        for start, piece in zip(self.starts, self.pieces, strict=True):
+            if start != end:
+                if run:
+                    yield begin, run
+                run, begin = [], start
+            run.append(piece)
+            end = start + len(piece)
+        if run:
+            yield begin, run
 
 
 class Draft:
@@ -130,7 +213,7 @@ class Draft:
     def is_publishing(self) -> bool:
         return self._below is not None
 
-    def write(self, offset: int, data: bytes | memoryview, now_ns: int) -> None:
+    def write(self, offset: int, data: bytes, now_ns: int) -> None:
         """See `Layer.write`."""
         self._top.write(offset, data)
         self._touch(now_ns)

@@ -1,8 +1,9 @@
 """Drafts into the store."""
 
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import AsyncExitStack
 
-from couchestord.frontends.posix.drafts import Draft, Layer
+from couchestord.frontends.posix.drafts import CONTENT_BYTES_MAX, Draft, Layer, Piece
 from couchestord.io import filerequests as fr
 from couchestord.io.checksum import xxh3_64
 from couchestord.io.mutations import Extent
@@ -28,13 +29,15 @@ async def _publish(files: Files, inode: int, layer: Layer, modified_ns: int) -> 
     contents: list[fr.NewBytes] = []
     body = bytearray()
     async with AsyncExitStack() as held:
-        for data, lays in layer.contents():
-            if len(body) + len(data) <= INLINE_BYTES_MAX:
-                extents: tuple[Extent, ...] = (Extent(len(data), 0, 0, len(body)),)
-                body += data
-                contents.append(fr.NewBytes(len(data), extents, lays, policy))
+        for pieces, length, lays in layer.contents():
+            if len(body) + length <= INLINE_BYTES_MAX:
+                extents: tuple[Extent, ...] = (Extent(length, 0, 0, len(body)),)
+                body += b"".join(pieces)
+                contents.append(fr.NewBytes(length, extents, lays, policy))
                 continue
-            taken = await held.enter_async_context(files.take(data, policy))
+            # of many short ones each would cost more on its way than a copy does
+            data = b"".join(pieces) if length <= CONTENT_BYTES_MAX else _each(pieces)
+            taken = await held.enter_async_context(files.take(data, length, policy))
             # what is left at the end of a long body rides in the record, behind that of others
             shifted = [each if each.segment else Extent(each.length, 0, 0, len(body)) for each in taken.extents]
             body += taken.inline
@@ -43,3 +46,8 @@ async def _publish(files: Files, inode: int, layer: Layer, modified_ns: int) -> 
         await files.change(
             fr.PublishFile(inode, layer.size, layer.cut, tuple(contents), modified_ns, whole, xxh3_64(whole))
         )
+
+
+async def _each(pieces: Iterable[Piece]) -> AsyncGenerator[Piece, None]:
+    for piece in pieces:
+        yield piece

@@ -14,6 +14,7 @@ from trio.testing import MockClock
 
 from couchestord import errors
 from couchestord.frontends.posix import openfiles
+from couchestord.frontends.posix.drafts import PIECE_COST_BYTES
 from couchestord.frontends.posix.filesystem import ROOT, Caller, FileSystem, Room
 from couchestord.frontends.posix.openfiles import DIRTY_S_MAX
 from couchestord.io import filerequests as fr
@@ -324,7 +325,7 @@ async def test_at_the_end_all_is_published_that_can_be(
 
 
 async def test_much_that_waits_is_published_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openfiles, "DIRTY_BYTES_MAX", 1000)
+    monkeypatch.setattr(openfiles, "DIRTY_BYTES_MAX", 1000 + PIECE_COST_BYTES)
     async with mounted(tmp_path) as (store, system):
         handle, _ = await system.create(ROOT, b"f", 0o600, ME)
         await system.write(handle, 0, bytes(1000))
@@ -382,7 +383,7 @@ async def test_a_top_that_has_buckets_has_no_extended_attributes(tmp_path: Path)
 
 
 async def test_what_all_files_hold_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openfiles, "ALL_DIRTY_BYTES_MAX", 1000)
+    monkeypatch.setattr(openfiles, "ALL_DIRTY_BYTES_MAX", 1000 + 2 * PIECE_COST_BYTES)
     async with mounted(tmp_path) as (store, system):
         one, _ = await system.create(ROOT, b"one", 0o600, ME)
         other, _ = await system.create(ROOT, b"other", 0o600, ME)
