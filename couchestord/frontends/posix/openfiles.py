@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 import trio
@@ -18,7 +19,8 @@ log = logs.get(__name__)
 DIRTY_S_MAX: Final = 5.0
 """So long bytes that the kernel has handed over wait to be published at most. It keeps them for about 30 s before."""
 DIRTY_BYTES_MAX: Final = 64 << 20
-"""With more of one file waiting, it is published at once."""
+"""With more of one file waiting, it is published while it is written on; with twice as much, who writes waits for that.
+"""
 ALL_DIRTY_BYTES_MAX: Final = 256 << 20
 """With more of all files together waiting, whichever is written is published at once: memory is bounded."""
 _LOOK_S: Final = 1.0
@@ -48,20 +50,31 @@ class OpenFiles:
         self._handles: dict[int, int] = {}
         self._writers: set[int] = set()
         self._last_handle = 0
+        self._much_waits = trio.Event()
         self._dirty_bytes = 0
         """At least what all drafts hold; counted anew when one was published."""
 
     async def run(self) -> None:
-        """Publishes what has waited for long, until cancelled."""
+        """Publishes what has waited for long, and what is much, until cancelled."""
         while True:
-            await trio.sleep(_LOOK_S)
-            due_s = trio.current_time() - DIRTY_S_MAX
-            for id_, opened in list(self._open.items()):
-                if opened.draft is not None and opened.draft.is_dirty and opened.dirty_since_s <= due_s:
-                    try:
-                        await self._publish(id_, opened)
-                    except Error as error:
-                        log.warning("a file that is written cannot be published yet", file=id_, reason=str(error))
+            with trio.move_on_after(_LOOK_S):
+                await self._much_waits.wait()
+            self._much_waits = trio.Event()
+            if not await self._publish_due():
+                await trio.sleep(_LOOK_S)
+
+    async def _publish_due(self) -> bool:
+        """False when some of it could not be."""
+        due_s, is_well = trio.current_time() - DIRTY_S_MAX, True
+        for id_, opened in list(self._open.items()):
+            is_due = partial(_is_due, opened, due_s)
+            if is_due():
+                try:
+                    await self._publish(id_, opened, is_due)
+                except Error as error:
+                    log.warning("a file that is written cannot be published yet", file=id_, reason=str(error))
+                    is_well = False
+        return is_well
 
     async def finish(self) -> None:
         """Publishes all that was written, at the end; what cannot be is logged."""
@@ -109,16 +122,22 @@ class OpenFiles:
         return await read(self._store(), id_, self._open[id_].draft, offset, length)
 
     async def write(self, handle: int, offset: int, data: bytes) -> int:
-        """All of it, into the draft."""
+        """All of it, into the draft. Who writes faster than is published waits; raises then what publishing does."""
         id_ = self._handles[handle]
         opened = self._open[id_]
         draft = self._draft(id_, opened)
         before_bytes = draft.dirty_bytes
         draft.write(offset, data, self._clock.now_ns())
         self._dirty_bytes += draft.dirty_bytes - before_bytes
-        if draft.dirty_bytes > DIRTY_BYTES_MAX or self._dirty_bytes > ALL_DIRTY_BYTES_MAX:
-            await self._publish(id_, opened)
+        if draft.dirty_bytes > DIRTY_BYTES_MAX:
+            self._much_waits.set()
+        is_too_much = partial(self._is_too_much, draft)
+        if is_too_much():
+            await self._publish(id_, opened, is_too_much)
         return len(data)
+
+    def _is_too_much(self, draft: Draft) -> bool:
+        return draft.dirty_bytes > 2 * DIRTY_BYTES_MAX or self._dirty_bytes > ALL_DIRTY_BYTES_MAX
 
     def _draft(self, id_: int, opened: _Open) -> Draft:
         """That of an open file, which is about to be changed."""
@@ -169,10 +188,18 @@ class OpenFiles:
         finally:
             self._let_go(id_, opened)
 
-    async def _publish(self, id_: int, opened: _Open) -> None:
+    async def _publish(self, id_: int, opened: _Open, is_wanted: Callable[[], bool] = lambda: True) -> None:
+        """All that was written to a file, once nobody else is at it, and if it is wanted then."""
         async with opened.turn:
-            if opened.draft is not None and opened.draft.is_dirty:
+            if opened.draft is not None and opened.draft.is_dirty and is_wanted():
                 try:
                     await publish(self._store(), id_, opened.draft)
                 finally:
                     self._dirty_bytes = sum(each.draft.dirty_bytes for each in self._open.values() if each.draft)
+
+
+def _is_due(opened: _Open, due_s: float) -> bool:
+    draft = opened.draft
+    if draft is None or not draft.is_dirty:
+        return False
+    return opened.dirty_since_s <= due_s or draft.dirty_bytes > DIRTY_BYTES_MAX

@@ -7,16 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import trio
 from file_rig import there
 from small_store import HandClock, body_of, core_of, faults_of, new_store, read
-from trio.testing import MockClock
 
 from couchestord import errors
-from couchestord.frontends.posix import openfiles
-from couchestord.frontends.posix.drafts import PIECE_COST_BYTES
 from couchestord.frontends.posix.filesystem import ROOT, Caller, FileSystem, Room
-from couchestord.frontends.posix.openfiles import DIRTY_S_MAX
 from couchestord.io import filerequests as fr
 from couchestord.io.catalog.changes import Changes
 from couchestord.store import ObjectStore
@@ -300,75 +295,6 @@ async def test_a_close_that_cannot_publish_is_logged(
         assert await system.read(handle, 0, 9) == b""
 
 
-async def test_at_the_end_all_is_published_that_can_be(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    async with mounted(tmp_path) as (store, system):
-        first = (await system.create(ROOT, b"a", 0o600, ME))[1].ino
-        handles = [
-            system.open(first, writes=True),
-            *[(await system.create(ROOT, name, 0o600, ME))[0] for name in (b"b", b"c")],
-        ]
-        for handle in handles:
-            await system.write(handle, 0, b"bytes")
-        change = store.files.change
-
-        async def refuse_first(request: Any) -> Any:
-            if isinstance(request, fr.PublishFile) and request.inode == first:
-                raise errors.NoSpace("full")
-            return await change(request)
-
-        monkeypatch.setattr(store.files, "change", refuse_first)
-        await system.finish()
-        assert [await read(store, name) for name in (b"a", b"b", b"c")] == [b"", b"bytes", b"bytes"]
-        assert [record.levelname for record in caplog.records] == ["ERROR"]
-
-
-async def test_much_that_waits_is_published_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openfiles, "DIRTY_BYTES_MAX", 1000 + PIECE_COST_BYTES)
-    async with mounted(tmp_path) as (store, system):
-        handle, _ = await system.create(ROOT, b"f", 0o600, ME)
-        await system.write(handle, 0, bytes(1000))
-        assert await read(store, b"f") == b""
-        await system.write(handle, 1000, b"x")
-        assert await read(store, b"f") == bytes(1000) + b"x"
-
-
-def test_what_has_waited_long_is_published(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    clock = MockClock(rate=1.0)
-
-    async def published(store: ObjectStore, key: bytes) -> None:
-        while not await read(store, key):
-            await trio.sleep(0.01)
-
-    async def main() -> None:
-        async with mounted(tmp_path) as (store, system), trio.open_nursery() as nursery:
-            nursery.start_soon(system.run)
-            late, _ = await system.create(ROOT, b"late", 0o600, ME)
-            soon, _ = await system.create(ROOT, b"soon", 0o600, ME)
-            await system.write(soon, 0, b"x")
-            clock.jump(DIRTY_S_MAX * 0.7)
-            await system.write(late, 0, b"x")
-            await system.write(soon, 1, b"y")  # it waits from its first byte on
-            clock.jump(DIRTY_S_MAX * 0.5)
-            await published(store, b"soon")
-            assert await read(store, b"soon") == b"xy"
-            assert await read(store, b"late") == b""  # it was looked at before the other
-            with refusing(store, monkeypatch, errors.NoSpace("full")):
-                clock.jump(DIRTY_S_MAX)
-                while not caplog.records:
-                    await trio.sleep(0.01)
-            assert caplog.records[0].levelname == "WARNING"
-            assert await read(store, b"late") == b""
-            clock.jump(DIRTY_S_MAX)  # and it goes on trying
-            await published(store, b"late")
-            nursery.cancel_scope.cancel()
-
-    trio.run(main, clock=clock)
-
-
 async def test_a_top_that_has_buckets_has_no_extended_attributes(tmp_path: Path) -> None:
     """`ls -l` asks for some of each name that it shows, `..` in a bucket among them."""
     async with mounted(tmp_path) as (store, system):
@@ -380,18 +306,3 @@ async def test_a_top_that_has_buckets_has_no_extended_attributes(tmp_path: Path)
             top.xattr(ROOT, b"user.a")
         with pytest.raises(errors.NotPermitted):
             await top.set_xattr(ROOT, b"user.a", b"1")
-
-
-async def test_what_all_files_hold_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openfiles, "ALL_DIRTY_BYTES_MAX", 1000 + 2 * PIECE_COST_BYTES)
-    async with mounted(tmp_path) as (store, system):
-        one, _ = await system.create(ROOT, b"one", 0o600, ME)
-        other, _ = await system.create(ROOT, b"other", 0o600, ME)
-        await system.write(one, 0, bytes(600))
-        await system.write(other, 0, b"x" * 600)
-        assert await read(store, b"one") == b""
-        assert await read(store, b"other") == b"x" * 600
-        await system.write(other, 600, b"y")
-        assert await read(store, b"other") == b"x" * 600
-        await system.close(one)
-        await system.close(other)

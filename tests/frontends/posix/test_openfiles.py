@@ -1,0 +1,200 @@
+"""When what was written is published, and who waits for that."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from file_rig import laid, make
+from small_store import HandClock, body_of, faults_of, new_store, read
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from couchestord import errors
+from couchestord.frontends.posix import openfiles
+from couchestord.frontends.posix.drafts import PIECE_COST_BYTES
+from couchestord.frontends.posix.openfiles import DIRTY_S_MAX, OpenFiles
+from couchestord.io import filerequests as fr
+from couchestord.store import ObjectStore
+
+PIECE_BYTES = 150_000
+"""Longer than what becomes one."""
+
+
+@dataclass
+class Rig:
+    """A store, and files of it that are open. `gate` closed: publishing hangs."""
+
+    store: ObjectStore
+    files: OpenFiles
+    gate: trio.Event = field(default_factory=trio.Event)
+    error: errors.Error | None = None
+    published_count: int = 0
+
+    async def open(self, name: bytes) -> int:
+        return self.files.open(await make(self.store, name), writes=True)
+
+    def dirty_bytes(self, handle: int) -> int:
+        draft = self.files._open[self.files._handles[handle]].draft
+        return draft.dirty_bytes if draft else 0
+
+
+@asynccontextmanager
+async def rig(path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rig]:
+    async with new_store(path) as store:
+        made = Rig(store, OpenFiles(lambda: store.files, HandClock()))
+        made.gate.set()
+        change = store.files.change
+
+        async def gated(request: Any) -> Any:
+            if isinstance(request, fr.PublishFile):
+                await made.gate.wait()
+                if made.error is not None:
+                    raise made.error
+                made.published_count += 1
+            return await change(request)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(store.files, "change", gated)
+            yield made
+    assert faults_of(path) == []
+
+
+@contextmanager
+def limits(monkeypatch: pytest.MonkeyPatch, one_bytes: int, all_bytes: int = 1 << 40) -> Iterator[None]:
+    monkeypatch.setattr(openfiles, "DIRTY_BYTES_MAX", one_bytes)
+    monkeypatch.setattr(openfiles, "ALL_DIRTY_BYTES_MAX", all_bytes)
+    yield
+
+
+async def test_much_is_published_while_it_is_written_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for that before twice as much waits, and then no longer than for what is under way."""
+    whole = body_of(12 * PIECE_BYTES)
+    with limits(monkeypatch, 4 * PIECE_BYTES):
+        async with rig(tmp_path, monkeypatch) as it, trio.open_nursery() as nursery:
+            nursery.start_soon(it.files.run)
+            handle, written_count, most_bytes = await it.open(b"f"), 0, 0
+
+            async def write() -> None:
+                nonlocal written_count, most_bytes
+                for at in range(0, len(whole), PIECE_BYTES):
+                    await it.files.write(handle, at, whole[at : at + PIECE_BYTES])
+                    written_count += 1
+                    most_bytes = max(most_bytes, it.dirty_bytes(handle))
+                    await wait_all_tasks_blocked()
+
+            it.gate = trio.Event()
+            nursery.start_soon(write)
+            with trio.fail_after(60):
+                while written_count < 7:
+                    await trio.sleep(0.01)
+                await trio.sleep(0.2)
+                # four wait to be published, four more were written meanwhile, and the writer is held up
+                assert (written_count, it.published_count) == (7, 0)
+                gate, it.gate = it.gate, trio.Event()
+                gate.set()
+                while written_count < 8:
+                    await trio.sleep(0.01)
+                assert it.published_count == 1
+                it.gate.set()
+                while written_count < 12:
+                    await trio.sleep(0.01)
+            assert most_bytes <= 9 * (PIECE_BYTES + PIECE_COST_BYTES)
+            await it.files.sync(handle)
+            assert await read(it.store, b"f") == whole
+            nursery.cancel_scope.cancel()
+
+
+async def test_who_writes_is_told_that_it_cannot_be_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with limits(monkeypatch, 4 * PIECE_BYTES):
+        async with rig(tmp_path, monkeypatch) as it, trio.open_nursery() as nursery:
+            nursery.start_soon(it.files.run)
+            handle, it.error = await it.open(b"f"), errors.NoSpace("full")
+            data = body_of(PIECE_BYTES)
+            with pytest.raises(errors.NoSpace):  # noqa: PT012
+                for number in range(9):
+                    await it.files.write(handle, number * PIECE_BYTES, data)
+                    while number == 3 and not caplog.records:
+                        await trio.sleep(0.01)
+                    await wait_all_tasks_blocked()
+            assert number == 7
+            # it is not tried with each write
+            assert [record.levelname for record in caplog.records] == ["WARNING"]
+            it.error = None
+            await it.files.write(handle, 3, b"later")
+            await it.files.sync(handle)
+            assert await read(it.store, b"f") == laid((3, b"later"), over=data * 8)
+            nursery.cancel_scope.cancel()
+
+
+async def test_what_all_files_hold_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with limits(monkeypatch, 1 << 40, 1000 + 2 * PIECE_COST_BYTES):
+        async with rig(tmp_path, monkeypatch) as it:
+            one, other = await it.open(b"one"), await it.open(b"other")
+            await it.files.write(one, 0, bytes(600))
+            await it.files.write(other, 0, b"x" * 600)
+            assert await read(it.store, b"one") == b""
+            assert await read(it.store, b"other") == b"x" * 600
+            await it.files.write(other, 600, b"y")
+            assert await read(it.store, b"other") == b"x" * 600
+
+
+def test_what_has_waited_long_is_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = MockClock(rate=1.0)
+
+    async def published(store: ObjectStore, key: bytes) -> None:
+        with trio.fail_after(60):
+            while not await read(store, key):
+                await trio.sleep(0.01)
+
+    async def main() -> None:
+        async with rig(tmp_path, monkeypatch) as it, trio.open_nursery() as nursery:
+            nursery.start_soon(it.files.run)
+            late, soon = await it.open(b"late"), await it.open(b"soon")
+            await it.files.write(soon, 0, b"x")
+            clock.jump(DIRTY_S_MAX * 0.7)
+            await it.files.write(late, 0, b"x")
+            await it.files.write(soon, 1, b"y")  # it waits from its first byte on
+            clock.jump(DIRTY_S_MAX * 0.5)
+            await published(it.store, b"soon")
+            assert await read(it.store, b"soon") == b"xy"
+            assert await read(it.store, b"late") == b""  # it was looked at before the other
+            it.error = errors.NoSpace("full")
+            clock.jump(DIRTY_S_MAX)
+            while not caplog.records:
+                await trio.sleep(0.01)
+            it.error = None
+            assert caplog.records[0].levelname == "WARNING"
+            assert await read(it.store, b"late") == b""
+            clock.jump(DIRTY_S_MAX)  # and it goes on trying
+            await published(it.store, b"late")
+            nursery.cancel_scope.cancel()
+
+    trio.run(main, clock=clock)
+
+
+async def test_at_the_end_all_is_published_that_can_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with rig(tmp_path, monkeypatch) as it:
+        handles = [await it.open(name) for name in (b"a", b"b", b"c")]
+        first = it.files._handles[handles[0]]
+        for handle in handles:
+            await it.files.write(handle, 0, b"bytes")
+        change = it.store.files.change
+
+        async def refuse_first(request: Any) -> Any:
+            if request.inode == first:
+                raise errors.NoSpace("full")
+            return await change(request)
+
+        monkeypatch.setattr(it.store.files, "change", refuse_first)
+        await it.files.finish()
+        assert [await read(it.store, name) for name in (b"a", b"b", b"c")] == [b"", b"bytes", b"bytes"]
+        assert [record.levelname for record in caplog.records] == ["ERROR"]
