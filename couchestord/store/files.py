@@ -127,8 +127,10 @@ class Files:
         return answer
 
     def take(self, body: Body, size: int, policy: int) -> AbstractAsyncContextManager[Taken]:
-        """Bytes of a file that are durable, until the context ends, in which they are to be published."""
-        return self._parts.intake.take(body, size, policy)
+        """Bytes of a file that are durable, until the context ends, in which they are to be published. Their MD5 is not
+        known: the etag of a file is none.
+        """
+        return self._parts.intake.take(body, size, policy, hashed=False)
 
     def policy_of(self, id_: int) -> int:
         """What new bytes of a file are kept under: as its bucket says. Raises StaleInode."""

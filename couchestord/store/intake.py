@@ -44,6 +44,7 @@ class Taken:
 
     size: int
     md5: bytes
+    """Empty when nobody wanted it."""
     extents: tuple[Extent, ...]
     inline: bytes = b""
     inline_sum: int = 0
@@ -63,8 +64,9 @@ class Intake:
         """Where long bodies go while the disks are too full for them; None: to the disks."""
 
     @asynccontextmanager
-    async def take(self, body: Body, size: int | None, policy: int = 0) -> AsyncIterator[Taken]:
+    async def take(self, body: Body, size: int | None, policy: int = 0, *, hashed: bool = True) -> AsyncIterator[Taken]:
         """Consume a body, to be kept under a policy; its space is held until the context ends, so commit inside.
+        `hashed` False: nobody wants its MD5, which is half of what a long body costs.
 
         Raises IncompleteBody when it is not `size` bytes long, EntityTooLarge, NoSpace, TooFewDisks, and whatever the
         body's iterator raises; then nothing remains but garbage that compaction removes.
@@ -74,13 +76,13 @@ class Intake:
             raise EntityTooLarge(f"{size} bytes, at most {self._size_bytes_max} are allowed")
         if isinstance(body, bytes) and len(body) <= INLINE_BYTES_MAX:
             check_size(len(body), size)
-            yield inline(body, policy)
+            yield inline(body, policy, hashed=hashed)
             return
         async with aclosing(_Source(body, limit, size)) as source:
             if size is None or size <= INLINE_BYTES_MAX:
                 begun = await source.look(INLINE_BYTES_MAX + 1)
                 if len(begun) <= INLINE_BYTES_MAX:
-                    yield inline(begun, policy)
+                    yield inline(begun, policy, hashed=hashed)
                     return
             overflow = self.overflow()
             if overflow is not None:
@@ -89,7 +91,7 @@ class Intake:
                 return
             async with self._pool.writer(policy) as writer:
                 with self._batches.stream():
-                    taken = await _Stream(writer, self._batches).take(source)
+                    taken = await _Stream(writer, self._batches, hashed=hashed).take(source)
                 writer.release()
                 yield taken
 
@@ -189,17 +191,17 @@ class _Batches:
 
 
 class _Stream:
-    """One long body on its way into stripes, hashed beside.
+    """One long body on its way into stripes, hashed beside when that is wanted.
 
     While its client is slow the segment is synced and given back, so that a few slow clients do not hold every segment
     that may be open.
     """
 
-    def __init__(self, writer: StripeWriter, batches: _Batches) -> None:
+    def __init__(self, writer: StripeWriter, batches: _Batches, *, hashed: bool) -> None:
         self._writer = writer
         self._stripe_bytes = writer.policy.stripe_bytes
         self._batches = batches
-        self._md5 = hashlib.md5(usedforsecurity=False)
+        self._md5 = hashlib.md5(usedforsecurity=False) if hashed else None
         self._size = 0
         self._lock = trio.Lock()
         self._laid_at: float | None = None
@@ -236,12 +238,15 @@ class _Stream:
             batch = await self._lay(batch, filled - end_bytes)
         self._batches.give_back(batch)
         self._size += len(end)
-        self._md5.update(end)
+        md5 = b""
+        if self._md5 is not None:
+            self._md5.update(end)
+            md5 = self._md5.digest()
         async with self._lock:
             await self._writer.sync()
         runs = tuple(self._writer.runs)
         extents = (*runs, Extent(len(end))) if end else runs
-        return Taken(self._size, self._md5.digest(), extents, end, xxh3_64(end), self._writer.policy.id)
+        return Taken(self._size, md5, extents, end, xxh3_64(end), self._writer.policy.id)
 
     async def _lay(self, batch: mmap, length: int) -> mmap:
         """Write what lies at the start of a batch, in stripes that are full but for the last, and hash it beside.
@@ -254,7 +259,8 @@ class _Stream:
         failure: Exception | None = None
         async with self._lock:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_hash, self._md5, view)
+                if self._md5 is not None:
+                    nursery.start_soon(_hash, self._md5, view)
                 try:
                     await self._writer.append_many(stripes)
                 except Exception as error:
@@ -278,9 +284,9 @@ class _Stream:
                     self._laid_at = None
 
 
-def inline(body: bytes, policy: int) -> Taken:
+def inline(body: bytes, policy: int, *, hashed: bool = True) -> Taken:
     """A short body, which rides in its record."""
-    md5 = hashlib.md5(body, usedforsecurity=False).digest()
+    md5 = hashlib.md5(body, usedforsecurity=False).digest() if hashed else b""
     return Taken(len(body), md5, (Extent(len(body)),) if body else (), body, xxh3_64(body), policy)
 
 

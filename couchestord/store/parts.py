@@ -46,7 +46,9 @@ class CatalogView(Protocol):
 class Taker(Protocol):
     """What bodies are handed to."""
 
-    def take(self, body: Body, size: int | None, policy: int = 0) -> AbstractAsyncContextManager[Taken]:
+    def take(
+        self, body: Body, size: int | None, policy: int = 0, *, hashed: bool = True
+    ) -> AbstractAsyncContextManager[Taken]:
         """See `Intake.take`."""
         ...
 
