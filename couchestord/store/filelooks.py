@@ -21,16 +21,16 @@ LENT_BYTES_MAX: Final = 1 << 20
 class FileLook:
     """A file as it was published last when it was looked at."""
 
-    __slots__ = ("_content", "_id", "_starts", "_stretches", "changes", "moves", "size")
+    __slots__ = ("_content", "_id", "_starts", "_stretches", "changes", "places", "size")
 
-    def __init__(self, id_: int, size: int, content: int | None, changes: int, moves: int) -> None:
+    def __init__(self, id_: int, size: int, content: int | None, changes: int, places: int) -> None:
         self._id = id_
         self._content = content
         self._starts: list[int] = []
         self._stretches: list[Stretch] = []
         self.size = size
         self.changes = changes
-        self.moves = moves
+        self.places = places
 
     def runs(self, looks: "FileLooks", first: int, length: int) -> list[Run]:
         """What makes up a range, which ends with the file at most. Raises DataLost."""
@@ -47,7 +47,7 @@ class FileLook:
         index = bisect_right(self._starts, at)
         if index and at < (found := self._stretches[index - 1]).end:
             return found
-        found = find_stretch(looks.reading, self._id, self._content, self.size, at)
+        found = looks.ask(self._id, self._content, self.size, at)
         if len(self._starts) >= STRETCHES_KEPT_MAX:
             self._starts.clear()
             self._stretches.clear()
@@ -63,11 +63,11 @@ class FileLooks:
     """
 
     def __init__(self, catalog: CatalogView, parts: ReaderParts) -> None:
-        self.reading = catalog.reading
         self._catalog = catalog
         self._parts = parts
         self._young: dict[int, FileLook] = {}
         self._old: dict[int, FileLook] = {}
+        self._has_asked = False
         # mapped, not filled: most processes read no files
         self._memory, self._joined = (memoryview(mmap(-1, size)) for size in (RESIDENT_BYTES_MAX, LENT_BYTES_MAX))
 
@@ -77,6 +77,7 @@ class FileLooks:
         """
         while True:
             look = self._look(id_)
+            self._has_asked = False
             try:
                 runs = look.runs(self, first, min(length, look.size - first))
             except DataLost:
@@ -84,24 +85,33 @@ class FileLooks:
                     raise
                 continue
             # what was asked of the catalog after the look may be of a later state, of which this tells
-            if self._holds(id_, look):
+            if not self._has_asked or self._holds(id_, look):
                 return look, runs
 
-    def _look(self, id_: int) -> FileLook:
+    def ask(self, id_: int, content: int | None, size: int, at: int) -> Stretch:
+        """See `find_stretch`."""
+        self._has_asked = True
         self._catalog.refresh()
+        return find_stretch(self._catalog.reading, id_, content, size, at)
+
+    def _look(self, id_: int) -> FileLook:
+        now = self._catalog.generations
         kept = self._young.get(id_)
+        # without a question no transaction is begun, which costs more than the look
+        if kept is not None and now.is_current() and self._holds(id_, kept):
+            return kept
+        self._catalog.refresh()
         if kept is None:
             kept = self._old.pop(id_, None)
             if kept is not None:
                 self._keep(id_, kept)
         if kept is not None and self._holds(id_, kept):
             return kept
-        now = self._catalog.generations
         changes = now.slots[slot_of_file(id_)]
         node = self._catalog.files.node(id_)
         if node is None:
             raise StaleInode(f"file {id_} is gone")
-        look = FileLook(id_, node.size, node.content, changes, now.moves + now.opened)
+        look = FileLook(id_, node.size, node.content, changes, now.stamp_of_places())
         # last, as in `KeptObjects`: a state of before a commit may not be kept under the numbers of after it
         if now.is_current():
             self._keep(id_, look)
@@ -109,7 +119,7 @@ class FileLooks:
 
     def _holds(self, id_: int, look: FileLook) -> bool:
         now = self._catalog.generations
-        return now.slots[slot_of_file(id_)] == look.changes and now.moves + now.opened == look.moves
+        return now.slots[slot_of_file(id_)] == look.changes and now.stamp_of_places() == look.places
 
     def _keep(self, id_: int, look: FileLook) -> None:
         if len(self._young) >= FILES_KEPT_MAX // 2:

@@ -89,6 +89,11 @@ class Generations:
         numbers = self._numbers
         return numbers[_NAMES] + numbers[_OPENED] + numbers[_TREE]
 
+    def stamp_of_places(self) -> int:
+        """Changes with the place of any extent, or the connection."""
+        numbers = self._numbers
+        return numbers[_MOVES] + numbers[_OPENED]
+
     def change_tree(self) -> None:
         self._numbers[_TREE] += 1
 
