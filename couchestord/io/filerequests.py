@@ -77,7 +77,9 @@ class RenameNode(Once):
 
 @dataclass(frozen=True, slots=True)
 class ChangeInode:
-    """Attributes of a file or directory; None: as before. Answers its `NodeRow`. Raises StaleInode."""
+    """Attributes of a file or directory; None: as before, of `changed_ns`: now. Answers its `NodeRow`. Raises
+    StaleInode.
+    """
 
     inode: int
     mode: int | None = None
@@ -85,6 +87,7 @@ class ChangeInode:
     gid: int | None = None
     accessed_ns: int | None = None
     modified_ns: int | None = None
+    changed_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +113,7 @@ class PublishFile:
     cut: int
     contents: tuple[NewBytes, ...]
     modified_ns: int
+    changed_ns: int
     body: bytes = b""
     body_sum: int = 0
 

@@ -31,8 +31,8 @@ REQUESTS = [
     fr.UnlinkNode(7, b"n", True),
     fr.RemoveDirectory(7, b"d"),
     fr.RenameNode(7, b"n", 8, b"\xfe", True, True),
-    fr.ChangeInode(9, 0o100600, None, 0, None, 5),
-    fr.PublishFile(9, 5, 2, (fr.NewBytes(3, (Extent(3),), (Lay(2, 0, 1), Lay(4, 1, 1)), 4),), 6, b"abc", 1),
+    fr.ChangeInode(9, 0o100600, None, 0, None, 5, 6),
+    fr.PublishFile(9, 5, 2, (fr.NewBytes(3, (Extent(3),), (Lay(2, 0, 1), Lay(4, 1, 1)), 4),), 6, 7, b"abc", 1),
     fr.SetXattr(9, b"user.\xff", None, True, False),
 ]
 

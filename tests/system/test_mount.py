@@ -175,6 +175,35 @@ def test_as_another_file_system_does(node: Node, box: Mounted, tmp_path: Path) -
     assert {name: size for name, size in found.items() if name in files} == files
 
 
+def test_times_of_a_change_are_those_that_the_kernel_had(node: Node, box: Mounted, tmp_path: Path) -> None:
+    """Programs take a file whose ctime moved for one that was changed."""
+    names = ["new", "over", "open", "set", "mode", "cut"]
+    for name in names[1:]:
+        (box.folder / name).write_bytes(b"bytes")
+    times: dict[str, tuple[int, int]] = {}
+    with (box.folder / "new").open("wb", buffering=0) as new, (box.folder / "open").open("r+b", buffering=0) as held:
+        (box.folder / "over").write_bytes(b"others")
+        new.write(b"bytes")
+        held.write(b"written, then given a time")
+        for name in ("open", "set"):
+            os.utime(box.folder / name, (5, 5))
+        (box.folder / "mode").chmod(0o600)
+        os.truncate(box.folder / "cut", 2)
+        time.sleep(0.02)
+    for name in names:
+        found = (box.folder / name).stat()
+        times[name] = found.st_mtime_ns, found.st_ctime_ns
+    assert {name for name, (modified_ns, changed_ns) in times.items() if modified_ns == changed_ns} == {
+        "new",
+        "over",
+        "cut",
+    }
+    box.stop()
+    with Mounted(node.data, tmp_path / "again") as again:
+        stats = {name: (again.folder / name).stat() for name in names}
+        assert {name: (found.st_mtime_ns, found.st_ctime_ns) for name, found in stats.items()} == times
+
+
 def _do_both(rng: random.Random, one: Path, other: Path) -> None:
     names = ["a", "b", "c", "a/a", "a/b", "b/a", "a/a/a"]
     name, second = rng.choice(names), rng.choice(names)

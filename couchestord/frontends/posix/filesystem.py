@@ -250,28 +250,30 @@ class FileSystem(OpenFiles):
         size: int | None = None,
         accessed_ns: int | None = None,
         modified_ns: int | None = None,
+        changed_ns: int | None = None,
     ) -> Stat:
         """See `ChangeInode`; with `size` the file is cut or made longer. Raises IsADirectory."""
         id_ = self._id(ino)
         if size is not None:
             await self._truncate(id_, size, modified_ns)
             modified_ns = None
-        if modified_ns is not None and self._is_known(id_, modified_ns):
+        if modified_ns is not None and self._is_known(id_, modified_ns, changed_ns):
             modified_ns = None
         asked = (mode, uid, gid, accessed_ns, modified_ns)
         if any(value is not None for value in asked):
-            node = await self._store().change(fr.ChangeInode(id_, *asked))
+            node = await self._store().change(fr.ChangeInode(id_, *asked, changed_ns))
             assert node is not None
             return self._shown(node)
         return self.stat(ino)
 
-    def _is_known(self, id_: int, modified_ns: int) -> bool:
+    def _is_known(self, id_: int, modified_ns: int, changed_ns: int | None) -> bool:
         """Whether it needs no change of its own: it is published with the bytes, or is what it was. A kernel that keeps
         the times of what is written hands them over after each change.
         """
         opened = self._open.get(id_)
         if opened is not None and opened.draft is not None and opened.draft.is_dirty:
             opened.draft.modified_ns = modified_ns
+            opened.draft.changed_ns = changed_ns or self._clock.now_ns()
             return True
         return self._store().node(id_).modified_ns == modified_ns
 

@@ -222,6 +222,7 @@ class _Operations(pyfuse3.Operations):
             size=attr.st_size if fields.update_size else None,
             accessed_ns=attr.st_atime_ns if fields.update_atime else None,
             modified_ns=attr.st_mtime_ns if fields.update_mtime else None,
+            changed_ns=attr.st_ctime_ns if fields.update_ctime else None,
         )
         return self._entry(found)
 

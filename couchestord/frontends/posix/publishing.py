@@ -17,14 +17,14 @@ async def publish(files: Files, inode: int, draft: Draft) -> None:
     """
     layer = draft.begin()
     try:
-        await _publish(files, inode, layer, draft.modified_ns)
+        await _publish(files, inode, layer, (draft.modified_ns, draft.changed_ns))
     except BaseException:
         draft.failed()
         raise
     draft.published()
 
 
-async def _publish(files: Files, inode: int, layer: Layer, modified_ns: int) -> None:
+async def _publish(files: Files, inode: int, layer: Layer, times_ns: tuple[int, int]) -> None:
     policy = files.policy_of(inode)
     contents: list[fr.NewBytes] = []
     body = bytearray()
@@ -44,7 +44,7 @@ async def _publish(files: Files, inode: int, layer: Layer, modified_ns: int) -> 
             contents.append(fr.NewBytes(taken.size, tuple(shifted), lays, taken.policy))
         whole = bytes(body)
         await files.change(
-            fr.PublishFile(inode, layer.size, layer.cut, tuple(contents), modified_ns, whole, xxh3_64(whole))
+            fr.PublishFile(inode, layer.size, layer.cut, tuple(contents), *times_ns, whole, xxh3_64(whole))
         )
 
 

@@ -163,7 +163,7 @@ class FileDecisions:
         mode = request.mode
         if mode is not None and node.mode is not None:
             mode = stat.S_IFMT(node.mode) | stat.S_IMODE(mode)
-        now_ns = self._it.clock.now_ns()
+        changed_ns = self._it.clock.now_ns() if request.changed_ns is None else request.changed_ns
         asked = {
             "mode": mode,
             "uid": request.uid,
@@ -171,9 +171,9 @@ class FileDecisions:
             "accessed_ns": request.accessed_ns,
             "modified_ns": request.modified_ns,
         }
-        outcome = fo.InodeChanged(node.id, now_ns, **asked)
+        outcome = fo.InodeChanged(node.id, changed_ns, **asked)
         changed: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
-        return Decision(outcome, node._replace(changed_ns=now_ns, **changed))
+        return Decision(outcome, node._replace(changed_ns=changed_ns, **changed))
 
     def publish(self, request: fr.PublishFile) -> Decision:
         node = self._writable(self._file(request.inode))
@@ -185,19 +185,18 @@ class FileDecisions:
             contents.append(fo.NewContent(id_, new.length, new.extents, new.lays, new.policy))
             id_ += max(1, len(new.extents))
         now_ns = self._it.clock.now_ns()
-        times = now_ns, request.modified_ns, now_ns
+        times = request.modified_ns, request.changed_ns
         outcome = fo.FilePublished(
             node.id,
             request.size,
             request.cut,
             tuple(contents),
             self._etag(node.id),
+            now_ns,
             *times,
             _without_checksums(node),
         )
-        answer = node._replace(
-            size=request.size, modified_ns=request.modified_ns, changed_ns=now_ns, published_ns=now_ns
-        )
+        answer = node._replace(size=request.size, modified_ns=times[0], changed_ns=times[1], published_ns=now_ns)
         return Decision(outcome, answer, request.body, request.body_sum)
 
     def set_xattr(self, request: fr.SetXattr) -> Decision:

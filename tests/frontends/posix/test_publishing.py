@@ -43,7 +43,7 @@ async def test_ends_of_long_runs_ride_beside_short_runs(tmp_path: Path, monkeypa
         inside = [each for new in request.contents for each in new.extents if not each.segment]
         assert len(inside) == len(PARTS)
         assert sum(each.length for each in inside) == len(request.body)
-        assert request.modified_ns == draft.modified_ns
+        assert (request.modified_ns, request.changed_ns) == (draft.modified_ns, draft.changed_ns)
     assert faults_of(tmp_path) == []
 
 

@@ -172,7 +172,7 @@ class Both:
                 for lay in lays
             ]
         self.do(
-            fr.PublishFile(file, size, cut, tuple(given), 5, body, xxh3_64(body)),
+            fr.PublishFile(file, size, cut, tuple(given), 5, 6, body, xxh3_64(body)),
             lambda: self.model.publish(file, size, cut, parts),
         )
 
