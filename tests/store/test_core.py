@@ -263,10 +263,10 @@ async def test_segments_that_a_start_could_not_seal_are_sealed_later(
         assert [row.state for row in core_of(store).catalog.reading.segments()] == [STATE_OPEN]
     submit = Writer.submit
 
-    async def refuse(writer: Writer, request: object) -> Any:
+    async def refuse(writer: Writer, request: object, origin: object = None) -> Any:
         if isinstance(request, SealSegment) and refusing:
             raise JournalFull("as the test wants it")
-        return await submit(writer, request)
+        return await submit(writer, request, origin)
 
     refusing = True
     monkeypatch.setattr(Writer, "submit", refuse)
