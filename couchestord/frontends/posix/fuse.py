@@ -47,7 +47,8 @@ _PAUSE_S: Final = 0.1
 _FINISH_S: Final = 10.0
 """So long publishing at the end may take."""
 _BLOCK_BYTES: Final = 4096
-_NO_ATTRIBUTES: Final = (b"system.posix_acl_access", b"system.posix_acl_default")
+_NO_ATTRIBUTES: Final = frozenset((b"system.posix_acl_access", b"system.posix_acl_default", b"security.capability"))
+"""Nobody uses them here: there are no ACLs, and no rights come from files of a mount (nosuid)."""
 P = ParamSpec("P")
 Result = TypeVar("Result")
 
@@ -234,10 +235,14 @@ class _Operations(pyfuse3.Operations):
             raise FUSEError(errno.EOPNOTSUPP)
         await self._files.set_xattr(inode, name, value)
 
-    @_answered
     async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
+        # before each write(2) the kernel asks for one of these
         if name in _NO_ATTRIBUTES:
             raise FUSEError(errno.EOPNOTSUPP)
+        return await self._xattr(inode, name)
+
+    @_answered
+    async def _xattr(self, inode: InodeT, name: XAttrNameT) -> bytes:
         return self._files.xattr(inode, name)
 
     @_answered
