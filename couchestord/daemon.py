@@ -2,7 +2,7 @@
 
 Order at the start: addresses are bound (a port in use is found before anything is touched), /livez answers, the store
 is opened and recovered, the other servers start, /readyz turns to 200. Order at the end: /readyz turns to 503, requests
-under way are finished, the store is drained, synced and closed.
+under way are finished, mounts let go before their door is closed, the store is drained, synced and closed.
 """
 
 import math
@@ -333,8 +333,8 @@ class _Daemon:
                 page = MetricsPage(self._metrics, partial(self._snapshot, store))
                 await servers.enter_async_context(serve_http(copies(metrics), page.handle, _PAGES_LIMITS))
                 path = await servers.enter_async_context(serve_admin(config.store.data, partial(execute, store)))
-                await servers.enter_async_context(self._host.serving(store))
                 await servers.enter_async_context(serve_door(config.store.data, self._host))
+                await servers.enter_async_context(self._host.serving(store))
                 await servers.enter_async_context(s3.serving(store))
                 await servers.enter_async_context(kept_mounted(self._mount))
                 self._readiness.opened(store.health)

@@ -156,6 +156,14 @@ class Session:
         if self.notices is not None:
             await self.notices.show(changes)
 
+    async def forget_file(self, id_: int) -> None:
+        """The kernel has bytes and a length of it that are not those of the file: it is looked up anew."""
+        try:
+            names = self.store().files.names(id_)
+        except Unavailable:
+            return  # all names are looked up anew
+        await self._show(Changes(names=frozenset(names), bodies=frozenset([id_])))
+
     def _shut(self) -> None:
         """No call begins. What the kernel looks up waits for the next daemon: of what changes from now on nobody tells
         it.
@@ -198,6 +206,7 @@ async def run_mount(config: Config, mount: Mount, *, announce: Callable[[], None
             room = partial(_room, config)
             system = FileSystem(mount.bucket, session.store, SystemClock(), room, trust_owners=mount.trust_owners)
             session.which_open = system.which_open
+            system.forget = session.forget_file
             nursery.start_soon(system.run)
 
             def ready(notices: Notices) -> None:
@@ -263,7 +272,7 @@ def check_mount_point(folder: Path) -> Path:
 def _clean_up(folder: Path) -> None:
     """A mount of ours whose process is dead is unmounted: nothing answers there."""
     try:
-        os.stat(folder)
+        os.statvfs(folder)  # which the kernel never answers by itself
     except OSError as error:
         if error.errno != errno.ENOTCONN or not _is_ours(folder):
             return

@@ -87,6 +87,11 @@ class Files:
             raise StaleInode(f"file or directory {id_} is gone")
         return found
 
+    def names(self, id_: int) -> list[tuple[int, bytes]]:
+        """(directory, name in the tree) of all entries that name a file."""
+        self._catalog.refresh()
+        return self._catalog.files.names(id_)
+
     def parent(self, directory: int) -> int:
         """The directory that a directory lies in; itself for the root of a bucket. Raises StaleInode."""
         self._catalog.refresh()

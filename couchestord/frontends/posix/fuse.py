@@ -257,7 +257,8 @@ class _Operations(pyfuse3.Operations):
 
     @_answered
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
-        writes = flags & os.O_ACCMODE != os.O_RDONLY
+        await self._files.wait_forgotten(inode)
+        writes = flags & (os.O_ACCMODE | os.O_TRUNC) != os.O_RDONLY
         return _opened(self._files.open(inode, writes=writes, truncate=bool(flags & os.O_TRUNC)))
 
     @_answered

@@ -1,6 +1,6 @@
 """Files that are open, and what was written to them and is not published yet."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
@@ -34,6 +34,8 @@ class _Open:
     writers: int = 0
     """Handles that may write."""
     draft: Draft | None = None
+    has_failed: bool = False
+    """It could not be published when that was tried last."""
     dirty_since_s: float = 0.0
     turn: trio.Lock = field(default_factory=trio.Lock)
     """Of publishing."""
@@ -53,6 +55,9 @@ class OpenFiles:
         self._much_waits = trio.Event()
         self._dirty_bytes = 0
         """At least what all drafts hold; counted anew when one was published."""
+        self.forget: Callable[[int], Awaitable[None]] = _nobody_keeps
+        """Is told of each file that was closed and could not be published: what was written to it is not there."""
+        self._forgetting: dict[int, trio.Event] = {}
 
     async def run(self) -> None:
         """Publishes what has waited for long, and what is much, until cancelled."""
@@ -164,8 +169,8 @@ class OpenFiles:
             del self._open[id_]
 
     def is_dirty(self, handle: int) -> bool:
-        """Whether there is something to sync, or it is being synced."""
-        draft = self._open[self._handles[handle]].draft
+        """Whether there is something to sync, or it is being synced, of what may have been written through it."""
+        draft = self._open[self._handles[handle]].draft if handle in self._writers else None
         return draft is not None and (draft.is_dirty or draft.is_publishing)
 
     async def sync(self, handle: int) -> None:
@@ -181,21 +186,40 @@ class OpenFiles:
         self._writers.discard(handle)
         opened.writers -= is_writer
         try:
-            if opened.handles == 1 or (is_writer and not opened.writers):
+            # whoever closed a file that could not be published was told: it is not tried again when nobody has it open
+            is_told = opened.handles == 1 and opened.has_failed
+            if not is_told and (opened.handles == 1 or (is_writer and not opened.writers)):
                 await self._publish(id_, opened)
         except Error as error:
             log.error("a file that was closed could not be published", file=id_, reason=str(error))
         finally:
             self._let_go(id_, opened)
+        if id_ not in self._open and opened.draft is not None and opened.draft.is_dirty:
+            self._forgetting[id_] = trio.Event()
+            try:
+                await self.forget(id_)
+            finally:
+                self._forgetting.pop(id_).set()
+
+    async def wait_forgotten(self, ino: int) -> None:
+        """While something may be shown of a file that was given up. Before it is opened anew."""
+        while forgetting := self._forgetting.get(ino):
+            await forgetting.wait()
 
     async def _publish(self, id_: int, opened: _Open, is_wanted: Callable[[], bool] = lambda: True) -> None:
         """All that was written to a file, once nobody else is at it, and if it is wanted then."""
         async with opened.turn:
             if opened.draft is not None and opened.draft.is_dirty and is_wanted():
                 try:
+                    opened.has_failed = True
                     await publish(self._store(), id_, opened.draft)
+                    opened.has_failed = False
                 finally:
                     self._dirty_bytes = sum(each.draft.dirty_bytes for each in self._open.values() if each.draft)
+
+
+async def _nobody_keeps(_: int) -> None:
+    """No kernel is above."""
 
 
 def _is_due(opened: _Open, due_s: float) -> bool:

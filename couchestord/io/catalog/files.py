@@ -150,6 +150,14 @@ class FileReader:
         )
         return found
 
+    def names(self, inode: int) -> list[tuple[int, bytes]]:
+        """All entries that name a file: (directory, name)."""
+        return self._rows(
+            "select directory, name from inode where id=? and directory is not null "
+            "union all select directory, name from link where inode=?",
+            (inode, inode),
+        )
+
     def is_empty(self, directory: int) -> bool:
         """Whether a directory holds nothing at all, no version either."""
         return not any(
