@@ -20,7 +20,8 @@ MOUNT := $(VENV)/.mount
 PIP := $(BIN)/python -m pip -q --disable-pip-version-check
 
 # command:package pairs; a package is installed only when its command is missing.
-TEST_TOOLS := rclone:rclone mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs strace:strace losetup:mount fsfreeze:util-linux openssl:openssl
+TEST_TOOLS := rclone:rclone mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs strace:strace losetup:mount fsfreeze:util-linux openssl:openssl \
+  git:git rsync:rsync fio:fio
 
 # The same for the peers of `make bench`. redis-tools has the server too, and starts no service of it.
 BENCH_TOOLS := git:git rclone:rclone redis-cli:redis-tools

@@ -4,15 +4,20 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Final
+from typing import Any, Final
 
+import pytest
+from daemon import QUICK, Node, with_workers
 from daemons import environment
 
 _END_S: Final = 60.0
+needs_mounts = pytest.mark.skipif(
+    not Path("/dev/fuse").exists() or os.geteuid() != 0, reason="needs /dev/fuse and root"
+)
 
 
 class Mounted:
@@ -20,6 +25,7 @@ class Mounted:
 
     def __init__(self, data: Path, folder: Path, bucket: str | None = "box", options: Sequence[str] = ()) -> None:
         """`data`: the folder of a daemon that runs. `folder` is made; it is what the bucket is seen in."""
+        folder.mkdir(exist_ok=True)
         self.folder = folder
         self._line = [sys.executable, "-m", "couchestord", "mount", os.fspath(folder), "--data", os.fspath(data)]
         self._line += ["--bucket", bucket] if bucket is not None else []
@@ -28,7 +34,15 @@ class Mounted:
         self.process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> "Mounted":
-        self.folder.mkdir(exist_ok=True)
+        return self.start()
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    def start(self) -> "Mounted":
+        """Mount, again after `stop` or `kill`."""
         with self._log.open("a") as errors:
             self.process = subprocess.Popen(
                 self._line, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment()
@@ -53,6 +67,15 @@ class Mounted:
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Ends the process, if it runs, and whatever it left mounted; its exit code."""
+        code = self._end(number)
+        subprocess.run(["umount", "-l", os.fspath(self.folder)], check=False, stderr=subprocess.DEVNULL)
+        return code
+
+    def kill(self) -> None:
+        """kill -9; what it mounted is left, dead, until `start` or `stop`."""
+        self._end(signal.SIGKILL)
+
+    def _end(self, number: int) -> int:
         process, self.process = self.process, None
         if process is None:
             return 0
@@ -65,8 +88,38 @@ class Mounted:
             code = process.wait(_END_S)
         assert process.stdout is not None
         process.stdout.close()
-        subprocess.run(["umount", "-l", os.fspath(self.folder)], check=False, stderr=subprocess.DEVNULL)
         return code
+
+
+@contextmanager
+def mounted_box(folder: Path, workers_count: int = 0) -> Iterator[tuple[Node, Mounted]]:
+    """A daemon with a bucket `box`, mounted on `folder`/box."""
+    with Node(folder / "data", settings=with_workers(QUICK, workers_count)).start() as node:
+        node.s3().create_bucket(Bucket="box")
+        with Mounted(node.data, folder / "box") as mounted:
+            yield node, mounted
+
+
+def listed(client: Any, prefix: str = "") -> dict[str, tuple[str, int]]:
+    """(etag, size) of what S3 lists below a prefix, by the rest of the key."""
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket="box", Prefix=prefix)
+    rows = [row for page in pages for row in page.get("Contents", ())]
+    return {row["Key"].removeprefix(prefix): (row["ETag"], row["Size"]) for row in rows}
+
+
+def fetched(client: Any, key: str, etag: str, size: int) -> bytes:
+    """An object that was listed so. HEAD and GET agree."""
+    head, answer = client.head_object(Bucket="box", Key=key), client.get_object(Bucket="box", Key=key)
+    with closing(answer["Body"]) as body:  # used as a context itself, it compares no checksum
+        data: bytes = body.read()
+    told = [(each["ETag"], each["ContentLength"]) for each in (head, answer)]
+    assert [*told, (etag, len(data))] == [(etag, size)] * 3, key
+    return data
+
+
+def objects(client: Any, prefix: str = "") -> dict[str, bytes]:
+    """What S3 has below a prefix, by the rest of the key. Listing, HEAD and GET agree."""
+    return {key: fetched(client, prefix + key, *row) for key, row in listed(client, prefix).items()}
 
 
 def tree_of(folder: Path) -> dict[str, object]:
@@ -79,6 +132,8 @@ def tree_of(folder: Path) -> dict[str, object]:
             found[name] = "link", os.readlink(path)
         elif path.is_dir():
             found[name] = "folder", mode, path.lstat().st_nlink
+        elif not path.is_file():
+            found[name] = "special", path.lstat().st_mode
         else:
             found[name] = "file", mode, path.lstat().st_nlink, path.read_bytes()
     return found

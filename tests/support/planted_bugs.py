@@ -42,6 +42,12 @@ _REMOTE = "remote/"
 _REMAKE = "store/test_remake.py::"
 _LOOKS_OF_FILES = "store/test_filelooks.py::"
 _NTH = "store/test_model_nth_call.py::test_the_nth_call_fails"
+_PROGRAMS = "system/test_mount_programs.py::"
+_SQLITE = "system/test_mount_sqlite.py::"
+_MOUNT_KILL = "system/test_mount_kill.py::"
+_VIEWS_OF_BOTH = "system/test_mount_both_views.py::test_as_a_local_folder_and_as_s3"
+_MANY = "system/test_mount_many.py::"
+_MOUNT_DISKS = "system/test_mount_disks.py::"
 
 BUGS = (
     # a tree of real files, a large object
@@ -576,7 +582,7 @@ BUGS = (
         "claim.covers(bucket) and (but is None or claim.owner is not but)",
         "claim.covers(bucket)",
         "store/test_answering.py::test_who_asks_knows",
-        "system/test_mount_caches.py::test_eight_processes_and_s3_at_the_same_names",
+        "system/test_mount_both_views.py::test_many_create_and_remove_the_same_names",
     ),
     _bug(
         "the kernel keeps its names when the daemon is gone",
@@ -1331,5 +1337,153 @@ BUGS = (
         "        return await files.lend(inode, offset, length)",
         "        found = await files.lend(inode, offset, length)\n        import trio; await trio.lowlevel.checkpoint()\n        return found",
         "frontends/posix/test_reading.py::test_what_is_lent_is_whole_until_the_next_is_read",
+    ),
+    # files, through mounts
+    _bug(
+        "runs that share a content all begin where it begins",
+        "frontends/posix/drafts.py",
+        "lays.append(Lay(start, length, run_length))",
+        "lays.append(Lay(start, 0, run_length))",
+        _PROGRAMS + "test_fio_verifies_what_it_wrote",
+    ),
+    _bug(
+        "a draft that is read forgets that it was cut",
+        "frontends/posix/drafts.py",
+        "        if self.cut < end:",
+        "        if False:",
+        _VIEWS_OF_BOTH,
+    ),
+    _bug(
+        "what was cut off is there again when a file grows",
+        "frontends/posix/drafts.py",
+        "        self.cut, self.size = min(self.cut, size), size",
+        "        self.size = size",
+        _VIEWS_OF_BOTH,
+    ),
+    _bug(
+        "what cannot be published counts as published",
+        "frontends/posix/publishing.py",
+        "        draft.failed()",
+        "        draft.published()",
+        _MOUNT_KILL + "test_what_was_synced_outlives_kills",
+    ),
+    _bug(
+        "transactions count as published that cannot be",
+        "frontends/posix/publishing.py",
+        "        draft.failed()",
+        "        draft.published()",
+        _SQLITE + "test_acknowledged_transactions_outlive_kills",
+    ),
+    _bug(
+        "who syncs is not told that it failed",
+        "frontends/posix/publishing.py",
+        "        draft.failed()\n        raise",
+        "        draft.failed()\n        return",
+        _MOUNT_DISKS + "test_full_disks",
+    ),
+    _bug(
+        "times that were set go when the file is published",
+        "store/decide/files.py",
+        "        times = request.modified_ns, request.changed_ns",
+        "        times = now_ns, now_ns",
+        _PROGRAMS + "test_tar_there_and_back",
+    ),
+    _bug(
+        "a file keeps its etag when it is written anew",
+        "store/decide/files.py",
+        "        sequence = self._it.applier.sequence + 1",
+        "        sequence = 1",
+        _PROGRAMS + "test_ranges_of_one_etag_are_of_one_state",
+    ),
+    _bug(
+        "an object keeps its checksums when it is written through a mount",
+        "store/decide/files.py",
+        "            _without_checksums(node),",
+        "            None,",
+        _VIEWS_OF_BOTH,
+    ),
+    _bug(
+        "what is open goes when it is unlinked",
+        "io/catalog/filerows.py",
+        "self._remove(it.directory, it.name, it.changed_ns, it.keep)",
+        "self._remove(it.directory, it.name, it.changed_ns, False)",
+        _MANY + "test_many_open_files",
+    ),
+    _bug(
+        "what is open goes when S3 puts another",
+        "store/decide/objects.py",
+        "            keep_open=self._it.mounts.shows(bucket.name),",
+        "            keep_open=False,",
+        _VIEWS_OF_BOTH,
+    ),
+    _bug(
+        "a file that moved is known by its old place",
+        "io/catalog/filerows.py",
+        "            self._inodes.moved(inode, old, new)",
+        "            pass",
+        _VIEWS_OF_BOTH,
+    ),
+    _bug(
+        "a directory that a mount touched goes with its last key",
+        "io/catalog/filerows.py",
+        "changed_ns, keep=True)",
+        "changed_ns)",
+        _VIEWS_OF_BOTH,
+    ),
+    _bug(
+        "what was published is not looked up anew",
+        "io/catalog/filerows.py",
+        "            self._applier.generations.change_object(directory, name)\n",
+        "",
+        _PROGRAMS + "test_ranges_of_one_etag_are_of_one_state",
+    ),
+    _bug(
+        "one name of a file is published",
+        "io/catalog/filerows.py",
+        "in self._inodes.names(it.inode):",
+        "in self._inodes.names(it.inode)[:1]:",
+        _VIEWS_OF_BOTH,
+    ),
+    _bug(
+        "a listing that is gone on with shows the entry again",
+        "frontends/posix/listing.py",
+        "numbers.index(after) + 1)",
+        "numbers.index(after))",
+        _MANY + "test_a_listing_goes_on_where_it_was_whatever_comes_and_goes",
+    ),
+    _bug(
+        "the second page of a directory begins behind its first entry",
+        "frontends/posix/listing.py",
+        "            self._last = rows[:_PAGE_ENTRIES]",
+        "            self._last = rows[1:_PAGE_ENTRIES] if low else rows[:_PAGE_ENTRIES]",
+        _MANY + "test_a_directory_of_many_files",
+    ),
+    _bug(
+        "names have 254 bytes",
+        "store/names.py",
+        "NAME_BYTES_MAX: Final = 255",
+        "NAME_BYTES_MAX: Final = 254",
+        _MANY + "test_names_of_255_bytes_in_any_encoding",
+    ),
+    _bug(
+        "the journal is not synced, and a file is",
+        "io/directory.py",
+        "self._folder.write, path, offset, tuple(buffers), True)",
+        "self._folder.write, path, offset, tuple(buffers), False)",
+        _MOUNT_KILL + "test_what_was_synced_outlives_power_cuts",
+    ),
+    _bug(
+        "shards of a file are not synced",
+        "ec/opensegment.py",
+        "            await disk.sync(shard_path(self.row.id, index))\n",
+        "            await trio.lowlevel.checkpoint()\n",
+        _MOUNT_KILL + "test_what_was_synced_outlives_power_cuts",
+    ),
+    _bug(
+        "a mount waits twice as long for a daemon",
+        "processes/mount.py",
+        "WAIT_S: Final = 30.0",
+        "WAIT_S: Final = 60.0",
+        _MOUNT_DISKS + "test_calls_fail_within_time_when_there_is_no_daemon",
     ),
 )

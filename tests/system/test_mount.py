@@ -1,13 +1,11 @@
 """Buckets through the kernel: real mounts beside a real daemon, and S3 on the same tree."""
 
 import errno
-import mmap
 import os
 import random
 import re
 import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
@@ -19,9 +17,9 @@ from typing import Any
 import pytest
 from daemon import QUICK, Node, with_workers
 from daemons import command
-from mounted import Mounted, tree_of
+from mounted import Mounted, needs_mounts
 
-pytestmark = pytest.mark.skipif(not Path("/dev/fuse").exists() or os.geteuid() != 0, reason="needs /dev/fuse and root")
+pytestmark = needs_mounts
 
 
 with_and_without_workers = pytest.mark.parametrize("node", [0, 2], indirect=True)
@@ -158,23 +156,6 @@ def test_names_that_no_file_system_has(node: Node, box: Mounted) -> None:
     assert keys(client) == {}
 
 
-def test_as_another_file_system_does(node: Node, box: Mounted, tmp_path: Path) -> None:
-    """The same calls on a folder of this machine's give the same tree, the same bytes and the same errors."""
-    other = tmp_path / "other"
-    other.mkdir()
-    rng = random.Random(7)
-    for _ in range(250):
-        _do_both(rng, box.folder, other)
-    expected = tree_of(other)
-    assert tree_of(box.folder) == expected
-    box.stop()
-    with Mounted(node.data, tmp_path / "again") as again:
-        assert tree_of(again.folder) == expected
-    files = {name: len(each[-1]) for name, each in expected.items() if each[0] == "file"}  # type: ignore[index]
-    found = keys(node.s3())
-    assert {name: size for name, size in found.items() if name in files} == files
-
-
 def test_times_of_a_change_are_those_that_the_kernel_had(node: Node, box: Mounted, tmp_path: Path) -> None:
     """Programs take a file whose ctime moved for one that was changed."""
     names = ["new", "over", "open", "set", "mode", "cut"]
@@ -202,43 +183,6 @@ def test_times_of_a_change_are_those_that_the_kernel_had(node: Node, box: Mounte
     with Mounted(node.data, tmp_path / "again") as again:
         stats = {name: (again.folder / name).stat() for name in names}
         assert {name: (found.st_mtime_ns, found.st_ctime_ns) for name, found in stats.items()} == times
-
-
-def _do_both(rng: random.Random, one: Path, other: Path) -> None:
-    names = ["a", "b", "c", "a/a", "a/b", "b/a", "a/a/a"]
-    name, second = rng.choice(names), rng.choice(names)
-    kind, seed = rng.randrange(10), rng.random()
-    found = [_do(kind, random.Random(seed), folder / name, folder / second) for folder in (one, other)]
-    assert found[0] == found[1], (kind, name, second)
-
-
-def _do(kind: int, rng: random.Random, path: Path, second: Path) -> object:
-    """Result or error of a call."""
-    try:
-        match kind:
-            case 0:
-                path.mkdir()
-            case 1 | 2:
-                path.write_bytes(rng.randbytes(rng.randrange(300_000)))
-            case 3:
-                with path.open("r+b") as file:
-                    file.seek(rng.randrange(400_000))
-                    file.write(rng.randbytes(rng.randrange(20_000)))
-            case 4:
-                os.truncate(path, rng.randrange(300_000))
-            case 5:
-                path.unlink()
-            case 6:
-                path.rmdir()
-            case 7:
-                path.rename(second)
-            case 8:
-                os.link(path, second)
-            case _:
-                path.chmod(rng.choice([0o600, 0o755]))
-    except OSError as error:
-        return error.errno
-    return None
 
 
 def test_many_read_at_a_time(node: Node, box: Mounted) -> None:
@@ -335,29 +279,11 @@ def test_empty_directories_are_keys(node: Node, box: Mounted) -> None:
     client.delete_bucket(Bucket="box")
 
 
-def test_programs_work_on_it(node: Node, box: Mounted) -> None:
-    top = box.folder
-    connection = sqlite3.connect(top / "rows.db")
-    connection.execute("pragma journal_mode=delete")
-    connection.execute("create table row (id integer primary key, text)")
-    for number in range(20):
-        with connection:
-            connection.execute("insert into row (text) values (?)", ("x" * 100 * number,))
-    assert connection.execute("pragma integrity_check").fetchone() == ("ok",)
-    connection.close()
-    (top / "mapped").write_bytes(bytes(100_000))
-    with (top / "mapped").open("r+b") as file, mmap.mmap(file.fileno(), 0) as mapped:
-        mapped[50_000:50_005] = b"bytes"
-        mapped.flush()
-    assert (top / "mapped").read_bytes()[50_000:50_005] == b"bytes"
-    assert body(node.s3(), "mapped")[50_000:50_005] == b"bytes"
+def test_capabilities_of_files_are_none(box: Mounted) -> None:
+    """The kernel asks for them before each write."""
+    (box.folder / "file").touch()
     with pytest.raises(OSError, match=os.strerror(errno.EOPNOTSUPP)):
-        os.getxattr(top / "mapped", "security.capability")
-    source = Path(__file__).parent.parent / "support"
-    subprocess.run(["tar", "-C", source, "-cf", top / "all.tar", "."], check=True)
-    (top / "out").mkdir()
-    subprocess.run(["tar", "-C", top / "out", "-xf", top / "all.tar"], check=True)
-    subprocess.run(["diff", "-r", source, top / "out"], check=True)
+        os.getxattr(box.folder / "file", "security.capability")
 
 
 def test_a_mount_that_is_killed_has_lost_nothing_that_was_synced(node: Node, tmp_path: Path) -> None:

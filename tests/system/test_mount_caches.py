@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -224,54 +223,3 @@ def _until(is_so: Callable[[], bool]) -> None:
     while not is_so():
         assert time.monotonic() < deadline_s
         time.sleep(0.05)
-
-
-RACER = """
-import os, sys, time
-top, mine, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
-end_s, worst_s, count = time.monotonic() + seconds, 0.0, 0
-while time.monotonic() < end_s:
-    path = f"{top}/{(count + mine) % 10}"
-    begun_s = time.monotonic()
-    try:
-        if count % 3:
-            os.close(os.open(path, os.O_CREAT | os.O_WRONLY))
-        else:
-            os.unlink(path)
-    except (FileNotFoundError, FileExistsError):
-        pass
-    worst_s = max(worst_s, time.monotonic() - begun_s)
-    count += 1
-print(count, worst_s)
-"""
-
-
-@pytest.mark.parametrize("seconds", [3, pytest.param(60, marks=pytest.mark.soak)])
-def test_eight_processes_and_s3_at_the_same_names(node: Node, box: Mounted, seconds: int) -> None:
-    """No deadlock of create and unlink with what S3 has the kernel forget; at the end both sides agree."""
-    client, top = node.s3(), box.folder
-    racers = [
-        subprocess.Popen(
-            [sys.executable, "-c", RACER, str(top), str(mine), str(seconds)], stdout=subprocess.PIPE, text=True
-        )
-        for mine in range(8)
-    ]
-    deadline_s, worst_s, count = time.monotonic() + seconds, 0.0, 0
-    while time.monotonic() < deadline_s:
-        begun_s = time.monotonic()
-        if count % 2:
-            client.put_object(Bucket="box", Key=str(count % 10), Body=b"%d" % count)
-        else:
-            client.delete_object(Bucket="box", Key=str(count * 7 % 10))
-        worst_s = max(worst_s, time.monotonic() - begun_s)
-        count += 1
-    said = [racer.communicate(timeout=60)[0].split() for racer in racers]
-    assert all(racer.returncode == 0 for racer in racers)
-    assert min(int(calls) for calls, _ in said) > 5 * seconds
-    # a stall would take the two seconds that S3 waits for a mount
-    assert max(worst_s, *(float(each) for _, each in said)) < 1.9, (worst_s, said)
-    listed = {each["Key"]: each["Size"] for each in client.list_objects_v2(Bucket="box").get("Contents", ())}
-    assert {each.name: each.stat().st_size for each in top.iterdir()} == listed
-    assert {name: (top / name).exists() for name in map(str, range(10))} == {
-        name: name in listed for name in map(str, range(10))
-    }

@@ -1,0 +1,450 @@
+"""A bucket as a mount and as S3 at once, beside a local folder on which the same is done: after each step all agree.
+
+The local folder is the model: what its own file system does with a call is what the mount has to do. Of a file that is
+open S3 shows what it held when it was synced or closed last, or later.
+"""
+
+import errno
+import os
+import random
+import stat
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from mounted import fetched, listed
+
+LONG: Final = "n" * 255
+NAMES: Final = ("a", "b", "d", "d/a", "d/a", "d/e/a", LONG)
+OPEN_MAX: Final = 2
+SHORTEN_S_MAX: Final = 120.0
+_OLD_NS: Final = 10**18
+"""Times that are set are no later, in 2001; all others are those of the test."""
+_FLAGS: Final = (
+    os.O_RDONLY,
+    os.O_RDWR,
+    os.O_RDWR,
+    os.O_RDWR | os.O_CREAT,
+    os.O_RDWR | os.O_CREAT | os.O_EXCL,
+    os.O_RDWR | os.O_CREAT | os.O_TRUNC,
+    os.O_RDWR | os.O_APPEND,
+)
+Name = str | int
+"""A number is one of the names that are there."""
+
+
+def data_of(seed: int, length: int) -> bytes:
+    return random.Random(seed).randbytes(length)
+
+
+class BothViews:
+    """Steps, and what holds after each."""
+
+    def __init__(self, client: Any, mounted: Path, local: Path) -> None:
+        """`mounted`: in the root of the mount of the bucket `box`; `local`: elsewhere, so named. Both are made."""
+        mounted.mkdir()
+        local.mkdir()
+        self._client = client
+        self._mounted, self._local = mounted, local
+        self._prefix = mounted.name + "/"
+        self._open: list[tuple[int, int]] = []
+        """Descriptors here and there."""
+        self._states: dict[int, list[bytes]] = {}
+        """What files have held since they were published last, by their numbers in the local folder."""
+        self._made_by_s3: set[int] = set()
+        """Directories that go with their last key."""
+        self._seen: dict[str, tuple[str, bytes]] = {}
+        """(etag, body) of objects when they were read last."""
+        self._there: list[str] = []
+
+    def __enter__(self) -> "BothViews":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for both in self._open:
+            for number in both:
+                os.close(number)
+
+    def step(self, step: "Step") -> None:
+        """One step, and all is compared. Steps of open files do nothing when there is none."""
+        if "pick" not in step.arguments or self._open:
+            getattr(self, step.what)(**step.arguments)
+        self.all_agree()
+
+    # -- what all steps do -----------------------------------------------------------------------------------------
+
+    def _both(self, call: Callable[[Path], object]) -> bool:
+        """The same here and there, with the same result or error. Whether it was done."""
+        return self._same([lambda top=top: call(top) for top in (self._mounted, self._local)])  # type: ignore[misc]
+
+    def _both_open(self, pick: int, call: Callable[[int], object]) -> bool:
+        """The same, of an open file."""
+        return self._same([lambda number=number: call(number) for number in self._open[pick]])  # type: ignore[misc]
+
+    def _same(self, calls: list[Callable[[], object]]) -> bool:
+        found: list[object] = []
+        is_done = True
+        for call in calls:
+            try:
+                found.append(call())
+            except OSError as error:
+                found.append(errno.errorcode[error.errno or 0])
+                is_done = False
+        assert found[0] == found[1], f"{found[0]!r:.100} on the mount, {found[1]!r:.100} locally"
+        return is_done
+
+    def _touch(self, *names: str | Path) -> None:
+        """Something in the directories of these was made or removed through the mount: they stay."""
+        for name in names:
+            self._made_by_s3.discard(os.stat((self._local / name).parent).st_ino)
+
+    def _number(self, name: str) -> int:
+        """Of what the name leads to, 0: nothing."""
+        try:
+            return os.stat(self._local / name).st_ino
+        except OSError:
+            return 0
+
+    def _published(self, number: int) -> None:
+        self._states.pop(number, None)
+
+    def _name(self, name: Name) -> str:
+        return name if isinstance(name, str) else [*self._there, "a"][name % (len(self._there) + 1)]
+
+    # -- entries ---------------------------------------------------------------------------------------------------
+
+    def make(self, name: Name, leads_to: str) -> None:
+        """A symbolic link, or a directory."""
+        name = self._name(name)
+        if self._both(lambda top: os.symlink(leads_to, top / name) if leads_to else (top / name).mkdir()):
+            self._touch(name)
+
+    def remove(self, name: Name, is_directory: bool) -> None:
+        name = self._name(name)
+        if self._both(lambda top: (top / name).rmdir() if is_directory else (top / name).unlink()):
+            self._touch(name)
+
+    def rename(self, name: Name, new: Name) -> None:
+        name, new = self._name(name), self._name(new)
+        before = [os.path.lexists(self._local / each) and os.lstat(self._local / each).st_ino for each in (name, new)]
+        directory = (self._local / name).parent
+        if self._both(lambda top: os.rename(top / name, top / new)) and before[0] != before[1]:
+            self._made_by_s3.discard(os.stat(directory).st_ino)
+            self._touch(new)
+
+    def link(self, name: Name, new: Name) -> None:
+        name, new = self._name(name), self._name(new)
+        if self._both(lambda top: os.link(top / name, top / new)):
+            self._touch(new)
+
+    def change(self, name: Name, what: str, seed: int) -> None:
+        """Attributes."""
+        name, which = self._name(name), f"user.t.{seed % 2}"
+
+        def call(top: Path) -> None:
+            match what:
+                case "mode":
+                    (top / name).chmod((0o600, 0o644, 0o755, 0)[seed % 4])
+                case "owner":
+                    os.chown(top / name, seed % 3, seed % 5)
+                case "times":
+                    os.utime(top / name, ns=(_OLD_NS, _OLD_NS - seed))
+                case "remove":
+                    os.removexattr(top / name, which)
+                case _:
+                    how = {"set": 0, "create": os.XATTR_CREATE, "replace": os.XATTR_REPLACE}[what]
+                    os.setxattr(top / name, which, data_of(seed, seed % 300), how)
+
+        if self._both(call):
+            self._made_by_s3.discard(self._number(name))
+
+    # -- bytes -----------------------------------------------------------------------------------------------------
+
+    def write_anew(self, name: Name, seed: int, length: int) -> None:
+        name = self._name(name)
+        is_new, data = not self._number(name), data_of(seed, length)
+        if self._both(lambda top: (top / name).write_bytes(data)):
+            if is_new:
+                self._touch(os.path.realpath(self._local / name))
+            self._published(self._number(name))
+
+    def write_over(self, name: Name, seed: int, length: int, offset: int | None) -> None:
+        """`offset` None: at the end."""
+        name, data = self._name(name), data_of(seed, length)
+
+        def write(top: Path) -> None:
+            number = os.open(top / name, os.O_RDWR | (os.O_APPEND if offset is None else 0))
+            try:
+                os.pwrite(number, data, offset or 0)
+            finally:
+                os.close(number)
+
+        if self._both(write):
+            self._published(self._number(name))
+
+    def truncate(self, name: Name, length: int) -> None:
+        name = self._name(name)
+        self._both(lambda top: os.truncate(top / name, length))
+
+    # -- open files ------------------------------------------------------------------------------------------------
+
+    def open(self, name: Name, flags: int) -> None:
+        if len(self._open) == OPEN_MAX:
+            self.close(0)
+        name = self._name(name)
+        is_new, opened = not self._number(name), list[int]()
+
+        def open_it(top: Path) -> None:
+            opened.append(os.open(top / name, flags, 0o644))
+
+        if self._both(open_it):
+            self._open.append((opened[0], opened[1]))
+            if is_new:
+                self._touch(os.path.realpath(self._local / name))
+
+    def close(self, pick: int) -> None:
+        here, there = self._open.pop(pick % len(self._open))
+        number = os.fstat(there).st_ino
+        os.close(here)
+        os.close(there)
+        self._published(number)
+
+    def sync(self, pick: int, only_data: bool) -> None:
+        pick %= len(self._open)
+        self._both_open(pick, os.fdatasync if only_data else os.fsync)
+        self._published(os.fstat(self._open[pick][1]).st_ino)
+
+    def write_open(self, pick: int, seed: int, length: int, offset: int | None) -> None:
+        """`offset` None: where the last one ended, or at the end."""
+        data = data_of(seed, length)
+        self._both_open(
+            pick % len(self._open),
+            lambda number: os.write(number, data) if offset is None else os.pwrite(number, data, offset),
+        )
+
+    def truncate_open(self, pick: int, length: int) -> None:
+        self._both_open(pick % len(self._open), lambda number: os.ftruncate(number, length))
+
+    def read_open(self, pick: int, length: int, offset: int | None) -> None:
+        """It may have no name any more, or another file may have it."""
+        pick %= len(self._open)
+        self._both_open(pick, lambda number: os.pread(number, length, offset or 0))
+        self._both_open(pick, lambda number: os.read(number, length))
+        if stat.S_ISREG(os.fstat(self._open[pick][1]).st_mode):
+            self._both_open(pick, lambda number: (os.fstat(number).st_size, os.fstat(number).st_nlink))
+
+    # -- S3 --------------------------------------------------------------------------------------------------------
+
+    def put(self, name: Name, seed: int, length: int, in_parts: bool) -> None:
+        """`in_parts`: a multipart upload, which is of one part and begun just now."""
+        name = self._name(name)
+        if not self._can_be_put(name):
+            return
+        place, data = {"Bucket": "box", "Key": self._prefix + name}, data_of(seed, length)
+        if in_parts:
+            upload = self._client.create_multipart_upload(**place)["UploadId"]
+            part = self._client.upload_part(**place, UploadId=upload, PartNumber=1, Body=data)
+            parts = [{"PartNumber": 1, "ETag": part["ETag"]}]
+            self._client.complete_multipart_upload(**place, UploadId=upload, MultipartUpload={"Parts": parts})
+        else:
+            self._client.put_object(**place, Body=data)
+        self._put_locally(name, data)
+
+    def copy(self, name: Name, new: Name) -> None:
+        name, new = self._name(name), self._name(new)
+        source = self._local / name
+        is_file = source.is_file() and not source.is_symlink() and self._is_plain(name)
+        if name == new or not is_file or not self._can_be_put(new):
+            return
+        copied = self._client.copy_object(
+            Bucket="box", Key=self._prefix + new, CopySource={"Bucket": "box", "Key": self._prefix + name}
+        )
+        etag, size = listed(self._client, self._prefix + new)[""]
+        assert etag == copied["CopyObjectResult"]["ETag"]
+        body = fetched(self._client, self._prefix + new, etag, size)
+        assert body in self._states[source.stat().st_ino], "a copy of what it never was"
+        self._put_locally(new, body)
+
+    def delete(self, name: Name) -> None:
+        name = self._name(name)
+        self._client.delete_object(Bucket="box", Key=self._prefix + name)
+        path = self._local / name
+        if not self._is_plain(name) or not os.path.lexists(path) or (path.is_dir() and not path.is_symlink()):
+            return
+        path.unlink()
+        while (path := path.parent).stat().st_ino in self._made_by_s3 and not os.listdir(path):
+            path.rmdir()
+
+    def _is_plain(self, name: str) -> bool:
+        """The key is that of the name: no symbolic links are on the way."""
+        parents = [self._local / parent for parent in Path(name).parents[:-1]]
+        return all(stat.S_ISDIR(parent.lstat().st_mode) for parent in parents if os.path.lexists(parent))
+
+    def _can_be_put(self, name: str) -> bool:
+        """What is there then is what a local file system can have: no file below a file or beside a directory."""
+        path = self._local / name
+        return self._is_plain(name) and (path.is_symlink() or not path.is_dir())
+
+    def _put_locally(self, name: str, data: bytes) -> None:
+        path = self._local / name
+        for parent in reversed(path.relative_to(self._local).parents[:-1]):
+            if not (self._local / parent).exists():
+                (self._local / parent).mkdir()
+                (self._local / parent).chmod(0o755)
+                self._made_by_s3.add((self._local / parent).stat().st_ino)
+        new = self._local / "new"
+        new.write_bytes(data)
+        new.chmod(0o644)
+        new.rename(path)
+
+    # -- what holds ------------------------------------------------------------------------------------------------
+
+    def all_agree(self) -> None:
+        expected = shown(self._local)
+        here = shown(self._mounted)
+        differing = {name: (here.get(name), expected.get(name)) for name in {*here, *expected}}
+        assert here == expected, {name: both for name, both in differing.items() if both[0] != both[1]}
+        self._there = list(expected)
+        paths = [self._local / name for name in expected]
+        self._made_by_s3 &= {path.stat().st_ino for path in paths if path.is_dir()}
+        self._note_states(paths)
+        keys = listed(self._client, self._prefix)
+        files = {name for name, about in expected.items() if about[0] != "folder"}
+        # an empty folder is a key that ends in a slash
+        folders = [self._local, *(path for path in paths if path.is_dir() and not path.is_symlink())]
+        empty = {f"{path.relative_to(self._local)}/".removeprefix("./") for path in folders if not any(path.iterdir())}
+        assert set(keys) == files | empty
+        keys = {key: keys[key] for key in files}
+        for key, (etag, size) in keys.items():
+            path = self._local / key
+            states = [os.readlink(path).encode()] if path.is_symlink() else self._states[path.stat().st_ino]
+            before = self._seen.get(key)
+            if before is None or before[0] != etag or before[1] != states[0]:
+                self._seen[key] = etag, fetched(self._client, self._prefix + key, etag, size)
+            body = self._seen[key][1]
+            assert body in states, f"{key}: S3 shows neither what was published nor what came later"
+            del states[: states.index(body)]
+
+    def _note_states(self, paths: list[Path]) -> None:
+        are_open = {os.fstat(there).st_ino for _, there in self._open}
+        files = {path.stat().st_ino: path for path in paths if path.is_file() and not path.is_symlink()}
+        before, self._states = self._states, {}
+        for number, path in files.items():
+            data = path.read_bytes()
+            states = before.get(number, []) if number in are_open else []
+            self._states[number] = states if data in states[-1:] else [*states, data]
+
+
+def shown(folder: Path) -> dict[str, tuple[object, ...]]:
+    """What a folder holds, to the attributes that both views can be asked for."""
+    found: dict[str, tuple[object, ...]] = {}
+    for path in sorted(folder.rglob("*")):
+        about = path.lstat()
+        owner = stat.S_IMODE(about.st_mode), about.st_uid, about.st_gid, about.st_nlink
+        name = os.fspath(path.relative_to(folder))
+        if path.is_symlink():
+            found[name] = "link", os.readlink(path)
+            continue
+        attributes = {
+            each: os.getxattr(path, each) for each in sorted(os.listxattr(path)) if each.startswith("user.t.")
+        }
+        if path.is_dir():
+            found[name] = "folder", owner, attributes
+            continue
+        is_old = about.st_mtime_ns <= _OLD_NS
+        found[name] = "file", owner, attributes, is_old and about.st_mtime_ns, about.st_size, path.read_bytes()
+    return found
+
+
+# -- runs ----------------------------------------------------------------------------------------------------------
+
+
+class Step(NamedTuple):
+    what: str
+    arguments: dict[str, Any]
+
+    def __str__(self) -> str:
+        return f"{self.what}({', '.join(f'{name}={value!r}' for name, value in self.arguments.items())})"
+
+
+_WEIGHTS: Final = {
+    "make": 3,
+    "remove": 5,
+    "rename": 5,
+    "link": 3,
+    "change": 4,
+    "write_anew": 6,
+    "write_over": 7,
+    "truncate": 4,
+    "open": 8,
+    "close": 2,
+    "sync": 3,
+    "write_open": 8,
+    "truncate_open": 5,
+    "read_open": 5,
+    "put": 10,
+    "copy": 4,
+    "delete": 5,
+}
+_ARGUMENTS: Final[dict[str, Callable[[random.Random], object]]] = {
+    "name": lambda rng: rng.choice(NAMES) if rng.random() < 0.4 else rng.randrange(32),
+    "new": lambda rng: rng.choice(NAMES) if rng.random() < 0.6 else rng.randrange(32),
+    "leads_to": lambda rng: rng.choice(("", "", "", "a", "d/a", "../a", "nowhere", ".")),
+    "is_directory": lambda rng: rng.random() < 0.3,
+    "what": lambda rng: rng.choice(("mode", "owner", "times", "set", "create", "replace", "remove")),
+    "seed": lambda rng: rng.randrange(1 << 16),
+    "length": lambda rng: rng.choice((0, 1, 100, 4096, 10_000, 70_001, 200_000)),
+    "offset": lambda rng: rng.choice((None, 0, 1, 4095, 50_000, 150_000)),
+    "flags": lambda rng: rng.choice(_FLAGS),
+    "pick": lambda rng: rng.randrange(OPEN_MAX),
+    "only_data": lambda rng: rng.random() < 0.5,
+    "in_parts": lambda rng: rng.random() < 0.3,
+}
+
+
+def steps_of(seed: int, count: int) -> list[Step]:
+    rng = random.Random(seed)
+    found = []
+    for what in rng.choices(list(_WEIGHTS), list(_WEIGHTS.values()), k=count):
+        code = getattr(BothViews, what).__code__
+        names = code.co_varnames[1 : code.co_argcount]
+        found.append(Step(what, {name: _ARGUMENTS[name](rng) for name in names}))
+    return found
+
+
+def run(make: Callable[[], BothViews], seed: int, count: int) -> None:
+    """Random steps on what `make` gives, which is new each time. Raises AssertionError that names the steps."""
+    steps = steps_of(seed, count)
+    failure = failure_of(make, steps)
+    if failure is not None:
+        steps = shortest(make, steps)
+        told = "\n".join(map(str, steps))
+        raise AssertionError(f"seed {seed} fails after\n{told}\nwith {failure_of(make, steps) or failure}")
+
+
+def failure_of(make: Callable[[], BothViews], steps: list[Step]) -> Exception | None:
+    """What a run ends with, None when all went well."""
+    with make() as views:
+        try:
+            for step in steps:
+                views.step(step)
+        except Exception as error:
+            return error
+    return None
+
+
+def shortest(make: Callable[[], BothViews], steps: list[Step]) -> list[Step]:
+    """Those steps without which it does not fail, as far as they are found in time."""
+    until_s = time.monotonic() + SHORTEN_S_MAX
+    size = len(steps) // 2
+    while size and time.monotonic() < until_s:
+        at = 0
+        while at < len(steps) and time.monotonic() < until_s:
+            fewer = steps[:at] + steps[at + size :]
+            if failure_of(make, fewer) is not None:
+                steps = fewer
+            else:
+                at += size
+        size //= 2
+    return steps
