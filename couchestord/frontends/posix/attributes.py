@@ -10,6 +10,7 @@ from couchestord.store.values import decode_attributes
 FILE_MODE: Final = 0o644
 DIRECTORY_MODE: Final = 0o755
 """Of what S3 made, where nobody said another."""
+_NS_MAX: Final = (1 << 63) - 1
 ID_MAX: Final = (1 << 32) - 2
 """Of users and groups. The next one stands for none."""
 
@@ -73,3 +74,8 @@ def _digits(said: Mapping[str, str], name: str) -> str:
     """Empty for what is no number, or a very long one."""
     text = said.get(name, "")
     return text if text.isascii() and text.isdigit() and len(text) <= 12 else ""
+
+
+def nearest_ns(time_ns: int) -> int:
+    """A time that can be kept: those of the years 1678 to 2261 can."""
+    return max(-_NS_MAX, min(time_ns, _NS_MAX))

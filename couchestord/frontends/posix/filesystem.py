@@ -17,7 +17,7 @@ import trio
 
 from couchestord.clock import Clock
 from couchestord.errors import EntryExists, NameTooLong, NoSuchEntry, NoSuchXattr, NotPermitted, Unavailable
-from couchestord.frontends.posix.attributes import DIRECTORY_MODE, Stat, stat_of
+from couchestord.frontends.posix.attributes import DIRECTORY_MODE, Stat, nearest_ns, stat_of
 from couchestord.frontends.posix.listing import PARENT, SELF, OpenDirectory
 from couchestord.frontends.posix.openfiles import OpenFiles
 from couchestord.io import filerequests as fr
@@ -252,8 +252,12 @@ class FileSystem(OpenFiles):
         modified_ns: int | None = None,
         changed_ns: int | None = None,
     ) -> Stat:
-        """See `ChangeInode`; with `size` the file is cut or made longer. Raises IsADirectory."""
+        """See `ChangeInode`; with `size` the file is cut or made longer. A time that cannot be kept becomes the nearest
+        that can. Raises IsADirectory.
+        """
         id_ = self._id(ino)
+        accessed_ns = nearest_ns(accessed_ns) if accessed_ns is not None else None
+        modified_ns = nearest_ns(modified_ns) if modified_ns is not None else None
         if size is not None:
             await self._truncate(id_, size, modified_ns)
             modified_ns = None

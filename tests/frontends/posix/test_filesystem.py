@@ -180,6 +180,20 @@ async def test_times_that_are_set_while_a_file_is_written_are_published(tmp_path
         assert system.stat(made.ino).uid == 7
 
 
+@pytest.mark.parametrize("asked_ns", [1 << 63, 1 << 64, -(1 << 65)])
+async def test_times_that_cannot_be_kept_become_the_nearest(tmp_path: Path, asked_ns: int) -> None:
+    nearest_ns = (1 << 63) - 1 if asked_ns > 0 else 1 - (1 << 63)
+    async with mounted(tmp_path) as (_, system):
+        handle, made = await system.create(ROOT, b"f", 0o600, ME)
+        found = await system.change(made.ino, modified_ns=asked_ns, accessed_ns=asked_ns)
+        assert (found.modified_ns, found.accessed_ns) == (nearest_ns, nearest_ns)
+        await system.write(handle, 0, b"x")
+        await system.change(made.ino, modified_ns=asked_ns)
+        await system.close(handle)
+        found = system.stat(made.ino)
+        assert (found.modified_ns, found.accessed_ns, found.size) == (nearest_ns, nearest_ns, 1)
+
+
 async def test_unlinked_while_open(tmp_path: Path) -> None:
     async with mounted(tmp_path) as (store, system):
         await store.put("box", b"f", body_of(200_000))
