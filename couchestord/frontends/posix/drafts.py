@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+from couchestord.errors import EntityTooLarge
 from couchestord.io.fileoutcomes import Lay
+from couchestord.model import OBJECT_BYTES_MAX
 
 CONTENT_BYTES_MAX: Final = 1 << 20
 """Runs shorter than that share a content: one row for each would cost more than it is worth. A content stays as long
@@ -214,12 +216,14 @@ class Draft:
         return self._below is not None
 
     def write(self, offset: int, data: bytes, now_ns: int) -> None:
-        """See `Layer.write`."""
+        """See `Layer.write`. Raises EntityTooLarge, as `truncate` does: who could not publish it is told at once."""
+        _check_size(offset + len(data))
         self._top.write(offset, data)
         self._touch(now_ns)
 
     def truncate(self, size: int, now_ns: int) -> None:
         """See `Layer.truncate`."""
+        _check_size(size)
         self._top.truncate(size)
         self._touch(now_ns)
 
@@ -249,3 +253,8 @@ class Draft:
         assert below is not None
         below.lay(self._top)
         self._top, self._below, self.is_dirty = below, None, True
+
+
+def _check_size(size: int) -> None:
+    if size > OBJECT_BYTES_MAX:
+        raise EntityTooLarge(f"a file has at most {OBJECT_BYTES_MAX} bytes")

@@ -14,6 +14,7 @@ from couchestord import errors
 from couchestord.frontends.posix.filesystem import ROOT, Caller, FileSystem, Room
 from couchestord.io import filerequests as fr
 from couchestord.io.catalog.changes import Changes
+from couchestord.model import OBJECT_BYTES_MAX
 from couchestord.store import ObjectStore
 from couchestord.store.mounts import Claim
 
@@ -145,6 +146,21 @@ async def test_cutting_and_making_longer(tmp_path: Path) -> None:
         assert await read(store, b"f") == b"0123ab\0\0"
         with pytest.raises(errors.IsADirectory):
             await system.change(ROOT, size=0)
+
+
+async def test_what_is_too_long_is_refused_and_the_rest_is_published(tmp_path: Path) -> None:
+    async with mounted(tmp_path) as (store, system):
+        handle, made = await system.create(ROOT, b"f", 0o600, ME)
+        await system.write(handle, 0, b"bytes")
+        with pytest.raises(errors.EntityTooLarge):
+            await system.write(handle, OBJECT_BYTES_MAX, b"x")
+        with pytest.raises(errors.EntityTooLarge):
+            await system.change(made.ino, size=OBJECT_BYTES_MAX + 1)
+        await system.close(handle)
+        assert await read(store, b"f") == b"bytes"
+        with pytest.raises(errors.EntityTooLarge):
+            await system.change(made.ino, size=OBJECT_BYTES_MAX + 1)
+        assert (await system.change(made.ino, size=OBJECT_BYTES_MAX)).size == OBJECT_BYTES_MAX
 
 
 async def test_opening_with_truncate(tmp_path: Path) -> None:
