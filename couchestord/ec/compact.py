@@ -28,10 +28,14 @@ class CompactOptions:
     """A sealed segment with less of its room in use is emptied."""
     gain_ratio_max: float = 0.75
     """... when what is left takes at most so much of its room in another one."""
+    live_ratio_pressed: float = 0.75
+    gain_ratio_pressed: float = 0.9
+    """The same while the disks are nearly full."""
     batch_bytes: int = 8 << 20
     batch_extents: int = 1024
     drops_per_step_max: int = 16
-    interval_s: float = 10.0
+    interval_s: float = 2.0
+    interval_pressed_s: float = 0.5
 
 
 class Compactor:
@@ -52,39 +56,54 @@ class Compactor:
         throttle: Throttle,
         options: CompactOptions = CompactOptions(),
         is_unseen: Callable[[int], bool] = lambda _: True,
+        is_pressed: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`is_unseen`: whether no reader elsewhere may still find the segment that is dead here."""
+        """`is_unseen`: whether no reader elsewhere may still find the segment that is dead here. `is_pressed`: whether
+        the disks are nearly full.
+        """
         self._is_unseen = is_unseen
+        self._is_pressed = is_pressed
+        self._was_pressed = False
         self._catalog = catalog
         self._disks = disks
         self._pool = pool
         self._submit = submit
         self._throttle = throttle
         self._options = options
-        self._mover = Mover(pool, submit)
+        self._mover = Mover(pool, submit, dips=True)
         self._stuck: dict[int, set[int]] = {}
         self._passed_over: dict[int, int] = {}
         """Live bytes of thin segments when they were found not worth emptying."""
+        self._awaits_readers = False
+        self._trouble = ""
+        """Why the last step failed."""
+        self.has_work = False
+        """Whether the last step found something to do, and could."""
         self.dropped_segments_count = 0
         self.moved_extents_count = 0
 
     @property
     def interval_s(self) -> float:
-        return self._options.interval_s
+        return self._options.interval_pressed_s if self._was_pressed else self._options.interval_s
 
     async def work(self) -> Progress:
         """Drop some dead segments, or move a batch out of a dying one."""
         try:
             if await self._drop_dead():
+                self.has_work = True
                 return Progress.BUSY
             row = await self._find_dying()
+            self.has_work = row is not None or self._awaits_readers
             if row is None:
                 return Progress.IDLE
-            if not self._throttle.is_open():
+            if not self._throttle.is_open(urgent=self._was_pressed):
                 return Progress.THROTTLED
             return await self._empty(row)
         except (NoSpace, Unavailable) as error:
-            log.warning("compaction was put off", reason=str(error))
+            if str(error) != self._trouble:
+                log.warning("compaction was put off", reason=str(error))
+            self._trouble = str(error)
+            self.has_work = self._awaits_readers
             return Progress.IDLE
 
     # -- dead ----------------------------------------------------------------------------------------------------------
@@ -94,6 +113,7 @@ class Compactor:
         limit = self._options.drops_per_step_max + self._pool.pinned_count
         dead = [row for row in self._catalog.segments_dead(limit) if not self._pool.is_pinned(row.id)]
         dropped = 0
+        self._awaits_readers = bool(dead)
         for row in dead[: self._options.drops_per_step_max]:
             # asked in this order: who reads on for long has pinned it when nobody else sees it
             is_free = self._is_unseen(row.id) and not self._pool.is_pinned(row.id)
@@ -144,8 +164,11 @@ class Compactor:
 
     async def _find_dying(self) -> SegmentRow | None:
         """The emptiest segment that is worth the work. One that is not is not looked at again until it changes."""
+        if self._is_pressed() != self._was_pressed:
+            self._was_pressed = not self._was_pressed
+            self._passed_over.clear()
         limit = CANDIDATES_MAX + len(self._passed_over)
-        for row in self._catalog.segments_thin(int(self._options.live_ratio_min * PAGE_BYTES), limit):
+        for row in self._catalog.segments_thin(int(self._live_ratio * PAGE_BYTES), limit):
             if self._passed_over.get(row.id) == row.live_bytes:
                 continue
             if await self._is_worth_it(row) and self._extents(row):
@@ -153,20 +176,25 @@ class Compactor:
             self._passed_over[row.id] = row.live_bytes
         return None
 
+    @property
+    def _live_ratio(self) -> float:
+        return self._options.live_ratio_pressed if self._was_pressed else self._options.live_ratio_min
+
     async def _is_worth_it(self, row: SegmentRow) -> bool:
         """Little of its room is in use, and what is left takes clearly less elsewhere, so that compaction ends: where
         stripes or extents are small, headers and the ends of pages are most of the room however they are packed.
         """
         pages = await self._pages(row)
-        if row.live_bytes >= self._options.live_ratio_min * max(0, pages - 1) * PAGE_BYTES * row.k:
+        if row.live_bytes >= self._live_ratio * max(0, pages - 1) * PAGE_BYTES * row.k:
             return False
         options, live_bytes = self._options, row.live_bytes
+        gain_ratio = options.gain_ratio_pressed if self._was_pressed else options.gain_ratio_max
         batches = (
             1 + self._catalog.extents_count(row.id) // options.batch_extents + 2 * live_bytes // options.batch_bytes
         )
         # two stripes in a row hold more than one stripe's bytes; each has a page of header and one that is not full
         stripes = batches + 2 * live_bytes // row.stripe_bytes
-        return live_bytes / (PAGE_BYTES * row.k) + 2 * stripes <= options.gain_ratio_max * pages
+        return live_bytes / (PAGE_BYTES * row.k) + 2 * stripes <= gain_ratio * pages
 
     async def _pages(self, row: SegmentRow) -> int:
         """Pages of each shard file, its header's included."""
@@ -209,6 +237,7 @@ class Compactor:
 
         moved = await self._mover.move(self._extents(row), read, policy=row.policy)
         self._throttle.spend(2 * moved.written_bytes)
+        self._trouble = ""
         self.moved_extents_count += moved.moved_count
         if moved.unreadable:
             self._stuck.setdefault(row.id, set()).update(extent.id for extent in moved.unreadable)

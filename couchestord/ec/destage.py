@@ -34,8 +34,8 @@ class Destager:
     """Steps through the extents that lie in the journal, oldest first. Trimming the journal is not its part.
 
     A pass begins when the journal is fuller than the threshold, when the interval is over, or when `force` asks for it;
-    it ends when nothing is left. Only a pass of the last two kinds writes a stripe that is not full. An extent that
-    cannot be read is skipped and counted, and tried again in the next pass.
+    it ends when nothing is left. One of the first kind writes a stripe that is not full only when no other is to be
+    written. An extent that cannot be read is skipped and counted, and tried again in the next pass.
     """
 
     name = "destage"
@@ -58,6 +58,8 @@ class Destager:
         self._due: float | None = None
         self._forced = False
         self._passing = False
+        self._is_fruitless = True
+        """Nothing was moved since the pass began."""
         self._short = False
         self._skipped: set[int] = set()
         self.moved_extents_count = 0
@@ -84,12 +86,13 @@ class Destager:
         if more and not cut_by_bytes:
             leave_short = False  # so many tiny ones: they are a stripe's worth of work
         progressed = await self._move_all(batch, leave_short)
-        if cut_by_bytes and not progressed:
-            # no policy had its share of the batch fill a stripe: short ones it is, or nothing would ever move
+        if not progressed and (cut_by_bytes or self._is_fruitless):
+            # nothing fills a stripe, but it keeps a journal that is full of what is dead: short ones it is
             left = {policy: extents for policy, extents in batch.items() if extents[0].id not in self._skipped}
             progressed = await self._move_all(left, False)
         if not progressed or len(self._skipped) > self._options.unreadable_max:
             return self._end()
+        self._is_fruitless = False
         return Progress.BUSY
 
     async def _move_all(self, batch: Mapping[int, Sequence[ExtentRow]], leave_short: bool) -> bool:
@@ -125,6 +128,7 @@ class Destager:
 
     def _end(self) -> Progress:
         self._passing = False
+        self._is_fruitless = True
         self._short = False
         self._skipped.clear()
         return Progress.IDLE

@@ -5,7 +5,7 @@ compares with the old place, so what was deleted or moved meanwhile stays as it 
 old bytes are not touched here.
 """
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
@@ -53,9 +53,11 @@ class _Batch:
 class Mover:
     """Moves extents into the segments of a pool."""
 
-    def __init__(self, pool: SegmentPool, submit: Submit) -> None:
+    def __init__(self, pool: SegmentPool, submit: Submit, *, dips: bool = False) -> None:
+        """`dips`: as for `SegmentPool.writer`."""
         self._pool = pool
         self._submit = submit
+        self._dips = dips
 
     async def move(
         self, extents: Sequence[ExtentRow], read: Read, *, policy: int = 0, leave_short: bool = False
@@ -66,7 +68,7 @@ class Mover:
         An extent that cannot be read is skipped. Raises NoSpace, TooFewDisks, and what the store's writer raises; then
         nothing is lost, and some may have moved.
         """
-        async with self._pool.writer(policy) as writer:
+        async with self._pool.writer(policy, dips=self._dips) as writer:
             batch = _Batch(writer)
             stripe_bytes = writer.policy.stripe_bytes
             for extent in extents:
@@ -130,14 +132,7 @@ class Mover:
 
     async def _commit(self, batch: _Batch) -> int:
         """Look at the headers on the disks once more, then move what is well."""
-        bad: set[Place] = set()
-        for place in sorted(batch.stripes):
-            row = batch.writer.segments[place.segment]
-            good_count = await self._pool.stripes.count_headers(row, place.stripe)
-            if good_count < batch.writer.policy.shards_min:
-                log.error("stripe was not written well", segment=row.id, stripe=place.stripe, shards=good_count)
-                bad.add(place)
-        bad_segments = {place.segment for place in bad}
+        bad_segments = await find_bad(self._pool, batch.writer, batch.stripes)
         moves = [
             ExtentMove(
                 extent.id,
@@ -151,6 +146,19 @@ class Mover:
         for at in range(0, len(moves), MOVES_PER_REQUEST_MAX):
             moved_count += await self._submit(MoveExtents(tuple(moves[at : at + MOVES_PER_REQUEST_MAX])))
         return moved_count
+
+
+async def find_bad(pool: SegmentPool, writer: StripeWriter, stripes: Iterable[Place]) -> set[int]:
+    """Look at the headers of stripes that were written and synced. Answers the segments in which too few are well: what
+    is in these must not take the place of what is elsewhere.
+    """
+    bad: set[int] = set()
+    for place in sorted(stripes):
+        good_count = await pool.stripes.count_headers(writer.segments[place.segment], place.stripe)
+        if good_count < writer.policy.shards_min:
+            log.error("stripe was not written well", segment=place.segment, stripe=place.stripe, shards=good_count)
+            bad.add(place.segment)
+    return bad
 
 
 async def _fetch(extent: ExtentRow, read: Read) -> bytes | None:

@@ -17,7 +17,7 @@ class NewSegments:
         self._segment_bytes = segment_bytes
         self._turn = disks.epoch
 
-    def is_fit(self, segment: OpenSegment, policy: Policy) -> bool:
+    def is_fit(self, segment: OpenSegment, policy: Policy, *, dips: bool = False) -> bool:
         """May it be appended to, and would a new one not be another, or have more shards?"""
         row = segment.row
         if segment.broken or segment.replaced() or segment.data_bytes >= self._segment_bytes:
@@ -25,16 +25,16 @@ class NewSegments:
         if (row.k, row.m, row.stripe_bytes) != (policy.k, policy.m, policy.stripe_bytes):
             return False
         members = self._disks.of_class(policy.disk_class)
-        roomy = members.intersection(self._disks.roomy())
+        roomy = members.intersection(self._usable(dips))
         used = [row.disks[index] for index in segment.whole()]
         wanted = min(len(roomy) * shards_per_disk(policy.shards_count, len(members)), policy.shards_count)
         return len(used) >= max(wanted, policy.shards_min) and roomy.issuperset(used)
 
-    async def choose_disks(self, policy: Policy) -> tuple[int, ...]:
+    async def choose_disks(self, policy: Policy, *, dips: bool = False) -> tuple[int, ...]:
         """The disk of each shard of a new one, -1 for none. Raises NoSpace, TooFewDisks."""
         members = self._disks.of_class(policy.disk_class)
         per_disk_max = shards_per_disk(policy.shards_count, len(members))
-        free_bytes = await self._room(policy, members, per_disk_max)
+        free_bytes = await self._room(policy, members, per_disk_max, dips)
         self._turn += 1
         return choose_disks(
             free_bytes,
@@ -45,8 +45,8 @@ class NewSegments:
             turn=self._turn,
         )
 
-    async def _room(self, policy: Policy, members: set[int], per_disk_max: int) -> dict[int, int]:
-        """Free bytes over the reserve, of the disks that may take new data."""
+    async def _room(self, policy: Policy, members: set[int], per_disk_max: int, dips: bool) -> dict[int, int]:
+        """Free bytes over the reserve, or over half of it, of the disks that may take new data."""
         least = (2 * PAGE_BYTES + shard_length(policy.stripe_bytes, policy.k)) * per_disk_max
         again = max(least, self._segment_bytes // policy.k * per_disk_max)
 
@@ -56,6 +56,11 @@ class NewSegments:
                 continue
             if self._disks.is_full(index) and room.left_bytes >= again:
                 self._disks.room_again(index)
-            if not self._disks.is_full(index) and room.left_bytes >= least:
-                free_bytes[index] = room.left_bytes
+            left_bytes = room.left_bytes + ((room.free_bytes - room.left_bytes) // 2 if dips else 0)
+            if index in self._usable(dips) and left_bytes >= least:
+                free_bytes[index] = left_bytes
         return free_bytes
+
+    def _usable(self, dips: bool) -> list[int]:
+        """Disks that new data may go to, those of which only the reserve is left too for who dips into it."""
+        return self._disks.spare() if dips else self._disks.roomy()

@@ -35,6 +35,15 @@ Submit = Callable[[Any], Awaitable[Any]]
 """Hands a request to the store's writer and answers what it answers, once it is durable and committed."""
 
 
+AwaitRoom = Callable[[], Awaitable[bool]]
+"""Waits while there may be more room soon; answers whether it has, and there is."""
+
+
+async def no_wait() -> bool:
+    """Nobody waits."""
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class SegmentOptions:
     """Sizes in bytes, of data, not of shards."""
@@ -77,16 +86,19 @@ class SegmentPool:
         self._pins: Counter[int] = Counter()
         self._new = NewSegments(disks, options.segment_bytes)
 
-    def writer(self, policy: int = 0, *, alone: bool = False) -> "StripeWriter":
+    def writer(
+        self, policy: int = 0, *, alone: bool = False, dips: bool = False, await_room: AwaitRoom = no_wait
+    ) -> "StripeWriter":
         """A stream's writer under a policy as it is now, an async context manager. Waits for its turn at the first
         append.
 
-        `alone`: in segments of its own, sealed behind it, for what goes all at once.
+        `alone`: in segments of its own, sealed behind it, for what goes all at once. `dips`: it makes room, and may
+        take half of the reserve. `await_room`: called when there is no room.
 
         Keep the context open until the mutation that references its stripes has been committed (`release` gives the
         segment to others before that): until then no background job may drop what is not referenced yet.
         """
-        return StripeWriter(self, self._policies(policy), alone)
+        return StripeWriter(self, self._policies(policy), alone, dips, await_room)
 
     def is_pinned(self, segment_id: int) -> bool:
         """True while a writer may still reference new stripes of a segment: it must not be dropped."""
@@ -129,7 +141,7 @@ class SegmentPool:
 
     # -- for writers ---------------------------------------------------------------------------------------------------
 
-    async def take(self, policy: Policy, *, new: bool = False) -> OpenSegment:
+    async def take(self, policy: Policy, *, new: bool = False, dips: bool = False) -> OpenSegment:
         """A segment to append to, with `new` one just made; for the caller alone until `give_back` or `give_up`.
 
         Raises NoSpace, TooFewDisks, and what the store's writer raises.
@@ -141,11 +153,11 @@ class SegmentPool:
                 if segment not in self._idle:
                     continue  # somebody took it while another was being sealed
                 self._idle.remove(segment)
-                if self._new.is_fit(segment, policy):
+                if self._new.is_fit(segment, policy, dips=dips):
                     return segment
                 self.give_up(segment)
                 await self._seal_rest()
-            disks = await self._new.choose_disks(policy)
+            disks = await self._new.choose_disks(policy, dips=dips)
             made = MakeSegment(policy.k, policy.m, policy.stripe_bytes, disks, policy.id)
             return OpenSegment(await self._submit(made), self._disks)
         except BaseException:
@@ -187,11 +199,11 @@ class SegmentPool:
             if not self._pins[segment]:
                 del self._pins[segment]
 
-    def spend(self, segment: OpenSegment, datas: Sequence[Buffer]) -> bool:
+    def spend(self, segment: OpenSegment, datas: Sequence[Buffer], *, dips: bool = False) -> bool:
         """Account for stripes that are to be appended. False when there is no room: the segment must be left."""
         row = segment.row
         length = sum(stripe_pages(shard_length(len(data), row.k)) for data in datas) * PAGE_BYTES
-        return all([self._disks.spend(row.disks[index], length) for index in segment.whole()])
+        return all([self._disks.spend(row.disks[index], length, dips=dips) for index in segment.whole()])
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
@@ -213,10 +225,12 @@ class SegmentPool:
 class StripeWriter:
     """Writes one stream's stripes. One task at a time."""
 
-    def __init__(self, pool: SegmentPool, policy: Policy, alone: bool) -> None:
+    def __init__(self, pool: SegmentPool, policy: Policy, alone: bool, dips: bool, await_room: AwaitRoom) -> None:
         self.policy = policy
         self._pool = pool
         self._alone = alone
+        self._dips = dips
+        self._await_room = await_room
         self._segment: OpenSegment | None = None
         self._pinned: list[int] = []
         self._parity: list[list[bytearray]] = []
@@ -263,7 +277,7 @@ class StripeWriter:
         self.buffers_are_free = True
         while True:
             segment = await self._current()
-            if not self._pool.spend(segment, datas):
+            if not self._pool.spend(segment, datas, dips=self._dips):
                 await self._leave(segment)
                 continue
             encoded = await self._encode(segment, datas)
@@ -319,8 +333,13 @@ class StripeWriter:
         segment = self._segment
         if segment is not None and segment.data_bytes >= self._pool.options.segment_bytes:
             await self._leave(segment)
-        if self._segment is None:
-            self._segment = segment = await self._pool.take(self.policy, new=self._alone)
+        while self._segment is None:
+            try:
+                self._segment = segment = await self._pool.take(self.policy, new=self._alone, dips=self._dips)
+            except NoSpace:
+                if not await self._await_room():
+                    raise
+                continue
             self._pool.pin(segment.row.id)
             self._pinned.append(segment.row.id)
             self.segments[segment.row.id] = segment.row

@@ -109,14 +109,15 @@ class Disks:
             log.warning("disk has only its reserve left", disk=self.name(index))
         (self._tight.add if tight else self._tight.discard)(index)
 
-    def spend(self, index: int, length: int) -> bool:
+    def spend(self, index: int, length: int, *, dips: bool = False) -> bool:
         """Account for new data on a disk before it is written: between two looks at the room a fast writer would take
-        the reserve too. False when there was less left on its file system: its disks are tight from now on.
+        the reserve too. False when there was less left on its file system: its disks are tight from now on. `dips`: who
+        makes room may take half of the reserve, and is told False only when that is gone, too.
         """
         spent = self.account.spend(index, length)
         for other in spent:
             self.set_tight(other, True)
-        return not spent
+        return not spent or (dips and self.account.is_within(index, self.kept_bytes))
 
     def missing_count(self) -> int:
         return len(self.failures)

@@ -111,6 +111,13 @@ class FilePublished(Outcome, frozen=True, tag=75):
     """Those of the object, when they are others now."""
 
 
+class PiecesJoined(Outcome, frozen=True, tag=78):
+    """A new content takes the place of pieces of a file. Its bytes are theirs: the file is as it was."""
+
+    inode: int
+    content: NewContent
+
+
 class XattrSet(Outcome, frozen=True, tag=76):
     """An extended attribute of an inode has a value, or with None is gone."""
 
@@ -127,4 +134,6 @@ class OrphansFreed(Outcome, frozen=True, tag=77):
     inodes: tuple[int, ...]
 
 
-AnyFileOutcome = NodeMade | Linked | Unlinked | Renamed | InodeChanged | FilePublished | XattrSet | OrphansFreed
+AnyFileOutcome = (
+    NodeMade | Linked | Unlinked | Renamed | InodeChanged | FilePublished | PiecesJoined | XattrSet | OrphansFreed
+)

@@ -6,7 +6,7 @@ Directories and inodes are named by their numbers, entries by the names that a f
 from dataclasses import dataclass
 
 from couchestord.io.fileoutcomes import Lay
-from couchestord.io.outcome import Extent
+from couchestord.io.outcome import Extent, Piece
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +114,20 @@ class PublishFile:
     contents: tuple[NewBytes, ...]
     modified_ns: int
     changed_ns: int
+    body: bytes = b""
+    body_sum: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class JoinPieces:
+    """A content that lies in `extents` has the bytes of these pieces of a file, one behind the other, and takes their
+    place wherever the file still is made of them. Answers how many bytes of the file that is.
+    """
+
+    inode: int
+    old: tuple[Piece, ...]
+    extents: tuple[Extent, ...]
+    policy: int = 0
     body: bytes = b""
     body_sum: int = 0
 

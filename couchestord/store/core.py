@@ -199,9 +199,10 @@ async def _build(nursery: trio.Nursery, disks: Disks, catalog_path: Path, option
     parts = ReaderParts(catalog.reading, journal, stripes, pins, cache, l3.copies if l3 else None, {} if l3 else None)
     orphans = OrphanReaper(catalog.files, mounts, writer.submit)
     built = build_jobs(
-        options, clock, disks, catalog, journal, writer, stripes, pool, pins, reserve, restore, nursery, orphans
+        options, clock, disks, catalog, journal, writer, stripes, pool, parts, pins, reserve, restore, nursery, orphans
     )
     jobs.append(built)
+    intake.await_room = writer.await_room = built.fill.await_room
     built.l3 = l3
     if l3 is not None and started.read_only is None:
         from couchestord.store.history import StoreHistory

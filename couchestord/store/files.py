@@ -1,7 +1,9 @@
 """Files: what mounts ask of a store, whichever process they are in."""
 
 from contextlib import AbstractAsyncContextManager
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+import trio
 
 from couchestord.errors import NoSuchBucket, NotADirectory, StaleInode
 from couchestord.io import filerequests as fr
@@ -9,13 +11,15 @@ from couchestord.io.catalog.files import NamedRow, NodeRow
 from couchestord.io.catalog.read import BucketRow
 from couchestord.model import Attributes, Body, ObjectInfo
 from couchestord.store.filelooks import FileLooks
-from couchestord.store.finding import find_entry
+from couchestord.store.finding import find_entry, policy_of
 from couchestord.store.intake import Taken
 from couchestord.store.names import shown
 from couchestord.store.parts import Parts
 from couchestord.store.reader import open_runs
 from couchestord.store.xattrs import ETAG, is_of_s3, xattrs_of
 
+SETTLE_S: Final = 10.0
+_LOOK_S: Final = 0.05
 Change = (
     fr.MakeNode
     | fr.LinkNode
@@ -138,12 +142,22 @@ class Files:
         return self._parts.intake.take(body, size, policy, hashed=False)
 
     def policy_of(self, id_: int) -> int:
-        """What new bytes of a file are kept under: as its bucket says. Raises StaleInode."""
+        """See `finding.policy_of`."""
         self._catalog.refresh()
-        files = self._catalog.files
-        place = files.place(id_)
-        bucket = files.bucket(files.path_up(place[0])[-1]) if place is not None else None
-        return bucket.policy if bucket is not None else 0  # without a name it is of no bucket
+        return policy_of(self._catalog.files, id_)
+
+    async def settle(self, id_: int) -> None:
+        """Before more of a file is published: while it is overrun with pieces it waits for the job that joins them, but
+        not for long.
+        """
+        with trio.move_on_after(SETTLE_S):
+            while self._is_overrun(id_):
+                await trio.sleep(_LOOK_S)
+
+    def _is_overrun(self, id_: int) -> bool:
+        self._catalog.refresh()
+        row = self._catalog.files.worn(id_)
+        return row is not None and row.is_overrun
 
     async def read(self, id_: int, first: int, length: int) -> bytes:
         """At most `length` bytes of a file as it was published last, fewer at its end. Raises StaleInode, DataLost."""

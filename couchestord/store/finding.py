@@ -1,4 +1,4 @@
-"""Entries by the names that a mount shows."""
+"""Entries by the names that a mount shows, and what is known of files by where they are."""
 
 from couchestord.io.catalog.files import FileReader, NamedRow
 from couchestord.store.names import escaped, is_plain, shown
@@ -19,6 +19,13 @@ def find_entry(files: FileReader, directory: int, name: bytes) -> NamedRow | Non
         # a hard link has a number that leads nowhere else
         candidates = files.of_cookie(directory, id_)
     return next((row for row in candidates if row.cookie == id_ and shown_as(files, directory, row) == name), None)
+
+
+def policy_of(files: FileReader, inode: int) -> int:
+    """What new bytes of a file are kept under: as its bucket says. Raises StaleInode."""
+    place = files.place(inode)
+    bucket = files.bucket(files.path_up(place[0])[-1]) if place is not None else None
+    return bucket.policy if bucket is not None else 0  # without a name it is of no bucket
 
 
 def shown_as(files: FileReader, directory: int, row: NamedRow) -> bytes:

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from couchestord.errors import Error
+from couchestord.io import filerequests as fr
 from couchestord.io import requests as rq
 
-GROWING: Final = (rq.PutObject, rq.PutPart, rq.CopyObject, rq.CopyPart, rq.MakeUpload, rq.MakeBucket)
-"""What needs room that it does not give back."""
+_GROWING: Final = (rq.PutObject, rq.PutPart, rq.CopyObject, rq.CopyPart, rq.MakeUpload, rq.MakeBucket)
 _FREEING: Final = (
     rq.MakeSegment,
     rq.SealSegment,
@@ -21,8 +21,14 @@ _FREEING: Final = (
     rq.DropBlob,
     rq.ForgetBlob,
     rq.LoseCopies,
+    fr.JoinPieces,
 )
 """What background jobs and a start must be able to write, or a journal that is full stays full."""
+
+
+def grows(request: object) -> bool:
+    """Whether a request needs room that it does not give back. A file that is only cut needs none."""
+    return isinstance(request, _GROWING) or (isinstance(request, fr.PublishFile) and bool(request.contents))
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +43,7 @@ class Room:
     def check(self, request: object) -> None:
         """Raises why there is no room for a request."""
         refusal = self.for_others
-        if isinstance(request, GROWING):
+        if grows(request):
             lies_elsewhere = isinstance(request, (rq.PutObject, rq.PutPart)) and request.content
             refusal = self.for_new_data or (None if lies_elsewhere else self.on_disks)
         if refusal is not None and not isinstance(request, _FREEING):

@@ -24,13 +24,16 @@ from couchestord.io.journal import Journal
 from couchestord.io.rejournal import Rejournaler
 from couchestord.io.spare import Spares
 from couchestord.service import Service
+from couchestord.store.fill import Fill
 from couchestord.store.housekeeping import Housekeeper
+from couchestord.store.joining import Joiner
 from couchestord.store.known import KnownDisks
 from couchestord.store.maintenance import Checkpointer, Snapshotter
 from couchestord.store.monitor import Monitor
 from couchestord.store.mounts import OrphanReaper
 from couchestord.store.options import StoreOptions
 from couchestord.store.pins import Pins
+from couchestord.store.reader import ReaderParts
 from couchestord.store.repair import Repairer
 from couchestord.store.views import Views
 from couchestord.store.writer import Writer
@@ -49,6 +52,7 @@ class Jobs:
     indexer: Indexer
     destager: Destager
     compactor: Compactor
+    joiner: Joiner
     rebuilder: Rebuilder
     housekeeper: Housekeeper
     orphans: OrphanReaper
@@ -60,6 +64,7 @@ class Jobs:
     """What readers in other processes may still see."""
     throttle: Throttle
     """How fast all of them may read and write together."""
+    fill: Fill
     l3: "L3 | None" = None
     running: set[str] = field(default_factory=set)
     """Names of the services whose last step found work."""
@@ -67,7 +72,7 @@ class Jobs:
     def services(self) -> Iterator[Service]:
         """Each of them, to be run."""
         yield from (self.monitor, self.destager, self.checkpointer, self.snapshotter)
-        yield from (self.rejournaler, self.indexer, self.rebuilder, self.compactor, self.housekeeper)
+        yield from (self.rejournaler, self.indexer, self.rebuilder, self.compactor, self.joiner, self.housekeeper)
         yield from (self.repairer, self.spares, self.orphans)
         if self.l3 is not None:
             yield from self.l3.services()
@@ -88,6 +93,10 @@ class Jobs:
                 "dropped_segments": self.compactor.dropped_segments_count,
                 "moved_extents": self.compactor.moved_extents_count,
             },
+            "join-pieces": {
+                "joined_pieces": self.joiner.joined_pieces_count,
+                "joined_bytes": self.joiner.joined_bytes,
+            },
             "rebuild": {"rebuilt_shards": self.rebuilder.rebuilt_shards_count},
             "rejournal": {"copied_files": self.rejournaler.copied_count},
             "housekeeping": {"aborted_uploads": self.housekeeper.aborted_uploads_count},
@@ -106,6 +115,7 @@ def build_jobs(
     writer: Writer,
     stripes: StripeStore,
     pool: SegmentPool,
+    parts: ReaderParts,
     pins: Pins,
     reserve: Reserve,
     restore: Callable[[Path], Awaitable[bool]],
@@ -116,7 +126,14 @@ def build_jobs(
     submit, views = writer.submit, Views()
     throttle = Throttle(options.background_bytes_per_s, lambda: writer.waiting_count > 0)
     checkpointer = Checkpointer(catalog, writer.quiet, writer.fail)
-    compactor = Compactor(catalog.reading, disks, pool, submit, throttle, is_unseen=views.is_unseen)
+    fill = Fill(catalog.copies, disks)
+    compactor = Compactor(
+        catalog.reading, disks, pool, submit, throttle, is_unseen=views.is_unseen, is_pressed=fill.is_pressed
+    )
+    joiner = Joiner(
+        catalog.files, parts, pool, submit, throttle, fill.is_pressed, lambda: fill.is_scarce() and compactor.has_work
+    )
+    fill.is_cleared = lambda: compactor.has_work or joiner.has_work
     rebuilder = Rebuilder(
         catalog.reading,
         disks,
@@ -145,6 +162,7 @@ def build_jobs(
             DestageOptions(options.destage_threshold_percent, options.destage_interval_s),
         ),
         compactor=compactor,
+        joiner=joiner,
         rebuilder=rebuilder,
         orphans=orphans,
         housekeeper=Housekeeper(
@@ -156,6 +174,7 @@ def build_jobs(
         known=known,
         views=views,
         throttle=throttle,
+        fill=fill,
     )
 
 

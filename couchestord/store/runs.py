@@ -50,7 +50,7 @@ def plan(reader: CatalogReader, row: EntryRow, first: int, length: int) -> list[
     if row.extent is not None and end <= row.extent.length:
         return [Run(row.extent, first, length)]
     if row.content is not None:
-        return _content_runs(reader, row.content, first, end)
+        return content_runs(reader, row.content, first, end)
     runs: list[Run] = []
     at = first
     for piece in reader.pieces(row.inode, first, end):
@@ -60,7 +60,7 @@ def plan(reader: CatalogReader, row: EntryRow, first: int, length: int) -> list[
         if low > at:
             runs.append(Run(None, 0, low - at))
         shift = piece.content_start - piece.start
-        runs += _content_runs(reader, piece.content, low + shift, high + shift)
+        runs += content_runs(reader, piece.content, low + shift, high + shift)
         at = high
     if at < end:
         runs.append(Run(None, 0, end - at))
@@ -92,7 +92,8 @@ def find_stretch(reader: CatalogReader, inode: int, content: int | None, size: i
     raise DataLost(f"no extent of content {content} has byte {at + shift}")
 
 
-def _content_runs(reader: CatalogReader, content: int, first: int, end: int) -> list[Run]:
+def content_runs(reader: CatalogReader, content: int, first: int, end: int) -> list[Run]:
+    """The runs that make up the bytes of a content from `first` to before `end`, in order."""
     runs = []
     for extent in reader.extents(content, first, end):
         low, high = max(first, extent.start), min(end, extent.start + extent.length)

@@ -16,6 +16,7 @@ import outcome as outcomes
 import trio
 
 from couchestord import logs
+from couchestord.ec.segments import AwaitRoom, no_wait
 from couchestord.errors import (
     EntityTooLarge,
     Error,
@@ -37,7 +38,7 @@ from couchestord.io.records import META_BYTES_MAX, record_digest
 from couchestord.io.sqlite import is_damage, is_failure
 from couchestord.store.answering import Answering
 from couchestord.store.decide import Decider
-from couchestord.store.growing import GROWING, Room
+from couchestord.store.growing import Room, grows
 from couchestord.store.waiting import Answered, Waiting
 
 log = logs.get(__name__)
@@ -98,6 +99,8 @@ class Writer:
         """How full the journal was when that was last asked: before each group."""
         self.stats = WriterStats()
         self._answering: Answering | None = None
+        self.await_room: AwaitRoom = no_wait
+        """Called before new data is taken."""
 
     async def submit(self, request: object, origin: object = None) -> Any:
         """Decide, apply and make durable. Returns the answer, or raises the refusal, once both are certain and mounts
@@ -105,10 +108,12 @@ class Writer:
 
         Cancellation does not take a request back: the call waits for the commit and returns.
         """
-        if self._filled > SLOW_FROM and isinstance(request, GROWING):
-            # a journal that fills slows its writers before it refuses them
-            self._filled = self._fill
-            await trio.sleep(SLOW_S_MAX * min(1.0, max(0.0, self._filled - SLOW_FROM) / (1 - SLOW_FROM)))
+        if grows(request):
+            await self.await_room()
+            if self._filled > SLOW_FROM:
+                # a journal that fills slows its writers before it refuses them
+                self._filled = self._fill
+                await trio.sleep(SLOW_S_MAX * min(1.0, max(0.0, self._filled - SLOW_FROM) / (1 - SLOW_FROM)))
         self._take(request, partial(trio.lowlevel.reschedule, trio.lowlevel.current_task()), origin)
         return await trio.lowlevel.wait_task_rescheduled(_cannot_cancel)
 
@@ -117,7 +122,7 @@ class Writer:
 
         False: not now, `submit` it; a journal that fills slows its writers. Raises at once while writes are refused.
         """
-        if self._filled > SLOW_FROM and isinstance(request, GROWING):
+        if self._filled > SLOW_FROM and grows(request):
             return False
         self._take(request, answered)
         return True
@@ -290,7 +295,7 @@ class Writer:
         """
         free_bytes = self._reserve.free_bytes()
         self._catalog_is_tight = not self._reserve.leaves(free_bytes, CATALOG_ROOM_BYTES_MIN)
-        if free_bytes >= CATALOG_ROOM_BYTES_MIN or all(isinstance(waiting.request, GROWING) for waiting in group):
+        if free_bytes >= CATALOG_ROOM_BYTES_MIN or all(grows(waiting.request) for waiting in group):
             return
         self._reserve.free()
         free_bytes = self._reserve.free_bytes()

@@ -8,8 +8,9 @@ from stripe_rig import STRIPE_BYTES, Rig, open_rig, pattern
 from couchestord.ec.compact import CompactOptions, Compactor
 from couchestord.ec.shards import shard_path
 from couchestord.ec.throttle import Throttle
-from couchestord.errors import DiskFull, JournalFull
+from couchestord.errors import DiskFull, JournalFull, NoSpace
 from couchestord.io import requests as rq
+from couchestord.io.room import ask_room
 from couchestord.service import Progress
 
 BODY = STRIPE_BYTES // 4
@@ -21,8 +22,17 @@ class Bench:
         self.busy = False
         self.pool = rig.make_pool(segment_bytes=4 * STRIPE_BYTES)
         self.throttle = Throttle(1 << 40, lambda: self.busy)
+        self.is_unseen = True
+        self.is_pressed = False
         self.compactor = Compactor(
-            rig.catalog.reading, rig.disks, self.pool, rig.submit, self.throttle, CompactOptions(**options)
+            rig.catalog.reading,
+            rig.disks,
+            self.pool,
+            rig.submit,
+            self.throttle,
+            CompactOptions(**options),
+            lambda _: self.is_unseen,
+            lambda: self.is_pressed,
         )
 
     async def put(self, name: bytes, length: int = 4 * STRIPE_BYTES, seed: int = 0) -> int:
@@ -134,6 +144,65 @@ async def test_one_that_is_half_full_stays(tmp_path: Path) -> None:
         await dying(bench, 10)
         assert await bench.run() == 0
         assert len(rig.catalog.reading.segments()) == 1
+
+
+async def test_while_the_disks_are_nearly_full_a_segment_is_emptied_that_is_more_than_half_full(tmp_path: Path) -> None:
+    async with open_rig(tmp_path) as rig:
+        bench = Bench(rig)
+        bodies = await dying(bench, 11)
+        assert await bench.run() == 0
+        assert not bench.compactor.has_work
+        calm_s = bench.compactor.interval_s
+        bench.is_pressed = bench.busy = True
+        assert await bench.compactor.work() is Progress.BUSY, "clients wait"
+        assert bench.compactor.has_work
+        assert bench.compactor.interval_s < calm_s
+        await bench.run()
+        assert not bench.compactor.has_work
+        assert sum(row.live_bytes for row in rig.catalog.reading.segments()) == 11 * BODY
+        assert bench.compactor.dropped_segments_count == 1
+        for id_, body in bodies.items():
+            assert await rig.extent_bytes(id_) == body
+
+
+async def test_it_makes_room_where_only_the_reserve_is_left(tmp_path: Path) -> None:
+    """What it moves may take half of that, and no more: records of deletes need the rest."""
+    async with open_rig(tmp_path) as rig:
+        bench = Bench(rig)
+        bodies = await dying(bench, 6)
+        (old,) = rig.catalog.reading.segments()
+        kept_bytes = 1 << 20
+        rig.disks.kept_bytes = lambda _: kept_bytes
+        for sim in rig.sims:
+            sim.capacity_bytes = sum((await sim.list("segments")).values()) + kept_bytes // 2 + 4096
+        await ask_room(rig.disks)
+        for index in range(6):
+            rig.disks.set_tight(index, True)
+        with pytest.raises(NoSpace):
+            async with bench.pool.writer() as writer:
+                await writer.append(b"new data")
+        assert await bench.compactor.work() is Progress.IDLE, "half of it is gone already"
+        assert not bench.compactor.has_work, "nobody should wait for it"
+        for sim in rig.sims:
+            sim.capacity_bytes += kept_bytes // 2
+        await bench.run()
+        assert rig.catalog.reading.segment(old.id) is None
+        for id_, body in bodies.items():
+            assert await rig.extent_bytes(id_) == body
+
+
+async def test_what_others_may_still_see_is_work_to_do(tmp_path: Path) -> None:
+    async with open_rig(tmp_path) as rig:
+        bench = Bench(rig)
+        await bench.put(b"a")
+        await bench.seal()
+        rig.delete(b"a")
+        bench.is_unseen = False
+        assert await bench.compactor.work() is Progress.IDLE
+        assert bench.compactor.has_work
+        bench.is_unseen = True
+        await bench.run()
+        assert not bench.compactor.has_work
 
 
 async def test_long_extents_move_too_with_shards_missing(tmp_path: Path) -> None:

@@ -86,6 +86,17 @@ async def test_over_the_threshold_only_full_stripes_are_written(tmp_path: Path) 
         await check(rig, moved)
 
 
+async def test_a_journal_that_is_full_of_what_is_dead_is_not_kept_by_a_few(tmp_path: Path) -> None:
+    """They fill no stripe, and nothing else would be moved before the interval is over."""
+    async with open_rig(tmp_path) as rig:
+        bench = Bench(rig)
+        bodies = fill(rig, 3)
+        bench.fill_percent = 80
+        await bench.run()
+        assert bench.in_journal() == 0
+        await check(rig, bodies)
+
+
 def test_after_the_interval_the_rest_goes_too(tmp_path: Path) -> None:
     async def main() -> None:
         async with open_rig(tmp_path) as rig:

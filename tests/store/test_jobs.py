@@ -19,6 +19,7 @@ async def test_every_job_is_run_and_has_a_name_of_its_own(tmp_path: Path) -> Non
             "free-orphans",
             "housekeeping",
             "index",
+            "join-pieces",
             "monitor",
             "rebuild",
             "rejournal",

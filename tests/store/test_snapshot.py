@@ -193,7 +193,7 @@ async def test_segments_of_which_little_is_wanted_are_given_up(tmp_path: Path) -
 
 async def test_old_piece_that_rotted_is_written_again(tmp_path: Path) -> None:
     async with new_store(tmp_path) as store:
-        await put_many(store, 400, b"")
+        await put_many(store, 200, b"")
         first = await snapshot_of(store)
         sequence = core_of(store).jobs.snapshotter.sequence
         [segment] = {piece.segment for piece in first.pieces}

@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from couchestord.io.catalog import piecerows
 from couchestord.io.catalog.catalog import dump
 from couchestord.io.catalog.segments import unpack_disks
 from couchestord.io.mutations import IN_BLOB, LOST, decode_pieces
@@ -96,6 +97,7 @@ def _check_contents(tables: dict[str, list[Any]]) -> None:
         assert start + length <= inodes[inode][2]
         if content is not None:
             refs[content] += 1
+    _check_worn(tables)
     for row in tables["part"]:
         refs.update(piece.content for piece in decode_pieces(row[6]))
     contents = {row[0]: row for row in tables["content"]}
@@ -122,6 +124,17 @@ def _check_contents(tables: dict[str, list[Any]]) -> None:
     ]
     assert all(id_ < state[4] for id_ in ids), "an id that will be given again"
     assert all(row[4] <= state[2] for row in tables["extent"] if not row[3]), "an extent in a record to come"
+
+
+def _check_worn(tables: dict[str, list[Any]]) -> None:
+    lengths = {row[0]: row[3] for row in tables["content"]}
+    sizes = {row[0]: row[2] for row in tables["inode"]}
+    for inode, pieces, bound, live, held in tables["worn"]:
+        mine = [row for row in tables["piece"] if row[0] == inode]
+        assert mine, f"file {inode} has no pieces to be worn"
+        assert (pieces, live) == (len(mine), sum(row[4] for row in mine)), f"file {inode} miscounts its pieces"
+        assert held == sum(lengths[content] for content in {row[2] for row in mine}), f"file {inode} holds other bytes"
+        assert bound == max(piecerows.PIECES_FREE, sizes[inode] // 32768), f"file {inode} has another bound"
 
 
 def _check_blobs(tables: dict[str, list[Any]]) -> None:

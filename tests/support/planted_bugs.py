@@ -48,6 +48,9 @@ _MOUNT_KILL = "system/test_mount_kill.py::"
 _VIEWS_OF_BOTH = "system/test_mount_both_views.py::test_as_a_local_folder_and_as_s3"
 _MANY = "system/test_mount_many.py::"
 _MOUNT_DISKS = "system/test_mount_disks.py::"
+_OVERWRITE = "system/test_mount_overwrite.py::"
+_JOINING = "store/test_joining.py::"
+_JOINED = "store/decide/test_files_joining.py"
 
 BUGS = (
     # a tree of real files, a large object
@@ -1312,7 +1315,7 @@ BUGS = (
     # files
     _bug(
         "what was looked up of a file outlives its next publication",
-        "io/catalog/inoderows.py",
+        "io/catalog/piecerows.py",
         "        self._numbers.generations.change_file(inode)\n        (whole,)",
         "        (whole,)",
         _LOOKS_OF_FILES + "test_what_was_looked_at_before_is_not_what_is_read[True]",
@@ -1440,8 +1443,8 @@ BUGS = (
     _bug(
         "one name of a file is published",
         "io/catalog/filerows.py",
-        "in self._inodes.names(it.inode):",
-        "in self._inodes.names(it.inode)[:1]:",
+        "        for directory, name in self._inodes.names(it.inode):",
+        "        for directory, name in self._inodes.names(it.inode)[:1]:",
         _VIEWS_OF_BOTH,
     ),
     _bug(
@@ -1485,5 +1488,55 @@ BUGS = (
         "WAIT_S: Final = 30.0",
         "WAIT_S: Final = 60.0",
         _MOUNT_DISKS + "test_calls_fail_within_time_when_there_is_no_daemon",
+    ),
+    # files that are written over
+    _bug(
+        "pieces are never joined",
+        "store/joining.py",
+        "        if self._gives_way() or not self._throttle.is_open(urgent=is_pressed or row.is_overrun):\n",
+        "        if self:\n",
+        _OVERWRITE + "test_random_overwrites",
+    ),
+    _bug(
+        "what was written while pieces were read is lost",
+        "store/pieces.py",
+        "is_same = (row.content, row.content_start - row.start) == (\n                piece.content,",
+        "is_same = (piece.content, row.content_start - row.start) == (\n                piece.content,",
+        _JOINED,
+    ),
+    _bug(
+        "joined bytes are laid where others belong",
+        "store/pieces.py",
+        "        position += piece.length\n",
+        "        position += piece.length - (piece.length > 70_000)\n",
+        _OVERWRITE + "test_random_overwrites",
+    ),
+    _bug(
+        "a content that a copy has is split",
+        "io/catalog/piecerows.py",
+        "if refs > 1 or not 2 <=",
+        "if not 2 <=",
+        _JOINED,
+    ),
+    _bug(
+        "the second part of a content that is split begins in its midst",
+        "io/catalog/piecerows.py",
+        '            if start:\n                self._run("update extent',
+        '            if False:\n                self._run("update extent',
+        _JOINED,
+    ),
+    _bug(
+        "contents that are gone are counted on",
+        "io/catalog/piecerows.py",
+        "                wear.held -= self._release(inode, content)\n",
+        "                self._release(inode, content)\n",
+        _JOINED,
+    ),
+    _bug(
+        "S3 goes on to see the content that was joined",
+        "io/catalog/filerows.py",
+        '            self._run("update entry set content=? where directory=? and name=? and inode=?", where)\n',
+        "",
+        _JOINING + "test_a_file_all_of_whose_pieces_are_joined_is_one_content_again",
     ),
 )

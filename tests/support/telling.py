@@ -71,12 +71,16 @@ class Telling:
         assert done, f"{found} of {count} lines within {_PATIENCE_S} s"
         assert found >= count, f"it ended with {self.process.wait(_PATIENCE_S)} after {found} of {count} lines"
 
-    def ask(self, line: str) -> str:
-        """Give it a line, and wait for the one that it says then."""
+    def tell(self, line: str) -> None:
+        """Give it a line."""
         assert self.process.stdin is not None
-        count = len(self.said)
         self.process.stdin.write(line + "\n")
         self.process.stdin.flush()
+
+    def ask(self, line: str) -> str:
+        """Give it a line, and wait for the one that it says then."""
+        count = len(self.said)
+        self.tell(line)
         with self._changed:
             assert self._changed.wait_for(lambda: self._has_ended or len(self.said) > count, _PATIENCE_S), line
             assert len(self.said) > count, f"it ended at {line!r}"

@@ -18,6 +18,7 @@ from couchestord.io.catalog.directoryrows import DirectoryRows
 from couchestord.io.catalog.filerows import FileRows
 from couchestord.io.catalog.generations import Generations
 from couchestord.io.catalog.inoderows import InodeRows
+from couchestord.io.catalog.piecerows import PieceRows
 from couchestord.io.catalog.segments import SegmentRows
 from couchestord.io.sqlite import Connection, Execute, Shut
 
@@ -44,9 +45,10 @@ class Applier:
         self._accounts = AccountRows(connection)
         self._blobs = BlobRows(connection)
         self._segments = SegmentRows(connection, self._blobs)
-        self._inodes = InodeRows(connection, self._segments, self)
+        self._pieces = PieceRows(connection, self._segments, self)
+        self._inodes = InodeRows(connection, self._segments, self._pieces, self)
         self._directories = DirectoryRows(connection, self)
-        self._files = FileRows(connection, self._inodes, self._directories, self)
+        self._files = FileRows(connection, self._inodes, self._pieces, self._directories, self)
         self._by_type: dict[type, Callable[[Any], None]] = {
             mu.BucketMade: self._bucket_made,
             mu.BucketRemoved: self._bucket_removed,
@@ -84,8 +86,8 @@ class Applier:
     def connect(self, connection: Connection | Shut) -> None:
         """Work through this connection from now on. `load` comes next."""
         self._run = connection.execute
-        parts = self._accounts, self._blobs, self._segments, self._inodes, self._directories, self._files
-        for rows in parts:
+        contents = self._blobs, self._segments, self._pieces, self._inodes
+        for rows in (self._accounts, *contents, self._directories, self._files):
             rows.connect(connection)
 
     def load(self) -> None:
@@ -160,7 +162,7 @@ class Applier:
             content = it.content or it.id
             self._inodes.insert_content(content, it.extents, it.size, it.policy)
         else:
-            content = self._inodes.insert_pieces(it.id, it.pieces, it.size)
+            content = self._pieces.insert(it.id, it.pieces, it.size)
         if it.upload:
             self._forget_upload(it.upload)
             self._run(

@@ -45,6 +45,10 @@ _MUST_BE_EMPTY: dict[str, str] = {
     "(select size from inode i where i.id=p.inode))",
     "pieces of inodes that do not exist": "select inode, start from piece p where not exists "
     "(select 1 from inode i where i.id=p.inode)",
+    "files that miscount their pieces": "select inode from worn w where not exists (select 1 from piece p "
+    "where p.inode=w.inode) or pieces<>(select count(*) from piece p where p.inode=w.inode) "
+    "or live<>(select sum(length) from piece p where p.inode=w.inode) "
+    "or held<>(select sum(length) from content c where c.id in (select content from piece p where p.inode=w.inode))",
     "contents whose extents do not cover them": "select id from content c where length<>(select "
     "coalesce(sum(length),0) from extent x where x.id>=c.id and x.id<c.id+c.extents)",
     "contents that nothing refers to": "select id from content where refs<1",

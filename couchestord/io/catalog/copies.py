@@ -140,12 +140,14 @@ class CopyReader:
         (dead,) = self._row("select sum(size - live_bytes) from blob where state<>?", (STATE_BEGUN,))
         return dead or 0
 
-    def bytes_on_disks(self, page_bytes: int) -> int:
-        """Room that segments with live data take on all disks together; open ones count what lives in them."""
+    def bytes_on_disks(self, page_bytes: int, segments_max: int = -1) -> int:
+        """Room that segments with live data, at most so many, take on all disks together; open ones count what lives in
+        them.
+        """
         (used,) = self._row(
             "select sum(case when stripes_end > 0 then stripes_end * ? * (k+m) else live_bytes * (k+m) / k end) "
-            "from segment where live_bytes > 0",
-            (page_bytes,),
+            "from (select * from segment where live_bytes > 0 limit ?)",
+            (page_bytes, segments_max),
         )
         return used or 0
 

@@ -1,6 +1,6 @@
 """What mounts change, into rows. The names of an inode all hold what S3 shows of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from couchestord.io import fileoutcomes as fo
@@ -8,6 +8,7 @@ from couchestord.io.catalog.changes import Watch
 from couchestord.io.catalog.directoryrows import DirectoryRows
 from couchestord.io.catalog.generations import Generations
 from couchestord.io.catalog.inoderows import InodeRows
+from couchestord.io.catalog.piecerows import PieceRows
 from couchestord.io.outcome import Extent, Piece
 from couchestord.io.sqlite import Connection, Execute, Shut
 
@@ -25,9 +26,15 @@ class FileRows:
     """Applies `AnyFileOutcome`. Inside the caller's transaction."""
 
     def __init__(
-        self, connection: Connection, inodes: InodeRows, directories: DirectoryRows, applier: _Applier
+        self,
+        connection: Connection,
+        inodes: InodeRows,
+        pieces: PieceRows,
+        directories: DirectoryRows,
+        applier: _Applier,
     ) -> None:
         self._inodes = inodes
+        self._pieces = pieces
         self._directories = directories
         self._applier = applier
         self.by_type: dict[type, Callable[[Any], None]] = {
@@ -37,6 +44,7 @@ class FileRows:
             fo.Renamed: self._renamed,
             fo.InodeChanged: self._inode_changed,
             fo.FilePublished: self._file_published,
+            fo.PiecesJoined: self._pieces_joined,
             fo.XattrSet: self._xattr_set,
             fo.OrphansFreed: self._orphans_freed,
         }
@@ -140,13 +148,7 @@ class FileRows:
         self._run("update directory set kept=1 where id=?", (id_,))
 
     def _file_published(self, it: fo.FilePublished) -> None:
-        pieces = []
-        for content in it.contents:
-            self._inodes.insert_content(
-                content.id, content.extents, content.length, content.policy, refs=len(content.lays)
-            )
-            pieces += [Piece(lay.offset, content.id, lay.start, lay.length) for lay in content.lays]
-        whole = self._inodes.rewrite(it.inode, it.size, it.cut, pieces)
+        whole = self._lay(it.inode, it.size, it.cut, it.contents)
         self._run(
             "update inode set size=?, content=?, modified_ns=?, changed_ns=? where id=?",
             (it.size, whole, it.modified_ns, it.changed_ns, it.inode),
@@ -163,6 +165,29 @@ class FileRows:
                     "update entry set attributes=? where directory=? and name=?",
                     (it.attributes or None, directory, name),
                 )
+
+    def _pieces_joined(self, it: fo.PiecesJoined) -> None:
+        (size,) = self._run("select size from inode where id=?", (it.inode,)).fetchone()
+        whole = self._lay(it.inode, size, size, (it.content,))
+        if whole is None:
+            return
+        self._run("update inode set content=? where id=?", (whole, it.inode))
+        for place in self._inodes.names(it.inode):
+            self._applier.generations.change_object(*place)
+            # of an older version the place names another inode by now
+            where = (whole, *place, it.inode)
+            self._run("update entry set content=? where directory=? and name=? and inode=?", where)
+            self._run("update version set content=? where directory=? and name=? and id=?", where)
+
+    def _lay(self, inode: int, size: int, cut: int, contents: Sequence[fo.NewContent]) -> int | None:
+        """New contents over an inode that is cut first; answers the content that is all of it then, when one is."""
+        pieces = []
+        for content in contents:
+            self._inodes.insert_content(
+                content.id, content.extents, content.length, content.policy, refs=len(content.lays)
+            )
+            pieces += [Piece(lay.offset, content.id, lay.start, lay.length) for lay in content.lays]
+        return self._pieces.rewrite(inode, size, cut, pieces, sum(content.length for content in contents))
 
     def _xattr_set(self, it: fo.XattrSet) -> None:
         self._adopt(it.inode)

@@ -4,6 +4,7 @@ import stat
 from typing import Any, NamedTuple
 
 from couchestord.errors import StaleInode
+from couchestord.io.catalog.read import PieceRow
 from couchestord.io.sqlite import Connection, OnError, Questions, Shut
 
 
@@ -50,6 +51,26 @@ class BucketOfFiles(NamedTuple):
     policy: int
 
 
+class WornRow(NamedTuple):
+    """A file that is made of pieces since a mount wrote it."""
+
+    inode: int
+    pieces: int
+    bound: int
+    """So many it may have."""
+    live: int
+    """Bytes of the pieces."""
+    held: int
+    """Bytes of the contents that they are of, which stay as long as any of them is wanted."""
+
+    @property
+    def is_overrun(self) -> bool:
+        """So worn that whoever writes it should wait."""
+        return self.pieces > 2 * self.bound or self.held > 4 * self.live + _OVERRUN_BYTES
+
+
+_OVERRUN_BYTES = 64 << 20
+_WORN = "inode, pieces, bound, live, held"
 _NODE = (
     "d.children, i.nlink, i.size, i.content, i.mode, i.uid, i.gid, i.rdev, i.target, "
     "i.accessed_ns, i.modified_ns, i.changed_ns"
@@ -178,6 +199,48 @@ class FileReader:
         """Files without a name that were not freed yet, of greater numbers, in order."""
         rows = self._rows("select inode from orphan where inode>? order by inode limit ?", (after, limit))
         return [id_ for (id_,) in rows]
+
+    # -- pieces --------------------------------------------------------------------------------------------------------
+
+    def worn(self, inode: int) -> WornRow | None:
+        """None: it is one whole content, or no mount has written it."""
+        row = self._row(f"select {_WORN} from worn where inode=?", (inode,))
+        return WornRow(*row) if row else None
+
+    def crowded(self, limit: int) -> list[WornRow]:
+        """Files of more pieces than they may have, those that are farthest beyond that first."""
+        rows = self._rows(
+            f"select {_WORN} from worn where pieces > bound order by 1000 * pieces / bound desc limit ?", (limit,)
+        )
+        return [WornRow(*row) for row in rows]
+
+    def loose(self, limit: int) -> list[WornRow]:
+        """Files that hold a third more bytes than they have, and more, those that hold the most first."""
+        rows = self._rows(
+            f"select {_WORN} from worn where 3 * held > 4 * live order by 1000 * held / live desc limit ?", (limit,)
+        )
+        return [WornRow(*row) for row in rows]
+
+    def loose_contents(self, inode: int, first: int, last: int, percent: int) -> list[int]:
+        """Of the contents of the pieces that begin from `first` to `last`: those of whose bytes no more than that are
+        in pieces, each counted as often as it is, and that nothing else refers to.
+        """
+        rows = self._rows(
+            "select c.id from content c join piece p on p.content=c.id where c.id in "
+            "(select content from piece where inode=? and start>=? and start<=?) "
+            "group by c.id having count(*)=c.refs and 100*sum(p.length)<=?*c.length order by c.id",
+            (inode, first, last, percent),
+        )
+        return [id_ for (id_,) in rows]
+
+    def pieces_of(self, content: int, limit: int) -> list[tuple[int, PieceRow]]:
+        """Pieces of a content, each behind its inode, in order."""
+        rows = self._rows(
+            "select inode, start, content, content_start, length from piece where content=? order by inode, start "
+            "limit ?",
+            (content, limit),
+        )
+        return [(inode, PieceRow(*row)) for inode, *row in rows]
 
 
 def _named(row: Any) -> NamedRow:

@@ -4,7 +4,7 @@ Ids (directories, inodes, contents, extents, markers, segments, cookies) come fr
 again. The object that a plain PUT makes has one number for its inode, its cookie, its content and its first extent.
 """
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 TABLES: dict[str, str] = {
     # one row: what the catalog is, and up to where the log has been applied
@@ -51,6 +51,10 @@ TABLES: dict[str, str] = {
     "piece": """
         inode integer not null, start integer not null, content integer not null, content_start integer not null,
         length integer not null, primary key (inode, start)""",
+    # files that mounts have written and that are made of pieces: how many, and above how many they are to be joined;
+    # live: bytes of the pieces; held: bytes of the contents that they are of, each counted once
+    "worn": "inode integer not null primary key, pieces integer not null, bound integer not null, live integer not "
+    "null, held integer not null",
     # refs: pieces and parts that name it. Its extents have the ids id to id + extents - 1; policy: what they lie under
     "content": "id integer not null primary key, refs integer not null, extents integer not null, length "
     "integer not null, policy integer not null",
@@ -91,6 +95,9 @@ CLUSTERED = frozenset({"entry", "version", "xattr", "link", "piece", "part"})
 """Tables kept in the order of their primary key (WITHOUT ROWID in SQLite)."""
 
 INDEXES: dict[str, str] = {
+    "piece_content": "piece (content)",
+    "worn_crowded": "worn (1000 * pieces / bound) where pieces > bound",
+    "worn_loose": "worn (1000 * held / live) where 3 * held > 4 * live",
     "extent_place": "extent (segment, stripe)",
     "extent_copy": "extent (copy_blob) where copy_blob is not null",
     "blob_begun": "blob (id) where state = 0",

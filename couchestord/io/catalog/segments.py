@@ -85,12 +85,15 @@ class SegmentRows:
             if segment == mu.IN_BLOB:
                 self._blobs.add_copy(id_, stripe, start, length)
 
-    def release_content(self, content: int) -> None:
-        """One reference less; with the last one the content and its extents go."""
-        refs, extents = self._run("select refs, extents from content where id=?", (content,)).fetchone()
+    def release_content(self, content: int) -> int:
+        """One reference less; with the last one the content and its extents go. Answers how many bytes it had that is
+        gone, else 0.
+        """
+        row = self._run("select refs, extents, length from content where id=?", (content,)).fetchone()
+        refs, extents, freed_bytes = row
         if refs > 1:
             self._run("update content set refs=refs-1 where id=?", (content,))
-            return
+            return 0
         self._run("delete from content where id=?", (content,))
         ids = (content, content + extents)
         for segment, blob, length in self._run(
@@ -101,6 +104,7 @@ class SegmentRows:
             if blob is not None:
                 self._blobs.add_live(blob, -length)
         self._run("delete from extent where id>=? and id<?", ids)
+        return int(freed_bytes)
 
     def _add_live(self, segment: int, stripe: int, length: int) -> None:
         if segment == mu.IN_BLOB:

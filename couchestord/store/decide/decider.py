@@ -73,6 +73,7 @@ class Decider:
             fr.RenameNode: files.rename,
             fr.ChangeInode: files.change,
             fr.PublishFile: files.publish,
+            fr.JoinPieces: files.join,
             fr.SetXattr: files.set_xattr,
             fr.FreeOrphans: files.free_orphans,
         }

@@ -2,6 +2,7 @@
 
 import stat
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 from couchestord.errors import (
@@ -31,6 +32,7 @@ from couchestord.model import OBJECT_BYTES_MAX, Attributes
 from couchestord.store.decide.context import Context, Decision
 from couchestord.store.finding import find_entry
 from couchestord.store.names import NAME_BYTES_MAX, is_plain
+from couchestord.store.pieces import still_there
 from couchestord.store.values import decode_attributes, encode_attributes, pack_etag
 from couchestord.store.xattrs import is_of_s3
 
@@ -198,6 +200,15 @@ class FileDecisions:
         )
         answer = node._replace(size=request.size, modified_ns=times[0], changed_ns=times[1], published_ns=now_ns)
         return Decision(outcome, answer, request.body, request.body_sum)
+
+    def join(self, request: fr.JoinPieces) -> Decision:
+        lays = still_there(request.old, partial(self._it.reader.pieces, request.inode))
+        if not lays:
+            return Decision(None, 0)
+        length = sum(extent.length for extent in request.extents)
+        content = fo.NewContent(self._it.applier.next_id, length, request.extents, lays, request.policy)
+        answer = sum(lay.length for lay in lays)
+        return Decision(fo.PiecesJoined(request.inode, content), answer, request.body, request.body_sum)
 
     def set_xattr(self, request: fr.SetXattr) -> Decision:
         if is_of_s3(request.name):

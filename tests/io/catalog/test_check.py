@@ -4,6 +4,7 @@ from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import pytest
+from file_rig import there, write
 from small_store import SMALL, STRIPE_BYTES, body_of, catalog_of, faults_of, make_store
 
 from couchestord.io.catalog.check import SHOWN_MAX, find_faults
@@ -20,7 +21,7 @@ FAULTS = {
     "delete from inode where id in (select id from version)": "versions whose inode does not exist",
     "delete from entry where inode=(select min(inode) from entry where child=0)": "inodes that nothing names",
     "delete from content where id=(select min(content) from inode)": "inodes whose content does not exist",
-    "update piece set inode=9999": "pieces of inodes that do not exist",
+    "update piece set inode=inode+9999": "pieces of inodes that do not exist",
     "update extent set length=length+1 where segment=0": "contents whose extents do not cover them",
     "insert into content values (9999, 0, 0, 0, 0)": "contents that nothing refers to",
     "insert into extent (id, start, length, segment, stripe, stripe_start) "
@@ -30,6 +31,10 @@ FAULTS = {
     "update segment set policy=7": "extents that lie under another policy than their content",
     "update segment set live_bytes=live_bytes-1": "segments whose live bytes are miscounted",
     "update part set upload='none'": "parts of uploads that do not exist",
+    "update worn set pieces=pieces+1": "files that miscount their pieces",
+    "update worn set live=live+1": "files that miscount their pieces",
+    "update worn set held=held-1": "files that miscount their pieces",
+    "insert into worn values (9999, 1, 1024, 1, 1)": "files that miscount their pieces",
     "update state set next_id=17": "ids at or above the next id",
     "update segment set disks=x'0000'": "does not have 6 places",
     "update content set refs=refs+1 where id=(select min(id) from content)": "references, there are 1",
@@ -46,6 +51,7 @@ async def filled(path: Path) -> AsyncIterator[ObjectStore]:
             await store.put("box", b"a/%d/key" % number, body_of(1000 * number))
         await store.put("box", b"long", body_of(5 * STRIPE_BYTES))
         await store.copy("box", b"copy", "box", b"long")
+        await write(store, there(store, b"long").id, (1000, b"written over"))
         await store.set_versioning("box", "Enabled")
         for body in (b"one", b"two"):
             await store.put("box", b"versioned", body)

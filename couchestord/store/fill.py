@@ -1,0 +1,98 @@
+"""How full the disks are, and that new data waits while there is something to clear away."""
+
+from collections.abc import Callable
+from typing import Final
+
+import trio
+
+from couchestord.ec.shards import PAGE_BYTES
+from couchestord.io.catalog.copies import CopyReader
+from couchestord.io.disks import Disks, replicas_needed
+
+PRESSED_PERCENT: Final = 80.0
+"""Of the room that the store has or may have. From here on less is let lie that could be given back."""
+ENOUGH_BYTES: Final = 16 << 30
+"""With so much left no store is full in that sense: what compaction needs does not grow with it."""
+_USED_BYTES_MAX: Final = round(ENOUGH_BYTES * PRESSED_PERCENT / (100 - PRESSED_PERCENT))
+_SEGMENTS_MAX: Final = 4096
+"""So many are counted: more have more than counts."""
+HELD_PERCENT: Final = 92.0
+"""From here on new data waits while there is such: what is left is for whoever clears away ..."""
+SCARCE_PERCENT: Final = 96.0
+"""... and from here on for compaction alone, without which no room is made on the disks."""
+HELD_S_MAX: Final = 20.0
+"""So long new data waits at most."""
+BLIND_S: Final = 3.0
+"""So long it takes at most until all jobs have looked what there is to do."""
+_LOOK_S: Final = 0.1
+_FRESH_S: Final = 0.05
+"""So long a look at the disks is good for: each write asks."""
+_USED_S: Final = 1.0
+"""And so long a count of what is used."""
+
+
+class Fill:
+    """One per store. Belongs to its task context."""
+
+    def __init__(self, catalog: CopyReader, disks: Disks) -> None:
+        self._catalog = catalog
+        self._disks = disks
+        self._percent = 0.0
+        self._looked_s = self._counted_s = float("-inf")
+        self._used_bytes = 0
+        self._pressed_s = 0.0
+        """Since when it is pressed, if it is."""
+        self.is_cleared: Callable[[], bool] = lambda: False
+        """Whether a job found something to do that makes room."""
+
+    @property
+    def percent(self) -> float:
+        """How much of the room that the store takes or may take is taken, as though a large one had no more than 80 GiB;
+        100 while new data would be refused.
+        """
+        now_s = trio.current_time()
+        if now_s - self._looked_s >= _FRESH_S:
+            was_pressed, self._looked_s = self._percent >= PRESSED_PERCENT, now_s
+            self._percent = self._look(now_s)
+            if not was_pressed:
+                self._pressed_s = now_s
+        return self._percent
+
+    def _look(self, now_s: float) -> float:
+        disks, left_bytes = self._disks, self._disks.account.left_bytes
+        if left_bytes is None:
+            return 0.0
+        shards_count = -(-disks.default_policy.shards_min // disks.shards_per_disk)
+        needed = max(replicas_needed(disks.m, disks.missing_count()), shards_count)
+        if len(disks.roomy()) < needed <= len(disks.good()):
+            return 100.0
+        if left_bytes >= ENOUGH_BYTES:
+            return 0.0
+        if now_s - self._counted_s >= _USED_S:
+            used_bytes = self._catalog.bytes_on_disks(PAGE_BYTES, _SEGMENTS_MAX)
+            self._used_bytes, self._counted_s = min(used_bytes, _USED_BYTES_MAX), now_s
+        return 100 * self._used_bytes / max(1, self._used_bytes + left_bytes)
+
+    def is_pressed(self) -> bool:
+        """Whether room is so scarce that more work is worth it."""
+        return self.percent >= PRESSED_PERCENT
+
+    def is_scarce(self) -> bool:
+        """Whether no more than compaction needs is left."""
+        return self.percent >= SCARCE_PERCENT
+
+    async def await_room(self) -> bool:
+        """Called before new data is taken: waits while little is left and more may be made. Answers whether it waited,
+        and there is room now.
+        """
+        if self.percent < HELD_PERCENT:
+            return False
+        has_waited = False
+        with trio.move_on_after(HELD_S_MAX):
+            while self.percent >= HELD_PERCENT and self._may_be_cleared():
+                has_waited = True
+                await trio.sleep(_LOOK_S)
+        return has_waited and self.percent < HELD_PERCENT
+
+    def _may_be_cleared(self) -> bool:
+        return self.is_cleared() or trio.current_time() - self._pressed_s < BLIND_S
