@@ -47,8 +47,8 @@ class Fill:
 
     @property
     def percent(self) -> float:
-        """How much of the room that the store takes or may take is taken, as though a large one had no more than 80 GiB;
-        100 while new data would be refused.
+        """How much of the room that the store takes or may take is taken, as though a large one had no more than 80
+        GiB; 100 while new data would be refused.
         """
         now_s = trio.current_time()
         if now_s - self._looked_s >= _FRESH_S:
@@ -81,18 +81,17 @@ class Fill:
         """Whether no more than compaction needs is left."""
         return self.percent >= SCARCE_PERCENT
 
+    def is_held(self) -> bool:
+        """Whether new data is to wait: little is left, and more may be made."""
+        return self.percent >= HELD_PERCENT and (self.is_cleared() or trio.current_time() - self._pressed_s < BLIND_S)
+
     async def await_room(self) -> bool:
-        """Called before new data is taken: waits while little is left and more may be made. Answers whether it waited,
-        and there is room now.
-        """
-        if self.percent < HELD_PERCENT:
+        """Called before new data is taken: waits while it is to. Answers whether it waited, and there is room now."""
+        if not self.is_held():
             return False
         has_waited = False
         with trio.move_on_after(HELD_S_MAX):
-            while self.percent >= HELD_PERCENT and self._may_be_cleared():
+            while self.is_held():
                 has_waited = True
                 await trio.sleep(_LOOK_S)
         return has_waited and self.percent < HELD_PERCENT
-
-    def _may_be_cleared(self) -> bool:
-        return self.is_cleared() or trio.current_time() - self._pressed_s < BLIND_S

@@ -16,7 +16,6 @@ import outcome as outcomes
 import trio
 
 from couchestord import logs
-from couchestord.ec.segments import AwaitRoom, no_wait
 from couchestord.errors import (
     EntityTooLarge,
     Error,
@@ -38,6 +37,7 @@ from couchestord.io.records import META_BYTES_MAX, record_digest
 from couchestord.io.sqlite import is_damage, is_failure
 from couchestord.store.answering import Answering
 from couchestord.store.decide import Decider
+from couchestord.store.fill import Fill
 from couchestord.store.growing import Room, grows
 from couchestord.store.waiting import Answered, Waiting
 
@@ -99,8 +99,8 @@ class Writer:
         """How full the journal was when that was last asked: before each group."""
         self.stats = WriterStats()
         self._answering: Answering | None = None
-        self.await_room: AwaitRoom = no_wait
-        """Called before new data is taken."""
+        self.fill: Fill | None = None
+        """New data waits for it."""
 
     async def submit(self, request: object, origin: object = None) -> Any:
         """Decide, apply and make durable. Returns the answer, or raises the refusal, once both are certain and mounts
@@ -109,7 +109,8 @@ class Writer:
         Cancellation does not take a request back: the call waits for the commit and returns.
         """
         if grows(request):
-            await self.await_room()
+            if self.fill is not None:
+                await self.fill.await_room()
             if self._filled > SLOW_FROM:
                 # a journal that fills slows its writers before it refuses them
                 self._filled = self._fill
@@ -120,9 +121,10 @@ class Writer:
     def hand_in(self, request: object, answered: Answered) -> bool:
         """As `submit`, without a task that waits: `answered` is called once the answer or the refusal is certain.
 
-        False: not now, `submit` it; a journal that fills slows its writers. Raises at once while writes are refused.
+        False: not now, `submit` it; a journal or disks that fill slow their writers. Raises at once while writes are
+        refused.
         """
-        if self._filled > SLOW_FROM and grows(request):
+        if grows(request) and (self._filled > SLOW_FROM or (self.fill is not None and self.fill.is_held())):
             return False
         self._take(request, answered)
         return True

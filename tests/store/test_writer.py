@@ -33,17 +33,20 @@ from couchestord.io import mutations as mu
 from couchestord.io import requests as rq
 from couchestord.io.catalog.catalog import Catalog
 from couchestord.io.catalog.reserve import Reserve
+from couchestord.io.disks import Disks
 from couchestord.io.records import META_BYTES_MAX
 from couchestord.model import Attributes, Conditions, Policy
 from couchestord.store import writer
 from couchestord.store.decide import Decider
+from couchestord.store.fill import Fill
 from couchestord.store.mounts import Mounts
 from couchestord.store.writer import GATHER_S_MAX, Writer
 
 
 class Rig:
-    def __init__(self, sims: list[SimDisk], catalog: Catalog, writer: Writer, journal: Any) -> None:
+    def __init__(self, sims: list[SimDisk], disks: Disks, catalog: Catalog, writer: Writer, journal: Any) -> None:
         self.sims = sims
+        self.disks = disks
         self.catalog = catalog
         self.writer = writer
         self.journal = journal
@@ -79,7 +82,7 @@ async def open_rig(folder: Path) -> AsyncIterator[tuple[Rig, trio.Nursery]]:
         Decider(catalog, StepClock(), lambda: log.disks.epoch, Mounts()),
         Reserve(catalog.path, 1 << 20),
     )
-    rig = Rig(sims, catalog, it, log.journal)
+    rig = Rig(sims, log.disks, catalog, it, log.journal)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(it.run)
         yield rig, nursery
@@ -315,6 +318,29 @@ async def test_what_is_handed_in_is_told_its_answer_and_is_not_taken_while_write
         await rig.writer.drain()
         with pytest.raises(ShuttingDown):
             rig.writer.hand_in(put, told.append)
+
+
+async def test_new_data_waits_while_room_is_made(tmp_path: Path) -> None:
+    """However it comes. What gives room back does not."""
+
+    class Held(Fill):
+        is_over = False
+
+        def is_held(self) -> bool:
+            return not self.is_over
+
+    async with open_rig(tmp_path) as (rig, nursery):
+        await rig.writer.submit(rq.MakeBucket("bucket", ""))
+        put, delete = put_request("bucket", b"k", b"1"), rq.DeleteObject("bucket", b"k", None, Conditions())
+        rig.writer.fill = fill = Held(rig.catalog.copies, rig.disks)
+        assert not rig.writer.hand_in(put, lambda _: None)
+        assert rig.writer.hand_in(delete, lambda _: None)
+        nursery.start_soon(rig.writer.submit, put)
+        await trio.sleep(0.3)
+        assert rig.read(b"k") is None
+        fill.is_over = True
+        await trio.sleep(0.3)
+        assert rig.read(b"k") is not None
 
 
 async def test_what_is_handed_in_as_the_writer_ends_is_refused(tmp_path: Path) -> None:

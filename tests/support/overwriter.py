@@ -53,7 +53,7 @@ def main() -> None:
     for line in sys.stdin:
         way, size_bytes = line.split()
         writer.overwrite(way, int(size_bytes))
-        print(digest_of(writer.held).hex(), flush=True)
+        print(digest_of(bytes(writer.held)).hex(), flush=True)
     os.close(number)
 
 
