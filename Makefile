@@ -102,16 +102,18 @@ soak: $(MOUNT) test-tools bench-tools $(BIN)/weed $(BIN)/juicefs ## the long for
 	PATH="$(abspath $(BIN)):$$PATH" python -m pytest -v -m soak -n auto --maxprocesses 4 --dist worksteal \
 	  -o tmp_path_retention_policy=failed --durations 20 $(ARGS)
 
-# workers,caches: what tests/support/modes.py reads. `make test` is the fifth.
-MODES ?= 2,on 2,off 0,off 0,l2
+# workers,caches,mount: what tests/support/modes.py reads. `make test` is the first.
+MODES ?= 2,on, 2,off, 0,off, 0,l2, 0,on,on
 
-modes: $(MOUNT) test-tools ## the tests of store, S3 and daemon with workers and without, with caches, without, with a second tier
+modes: $(MOUNT) test-tools ## the tests of store, S3 and daemon with workers and without, with caches, without, with a second tier, with a mount
 	failed=""; \
 	for mode in $(MODES); do \
-	  echo "-- workers $${mode%,*}, caches $${mode#*,}"; \
-	  COUCHESTORD_TEST_WORKERS=$${mode%,*} COUCHESTORD_TEST_CACHES=$${mode#*,} PATH="$(abspath $(BIN)):$$PATH" \
+	  IFS=, read -r workers caches mount <<< "$$mode"; \
+	  echo "-- workers $$workers, caches $$caches, mount $${mount:-off}"; \
+	  tests=tests/system; [ -n "$$mount" ] || tests+=" tests/frontends/s3 tests/store"; \
+	  COUCHESTORD_TEST_WORKERS=$$workers COUCHESTORD_TEST_CACHES=$$caches COUCHESTORD_TEST_MOUNT=$$mount PATH="$(abspath $(BIN)):$$PATH" \
 	    python -m pytest -q -n auto --maxprocesses 4 --dist loadfile -o tmp_path_retention_policy=failed \
-	    tests/system tests/frontends/s3 tests/store $(ARGS) || failed="$$failed $$mode"; \
+	    $$tests $(ARGS) || failed="$$failed $$mode"; \
 	done; \
 	if [ -n "$$failed" ]; then echo "failed in:$$failed" >&2; exit 1; fi
 

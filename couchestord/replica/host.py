@@ -53,9 +53,9 @@ class Host:
         self._readers: set[_Reader] = set()
         self.beside = ReadersBeside(lambda: [each.caches for each in self._readers], has_workers=has_workers)
 
-    def pids(self) -> list[int]:
-        """Processes that read now."""
-        return sorted(reader.pid for reader in self._readers if reader.is_reading)
+    def worker_pids(self) -> list[int]:
+        """Workers that read now."""
+        return sorted(reader.pid for reader in self._readers if reader.is_reading and reader.caches.is_worker)
 
     def take_number(self) -> int:
         """The number, as a reader of the page, of a process that was not forked; -1: there are too many."""
@@ -92,7 +92,7 @@ class Host:
         """While the body runs, readers read this store; at its end they have finished, or were waited for `LEAVE_S`."""
         core = store.core
         core.catalog.generations.share(self.page.generations)
-        core.jobs.views.share(self.page, self.pids)
+        core.jobs.views.share(self.page, self.worker_pids)
         store.caches.beside = self.beside
         core.catalog.tell(self._publish)
         self._publish(core.catalog)

@@ -169,7 +169,7 @@ async def status(core: "Core", beside: Sequence[ReaderStats] = ()) -> dict[str, 
             "refused": core.writer.stats.refused,
         },
         "jobs": core.jobs.status(),
-        "workers": core.jobs.views.readers(),
+        "workers": core.jobs.views.workers(),
         "mounts": core.mounts.status(),
     }
 

@@ -13,14 +13,14 @@ class Views:
 
     def __init__(self) -> None:
         self._page: SharedPage | None = None
-        self.readers: Callable[[], list[int]] = list
-        """Ids of the other processes that read now."""
+        self.workers: Callable[[], list[int]] = list
+        """Ids of the workers that read now."""
         self._noted: dict[int, int] = {}
         self._point: tuple[int, int] | None = None
 
-    def share(self, page: SharedPage, readers: Callable[[], list[int]]) -> None:
-        """Others read from now on and say in `page` what they see. `readers` answers their process ids."""
-        self._page, self.readers = page, readers
+    def share(self, page: SharedPage, workers: Callable[[], list[int]]) -> None:
+        """Others read from now on and say in `page` what they see. `workers` answers the process ids of some."""
+        self._page, self.workers = page, workers
 
     def is_unseen(self, segment: int) -> bool:
         """Whether nobody can see a segment any more that was dead when this was asked for the first time.

@@ -17,7 +17,7 @@ def test_without_other_processes_everything_may_go_at_once() -> None:
     views = Views()
     assert views.is_unseen(16)
     assert views.trim_point(7) == 7
-    assert views.readers() == []
+    assert views.workers() == []
 
 
 def test_segment_goes_once_every_reader_has_seen_what_was_there_when_it_was_asked_for() -> None:

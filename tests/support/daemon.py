@@ -71,6 +71,7 @@ class Node:
         self.log = log or data.with_name(data.name + ".log")
         self.process: subprocess.Popen[str] | None = None
         self.addresses: dict[str, str] = {}
+        self._mount = self.log.with_suffix(".mount")
         self._log_start = 0
         self._key: tuple[str, str] | None = None
         self._clients: dict[tuple[float, int], Any] = {}
@@ -82,6 +83,8 @@ class Node:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.kill()
+        if mode().is_mounted:  # the kernel has it until its process is gone
+            subprocess.run(["umount", "-l", self._mount], check=False, stderr=subprocess.DEVNULL)
         self._close_clients()
         if error is not None:
             error.add_note(f"the daemon's log ends:\n{self.said()[-4000:]}")
@@ -114,7 +117,7 @@ class Node:
         with self.log.open("a") as errors:
             self._log_start = errors.tell()
             self.process = subprocess.Popen(
-                [*line, *FREE_PORTS, "--json", *self.arguments],
+                [*line, *FREE_PORTS, "--json", *mode().arguments(self._mount), *self.arguments],
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,

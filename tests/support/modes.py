@@ -2,8 +2,9 @@
 
     COUCHESTORD_TEST_WORKERS=2              daemons, and the server of tests/frontends/s3, have workers
     COUCHESTORD_TEST_CACHES=on, off or l2   a cache in memory, none, or little memory with a second tier below it
+    COUCHESTORD_TEST_MOUNT=on               daemons keep all of their buckets mounted
 
-Unset, both are what the test prefers: what is the default of the daemon, or no caches where reads are to be those of
+Unset, these are what the test prefers: what is the default of the daemon, or no caches where reads are to be those of
 the disks.
 """
 
@@ -11,9 +12,12 @@ import functools
 import os
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, get_args
+
+import pytest
 
 from couchestord.cache import CACHES_OFF, CacheConfig
 
@@ -30,6 +34,7 @@ class Mode:
     workers: int
     caches: Caches
     """Empty: as the test prefers."""
+    is_mounted: bool = False
 
     def settings(self, stated: Mapping[str, str], l2_path: Path) -> dict[str, str]:
         """A daemon's settings: what is stated, and where that names no workers or no caches, what this mode says."""
@@ -52,6 +57,14 @@ class Mode:
             }
         return {}
 
+    def arguments(self, folder: Path) -> list[str]:
+        """More of the command line of `couchestord up`. `folder`: where a mount may be."""
+        if not self.is_mounted:
+            return []
+        with suppress(FileExistsError):
+            folder.mkdir()
+        return ["--mount", str(folder)]
+
     def config(self, l2_path: Path) -> CacheConfig:
         """Caches of a store without a daemon, which has one at a time."""
         if self.caches == "l2":
@@ -64,7 +77,13 @@ def mode() -> Mode:
     caches = os.environ.get("COUCHESTORD_TEST_CACHES", "")
     if caches not in get_args(Caches):
         raise ValueError(f"COUCHESTORD_TEST_CACHES={caches} is none of {get_args(Caches)}")
-    return Mode(int(os.environ.get("COUCHESTORD_TEST_WORKERS") or 0), caches)  # type: ignore[arg-type]
+    is_mounted = bool(os.environ.get("COUCHESTORD_TEST_MOUNT"))
+    return Mode(int(os.environ.get("COUCHESTORD_TEST_WORKERS") or 0), caches, is_mounted)  # type: ignore[arg-type]
+
+
+unmounted: Final = pytest.mark.skipif(
+    mode().is_mounted, reason="a mount is one of the processes whose caches are counted"
+)
 
 
 def l2_folder() -> Path:

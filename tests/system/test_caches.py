@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from daemon import ONE_PROCESS, QUICK, Node, wait_until, with_workers
 from daemons import command, result
+from modes import unmounted
 from workload import BUCKET
 
 
@@ -19,6 +20,7 @@ def metrics(node: Node) -> dict[str, float]:
     return {name: float(value) for name, value in rows}
 
 
+@unmounted
 def test_warmup_stats_and_evict(tmp_path: Path) -> None:
     with Node(tmp_path / "data", settings={**QUICK, **ONE_PROCESS, "COUCHESTORD_CACHE__L1_SIZE": "1 MiB"}) as node:
         data = ("--data", node.data)
@@ -45,6 +47,7 @@ def test_warmup_stats_and_evict(tmp_path: Path) -> None:
         assert "NoSuchBucket" in command("cache", "warmup", "nowhere", *data, "--json").stderr
 
 
+@unmounted
 def test_caches_of_workers_are_warmed_told_and_emptied(tmp_path: Path) -> None:
     settings = with_workers({**QUICK, "COUCHESTORD_CACHE__L1_SIZE": "2 MiB"}, 2)
     with Node(tmp_path / "data", settings=settings) as node:
@@ -71,6 +74,7 @@ def test_caches_of_workers_are_warmed_told_and_emptied(tmp_path: Path) -> None:
         assert result("cache", "stats", *data)[0]["bytes"] == 0
 
 
+@unmounted
 @pytest.mark.parametrize("l1_size", ["0", "auto"])
 def test_with_and_without(tmp_path: Path, l1_size: str) -> None:
     with Node(tmp_path / "data", settings={**QUICK, "COUCHESTORD_CACHE__L1_SIZE": l1_size}) as node:

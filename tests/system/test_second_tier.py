@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from daemon import QUICK, Node, remove, wait_until
-from modes import WORKERS
+from modes import WORKERS, unmounted
 
 BODIES = {f"key-{number}": random.Random(number).randbytes(50_000) for number in range(25)}
 
@@ -74,6 +74,7 @@ def test_is_warm_after_a_kill_and_never_wrong(tmp_path: Path, workers: int) -> N
         wait_until(lambda: read_all(node) or metric(node, "damaged_total") > 0, 60, node.said)
 
 
+@unmounted
 def test_workers_share_it_hand_over_what_they_hold_and_go_on_without_it(tmp_path: Path) -> None:
     with Node(tmp_path / "data", settings=settings(tmp_path, 2)) as node:
         start(node)

@@ -34,8 +34,8 @@ def workers(node: Node) -> list[int]:
 
 
 def store_process(node: Node) -> int:
-    (pid,) = set(node.children()) - set(workers(node))
-    return pid
+    # the keeper of a mount is started last
+    return min(set(node.children()) - set(workers(node)))
 
 
 def all_serve(node: Node, *, but: list[int] | None = None) -> Callable[[], bool]:
