@@ -248,6 +248,8 @@ class Operation:
     """Operations of all processes together."""
     is_cold: bool = False
     """The kernel's caches are emptied before: names, attributes and pages, of the mount and of the files below it."""
+    is_warm: bool = False
+    """It is carried out once before: emptying the kernel's caches for one file system empties those of all."""
     changes: bool = False
     processes: tuple[int, ...] = PROCESSES
     program: str = ""
@@ -259,13 +261,13 @@ READ_WARM: Final = "sequential read, warm"
 OPERATIONS: Final = (
     Operation("sequential write, fsync", "MiB", write, lambda sizes: sizes.large_mib, changes=True),
     Operation("sequential read, cold", "MiB", read, lambda sizes: sizes.large_mib, is_cold=True),
-    Operation(READ_WARM, "MiB", read, lambda sizes: sizes.large_mib),
+    Operation(READ_WARM, "MiB", read, lambda sizes: sizes.large_mib, is_warm=True),
     Operation("random read", "4 KiB", read_randomly, lambda sizes: sizes.random_count, is_cold=True),
     Operation("random write, fsync", "4 KiB", write_randomly, lambda sizes: sizes.random_count, changes=True),
     Operation("create 4 KiB, close", "file", create, lambda sizes: sizes.files_count, changes=True),
     Operation("create 4 KiB, fsync each", "file", create_synced, lambda sizes: sizes.synced_count, changes=True),
     Operation("stat, cold", "file", stat, lambda sizes: sizes.files_count, is_cold=True),
-    Operation("stat again", "file", stat, lambda sizes: sizes.files_count),
+    Operation("stat again", "file", stat, lambda sizes: sizes.files_count, is_warm=True),
     Operation("readdir", "entry", list_names, lambda sizes: sizes.files_count * sizes.listings_count),
     Operation("ls -l", "entry", list_long, lambda sizes: sizes.files_count * sizes.listings_count),
     Operation("unlink", "file", unlink, lambda sizes: sizes.files_count, changes=True),

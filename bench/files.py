@@ -97,6 +97,8 @@ def measure(mount: Mount, operation: Operation, shares: Sequence[Share], clients
     os.sync()
     if operation.is_cold:
         DROP_CACHES.write_text("3")
+    if operation.is_warm:
+        run(operation.work, shares, clients)
     before = mount.cpu_s()
     elapsed_s = run(operation.work, shares, clients)
     used_s, count = max(mount.cpu_s() - before, IDLE_S), operation.count(shares[0].sizes)
