@@ -252,14 +252,16 @@ class FileSystem(OpenFiles):
         modified_ns: int | None = None,
         changed_ns: int | None = None,
     ) -> Stat:
-        """See `ChangeInode`; with `size` the file is cut or made longer. A time that cannot be kept becomes the nearest
+        """See `ChangeInode`; with `size` the file is cut or made longer. One of that size stays as it is, as with
+        truncate(2), unless `modified_ns` is said, as with ftruncate(2). A time that cannot be kept becomes the nearest
         that can. Raises IsADirectory.
         """
         id_ = self._id(ino)
         accessed_ns = nearest_ns(accessed_ns) if accessed_ns is not None else None
         modified_ns = nearest_ns(modified_ns) if modified_ns is not None else None
         if size is not None:
-            await self._truncate(id_, size, modified_ns)
+            if modified_ns is not None or size != self.stat(ino).size:
+                await self._truncate(id_, size, modified_ns)
             modified_ns = None
         if modified_ns is not None and self._is_known(id_, modified_ns, changed_ns):
             modified_ns = None

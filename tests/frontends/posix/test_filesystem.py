@@ -145,7 +145,25 @@ async def test_cutting_and_making_longer(tmp_path: Path) -> None:
         await system.close(handle)
         assert await read(store, b"f") == b"0123ab\0\0"
         with pytest.raises(errors.IsADirectory):
-            await system.change(ROOT, size=0)
+            await system.change(ROOT, size=1)
+
+
+async def test_cut_to_the_length_that_it_has(tmp_path: Path) -> None:
+    """The kernel keeps times: it says one with ftruncate(2), and with truncate(2) when the length becomes another."""
+    async with mounted(tmp_path) as (store, system):
+        await store.put("box", b"f", b"0123456789")
+        node = there(store, b"f")
+        shown = system.stat(node.id)
+        assert await system.change(node.id, size=10) == shown
+        assert there(store, b"f") == node
+        assert (await system.change(node.id, size=10, modified_ns=5)).modified_ns == 5
+        handle = system.open(node.id, writes=True)
+        await system.write(handle, 10, b"x")
+        shown = system.stat(node.id)
+        assert await system.change(node.id, size=11) == shown
+        await system.change(node.id, size=10)
+        await system.close(handle)
+        assert await read(store, b"f") == b"0123456789"
 
 
 async def test_what_is_too_long_is_refused_and_the_rest_is_published(tmp_path: Path) -> None:
