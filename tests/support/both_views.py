@@ -5,18 +5,23 @@ open S3 shows what it held when it was synced or closed last, or later.
 """
 
 import errno
+import fcntl
 import os
 import random
 import stat
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from mounted import fetched, listed
+from workload import content, digest_of
 
 LONG: Final = "n" * 255
 NAMES: Final = ("a", "b", "d", "d/a", "d/a", "d/e/a", LONG)
+KEPT: Final = "kept"
+"""A file that nobody touches: its folder stays."""
 OPEN_MAX: Final = 2
 SHORTEN_S_MAX: Final = 120.0
 _OLD_NS: Final = 10**18
@@ -34,17 +39,14 @@ Name = str | int
 """A number is one of the names that are there."""
 
 
-def data_of(seed: int, length: int) -> bytes:
-    return random.Random(seed).randbytes(length)
-
-
 class BothViews:
     """Steps, and what holds after each."""
 
     def __init__(self, client: Any, mounted: Path, local: Path) -> None:
         """`mounted`: in the root of the mount of the bucket `box`; `local`: elsewhere, so named. Both are made."""
-        mounted.mkdir()
-        local.mkdir()
+        for folder in (mounted, local):
+            folder.mkdir()
+            (folder / KEPT).touch()
         self._client = client
         self._mounted, self._local = mounted, local
         self._prefix = mounted.name + "/"
@@ -62,9 +64,10 @@ class BothViews:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for both in self._open:
-            for number in both:
-                os.close(number)
+        with ExitStack() as stack:
+            for both in self._open:
+                for number in both:
+                    stack.callback(os.close, number)
 
     def step(self, step: "Step") -> None:
         """One step, and all is compared. Steps of open files do nothing when there is none."""
@@ -154,7 +157,7 @@ class BothViews:
                     os.removexattr(top / name, which)
                 case _:
                     how = {"set": 0, "create": os.XATTR_CREATE, "replace": os.XATTR_REPLACE}[what]
-                    os.setxattr(top / name, which, data_of(seed, seed % 300), how)
+                    os.setxattr(top / name, which, content(f"{seed}", seed % 300), how)
 
         if self._both(call):
             self._made_by_s3.discard(self._number(name))
@@ -163,7 +166,7 @@ class BothViews:
 
     def write_anew(self, name: Name, seed: int, length: int) -> None:
         name = self._name(name)
-        is_new, data = not self._number(name), data_of(seed, length)
+        is_new, data = not self._number(name), content(f"{seed}", length)
         if self._both(lambda top: (top / name).write_bytes(data)):
             if is_new:
                 self._touch(os.path.realpath(self._local / name))
@@ -171,7 +174,7 @@ class BothViews:
 
     def write_over(self, name: Name, seed: int, length: int, offset: int | None) -> None:
         """`offset` None: at the end."""
-        name, data = self._name(name), data_of(seed, length)
+        name, data = self._name(name), content(f"{seed}", length)
 
         def write(top: Path) -> None:
             number = os.open(top / name, os.O_RDWR | (os.O_APPEND if offset is None else 0))
@@ -184,14 +187,19 @@ class BothViews:
             self._published(self._number(name))
 
     def truncate(self, name: Name, length: int) -> None:
+        """One to the length that it has changes no time, as the manual says. Not every file system keeps to that."""
         name = self._name(name)
-        self._both(lambda top: os.truncate(top / name, length))
+        path = self._local / name
+        before = path.stat() if path.exists() else None
+        if self._both(lambda top: os.truncate(top / name, length)) and before is not None and before.st_size == length:
+            os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
     # -- open files ------------------------------------------------------------------------------------------------
 
     def open(self, name: Name, flags: int) -> None:
         if len(self._open) == OPEN_MAX:
             self.close(0)
+            self.all_agree()  # it may be the file that is opened, with O_TRUNC
         name = self._name(name)
         is_new, opened = not self._number(name), list[int]()
 
@@ -205,10 +213,10 @@ class BothViews:
 
     def close(self, pick: int) -> None:
         here, there = self._open.pop(pick % len(self._open))
-        number = os.fstat(there).st_ino
+        if fcntl.fcntl(there, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY:
+            self._published(os.fstat(there).st_ino)
         os.close(here)
         os.close(there)
-        self._published(number)
 
     def sync(self, pick: int, only_data: bool) -> None:
         pick %= len(self._open)
@@ -217,14 +225,21 @@ class BothViews:
 
     def write_open(self, pick: int, seed: int, length: int, offset: int | None) -> None:
         """`offset` None: where the last one ended, or at the end."""
-        data = data_of(seed, length)
+        data = content(f"{seed}", length)
         self._both_open(
             pick % len(self._open),
             lambda number: os.write(number, data) if offset is None else os.pwrite(number, data, offset),
         )
 
-    def truncate_open(self, pick: int, length: int) -> None:
-        self._both_open(pick % len(self._open), lambda number: os.ftruncate(number, length))
+    def truncate_open(self, pick: int, length: int, offset: int | None) -> None:
+        """With `offset` something is written there at once: a hole may come between."""
+
+        def call(number: int) -> None:
+            os.ftruncate(number, length)
+            if offset is not None:
+                os.pwrite(number, b"behind", offset)
+
+        self._both_open(pick % len(self._open), call)
 
     def read_open(self, pick: int, length: int, offset: int | None) -> None:
         """It may have no name any more, or another file may have it."""
@@ -241,7 +256,7 @@ class BothViews:
         name = self._name(name)
         if not self._can_be_put(name):
             return
-        place, data = {"Bucket": "box", "Key": self._prefix + name}, data_of(seed, length)
+        place, data = {"Bucket": "box", "Key": self._prefix + name}, content(f"{seed}", length)
         if in_parts:
             upload = self._client.create_multipart_upload(**place)["UploadId"]
             part = self._client.upload_part(**place, UploadId=upload, PartNumber=1, Body=data)
@@ -266,25 +281,52 @@ class BothViews:
         assert body in self._states[source.stat().st_ino], "a copy of what it never was"
         self._put_locally(new, body)
 
-    def delete(self, name: Name) -> None:
+    def delete(self, name: Name, with_siblings: bool) -> None:
+        """`with_siblings`: all that is listed of its directory, and below. An empty directory is a key, too."""
         name = self._name(name)
-        self._client.delete_object(Bucket="box", Key=self._prefix + name)
-        path = self._local / name
-        if not self._is_plain(name) or not os.path.lexists(path) or (path.is_dir() and not path.is_symlink()):
+        path, names = self._local / name, [name]
+        if not self._is_plain(name):
             return
-        path.unlink()
-        while (path := path.parent).stat().st_ino in self._made_by_s3 and not os.listdir(path):
-            path.rmdir()
+        if with_siblings and path.parent.is_dir():
+            names = [os.fspath(each.relative_to(self._local)) for each in path.parent.rglob("*")]
+        keys = [key for each in names for key in self._keys_of(each)]
+        # those of one request go in any order, and what an empty directory lies in goes along if nothing else is there
+        self._delete_together([key for key in keys if not key.endswith("/")])
+        self._delete_together([key for key in keys if key.endswith("/")])
+
+    def _delete_together(self, keys: list[str]) -> None:
+        if keys:
+            objects = [{"Key": self._prefix + key} for key in keys]
+            answer = self._client.delete_objects(Bucket="box", Delete={"Objects": objects})
+            assert len(answer["Deleted"]) == len(keys)
+        for key in keys:
+            self._delete_locally(key)
+
+    def _keys_of(self, name: str) -> list[str]:
+        path = self._local / name
+        if not is_directory(path):
+            return [] if name == KEPT else [name]
+        return [] if os.listdir(path) else [name + "/"]
+
+    def _delete_locally(self, key: str) -> None:
+        path = self._local / key
+        if key.endswith("/"):
+            while not os.listdir(path):
+                path.rmdir()
+                path = path.parent
+        elif os.path.lexists(path):
+            path.unlink()
+            while (path := path.parent).stat().st_ino in self._made_by_s3 and not os.listdir(path):
+                path.rmdir()
 
     def _is_plain(self, name: str) -> bool:
         """The key is that of the name: no symbolic links are on the way."""
         parents = [self._local / parent for parent in Path(name).parents[:-1]]
-        return all(stat.S_ISDIR(parent.lstat().st_mode) for parent in parents if os.path.lexists(parent))
+        return all(is_directory(parent) for parent in parents if os.path.lexists(parent))
 
     def _can_be_put(self, name: str) -> bool:
         """What is there then is what a local file system can have: no file below a file or beside a directory."""
-        path = self._local / name
-        return self._is_plain(name) and (path.is_symlink() or not path.is_dir())
+        return self._is_plain(name) and not is_directory(self._local / name)
 
     def _put_locally(self, name: str, data: bytes) -> None:
         path = self._local / name
@@ -293,38 +335,42 @@ class BothViews:
                 (self._local / parent).mkdir()
                 (self._local / parent).chmod(0o755)
                 self._made_by_s3.add((self._local / parent).stat().st_ino)
+        before = path.parent.stat() if os.path.lexists(path) else None
         new = self._local / "new"
         new.write_bytes(data)
         new.chmod(0o644)
         new.rename(path)
+        if before is not None:  # no entry came or went
+            os.utime(path.parent, ns=(before.st_atime_ns, before.st_mtime_ns))
 
     # -- what holds ------------------------------------------------------------------------------------------------
 
     def all_agree(self) -> None:
-        expected = shown(self._local)
-        here = shown(self._mounted)
+        expected, here = shown(self._local), shown(self._mounted)
         differing = {name: (here.get(name), expected.get(name)) for name in {*here, *expected}}
         assert here == expected, {name: both for name, both in differing.items() if both[0] != both[1]}
-        self._there = list(expected)
+        self._there = [name for name in expected if name != KEPT]
         paths = [self._local / name for name in expected]
-        self._made_by_s3 &= {path.stat().st_ino for path in paths if path.is_dir()}
+        self._made_by_s3 &= {path.stat().st_ino for path in paths if is_directory(path)}
         self._note_states(paths)
         keys = listed(self._client, self._prefix)
-        files = {name for name, about in expected.items() if about[0] != "folder"}
-        # an empty folder is a key that ends in a slash
-        folders = [self._local, *(path for path in paths if path.is_dir() and not path.is_symlink())]
-        empty = {f"{path.relative_to(self._local)}/".removeprefix("./") for path in folders if not any(path.iterdir())}
-        assert set(keys) == files | empty
-        keys = {key: keys[key] for key in files}
+        should_be = {key for name in self._there for key in self._keys_of(name)} | {KEPT}
+        assert set(keys) == should_be, f"S3 lists {set(keys)}, that should be {should_be}"
         for key, (etag, size) in keys.items():
-            path = self._local / key
-            states = [os.readlink(path).encode()] if path.is_symlink() else self._states[path.stat().st_ino]
+            states = self._states_of(key)
             before = self._seen.get(key)
             if before is None or before[0] != etag or before[1] != states[0]:
                 self._seen[key] = etag, fetched(self._client, self._prefix + key, etag, size)
             body = self._seen[key][1]
             assert body in states, f"{key}: S3 shows neither what was published nor what came later"
             del states[: states.index(body)]
+
+    def _states_of(self, key: str) -> list[bytes]:
+        """What S3 may show of a file, oldest first; what it has shown is removed by who asks."""
+        path = self._local / key
+        if path.is_symlink():
+            return [os.readlink(path).encode()]
+        return [b""] if is_directory(path) else self._states[path.stat().st_ino]
 
     def _note_states(self, paths: list[Path]) -> None:
         are_open = {os.fstat(there).st_ino for _, there in self._open}
@@ -336,24 +382,28 @@ class BothViews:
             self._states[number] = states if data in states[-1:] else [*states, data]
 
 
+def is_directory(path: Path) -> bool:
+    """Itself."""
+    return path.is_dir() and not path.is_symlink()
+
+
 def shown(folder: Path) -> dict[str, tuple[object, ...]]:
     """What a folder holds, to the attributes that both views can be asked for."""
     found: dict[str, tuple[object, ...]] = {}
     for path in sorted(folder.rglob("*")):
-        about = path.lstat()
-        owner = stat.S_IMODE(about.st_mode), about.st_uid, about.st_gid, about.st_nlink
-        name = os.fspath(path.relative_to(folder))
+        name, about = os.fspath(path.relative_to(folder)), path.lstat()
         if path.is_symlink():
             found[name] = "link", os.readlink(path)
             continue
         attributes = {
             each: os.getxattr(path, each) for each in sorted(os.listxattr(path)) if each.startswith("user.t.")
         }
+        old_ns = about.st_mtime_ns if about.st_mtime_ns <= _OLD_NS else None
+        both = stat.S_IMODE(about.st_mode), about.st_uid, about.st_gid, about.st_nlink, old_ns, attributes
         if path.is_dir():
-            found[name] = "folder", owner, attributes
-            continue
-        is_old = about.st_mtime_ns <= _OLD_NS
-        found[name] = "file", owner, attributes, is_old and about.st_mtime_ns, about.st_size, path.read_bytes()
+            found[name] = "folder", *both
+        else:
+            found[name] = "file", *both, about.st_size, digest_of(path.read_bytes()).hex()
     return found
 
 
@@ -372,7 +422,7 @@ _WEIGHTS: Final = {
     "make": 3,
     "remove": 5,
     "rename": 5,
-    "link": 3,
+    "link": 7,
     "change": 4,
     "write_anew": 6,
     "write_over": 7,
@@ -398,6 +448,7 @@ _ARGUMENTS: Final[dict[str, Callable[[random.Random], object]]] = {
     "offset": lambda rng: rng.choice((None, 0, 1, 4095, 50_000, 150_000)),
     "flags": lambda rng: rng.choice(_FLAGS),
     "pick": lambda rng: rng.randrange(OPEN_MAX),
+    "with_siblings": lambda rng: rng.random() < 0.4,
     "only_data": lambda rng: rng.random() < 0.5,
     "in_parts": lambda rng: rng.random() < 0.3,
 }
@@ -425,13 +476,17 @@ def run(make: Callable[[], BothViews], seed: int, count: int) -> None:
 
 def failure_of(make: Callable[[], BothViews], steps: list[Step]) -> Exception | None:
     """What a run ends with, None when all went well."""
-    with make() as views:
-        try:
-            for step in steps:
-                views.step(step)
-        except Exception as error:
-            return error
-    return None
+    failure: Exception | None = None
+    try:
+        with make() as views:
+            try:
+                for step in steps:
+                    views.step(step)
+            except Exception as error:
+                failure = error
+    except OSError as error:  # told by a close at the end
+        return failure or error
+    return failure
 
 
 def shortest(make: Callable[[], BothViews], steps: list[Step]) -> list[Step]:

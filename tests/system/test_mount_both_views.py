@@ -23,6 +23,8 @@ pytestmark = needs_mounts
 
 PROCESSES_COUNT = 8
 NAMES_COUNT = 12
+SEEDS = (3, 4, 8, 14)
+"""Of the first few those that notice the planted bugs."""
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +50,7 @@ def test_as_a_local_folder_and_as_s3(mounted: tuple[Node, Mounted], tmp_path: Pa
     node, mount = mounted
     local = tmp_path / "local"
     make = maker(node, mount.folder, local)
-    for seed in range(4):
+    for seed in SEEDS:
         run(make, seed, 100)
     with Mounted(node.data, tmp_path / "second", options=["--read-only"]) as second:
         for folder in local.iterdir():

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 from daemon import QUICK, Node, with_workers
-from mounted import Mounted
+from mounted import Mounted, needs_mounts
 
-pytestmark = pytest.mark.skipif(not Path("/dev/fuse").exists() or os.geteuid() != 0, reason="needs /dev/fuse and root")
+pytestmark = needs_mounts
 
 
 @pytest.fixture

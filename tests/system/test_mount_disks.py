@@ -70,7 +70,7 @@ def test_full_disks(tmp_path: Path) -> None:
         with Mounted(node.data, tmp_path / "box") as mount:
             top = mount.folder
             for disk in loops.disks:
-                disk.fill(leave_bytes=DISK_BYTES // 2)
+                disk.fill(leave_bytes=DISK_BYTES // 4)
             expected: dict[str, bytes] = {}
             for number in range(150):
                 data = content(f"{number}", FILE_BYTES)
