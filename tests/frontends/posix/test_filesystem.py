@@ -101,6 +101,20 @@ async def test_all_handles_of_a_file_share_what_is_written(tmp_path: Path) -> No
         assert await read(store, b"f") == b"oneother"
 
 
+async def test_a_close_syncs_what_may_have_been_written_through_it(tmp_path: Path) -> None:
+    async with mounted(tmp_path) as (_, system):
+        writer, made = await system.create(ROOT, b"f", 0o600, ME)
+        reader = system.open(made.ino)
+        assert not system.is_dirty(writer)
+        await system.write(writer, 0, b"x")
+        assert system.is_dirty(writer)
+        assert not system.is_dirty(reader)
+        await system.sync(writer)
+        assert not system.is_dirty(writer)
+        await system.close(reader)
+        await system.close(writer)
+
+
 async def test_long_and_sparse_files(tmp_path: Path) -> None:
     async with mounted(tmp_path) as (store, system):
         handle, made = await system.create(ROOT, b"f", 0o600, ME)
