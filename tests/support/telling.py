@@ -64,10 +64,8 @@ class Telling:
         """Until it has said so many more lines of a kind, each within a minute of the one before."""
         with self._changed:
             start, found, goes_on = len(self.said), 0, True
-            while goes_on and not self._has_ended and found < count:
-                goes_on = self._changed.wait_for(
-                    lambda: self._has_ended or sum(map(is_wanted, self.said[start:])) > found, _PATIENCE_S
-                )
+            while goes_on and found < count and not self._has_ended:
+                goes_on = self._changed.wait(_PATIENCE_S)
                 found = sum(map(is_wanted, self.said[start:]))
         assert goes_on, f"{found} of {count} lines, and no other one within {_PATIENCE_S} s"
         assert found >= count, f"it ended with {self.process.wait(_PATIENCE_S)} after {found} of {count} lines"
