@@ -63,10 +63,18 @@ class Telling:
     def wait_for(self, count: int, is_wanted: Callable[[str], bool] = lambda line: True) -> None:
         """Until it has said so many more lines of a kind, each within a minute of the one before."""
         with self._changed:
-            start, found, goes_on = len(self.said), 0, True
-            while goes_on and found < count and not self._has_ended:
-                goes_on = self._changed.wait(_PATIENCE_S)
-                found = sum(map(is_wanted, self.said[start:]))
+            start = len(self.said)
+
+            def counted() -> int:
+                return sum(map(is_wanted, self.said[start:]))
+
+            def says_more(than: int) -> bool:
+                return self._changed.wait_for(lambda: self._has_ended or counted() > than, _PATIENCE_S)
+
+            goes_on = True
+            while goes_on and counted() < count and not self._has_ended:
+                goes_on = says_more(counted())
+            found = counted()
         assert goes_on, f"{found} of {count} lines, and no other one within {_PATIENCE_S} s"
         assert found >= count, f"it ended with {self.process.wait(_PATIENCE_S)} after {found} of {count} lines"
 
