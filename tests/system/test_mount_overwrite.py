@@ -83,5 +83,5 @@ def test_random_overwrites(tmp_path: Path) -> None:
 
 @pytest.mark.soak
 def test_random_overwrites_for_long(tmp_path: Path) -> None:
-    """A quarter of a store of 4 GiB, over and over."""
-    overwrite(tmp_path, 1024 * MIB, 1024 * MIB, 100, 40)
+    """A quarter of a store of 1 GiB, five times over."""
+    overwrite(tmp_path, 256 * MIB, 256 * MIB, 40, 30)
