@@ -139,6 +139,47 @@ def test_builds_go_on_while_any_disks_are_lost(tmp_path: Path, lost: tuple[int, 
     build_while_disks_go(tmp_path, lost, 10)
 
 
+def damage(node: Node, sample: bytes) -> None:
+    """What is on the disks of these bytes is others."""
+    for disk in node.disks:
+        for path in disk.glob("segments/**/*"):
+            offset = path.read_bytes().find(sample) if path.is_file() else -1
+            if offset >= 0:
+                with path.open("r+b") as file:
+                    file.seek(offset)
+                    file.write(bytes(len(sample)))
+                return
+    raise AssertionError("they are on no disk")
+
+
+def test_beyond_what_the_code_makes_good_only_what_is_lost_fails(tmp_path: Path) -> None:
+    files = {name: content(name, FILE_BYTES) for name in ("lost", "kept", "more")}
+    lost = files["lost"]
+    with Node(tmp_path / "data", settings=QUICK).start() as node:
+        node.s3().create_bucket(Bucket="box")
+        with Mounted(node.data, tmp_path / "box") as mount:
+            for name, data in files.items():
+                assert not write(mount.folder / name, data)
+        node.stop()
+        for offset in (0, 256 << 10, 512 << 10):  # where three shards of its first stripe begin
+            damage(node, lost[offset : offset + 64])
+        node.start()
+        with Mounted(node.data, tmp_path / "box") as mount:
+            top = mount.folder
+            assert error_of(lambda: (top / "lost").read_bytes()) == errno.EIO
+            with (top / "lost").open("rb") as file:
+                file.seek(-100_000, os.SEEK_END)
+                assert file.read() == lost[-100_000:]
+            for name in ("kept", "more"):
+                assert (top / name).read_bytes() == files[name]
+            assert not write(top / "more", b"new")
+            assert not write(top / "new", b"new")
+            # what is written over what is lost is there
+            assert not write(top / "lost", files["kept"][:1_500_000])
+            assert (top / "lost").read_bytes() == files["kept"][:1_500_000] + lost[1_500_000:]
+            assert objects(node.s3()) == {path.name: path.read_bytes() for path in top.iterdir()}
+
+
 @pytest.mark.soak
 def test_calls_fail_within_time_when_there_is_no_daemon(tmp_path: Path) -> None:
     """And all is as before when there is one again."""
