@@ -8,7 +8,7 @@ from pathlib import Path
 
 import trio
 
-from couchestord import logs
+from couchestord import logs, memory
 from couchestord.cli.options import Commands, add_command, add_store_options, add_trust_option, load_config
 
 
@@ -43,6 +43,7 @@ def _mount(options: argparse.Namespace) -> None:
     mount = Mount(options.bucket, options.folder, wished, options.trust_s3_owners)
 
     def announce() -> None:
+        memory.settle()
         if options.json:
             print(json.dumps({"bucket": mount.bucket, "folder": str(mount.folder)}), flush=True)
         else:

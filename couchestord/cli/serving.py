@@ -1,7 +1,6 @@
 """Commands that stay in the foreground, and the one that makes a store: up, serve, init."""
 
 import argparse
-import gc
 import json
 import os
 import sys
@@ -12,7 +11,7 @@ from typing import Any
 
 import trio
 
-from couchestord import daemon, logs
+from couchestord import daemon, logs, memory
 from couchestord.cli import credentials
 from couchestord.cli.options import (
     Commands,
@@ -35,10 +34,6 @@ _SHARDS_PER_DISK = """\
 A stripe has k data and m parity shards (4 and 2), each on a disk of its own. With fewer disks than k+m several
 share one, up to --shards-per-disk: a lost disk takes them all, so the store outlives the loss of m/N disks only.
 3 disks with 2 shards each outlive the loss of one; 2 disks with 3 each outlive none, nor does a single one with 6.
-"""
-_YOUNG_OBJECTS_MAX = 5000
-"""Python looks for cycles among new objects when there are so many. The requests of one commit are fewer, of which a
-tenth of the CPU went into looking through them (700 by default).
 """
 
 
@@ -139,20 +134,14 @@ def _init(options: argparse.Namespace) -> None:
 
 
 def _run(config: Config, *, announce: Callable[[Running], None], **arguments: Any) -> None:
-    def settle_memory() -> None:
-        # what is here now stays: it is looked through once more and then never again
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(_YOUNG_OBJECTS_MAX, 10, 10)
-
     def settle(running: Running) -> None:
-        settle_memory()
+        memory.settle()
         announce(running)
 
     logs.configure(config.log.level, config.log.format, sys.stderr)
     count = workers_count(config.s3.workers)
     if count:
-        run_with_workers(config, count, os.environ, announce=settle, settle=settle_memory, **arguments)
+        run_with_workers(config, count, os.environ, announce=settle, settle=memory.settle, **arguments)
     else:
         trio.run(partial(daemon.run, config, environ=os.environ, announce=settle, **arguments))
 

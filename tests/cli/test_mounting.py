@@ -1,6 +1,7 @@
 """What `mount` says when there can be no mount: one line that tells what to do. None of this needs a kernel's mount."""
 
 import errno
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -47,6 +48,15 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return made
 
 
+@pytest.fixture(autouse=True)
+def cycles() -> Iterator[None]:
+    """What a mount says of memory holds for this process no longer than a test."""
+    before = gc.get_threshold()
+    yield
+    gc.unfreeze()
+    gc.set_threshold(*before)
+
+
 @pytest.fixture
 def refused(capsys: pytest.CaptureFixture[str]) -> Any:
     """Runs `mount`; answers the exit code and what was said on standard error."""
@@ -65,6 +75,7 @@ def test_a_mount_that_can_be(data: Path, folder: Path, capsys: pytest.CaptureFix
     for said, options in (("photos", ["--bucket", "photos"]), ("all buckets", ["--read-only"])):
         assert entry.run(["mount", str(folder), "--data", str(data), *options]) == 0
         assert capsys.readouterr().out == f"{said} mounted on {folder}\n"
+        assert gc.get_freeze_count() > 10_000, "what lives as long as the mount is not searched for cycles"
 
 
 def test_clients_are_trusted_only_when_that_is_asked_for(

@@ -15,7 +15,7 @@ import pytest
 from daemons import FREE_PORTS, command, result, running
 
 from couchestord import daemon as daemon_module
-from couchestord import logs
+from couchestord import logs, memory
 from couchestord.cli import serving
 from couchestord.cli.credentials import lines_to_paste
 from couchestord.config import Config, S3Config
@@ -218,7 +218,7 @@ def test_what_lives_as_long_as_the_daemon_is_not_searched_for_cycles(monkeypatch
         gc.set_threshold(*before)
     ((frozen, threshold),) = seen
     assert frozen > 10_000
-    assert threshold == serving._YOUNG_OBJECTS_MAX
+    assert threshold == memory.YOUNG_OBJECTS_MAX
 
 
 def test_owners_cannot_be_trusted_by_a_mount_that_is_not_asked_for(tmp_path: Path) -> None:
