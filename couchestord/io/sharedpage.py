@@ -21,7 +21,7 @@ READERS_MAX: Final = 128
 """Processes that read, at a time."""
 NOBODY: Final = (1 << 64) - 1
 """In the place of a reader that is not there: it sees everything."""
-_VERSION, _SHUT = range(2)
+_VERSION, _SHUT, _SEQUENCE = range(3)
 _NUMBERS: Final = 64
 _READERS: Final = 512
 _BEATS: Final = _READERS + 8 * READERS_MAX
@@ -66,9 +66,17 @@ class SharedPage:
         """True while nobody may read the catalog."""
         return bool(self._words[_SHUT])
 
-    def publish(self, now: Generations, *, is_shut: bool) -> None:
-        """A change was committed, or may have been. By the one process that writes."""
+    @property
+    def sequence(self) -> int:
+        """Of a record that was committed."""
+        return self._words[_SEQUENCE]
+
+    def publish(self, now: Generations, *, sequence: int, is_shut: bool) -> None:
+        """A change was committed, or may have been, behind the record of that sequence. By the one process that
+        writes.
+        """
         self._numbers[:] = now.numbers
+        self._words[_SEQUENCE] = sequence
         self._words[_SHUT] = is_shut
         # last: who sees the count sees what was counted
         self._words[_VERSION] += 1

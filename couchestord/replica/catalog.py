@@ -63,6 +63,11 @@ class ReplicaCatalog:
         """Everything up to it is seen."""
         return self.generations.version
 
+    @property
+    def sequence(self) -> int:
+        """Of a record that was committed."""
+        return self._page.sequence
+
     def refresh(self) -> None:
         """See what was committed until now."""
         if self.generations.version != self._page.version:

@@ -116,7 +116,7 @@ class Host:
                 nursery.cancel_scope.cancel()
 
     def _publish(self, catalog: Catalog) -> None:
-        self.page.publish(catalog.generations, is_shut=catalog.is_shut)
+        self.page.publish(catalog.generations, sequence=catalog.sequence, is_shut=catalog.is_shut)
 
     async def _watch_disks(self, store: ObjectStore) -> None:
         before = good_disks(store)

@@ -77,6 +77,11 @@ class Files:
         self._catalog.refresh()
         return self._catalog.version
 
+    @property
+    def sequence(self) -> int:
+        """Of a record that was committed. What is asked for from now on comes behind it."""
+        return self._catalog.sequence
+
     def lookup(self, directory: int, name: bytes) -> NodeRow | None:
         """What a directory shows under a name, None when it shows nothing."""
         self._catalog.refresh()

@@ -34,6 +34,11 @@ class CatalogView(Protocol):
         """Grows with each change that is seen."""
         ...
 
+    @property
+    def sequence(self) -> int:
+        """Of a record that was committed. What is asked for from now on comes behind it."""
+        ...
+
     def refresh(self) -> None:
         """Called whenever something begins to be answered: what anybody was told of before is seen."""
         ...

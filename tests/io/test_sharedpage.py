@@ -10,11 +10,11 @@ def test_numbers_arrive_with_the_version() -> None:
     written.change_tree()
     written.change_tree()
     before = page.version
-    page.publish(written, is_shut=False)
-    assert page.version == before + 1
+    page.publish(written, sequence=9, is_shut=False)
+    assert (page.version, page.sequence) == (before + 1, 9)
     assert page.read(read) == page.version
     assert (read.names, read.tree, page.is_shut) == (1, 2, False)
-    page.publish(written, is_shut=True)
+    page.publish(written, sequence=0, is_shut=True)
     assert page.is_shut
 
 
@@ -39,7 +39,7 @@ def test_a_child_sees_what_its_parent_writes_and_the_other_way() -> None:
         page.see(5, page.version)
         os.write(told[1], b".")
         os._exit(0)
-    page.publish(Generations(), is_shut=False)
+    page.publish(Generations(), sequence=0, is_shut=False)
     os.write(asked[1], b".")
     os.read(told[0], 1)
     os.waitpid(pid, 0)
@@ -64,7 +64,7 @@ def test_a_page_opened_by_descriptor_is_the_same_page() -> None:
     other = SharedPage(os.dup(page.descriptor))
     assert other.seen(2) == 7  # opening it has changed nothing
     written.change_tree()
-    page.publish(written, is_shut=True)
+    page.publish(written, sequence=0, is_shut=True)
     assert (other.read(read), read.tree, other.is_shut) == (1, 1, True)
     other.see(5, 1)
     other.beat(5)

@@ -45,6 +45,19 @@ async def test_look_ups_hold_until_something_changes(tmp_path: Path) -> None:
         assert not look.holds()
 
 
+async def test_sequence_is_that_of_the_last_record_though_groups_have_several(tmp_path: Path) -> None:
+    """From there on the log is looked through for what may have been done."""
+    async with pair(tmp_path) as both:
+        for _ in range(3):
+            async with trio.open_nursery() as nursery:
+                for key in (b"a", b"b"):
+                    nursery.start_soon(both.store.put, "box", key, b"1")
+            assert both.replica.files.sequence == both.store.files.sequence == both.page.sequence
+        before = both.store.files.sequence
+        await both.store.put("box", b"c", b"1")
+        assert both.replica.files.sequence == before + 1
+
+
 async def test_catalog_that_cannot_be_opened_for_a_moment_is_tried_again(tmp_path: Path) -> None:
     """As when a reader looks for a file that is being replaced."""
     async with pair(tmp_path) as both:
@@ -53,7 +66,7 @@ async def test_catalog_that_cannot_be_opened_for_a_moment_is_tried_again(tmp_pat
         away = tmp_path / "away"
         catalog.path.rename(away)
         catalog.generations.open()
-        both.page.publish(catalog.generations, is_shut=False)
+        both.page.publish(catalog.generations, sequence=0, is_shut=False)
         for _ in range(2):
             with pytest.raises(Unavailable):
                 await both.replica.head("box", b"k")

@@ -27,7 +27,7 @@ class Rig:
         return self.page.seen(READER)
 
     def commit(self) -> None:
-        self.page.publish(Generations(), is_shut=False)
+        self.page.publish(Generations(), sequence=0, is_shut=False)
         self.seen = self.page.version
 
 

@@ -10,7 +10,7 @@ def shared() -> tuple[Views, SharedPage]:
 
 
 def commit(page: SharedPage) -> None:
-    page.publish(Generations(), is_shut=False)
+    page.publish(Generations(), sequence=0, is_shut=False)
 
 
 def test_without_other_processes_everything_may_go_at_once() -> None:

@@ -183,7 +183,7 @@ class FileSystem(OpenFiles):
         before = self._doubts.pop(task, None)
         if before is None:
             self._last_token += 1
-            before = self._last_token, self._store().version
+            before = self._last_token, self._store().sequence
         else:
             asked_after = before[1]
         try:

@@ -91,6 +91,11 @@ class Catalog:
         return self.committed_sequence
 
     @property
+    def sequence(self) -> int:
+        """Of the last record that readers see."""
+        return self.committed_sequence
+
+    @property
     def is_shut(self) -> bool:
         """True while readers get Unavailable."""
         return isinstance(self._reader, Shut)
@@ -249,13 +254,13 @@ class Catalog:
             self._let_go()
             try:
                 self._writer.execute("commit")
+                self.committed_sequence = self.applier.sequence
             finally:
                 self._hold()
                 if self._on_change is not None:
                     self._on_change(self)
                 # and again: what others read meanwhile may be of before
                 self.generations.follow(self.applier.generations)
-        self.committed_sequence = self.applier.sequence
         self.applier.generations.settle()
 
     def rollback(self) -> None:
