@@ -197,13 +197,15 @@ class Writer:
 
     async def _run(self, answering: Answering) -> None:
         try:
-            while True:
-                if not self._queue:
-                    self._idle.set()
-                    self._wanted, self._kick = 1, trio.Event()
-                    await self._kick.wait()
-                # a cancelled writer finishes the group it has begun: its requests cannot be cancelled
-                with trio.CancelScope(shield=True):
+            # a cancelled writer finishes the group it has begun: its requests cannot be cancelled
+            with trio.CancelScope(shield=True) as group:
+                while True:
+                    if not self._queue:
+                        self._idle.set()
+                        self._wanted, self._kick = 1, trio.Event()
+                        group.shield = False
+                        await self._kick.wait()
+                        group.shield = True
                     await self._gather()
                     answering.answer(await self._commit_waiting())
         finally:
@@ -230,6 +232,12 @@ class Writer:
         async with self._turn:
             yield
 
+    async def _take_turn(self) -> None:
+        try:
+            self._turn.acquire_nowait()  # `acquire` would take a turn of the loop
+        except trio.WouldBlock:
+            await self._turn.acquire()
+
     async def _commit_waiting(self) -> list[Waiting]:
         group: list[Waiting] = []
         size_bytes = 0
@@ -237,15 +245,17 @@ class Writer:
             waiting = self._queue.popleft()
             size_bytes += waiting.size_bytes
             group.append(waiting)
+        await self._take_turn()
         try:
-            async with self._turn:
-                await self._commit(group)
+            await self._commit(group)
         except Exception as error:
             if not isinstance(error, Error):
                 log.exception("commit failed")
                 error = InternalError(f"the commit failed: {error!r}")
             for waiting in group:
                 waiting.result = outcomes.Error(error)
+        finally:
+            self._turn.release()
         self._expected = min(GROUP_MUTATIONS_MAX, len(group) + len(self._queue))
         return group
 

@@ -343,6 +343,33 @@ async def test_new_data_waits_while_room_is_made(tmp_path: Path) -> None:
         assert rig.read(b"k") is not None
 
 
+async def test_it_is_quiet_between_two_groups_only(tmp_path: Path) -> None:
+    async with open_rig(tmp_path) as (rig, nursery):
+        await rig.writer.submit(rq.MakeBucket("bucket", ""))
+        told: list[Any] = []
+        async with rig.writer.quiet():
+            assert rig.writer.hand_in(put_request("bucket", b"a", b"1"), told.append)
+            await trio.testing.wait_all_tasks_blocked()
+            assert not told
+        await trio.testing.wait_all_tasks_blocked()
+        assert told[0].unwrap()
+        rig.freeze(True)
+        assert rig.writer.hand_in(put_request("bucket", b"b", b"1"), told.append)
+        await trio.testing.wait_all_tasks_blocked()
+
+        async def be_quiet() -> None:
+            async with rig.writer.quiet():
+                told.append("quiet")
+
+        nursery.start_soon(be_quiet)
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(told) == 1, "a group is being committed"
+        rig.freeze(False)
+        await trio.testing.wait_all_tasks_blocked()
+        assert told[1].unwrap()
+        assert told[2] == "quiet"
+
+
 async def test_what_is_handed_in_as_the_writer_ends_is_refused(tmp_path: Path) -> None:
     told: list[Any] = []
     async with open_rig(tmp_path) as (rig, nursery):
