@@ -35,16 +35,24 @@ class Channel:
         self._wake = trio.Event()
         self._room = trio.Event()
         self._closed = False
+        self._may_have_come = True
+        """Something that was not read yet."""
 
-    def send(self, message: bytes) -> None:
-        """Now, or as soon as the other side takes it. Nothing is sent when that is gone."""
+    def send(self, message: bytes, *, is_last: bool = False) -> None:
+        """Now, or as soon as the other side takes it. Nothing is sent when that is gone. `is_last`: no other message is
+        to be expected in this turn of the loop.
+        """
         if self._closed:
             return
         # what is sent in one turn of the loop goes in one call
         frame = _LENGTH.pack(len(message)) + message
         self._unsent.append(memoryview(frame))
         self._unsent_bytes += len(frame)
-        self._wake.set()
+        if is_last:
+            with suppress(OSError):  # the task finds out
+                self._send_some()
+        if self._unsent:
+            self._wake.set()
 
     @property
     def unsent_bytes(self) -> int:
@@ -103,15 +111,21 @@ class Channel:
 
     async def _read(self) -> bytes:
         while True:
-            try:
-                return self._socket.recv(_RECEIVE_BYTES)
-            except BlockingIOError:
+            if not self._may_have_come:
                 try:
                     await trio.lowlevel.wait_readable(self._socket)
                 except trio.ClosedResourceError:
                     return b""
+            try:
+                data = self._socket.recv(_RECEIVE_BYTES)
+            except BlockingIOError:
+                self._may_have_come = False
             except OSError:
                 return b""
+            else:
+                # less than there is room for is all that there was
+                self._may_have_come = len(data) == _RECEIVE_BYTES
+                return data
 
     async def _write(self) -> None:
         while True:

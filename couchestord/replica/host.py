@@ -6,9 +6,11 @@ from array import array
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 import msgspec
+import outcome as outcomes
 import trio
 
 from couchestord import logs
@@ -187,6 +189,8 @@ class _Reader:
         self.is_reading = False
         self.pid = 0
         self.caches = Reader(self.channel.send, is_worker=is_worker)
+        self._under_way = 0
+        """Requests to the writer that were not answered yet."""
         self._claims: list[tuple[Mounts, Claim]] = []
         self._held: tuple[ObjectStore, list[int], list[int]] | None = None
 
@@ -208,7 +212,9 @@ class _Reader:
         assert self.nursery is not None
         match message:
             case ms.Submit():
-                self.nursery.start_soon(self._submit, message)
+                self._under_way += 1
+                if not self._hand_in(message):
+                    self.nursery.start_soon(self._submit, message)
             case ms.FindRecord():
                 self._answer_now(message.id, self._find, message)
             case ms.Hold():
@@ -261,13 +267,31 @@ class _Reader:
             reply = ms.refuse(id_, error)
         self.channel.send(ms.pack(reply))
 
+    def _hand_in(self, message: ms.Submit) -> bool:
+        """As `_submit`, without a task that waits; False: not now."""
+        answered = partial(self._answer, message.id)
+        try:
+            return self._host.store.core.hand_in(ms.unpack_request(message), answered, self)
+        except Exception as error:
+            answered(outcomes.Error(error))
+            return True
+
     async def _submit(self, message: ms.Submit) -> None:
         try:
-            value = await self._host.store.core.submit(ms.unpack_request(message), self)
-            reply: ms.FromStore = ms.Answer(message.id, ms.raw(value))
+            answer = await self._host.store.core.submit(ms.unpack_request(message), self)
         except Exception as error:
-            reply = ms.refuse(message.id, _known(error))
-        self.channel.send(ms.pack(reply))
+            self._answer(message.id, outcomes.Error(error))
+        else:
+            self._answer(message.id, outcomes.Value(answer))
+
+    def _answer(self, id_: int, outcome: outcomes.Outcome[Any]) -> None:
+        try:
+            reply: ms.FromStore = ms.Answer(id_, ms.raw(outcome.unwrap()))
+        except Exception as error:
+            reply = ms.refuse(id_, _known(error))
+        self._under_way -= 1
+        # of those of one commit the last one takes the others along
+        self.channel.send(ms.pack(reply), is_last=not self._under_way)
 
     async def _hello(self, message: ms.Hello) -> None:
         store = await self._host.wait_open()

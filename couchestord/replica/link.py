@@ -101,7 +101,8 @@ class Link:
             return trio.lowlevel.Abort.SUCCEEDED
 
         self._waiting[id_] = trio.lowlevel.current_task()
-        self.channel.send(ms.pack(message(id_)))
+        # where many ask, others of them do so in this turn, too
+        self.channel.send(ms.pack(message(id_)), is_last=len(self._waiting) == 1)
         return ms.unpack_value(await trio.lowlevel.wait_task_rescheduled(abort), kind)
 
     def tell(self, message: ms.FromReader) -> None:

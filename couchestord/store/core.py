@@ -40,6 +40,7 @@ from couchestord.store.reader import ReaderParts
 from couchestord.store.snapshot import JOB as SNAPSHOT_JOB
 from couchestord.store.snapshot import protected_segments, restore_snapshot
 from couchestord.store.start import Started, start
+from couchestord.store.waiting import Answered
 from couchestord.store.writer import CATALOG_ROOM_BYTES_MIN, Writer
 
 if TYPE_CHECKING:
@@ -85,6 +86,12 @@ class Core:
             if done is not None:
                 return answer_again(self.catalog.files, done)
         return await self.writer.submit(request, origin)
+
+    def hand_in(self, request: object, answered: Answered, origin: object = None) -> bool:
+        """As `submit`, without a task that waits; see `Writer.hand_in`. False for what may have been done, too."""
+        if isinstance(request, fr.Once) and request.asked_after is not None:
+            return False
+        return self.writer.hand_in(request, answered, origin)
 
     async def destage_all(self) -> None:
         """Step destage until nothing is left to move, then snapshot and trim."""

@@ -118,7 +118,7 @@ class Writer:
         self._take(request, partial(trio.lowlevel.reschedule, trio.lowlevel.current_task()), origin)
         return await trio.lowlevel.wait_task_rescheduled(_cannot_cancel)
 
-    def hand_in(self, request: object, answered: Answered) -> bool:
+    def hand_in(self, request: object, answered: Answered, origin: object = None) -> bool:
         """As `submit`, without a task that waits: `answered` is called once the answer or the refusal is certain.
 
         False: not now, `submit` it; a journal or disks that fill slow their writers. Raises at once while writes are
@@ -126,7 +126,7 @@ class Writer:
         """
         if grows(request) and (self._filled > SLOW_FROM or (self.fill is not None and self.fill.is_held())):
             return False
-        self._take(request, answered)
+        self._take(request, answered, origin)
         return True
 
     def _take(self, request: object, answered: Answered, origin: object = None) -> None:

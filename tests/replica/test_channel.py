@@ -46,6 +46,23 @@ async def test_what_the_other_side_does_not_take_waits() -> None:
     assert got == sizes
 
 
+async def test_the_last_message_of_a_turn_takes_the_others_along_at_once() -> None:
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    with theirs:
+        end = Channel(ours, lambda _: None)
+        end.send(b"a")
+        with pytest.raises(BlockingIOError):
+            theirs.recv(1 << 10)
+        end.send(b"bb", is_last=True)
+        assert theirs.recv(1 << 10) == struct.pack("<I", 1) + b"a" + struct.pack("<I", 2) + b"bb"
+        assert not end.unsent_bytes
+        # one that does not fit waits for the other side, as any does
+        end.send(b"c" * (8 << 20), is_last=True)
+        assert end.unsent_bytes
+        end.close()
+
+
 async def test_length_that_cannot_be_ends_the_channel() -> None:
     ours, theirs = socket.socketpair()
     with theirs:

@@ -1,5 +1,6 @@
 import os
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from couchestord.errors import (
     ShuttingDown,
     Unavailable,
 )
+from couchestord.io import filerequests as fr
 from couchestord.io.sharedpage import NOBODY, SharedPage
 from couchestord.metrics import Metrics, Snapshot
 from couchestord.model import Attributes, Conditions
@@ -86,6 +88,21 @@ async def test_refusals_come_as_they_are(tmp_path: Path) -> None:
             await both.replica.put("box", b"k", body_of(LONG), size=LONG, conditions=Conditions(if_none_match=("*",)))
         with pytest.raises(InvalidArgument):
             await both.replica.set_versioning("box", "Perhaps")
+
+
+async def test_what_the_writer_does_not_take_at_once_is_answered_too(tmp_path: Path) -> None:
+    async with pair(tmp_path) as both:
+        files = both.replica.files
+        before = files.sequence
+        request = fr.MakeNode(files.root("box"), b"a", 0o100644, 0, 0, token=7)
+        made = await files.change(request)
+        assert made is not None
+        again = await files.change(replace(request, asked_after=before))
+        assert again is not None
+        assert again.id == made.id, "it was done, and is looked for in the log"
+        both.store.core.writer._filled = 0.95  # a journal that fills slows its writers
+        await both.replica.put("box", b"k", b"1")
+        assert await read(both.store, b"k") == b"1"
 
 
 async def test_long_body_that_turns_out_wrong_stores_nothing(tmp_path: Path) -> None:
