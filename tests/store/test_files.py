@@ -418,3 +418,24 @@ async def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
             await files.change(fr.ChangeInode(id_, 0o600))
         with pytest.raises(StaleInode):
             await files.read(id_, 0, 1)
+
+
+async def test_nothing_is_in_a_directory_that_is_gone(tmp_path: Path) -> None:
+    async with new_store(tmp_path) as store:
+        files, root = store.files, store.files.root("box")
+        id_ = await make(store, b"f")
+        gone = (await files.change(fr.MakeNode(root, b"d", stat.S_IFDIR | 0o755, 0, 0))).id  # type: ignore[union-attr]
+        await files.change(fr.MakeNode(gone, b"kept in mind", stat.S_IFREG | 0o600, 0, 0))
+        await files.change(fr.UnlinkNode(gone, b"kept in mind"))
+        await files.change(fr.RemoveDirectory(root, b"d"))
+        for request in (
+            fr.MakeNode(gone, b"n", stat.S_IFREG | 0o600, 0, 0),
+            fr.LinkNode(id_, gone, b"n"),
+            fr.UnlinkNode(gone, b"n"),
+            fr.RemoveDirectory(gone, b"n"),
+            fr.RenameNode(gone, b"n", root, b"n"),
+            fr.RenameNode(root, b"f", gone, b"n"),
+        ):
+            with pytest.raises(StaleInode):
+                await files.change(request)
+        assert there(store, b"f").nlink == 1

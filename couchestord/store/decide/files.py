@@ -131,7 +131,6 @@ class FileDecisions:
 
     def rename(self, request: fr.RenameNode) -> Decision:
         found = self._find(request.directory, request.name)
-        self._check_directory(request.to_directory)
         self._check_same_bucket(request.directory, request.to_directory)
         self._check_writable(request.directory)
         if found.node.is_directory:
@@ -249,20 +248,16 @@ class FileDecisions:
         return node
 
     def _find(self, directory: int, name: bytes) -> NamedRow:
-        self._check_directory(directory)
         if len(name) > NAME_BYTES_MAX:
             raise NameTooLong(f"a name has at most {NAME_BYTES_MAX} bytes")
         found = find_entry(self._files, directory, name)
         if found is None:
+            if self._files.directory(directory) is None:
+                raise StaleInode(f"directory {directory} is gone")
             raise NoSuchEntry("there is no such file or directory")
         return found
 
-    def _check_directory(self, directory: int) -> None:
-        if self._files.directory(directory) is None:
-            raise StaleInode(f"directory {directory} is gone")
-
     def _check_free(self, directory: int, name: bytes) -> None:
-        self._check_directory(directory)
         _check_name(name)
         if find_entry(self._files, directory, name) is not None:
             raise EntryExists("the name is taken")
@@ -272,7 +267,7 @@ class FileDecisions:
             raise DirectoryNotEmpty("the directory is not empty")
 
     def _root_of(self, directory: int) -> int:
-        """The root of the bucket that a directory is of."""
+        """The root of the bucket that a directory is of. Raises StaleInode when it is gone."""
         moved = self._it.applier.generations.stamp_of_paths()
         if self._roots_of != moved or len(self._roots) > ROOTS_KEPT_MAX:
             self._roots.clear()
