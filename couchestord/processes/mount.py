@@ -87,9 +87,10 @@ class Session:
             raise Unavailable("the daemon is gone")
         return self._store
 
-    @asynccontextmanager
-    async def call(self) -> AsyncIterator[None]:
-        """A call of the kernel's, once there is a store, which does not close meanwhile. Raises Unavailable."""
+    async def begin(self) -> None:
+        """A call of the kernel's: returns once there is a store, which does not close before `end`. Raises
+        Unavailable.
+        """
         if not self._is_open:
             with trio.move_on_after(WAIT_S):
                 while not self._is_open:
@@ -97,12 +98,12 @@ class Session:
         if not self._is_open:
             raise Unavailable(f"no daemon for {WAIT_S:.0f} s")
         self._calls += 1
-        try:
-            yield
-        finally:
-            self._calls -= 1
-            if not self._calls:
-                self._idle.set()
+
+    def end(self) -> None:
+        """That call has ended."""
+        self._calls -= 1
+        if not self._calls:
+            self._idle.set()
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
         """Keeps to a daemon, until cancelled. Raises what the first one refuses with."""
@@ -217,7 +218,7 @@ async def run_mount(config: Config, mount: Mount, *, announce: Callable[[], None
             try:
                 await serve_mount(
                     system,
-                    session.call,
+                    session,
                     folder,
                     name=mount.bucket or "couchestord",
                     options=mount.options,

@@ -215,7 +215,8 @@ class FileSystem(OpenFiles):
             if exclusive:
                 raise
             found = self.lookup(parent, name)
-        return self.open(found.ino, writes=True, truncate=truncate), found
+            return self.open(found.ino, writes=True, truncate=truncate), found
+        return self._hand_out(found.ino, writes=True), found
 
     async def link(self, ino: int, parent: int, name: bytes) -> Stat:
         """See `LinkNode`."""
@@ -263,25 +264,26 @@ class FileSystem(OpenFiles):
             if modified_ns is not None or size != self.stat(ino).size:
                 await self._truncate(id_, size, modified_ns)
             modified_ns = None
-        if modified_ns is not None and self._is_known(id_, modified_ns, changed_ns):
-            modified_ns = None
+        known = None
+        if modified_ns is not None:
+            known = self._keep_times(id_, modified_ns, changed_ns)
+            modified_ns = None if known is not None else modified_ns
         asked = (mode, uid, gid, accessed_ns, modified_ns)
         if any(value is not None for value in asked):
-            node = await self._store().change(fr.ChangeInode(id_, *asked, changed_ns))
-            assert node is not None
-            return self._shown(node)
-        return self.stat(ino)
+            known = await self._store().change(fr.ChangeInode(id_, *asked, changed_ns))
+        return self._shown(known) if known is not None else self.stat(ino)
 
-    def _is_known(self, id_: int, modified_ns: int, changed_ns: int | None) -> bool:
-        """Whether it needs no change of its own: it is published with the bytes, or is what it was. A kernel that keeps
-        the times of what is written hands them over after each change.
+    def _keep_times(self, id_: int, modified_ns: int, changed_ns: int | None) -> NodeRow | None:
+        """What is known of a file, when its times need no change of their own: they are published with the bytes, or
+        are what they were. A kernel that keeps the times of what is written hands them over after each change.
         """
+        node = self._store().node(id_)
         opened = self._open.get(id_)
         if opened is not None and opened.draft is not None and opened.draft.is_dirty:
             opened.draft.modified_ns = modified_ns
             opened.draft.changed_ns = changed_ns or self._clock.now_ns()
-            return True
-        return self._store().node(id_).modified_ns == modified_ns
+            return node
+        return node if node.modified_ns == modified_ns else None
 
     async def set_xattr(self, ino: int, name: bytes, value: bytes | None, flags: int = 0) -> None:
         """None: remove it. `flags` as of setxattr(2). Raises NoSuchXattr, XattrExists, XattrTooLarge, NotPermitted."""

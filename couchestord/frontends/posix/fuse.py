@@ -6,10 +6,9 @@ pyfuse3 keeps its session in globals: one mount a process.
 import errno
 import os
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from contextlib import AbstractAsyncContextManager
 from functools import wraps
 from pathlib import Path
-from typing import Any, Concatenate, Final, ParamSpec, TypeVar, cast
+from typing import Any, Concatenate, Final, ParamSpec, Protocol, TypeVar, cast
 
 import pyfuse3
 import trio
@@ -51,11 +50,18 @@ _NO_ATTRIBUTES: Final = frozenset((b"system.posix_acl_access", b"system.posix_ac
 """Nobody uses them here: there are no ACLs, and no rights come from files of a mount (nosuid)."""
 P = ParamSpec("P")
 Result = TypeVar("Result")
-
-
 Method = Callable[Concatenate["_Operations", P], Awaitable[Result]]
 Answer = Callable[Concatenate["_Operations", P], Coroutine[Any, Any, Result]]
-Call = Callable[[], AbstractAsyncContextManager[None]]
+
+
+class Calls(Protocol):
+    """Are told of each call of the kernel's."""
+
+    async def begin(self) -> None:
+        """Returns once there is a store, which does not close before `end`. Raises Unavailable."""
+        ...
+
+    def end(self) -> None: ...
 
 
 def _answered(method: Method[P, Result]) -> Answer[P, Result]:
@@ -68,8 +74,11 @@ def _answered(method: Method[P, Result]) -> Answer[P, Result]:
         until_s = trio.current_time() + _AGAIN_S
         while True:
             try:
-                async with self.call():
+                await self.calls.begin()
+                try:
                     return await method(self, *args, **kwargs)
+                finally:
+                    self.calls.end()
             except FUSEError:
                 raise
             except Unavailable as error:
@@ -92,10 +101,10 @@ def _answered(method: Method[P, Result]) -> Answer[P, Result]:
 class _Operations(pyfuse3.Operations):
     supports_dot_lookup = True
 
-    def __init__(self, files: FileSystem, call: Call, *, writes: bool) -> None:
+    def __init__(self, files: FileSystem, calls: Calls, *, writes: bool) -> None:
         super().__init__()
         self._files = files
-        self.call = call
+        self.calls = calls
         # who only reads must see sizes that others change
         self.enable_writeback_cache = writes
         self.kept_s = _KEPT_S
@@ -326,7 +335,7 @@ def _opened(handle: int) -> FileInfo:
 
 async def serve_mount(
     files: FileSystem,
-    call: Call,
+    calls: Calls,
     folder: Path,
     *,
     name: str,
@@ -335,11 +344,11 @@ async def serve_mount(
     ending: trio.Event,
 ) -> None:
     """Mounts on `folder` and serves until somebody unmounts it, or `ending` is set: then what was written is published,
-    and it is unmounted here. `call` is entered for each call of the kernel's; it waits for a store. `ready` is called
-    once it is there. Raises OSError when it cannot be mounted.
+    and it is unmounted here. `calls` wait for a store. `ready` is called once it is there. Raises OSError when it
+    cannot be mounted.
     """
     wanted = {f"fsname={name}", "subtype=couchestord", "default_permissions", *options}
-    operations = _Operations(files, call, writes="ro" not in options)
+    operations = _Operations(files, calls, writes="ro" not in options)
     try:
         pyfuse3.init(operations, os.fspath(folder), wanted)
     except RuntimeError as error:

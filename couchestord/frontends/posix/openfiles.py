@@ -110,6 +110,10 @@ class OpenFiles:
             raise IsADirectory("that is a directory")
         if not node.nlink and ino not in self._open:
             raise StaleInode(f"file {ino} is being freed")
+        return self._hand_out(ino, writes=writes, truncate=truncate)
+
+    def _hand_out(self, ino: int, *, writes: bool, truncate: bool = False) -> int:
+        """As `open`, of a file that is there."""
         opened = self._open.setdefault(ino, _Open())
         opened.handles += 1
         if truncate:
