@@ -105,7 +105,7 @@ class ModelRun:
         self.log: list[str] = [f"{k}+{m} on {disks_count} disks"]
         self.hits: Counter[str] = Counter()
         """Of each tier of the caches."""
-        self.m = m
+        self.m, self.disks_count = m, disks_count
         self.lives = lives
         self.bursts = bursts
         self.impaired: set[int] = set()
@@ -348,6 +348,8 @@ class ModelRun:
         self.impaired.add(index)
         disk = self.machine.disks[index]
         how = self.rng.choice(self.faults)
+        if how == "full" and self.disks_count - len(self.impaired) <= max(self.m, self.second.m):
+            return  # a disk that is full may be one too many for a record, where one that is gone is not
         self.note(f"disk {index}: {how}")
         if how == "gone":
             disk.gone = True
