@@ -74,11 +74,10 @@ class Compactor:
         self._stuck: dict[int, set[int]] = {}
         self._passed_over: dict[int, int] = {}
         """Live bytes of thin segments when they were found not worth emptying."""
-        self._awaits_readers = False
         self._trouble = ""
         """Why the last step failed."""
-        self.has_work = False
-        """Whether the last step found something to do, and could."""
+        self._has_found = False
+        """The last step found something to do, and could."""
         self.dropped_segments_count = 0
         self.moved_extents_count = 0
 
@@ -86,14 +85,19 @@ class Compactor:
     def interval_s(self) -> float:
         return self._options.interval_pressed_s if self._was_pressed else self._options.interval_s
 
+    @property
+    def has_work(self) -> bool:
+        """Whether it makes room now, or will once readers have seen what is dead."""
+        return self._has_found or bool(self._catalog.segments_dead(1))
+
     async def work(self) -> Progress:
         """Drop some dead segments, or move a batch out of a dying one."""
         try:
             if await self._drop_dead():
-                self.has_work = True
+                self._has_found = True
                 return Progress.BUSY
             row = await self._find_dying()
-            self.has_work = row is not None or self._awaits_readers
+            self._has_found = row is not None
             if row is None:
                 return Progress.IDLE
             if not self._throttle.is_open(urgent=self._was_pressed):
@@ -103,7 +107,7 @@ class Compactor:
             if str(error) != self._trouble:
                 log.warning("compaction was put off", reason=str(error))
             self._trouble = str(error)
-            self.has_work = self._awaits_readers
+            self._has_found = False
             return Progress.IDLE
 
     # -- dead ----------------------------------------------------------------------------------------------------------
@@ -113,7 +117,6 @@ class Compactor:
         limit = self._options.drops_per_step_max + self._pool.pinned_count
         dead = [row for row in self._catalog.segments_dead(limit) if not self._pool.is_pinned(row.id)]
         dropped = 0
-        self._awaits_readers = bool(dead)
         for row in dead[: self._options.drops_per_step_max]:
             # asked in this order: who reads on for long has pinned it when nobody else sees it
             is_free = self._is_unseen(row.id) and not self._pool.is_pinned(row.id)

@@ -35,11 +35,11 @@ Submit = Callable[[Any], Awaitable[Any]]
 """Hands a request to the store's writer and answers what it answers, once it is durable and committed."""
 
 
-AwaitRoom = Callable[[], Awaitable[bool]]
-"""Waits while there may be more room soon; answers whether it has, and there is."""
+AwaitMore = Callable[[float], Awaitable[bool]]
+"""Waits a moment when there has been no room since then; answers whether to look again."""
 
 
-async def no_wait() -> bool:
+async def no_wait(_since_s: float) -> bool:
     """Nobody waits."""
     return False
 
@@ -87,18 +87,18 @@ class SegmentPool:
         self._new = NewSegments(disks, options.segment_bytes)
 
     def writer(
-        self, policy: int = 0, *, alone: bool = False, dips: bool = False, await_room: AwaitRoom = no_wait
+        self, policy: int = 0, *, alone: bool = False, dips: bool = False, await_more: AwaitMore = no_wait
     ) -> "StripeWriter":
         """A stream's writer under a policy as it is now, an async context manager. Waits for its turn at the first
         append.
 
         `alone`: in segments of its own, sealed behind it, for what goes all at once. `dips`: it makes room, and may
-        take half of the reserve. `await_room`: called when there is no room.
+        take half of the reserve. `await_more`: called while there is no room.
 
         Keep the context open until the mutation that references its stripes has been committed (`release` gives the
         segment to others before that): until then no background job may drop what is not referenced yet.
         """
-        return StripeWriter(self, self._policies(policy), alone, dips, await_room)
+        return StripeWriter(self, self._policies(policy), alone, dips, await_more)
 
     def is_pinned(self, segment_id: int) -> bool:
         """True while a writer may still reference new stripes of a segment: it must not be dropped."""
@@ -225,12 +225,12 @@ class SegmentPool:
 class StripeWriter:
     """Writes one stream's stripes. One task at a time."""
 
-    def __init__(self, pool: SegmentPool, policy: Policy, alone: bool, dips: bool, await_room: AwaitRoom) -> None:
+    def __init__(self, pool: SegmentPool, policy: Policy, alone: bool, dips: bool, await_more: AwaitMore) -> None:
         self.policy = policy
         self._pool = pool
         self._alone = alone
         self._dips = dips
-        self._await_room = await_room
+        self._await_more = await_more
         self._segment: OpenSegment | None = None
         self._pinned: list[int] = []
         self._parity: list[list[bytearray]] = []
@@ -333,11 +333,12 @@ class StripeWriter:
         segment = self._segment
         if segment is not None and segment.data_bytes >= self._pool.options.segment_bytes:
             await self._leave(segment)
+        asked_s = trio.current_time()
         while self._segment is None:
             try:
                 self._segment = segment = await self._pool.take(self.policy, new=self._alone, dips=self._dips)
             except NoSpace:
-                if not await self._await_room():
+                if not await self._await_more(asked_s):
                     raise
                 continue
             self._pool.pin(segment.row.id)

@@ -23,7 +23,7 @@ SCARCE_PERCENT: Final = 96.0
 HELD_S_MAX: Final = 20.0
 """So long new data waits at most."""
 BLIND_S: Final = 3.0
-"""So long it takes at most until all jobs have looked what there is to do."""
+"""So long it takes at most until all jobs have looked what there is to do, and could."""
 _LOOK_S: Final = 0.1
 _FRESH_S: Final = 0.05
 """So long a look at the disks is good for: each write asks."""
@@ -40,8 +40,8 @@ class Fill:
         self._percent = 0.0
         self._looked_s = self._counted_s = float("-inf")
         self._used_bytes = 0
-        self._pressed_s = 0.0
-        """Since when it is pressed, if it is."""
+        self._held_s = 0.0
+        """Since when so little is left that new data waits, if it is."""
         self.is_cleared: Callable[[], bool] = lambda: False
         """Whether a job found something to do that makes room."""
 
@@ -52,10 +52,10 @@ class Fill:
         """
         now_s = trio.current_time()
         if now_s - self._looked_s >= _FRESH_S:
-            was_pressed, self._looked_s = self._percent >= PRESSED_PERCENT, now_s
+            was_held, self._looked_s = self._percent >= HELD_PERCENT, now_s
             self._percent = self._look(now_s)
-            if not was_pressed:
-                self._pressed_s = now_s
+            if not was_held:
+                self._held_s = now_s
         return self._percent
 
     def _look(self, now_s: float) -> float:
@@ -83,15 +83,19 @@ class Fill:
 
     def is_held(self) -> bool:
         """Whether new data is to wait: little is left, and more may be made."""
-        return self.percent >= HELD_PERCENT and (self.is_cleared() or trio.current_time() - self._pressed_s < BLIND_S)
+        return self.percent >= HELD_PERCENT and (self.is_cleared() or trio.current_time() - self._held_s < BLIND_S)
 
-    async def await_room(self) -> bool:
-        """Called before new data is taken: waits while it is to. Answers whether it waited, and there is room now."""
-        if not self.is_held():
-            return False
-        has_waited = False
-        with trio.move_on_after(HELD_S_MAX):
-            while self.is_held():
-                has_waited = True
-                await trio.sleep(_LOOK_S)
-        return has_waited and self.percent < HELD_PERCENT
+    async def await_room(self) -> None:
+        """Called before new data is taken: waits while it is to."""
+        if self.is_held():
+            with trio.move_on_after(HELD_S_MAX):
+                while self.is_held():
+                    await trio.sleep(_LOOK_S)
+
+    async def await_more(self, since_s: float) -> bool:
+        """Called when new data found no room, for the first time at `since_s`: waits a moment. Answers whether it is to
+        look again.
+        """
+        await trio.sleep(_LOOK_S)
+        waited_s = trio.current_time() - since_s
+        return waited_s < BLIND_S or (waited_s < HELD_S_MAX and self.is_cleared())

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from couchestord.ec.segments import AwaitRoom, SegmentPool, StripeWriter, no_wait
+from couchestord.ec.segments import SegmentPool, StripeWriter, no_wait
 from couchestord.errors import EntityTooLarge, Error, IncompleteBody
 from couchestord.io.checksum import xxh3_64
 from couchestord.io.mutations import Extent
 from couchestord.model import Body, FillingBody
+from couchestord.store.fill import Fill
 from couchestord.store.options import INLINE_BYTES_MAX
 
 if TYPE_CHECKING:
@@ -62,8 +63,8 @@ class Intake:
         self._batches = _Batches()
         self.overflow: Callable[[], Overflow | None] = lambda: None
         """Where long bodies go while the disks are too full for them; None: to the disks."""
-        self.await_room: AwaitRoom = no_wait
-        """Called before more of a long body is written, and when there is no room for it."""
+        self.fill: Fill | None = None
+        """New data waits for it."""
 
     @asynccontextmanager
     async def take(self, body: Body, size: int | None, policy: int = 0, *, hashed: bool = True) -> AsyncIterator[Taken]:
@@ -91,9 +92,10 @@ class Intake:
                 async with overflow.take(source) as (size_bytes, md5, extents, content):
                     yield Taken(size_bytes, md5, extents, policy=policy, content=content)
                 return
-            async with self._pool.writer(policy, await_room=self.await_room) as writer:
+            await_more = self.fill.await_more if self.fill is not None else no_wait
+            async with self._pool.writer(policy, await_more=await_more) as writer:
                 with self._batches.stream():
-                    taken = await _Stream(writer, self._batches, self.await_room, hashed=hashed).take(source)
+                    taken = await _Stream(writer, self._batches, self.fill, hashed=hashed).take(source)
                 writer.release()
                 yield taken
 
@@ -199,9 +201,9 @@ class _Stream:
     that may be open.
     """
 
-    def __init__(self, writer: StripeWriter, batches: _Batches, await_room: AwaitRoom, *, hashed: bool) -> None:
+    def __init__(self, writer: StripeWriter, batches: _Batches, fill: Fill | None, *, hashed: bool) -> None:
         self._writer = writer
-        self._await_room = await_room
+        self._fill = fill
         self._stripe_bytes = writer.policy.stripe_bytes
         self._batches = batches
         self._md5 = hashlib.md5(usedforsecurity=False) if hashed else None
@@ -256,7 +258,8 @@ class _Stream:
 
         Returns the batch to go on with: another one when a disk that hangs may read this one for ever.
         """
-        await self._await_room()
+        if self._fill is not None:
+            await self._fill.await_room()
         self._size += length
         view, size = memoryview(batch)[:length], self._stripe_bytes
         stripes = [view[at : at + size] for at in range(0, length, size)]

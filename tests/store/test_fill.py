@@ -89,7 +89,7 @@ def test_new_data_waits_while_room_is_made(tmp_path: Path) -> None:
         bench.is_cleared = True
         bench.use(91)
         began_s = trio.current_time()
-        assert not await bench.fill.await_room()
+        await bench.fill.await_room()
         assert trio.current_time() == began_s
         await trio.sleep(2)
         bench.use(93)
@@ -101,7 +101,7 @@ def test_new_data_waits_while_room_is_made(tmp_path: Path) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(clear)
             began_s = trio.current_time()
-            assert await bench.fill.await_room()
+            await bench.fill.await_room()
             assert 5 <= trio.current_time() - began_s < 6.5
 
     run(tmp_path, test)
@@ -111,13 +111,25 @@ def test_it_does_not_wait_for_what_does_not_come(tmp_path: Path) -> None:
     async def test(bench: Bench) -> None:
         bench.use(95)
         began_s = trio.current_time()
-        assert not await bench.fill.await_room()
+        await bench.fill.await_room()
         assert BLIND_S <= trio.current_time() - began_s < BLIND_S + 1, "until all have looked"
         began_s = trio.current_time()
-        assert not await bench.fill.await_room()
+        await bench.fill.await_room()
         assert trio.current_time() == began_s, "they have"
         bench.is_cleared = True
-        assert not await bench.fill.await_room()
+        await bench.fill.await_room()
         assert trio.current_time() - began_s >= HELD_S_MAX
+
+    run(tmp_path, test)
+
+
+def test_who_found_no_room_looks_again_while_more_is_made(tmp_path: Path) -> None:
+    async def test(bench: Bench) -> None:
+        for is_cleared, longest_s in ((False, BLIND_S), (True, HELD_S_MAX)):
+            bench.is_cleared = is_cleared
+            began_s = trio.current_time()
+            while await bench.fill.await_more(began_s):
+                pass
+            assert longest_s <= trio.current_time() - began_s < longest_s + 1
 
     run(tmp_path, test)
