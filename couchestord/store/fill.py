@@ -1,11 +1,12 @@
 """How full the disks are, and that new data waits while there is something to clear away."""
 
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
 
 import trio
 
 from couchestord.ec.shards import PAGE_BYTES
+from couchestord.errors import NoSpace
 from couchestord.io.catalog.copies import CopyReader
 from couchestord.io.disks import Disks, replicas_needed
 
@@ -50,28 +51,29 @@ class Fill:
         """How much of the room that the store takes or may take is taken, as though a large one had no more than 80
         GiB; 100 while new data would be refused.
         """
-        now_s = trio.current_time()
-        if now_s - self._looked_s >= _FRESH_S:
+        now_s, is_full = trio.current_time(), self._is_full()
+        if now_s - self._looked_s >= _FRESH_S or is_full != (self._percent == 100):
             was_held, self._looked_s = self._percent >= HELD_PERCENT, now_s
-            self._percent = self._look(now_s)
+            self._percent = 100.0 if is_full else min(99.9, self._look(now_s))
             if not was_held:
                 self._held_s = now_s
         return self._percent
 
     def _look(self, now_s: float) -> float:
-        disks, left_bytes = self._disks, self._disks.account.left_bytes
-        if left_bytes is None:
-            return 0.0
-        shards_count = -(-disks.default_policy.shards_min // disks.shards_per_disk)
-        needed = max(replicas_needed(disks.m, disks.missing_count()), shards_count)
-        if len(disks.roomy()) < needed <= len(disks.good()):
-            return 100.0
-        if left_bytes >= ENOUGH_BYTES:
+        left_bytes = self._disks.account.left_bytes
+        if left_bytes is None or left_bytes >= ENOUGH_BYTES:
             return 0.0
         if now_s - self._counted_s >= _USED_S:
             used_bytes = self._catalog.bytes_on_disks(PAGE_BYTES, _SEGMENTS_MAX)
             self._used_bytes, self._counted_s = min(used_bytes, _USED_BYTES_MAX), now_s
         return 100 * self._used_bytes / max(1, self._used_bytes + left_bytes)
+
+    def _is_full(self) -> bool:
+        """Whether new data would be refused now."""
+        disks = self._disks
+        shards_count = -(-disks.default_policy.shards_min // disks.shards_per_disk)
+        needed = max(replicas_needed(disks.m, disks.missing_count()), shards_count)
+        return len(disks.roomy()) < needed <= len(disks.good())
 
     def is_pressed(self) -> bool:
         """Whether room is so scarce that more work is worth it."""
@@ -91,6 +93,19 @@ class Fill:
             with trio.move_on_after(HELD_S_MAX):
                 while self.is_held():
                     await trio.sleep(_LOOK_S)
+
+    async def with_room(self, ask: Callable[[], Awaitable[Any]]) -> Any:
+        """What `ask` answers, once new data need not wait. When it finds no room, and more is being made, it is called
+        again: it has done nothing then, or what the next one makes void. Raises what it raises.
+        """
+        asked_s = trio.current_time()
+        await self.await_room()
+        while True:
+            try:
+                return await ask()
+            except NoSpace:
+                if not self.is_held() or not await self.await_more(asked_s):
+                    raise
 
     async def await_more(self, since_s: float) -> bool:
         """Called when new data found no room, for the first time at `since_s`: waits a moment. Answers whether it is to

@@ -31,6 +31,16 @@ def grows(request: object) -> bool:
     return isinstance(request, _GROWING) or (isinstance(request, fr.PublishFile) and bool(request.contents))
 
 
+def _is_written(request: object) -> bool:
+    """Whether its bytes lie in stripes or in a bucket already: only its record needs room."""
+    match request:
+        case rq.PutObject() | rq.PutPart():
+            return bool(request.content) or (bool(request.extents) and not request.body)
+        case fr.PublishFile():
+            return not request.body
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class Room:
     """Why a group may not grow, None while it may."""
@@ -38,13 +48,12 @@ class Room:
     for_new_data: Error | None
     for_others: Error | None
     on_disks: Error | None = None
-    """For new data that lies on the disks."""
+    """For new data that is yet to be written to the disks."""
 
     def check(self, request: object) -> None:
         """Raises why there is no room for a request."""
         refusal = self.for_others
         if grows(request):
-            lies_elsewhere = isinstance(request, (rq.PutObject, rq.PutPart)) and request.content
-            refusal = self.for_new_data or (None if lies_elsewhere else self.on_disks)
+            refusal = self.for_new_data or (None if _is_written(request) else self.on_disks)
         if refusal is not None and not isinstance(request, _FREEING):
             raise type(refusal)(str(refusal))

@@ -109,12 +109,15 @@ class Writer:
         Cancellation does not take a request back: the call waits for the commit and returns.
         """
         if grows(request):
-            if self.fill is not None:
-                await self.fill.await_room()
             if self._filled > SLOW_FROM:
                 # a journal that fills slows its writers before it refuses them
                 self._filled = self._fill
                 await trio.sleep(SLOW_S_MAX * min(1.0, max(0.0, self._filled - SLOW_FROM) / (1 - SLOW_FROM)))
+            if self.fill is not None:
+                return await self.fill.with_room(partial(self._ask, request, origin))
+        return await self._ask(request, origin)
+
+    async def _ask(self, request: object, origin: object) -> Any:
         self._take(request, partial(trio.lowlevel.reschedule, trio.lowlevel.current_task()), origin)
         return await trio.lowlevel.wait_task_rescheduled(_cannot_cancel)
 
@@ -124,7 +127,7 @@ class Writer:
         False: not now, `submit` it; a journal or disks that fill slow their writers. Raises at once while writes are
         refused.
         """
-        if grows(request) and (self._filled > SLOW_FROM or (self.fill is not None and self.fill.is_held())):
+        if grows(request) and (self._filled > SLOW_FROM or (self.fill is not None and self.fill.is_pressed())):
             return False
         self._take(request, answered, origin)
         return True

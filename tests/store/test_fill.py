@@ -5,11 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import trio
 from simdisk import SimDisk
 from stripe_rig import make_disks
 from trio.testing import MockClock
 
+from couchestord.errors import NoSpace
 from couchestord.io.catalog.catalog import Catalog
 from couchestord.io.disks import Disks
 from couchestord.io.room import ask_room
@@ -131,5 +133,29 @@ def test_who_found_no_room_looks_again_while_more_is_made(tmp_path: Path) -> Non
             while await bench.fill.await_more(began_s):
                 pass
             assert longest_s <= trio.current_time() - began_s < longest_s + 1
+
+    run(tmp_path, test)
+
+
+def test_what_finds_no_room_is_asked_again_while_more_is_made(tmp_path: Path) -> None:
+    async def test(bench: Bench) -> None:
+        bench.use(95)
+        calls = 0
+
+        async def ask() -> str:
+            nonlocal calls
+            calls += 1
+            if calls < 4:
+                raise NoSpace("full")
+            return "done"
+
+        bench.is_cleared = True
+        bench.fill.await_room = trio.lowlevel.checkpoint  # type: ignore[method-assign]
+        assert await bench.fill.with_room(ask) == "done"
+        calls, bench.is_cleared = 0, False
+        await trio.sleep(BLIND_S)
+        with pytest.raises(NoSpace):
+            await bench.fill.with_room(ask)
+        assert calls == 1, "nobody makes more"
 
     run(tmp_path, test)

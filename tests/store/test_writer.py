@@ -329,6 +329,9 @@ async def test_new_data_waits_while_room_is_made(tmp_path: Path) -> None:
         def is_held(self) -> bool:
             return not self.is_over
 
+        def is_pressed(self) -> bool:
+            return not self.is_over
+
     async with open_rig(tmp_path) as (rig, nursery):
         await rig.writer.submit(rq.MakeBucket("bucket", ""))
         put, delete = put_request("bucket", b"k", b"1"), rq.DeleteObject("bucket", b"k", None, Conditions())
