@@ -209,7 +209,8 @@ async def _build(nursery: trio.Nursery, disks: Disks, catalog_path: Path, option
         options, clock, disks, catalog, journal, writer, stripes, pool, parts, pins, reserve, restore, nursery, orphans
     )
     jobs.append(built)
-    intake.fill = writer.fill = built.fill
+    if l3 is None or not l3.is_tiered:  # else what the disks have no room for goes past them
+        intake.fill = writer.fill = built.fill
     built.l3 = l3
     if l3 is not None and started.read_only is None:
         from couchestord.store.history import StoreHistory

@@ -84,7 +84,7 @@ class L3:
             lambda: publisher.kept_from,
         )
         self.copies.on_damage = self._cleaner.report
-        if options.mode == "tiered":
+        if self.is_tiered:
             assert parts.read_at is not None
             self._evictor = Evictor(self._catalog, submit, self._left_bytes, parts.read_at, options.watermarks)
             self._overflow = Overflow(
@@ -131,6 +131,11 @@ class L3:
             # what was dropped stays until no catalog there names it
             is_awaited=lambda: bool(self._catalog.copies.dropped(self._catalog.committed_sequence + 1, 1)),
         )
+
+    @property
+    def is_tiered(self) -> bool:
+        """Whether what was not read for long lies in the bucket only."""
+        return self._options.mode == "tiered"
 
     def overflow(self) -> Overflow | None:
         """Where long bodies go now, past the disks; None: to the disks."""
