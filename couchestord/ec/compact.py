@@ -76,8 +76,8 @@ class Compactor:
         """Live bytes of thin segments when they were found not worth emptying."""
         self._trouble = ""
         """Why the last step failed."""
-        self._has_found = False
-        """The last step found something to do, and could."""
+        self.can_move = False
+        """Whether the last step found something to do, and could."""
         self.dropped_segments_count = 0
         self.moved_extents_count = 0
 
@@ -88,16 +88,16 @@ class Compactor:
     @property
     def has_work(self) -> bool:
         """Whether it makes room now, or will once readers have seen what is dead."""
-        return self._has_found or bool(self._catalog.segments_dead(1))
+        return self.can_move or bool(self._catalog.segments_dead(1))
 
     async def work(self) -> Progress:
         """Drop some dead segments, or move a batch out of a dying one."""
         try:
             if await self._drop_dead():
-                self._has_found = True
+                self.can_move = True
                 return Progress.BUSY
             row = await self._find_dying()
-            self._has_found = row is not None
+            self.can_move = row is not None
             if row is None:
                 return Progress.IDLE
             if not self._throttle.is_open(urgent=self._was_pressed):
@@ -107,7 +107,7 @@ class Compactor:
             if str(error) != self._trouble:
                 log.warning("compaction was put off", reason=str(error))
             self._trouble = str(error)
-            self._has_found = False
+            self.can_move = False
             return Progress.IDLE
 
     # -- dead ----------------------------------------------------------------------------------------------------------

@@ -131,7 +131,7 @@ def build_jobs(
         catalog.reading, disks, pool, submit, throttle, is_unseen=views.is_unseen, is_pressed=fill.is_pressed
     )
     joiner = Joiner(
-        catalog.files, parts, pool, submit, throttle, fill.is_pressed, lambda: fill.is_scarce() and compactor.has_work
+        catalog.files, parts, pool, submit, throttle, fill.is_pressed, lambda: fill.is_scarce() and compactor.can_move
     )
     fill.is_cleared = lambda: compactor.has_work or joiner.has_work
     rebuilder = Rebuilder(

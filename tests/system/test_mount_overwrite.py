@@ -77,8 +77,8 @@ def overwrite(folder: Path, size: int, disk_bytes: int, turns_count: int, kill_e
 
 
 def test_random_overwrites(tmp_path: Path) -> None:
-    """Three times what the file has, which is more than there is room for."""
-    overwrite(tmp_path, 32 * MIB, 28 * MIB, 3, 7)
+    """Four times what the file has, which is more than there is room for."""
+    overwrite(tmp_path, 32 * MIB, 40 * MIB, 4, 7)
 
 
 @pytest.mark.soak
