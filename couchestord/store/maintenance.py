@@ -53,16 +53,22 @@ class Checkpointer:
         self._failed = failed
         self.interval_s = INTERVAL_S
         self._lock = trio.Lock()
+        self._is_asked = False
         self.sequence = 0
-        """The main file, synced, holds everything up to here."""
+        """The main file, synced, holds everything up to here; 0 after a start, when nobody knows yet."""
+
+    def ask(self) -> None:
+        """Let the next steps checkpoint, whatever the WAL's length, until one is complete."""
+        self._is_asked = True
 
     async def work(self) -> Progress:
-        """Checkpoint when the WAL has grown."""
+        """Checkpoint when the WAL has grown, or it was asked for."""
         self.interval_s = INTERVAL_S
-        if self._catalog.wal_bytes() < WAL_BYTES_MIN:
+        if self._catalog.wal_bytes() < WAL_BYTES_MIN and not self._is_asked:
             return Progress.IDLE
         try:
-            await self.checkpoint()
+            if await self.checkpoint():
+                self._is_asked = False
         except (Corrupt, OSError) as error:
             log.error("catalog was not checkpointed", reason=str(error))
             self.interval_s = INTERVAL_FAILED_S
@@ -165,6 +171,7 @@ class Snapshotter:
         self._random_bytes = random_bytes
         self._whole = False
         self._is_asked = False
+        self._is_full = False
         self.taken_count = 0
 
     @property
@@ -210,7 +217,22 @@ class Snapshotter:
         if self.is_due():
             await self.take()
         await self.trim()
+        self._say_whether_full()
         return Progress.IDLE
+
+    def _say_whether_full(self) -> None:
+        was_full, self._is_full = self._is_full, self._journal.size_bytes >= self._journal.size_bytes_max
+        if self._is_full and not was_full:
+            oldest = self._catalog.reading.extents_in_journal(0, 1)
+            log.warning(
+                "journal is full: new data is refused until it is trimmed",
+                first=self._journal.first_sequence,
+                needed=self.trim_point(),
+                snapshot=self.sequence,
+                checkpoint=self._checkpointer.sequence,
+                body=oldest[0].stripe if oldest else None,
+                reader=self._pins.oldest_record(),
+            )
 
     async def take(self) -> bool:
         """Write a snapshot now, read it back, and make it the newest. False when it could not be finished this time.
@@ -295,4 +317,8 @@ class Snapshotter:
 
     async def trim(self) -> int:
         """Free journal files; answers how many."""
+        if self._checkpointer.sequence < self.sequence:
+            # a start found this snapshot. A journal that is full now lets nothing in that would make a checkpoint or
+            # another snapshot due, and neither would ever come
+            self._checkpointer.ask()
         return await self._journal.trim(self._views.trim_point(self.trim_point()))

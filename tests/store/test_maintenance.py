@@ -23,7 +23,7 @@ from small_store import (
     read,
 )
 
-from couchestord.errors import Corrupt, Unavailable
+from couchestord.errors import Corrupt, JournalFull, Unavailable
 from couchestord.io.catalog import pages
 from couchestord.io.catalog.catalog import FILE_SUFFIXES, Catalog, dump
 from couchestord.io.catalog.pages import PAGE_BYTES, checkpoint_ahead, checkpoint_with_sums, sums_path, verify_pages
@@ -252,6 +252,30 @@ async def test_what_the_main_file_lacks_is_not_trimmed(tmp_path: Path) -> None:
         await store.put("box", b"more", b"")
         assert await jobs.checkpointer.checkpoint()
         assert jobs.snapshotter.trim_point() == jobs.snapshotter.sequence + 1
+
+
+async def test_journal_that_a_start_finds_full_is_trimmed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A kill came between a snapshot and the trim behind it: nothing that is let in calls for a checkpoint."""
+    small = replace(JOURNAL, size_bytes=2 << 20, file_bytes=256 << 10)
+    async with new_store(tmp_path, journal=small) as store:
+        jobs, journal = core_of(store).jobs, core_of(store).journal
+        with pytest.raises(JournalFull):
+            await put_all(store, {b"%d" % number: body_of(100_000) for number in range(99)})
+        jobs.destager.force()
+        await finish(jobs.destager)
+        assert await jobs.snapshotter.take()
+        assert journal.size_bytes >= journal.size_bytes_max
+    async with ObjectStore.open(tmp_path, replace(SMALL, journal=small)) as store:
+        jobs, journal = core_of(store).jobs, core_of(store).journal
+        assert not jobs.snapshotter.is_due()
+        with pytest.raises(JournalFull):
+            await store.put("box", b"more", body_of(100_000))
+        for _ in range(2):
+            for job in (jobs.destager, jobs.checkpointer, jobs.snapshotter, jobs.checkpointer):
+                await finish(job)
+        assert caplog.text.count("journal is full") == 1
+        assert journal.size_bytes < journal.size_bytes_max * 0.2
+        await store.put("box", b"more", body_of(100_000))
 
 
 async def test_idle_log_is_freed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
