@@ -103,6 +103,11 @@ class Disks:
         """Good disks with room beyond the reserve: for new data."""
         return [index for index in self.spare() if index not in self._tight]
 
+    @property
+    def have_room(self) -> bool:
+        """Whether none that is good lacks room for new data: `roomy` are all of them."""
+        return not (self._tight or self._full)
+
     def set_tight(self, index: int, tight: bool) -> None:
         """Whether what is left on the disk is its reserve: then only deletes and moves may use it."""
         if tight and index not in self._tight:

@@ -71,6 +71,8 @@ class Fill:
     def _is_full(self) -> bool:
         """Whether new data would be refused now."""
         disks = self._disks
+        if disks.have_room:
+            return False  # each PUT asks
         shards_count = -(-disks.default_policy.shards_min // disks.shards_per_disk)
         needed = max(replicas_needed(disks.m, disks.missing_count()), shards_count)
         return len(disks.roomy()) < needed <= len(disks.good())
