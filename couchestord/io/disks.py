@@ -12,15 +12,7 @@ import trio
 from msgspec.structs import replace
 
 from couchestord import logs
-from couchestord.errors import (
-    Corrupt,
-    DiskError,
-    DiskFull,
-    ForeignDisk,
-    NoSuchFile,
-    NotAStore,
-    TooFewDisks,
-)
+from couchestord.errors import Corrupt, DiskError, DiskFull, ForeignDisk, NoSuchFile, NotAStore, TooFewDisks
 from couchestord.io import superblock as sb
 from couchestord.io.account import Account
 from couchestord.io.disk import Disk
