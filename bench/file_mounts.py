@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 
 from bench import peers
@@ -93,41 +94,29 @@ def redis_program() -> str | None:
 
 
 @contextmanager
-def _redis(program: str, folder: Path) -> Iterator[Popen]:
-    """On the socket `folder`/redis.sock."""
+def _redis(program: str, folder: Path) -> Iterator[tuple[Popen, Path]]:
+    """With its socket: in a folder of its own, since the path of one has 107 bytes at most."""
     folder.mkdir(parents=True)
-    address = folder / "redis.sock"
-    line = [
-        "redis-server",
-        "--port",
-        "0",
-        "--unixsocket",
-        address,
-        "--dir",
-        folder,
-        "--save",
-        "",
-        "--appendonly",
-        "yes",
-    ]
-    with (folder / "log").open("w") as log:
+    with TemporaryDirectory(prefix="redis-") as short, (folder / "log").open("w") as log:
+        address = Path(short) / "socket"
+        line = ["redis-server", "--port", "0", "--unixsocket", address, "--dir", folder]
+        line += ["--save", "", "--appendonly", "yes"]
         process = subprocess.Popen(list(map(str, line)), executable=program, stdout=log, stderr=log, text=True)
-    try:
-        deadline = time.monotonic() + READY_TIMEOUT_S
-        while not address.exists():
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise SystemExit(f"Redis did not start: {(folder / 'log').read_text()[-2000:]}")
-            time.sleep(0.05)
-        yield process
-    finally:
-        stop(process)
+        try:
+            deadline = time.monotonic() + READY_TIMEOUT_S
+            while not address.exists():
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise SystemExit(f"Redis did not start: {(folder / 'log').read_text()[-2000:]}")
+                time.sleep(0.05)
+            yield process, address
+        finally:
+            stop(process)
 
 
 @contextmanager
 def juicefs(program: str, redis: str, folder: Path) -> Iterator[list[Mount]]:
     """One mount under two names: Redis syncs as it comes, and for each answer."""
-    with _redis(redis, folder / "redis") as server:
-        address = folder / "redis" / "redis.sock"
+    with _redis(redis, folder / "redis") as (server, address):
         store, environment = f"unix://{address}", _alone(folder)
         line = [program, "format", store, "bench", "--storage", "file", "--bucket", f"{folder}/objects/"]
         made = subprocess.run(
