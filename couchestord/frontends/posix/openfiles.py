@@ -1,6 +1,7 @@
 """Files that are open, and what was written to them and is not published yet."""
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
@@ -24,6 +25,8 @@ DIRTY_BYTES_MAX: Final = 64 << 20
 ALL_DIRTY_BYTES_MAX: Final = 256 << 20
 """With more of all files together waiting, whichever is written is published at once: memory is bounded."""
 _LOOK_S: Final = 1.0
+_ASKED_MAX: Final = 16
+"""So many answers are kept to."""
 
 
 @dataclass(slots=True)
@@ -52,6 +55,8 @@ class OpenFiles:
         self._handles: dict[int, int] = {}
         self._writers: set[int] = set()
         self._last_handle = 0
+        self._let_go_of: deque[frozenset[int]] = deque(maxlen=_ASKED_MAX)
+        """Files that nobody had open when that was asked: the store may be freeing them."""
         self._much_waits = trio.Event()
         self._dirty_bytes = 0
         """At least what all drafts hold; counted anew when one was published."""
@@ -89,8 +94,9 @@ class OpenFiles:
             except Error as error:
                 log.error("a file that is open could not be published at the end", file=id_, reason=str(error))
 
-    def which_open(self, inodes: Iterable[int]) -> list[int]:
-        """Those of these files that somebody has open."""
+    def which_open(self, inodes: Sequence[int]) -> list[int]:
+        """Those of these files without a name that somebody has open; the others are not opened any more."""
+        self._let_go_of.append(frozenset(inodes).difference(self._open))
         return [id_ for id_ in inodes if id_ in self._open]
 
     def written(self) -> list[int]:
@@ -108,7 +114,8 @@ class OpenFiles:
         node = self._store().node(ino)
         if node.is_directory:
             raise IsADirectory("that is a directory")
-        if not node.nlink and ino not in self._open:
+        # one that has lost its name since the kernel looked it up can be opened, as on any disk
+        if not node.nlink and any(ino in each for each in self._let_go_of):
             raise StaleInode(f"file {ino} is being freed")
         return self._hand_out(ino, writes=writes, truncate=truncate)
 

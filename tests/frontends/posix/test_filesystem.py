@@ -278,6 +278,22 @@ async def test_unlinked_while_nobody_has_it_open(tmp_path: Path) -> None:
             system.stat(made.ino)
 
 
+async def test_unlinked_between_a_look_and_an_open(tmp_path: Path) -> None:
+    """The kernel asks for a name, then opens the number that it was told: what came between them loses nothing."""
+    async with mounted(tmp_path) as (store, system):
+        await store.put("box", b"f", b"old")
+        found = system.lookup(ROOT, b"f")
+        await store.put("box", b"f", b"new")
+        handle = system.open(found.ino)
+        assert await orphans(store) == [found.ino]
+        assert await system.read(handle, 0, 9) == b"old"
+        await system.close(handle)
+        assert system.which_open([found.ino]) == []
+        with pytest.raises(errors.StaleInode):  # though it is there still
+            system.open(found.ino)
+        assert await orphans(store) == []
+
+
 async def test_renamed_over_while_open(tmp_path: Path) -> None:
     async with mounted(tmp_path) as (store, system):
         await store.put("box", b"new", b"new")
