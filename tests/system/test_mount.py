@@ -279,11 +279,14 @@ def test_empty_directories_are_keys(node: Node, box: Mounted) -> None:
     client.delete_bucket(Bucket="box")
 
 
-def test_capabilities_of_files_are_none(box: Mounted) -> None:
-    """The kernel asks for them before each write."""
+@pytest.mark.parametrize("name", ["security.capability", "security.selinux", "system.posix_acl_access"])
+def test_rights_are_not_kept_as_attributes(box: Mounted, name: str) -> None:
+    """The kernel asks for the first before each write, ls for the others, of each file if not told that none has it."""
     (box.folder / "file").touch()
     with pytest.raises(OSError, match=os.strerror(errno.EOPNOTSUPP)):
-        os.getxattr(box.folder / "file", "security.capability")
+        os.getxattr(box.folder / "file", name)
+    with pytest.raises(OSError):  # the kernel itself says EINVAL to some
+        os.setxattr(box.folder / "file", name, b"value")
 
 
 def test_a_mount_that_is_killed_has_lost_nothing_that_was_synced(node: Node, tmp_path: Path) -> None:

@@ -46,8 +46,12 @@ _PAUSE_S: Final = 0.1
 _FINISH_S: Final = 10.0
 """So long publishing at the end may take."""
 _BLOCK_BYTES: Final = 4096
-_NO_ATTRIBUTES: Final = frozenset((b"system.posix_acl_access", b"system.posix_acl_default", b"security.capability"))
-"""Nobody uses them here: there are no ACLs, and no rights come from files of a mount (nosuid)."""
+_NO_ATTRIBUTES: Final = frozenset(
+    (b"system.posix_acl_access", b"system.posix_acl_default", b"security.capability", b"security.selinux")
+)
+"""Nobody uses them here: there are no ACLs, no rights come from files of a mount (nosuid), and SELinux gives all files
+of a FUSE mount one label. `ls -l` asks each file for some of them until it is told that there are none.
+"""
 P = ParamSpec("P")
 Result = TypeVar("Result")
 Method = Callable[Concatenate["_Operations", P], Awaitable[Result]]
