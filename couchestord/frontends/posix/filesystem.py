@@ -18,6 +18,7 @@ import trio
 from couchestord.clock import Clock
 from couchestord.errors import EntryExists, NameTooLong, NoSuchEntry, NoSuchXattr, NotPermitted, Unavailable
 from couchestord.frontends.posix.attributes import DIRECTORY_MODE, Stat, nearest_ns, stat_of
+from couchestord.frontends.posix.drafts import Draft
 from couchestord.frontends.posix.listing import PARENT, SELF, OpenDirectory
 from couchestord.frontends.posix.openfiles import OpenFiles
 from couchestord.io import filerequests as fr
@@ -270,7 +271,8 @@ class FileSystem(OpenFiles):
             modified_ns = None if known is not None else modified_ns
         asked = (mode, uid, gid, accessed_ns, modified_ns)
         if any(value is not None for value in asked):
-            known = await self._store().change(fr.ChangeInode(id_, *asked, changed_ns))
+            known = self._keep_rights(id_, mode, uid, gid, changed_ns) if asked[3:] == (None, None) else None
+            known = known or await self._store().change(fr.ChangeInode(id_, *asked, changed_ns))
         return self._shown(known) if known is not None else self.stat(ino)
 
     def _keep_times(self, id_: int, modified_ns: int, changed_ns: int | None) -> NodeRow | None:
@@ -278,12 +280,32 @@ class FileSystem(OpenFiles):
         are what they were. A kernel that keeps the times of what is written hands them over after each change.
         """
         node = self._store().node(id_)
-        opened = self._open.get(id_)
-        if opened is not None and opened.draft is not None and opened.draft.is_dirty:
-            opened.draft.modified_ns = modified_ns
-            opened.draft.changed_ns = changed_ns or self._clock.now_ns()
+        draft = self._dirty_draft(id_)
+        if draft is not None:
+            draft.modified_ns = modified_ns
+            draft.changed_ns = changed_ns or self._clock.now_ns()
             return node
         return node if node.modified_ns == modified_ns else None
+
+    def _keep_rights(
+        self, id_: int, mode: int | None, uid: int | None, gid: int | None, changed_ns: int | None
+    ) -> NodeRow | None:
+        """The same, when they are what they were: then the time of the change is published with the bytes. Who unpacks
+        an archive gives each file to the user that it has.
+        """
+        draft = self._dirty_draft(id_)
+        if draft is None:
+            return None
+        node = self._store().node(id_)
+        has_mode = mode is None or (node.mode is not None and stat.S_IMODE(mode) == stat.S_IMODE(node.mode))
+        if not (has_mode and uid in (None, node.uid) and gid in (None, node.gid)):
+            return None
+        draft.changed_ns = changed_ns or self._clock.now_ns()
+        return node
+
+    def _dirty_draft(self, id_: int) -> Draft | None:
+        opened = self._open.get(id_)
+        return opened.draft if opened is not None and opened.draft is not None and opened.draft.is_dirty else None
 
     async def set_xattr(self, ino: int, name: bytes, value: bytes | None, flags: int = 0) -> None:
         """None: remove it. `flags` as of setxattr(2). Raises NoSuchXattr, XattrExists, XattrTooLarge, NotPermitted."""

@@ -228,6 +228,30 @@ async def test_times_that_are_set_while_a_file_is_written_are_published(tmp_path
         assert system.stat(made.ino).uid == 7
 
 
+async def test_rights_that_are_what_they_were_cost_no_record_while_a_file_is_written(tmp_path: Path) -> None:
+    """As tar and rsync set them before they close a file; of one that is not written it is a change, of its time."""
+    async with mounted(tmp_path) as (store, system):
+        handle, made = await system.create(ROOT, b"f", 0o600, ME)
+        same = {"mode": made.mode, "uid": made.uid, "gid": made.gid}
+        assert (await system.change(made.ino, **same)).changed_ns > made.changed_ns
+        before = core_of(store).catalog.committed_sequence
+        await system.write(handle, 0, b"x")
+        written = system.stat(made.ino)
+        found = await system.change(made.ino, **same)
+        assert found == written._replace(changed_ns=found.changed_ns)
+        assert found.changed_ns > written.changed_ns
+        assert core_of(store).catalog.committed_sequence == before
+        for changed in ({"mode": 0o640}, {"uid": 7}, {"gid": 7}, {"accessed_ns": 7}):
+            await system.change(made.ino, **{**same, **changed})
+            before += 1
+            assert core_of(store).catalog.committed_sequence == before
+            same = {name: getattr(system.stat(made.ino), name) for name in same}
+        found = await system.change(made.ino, **same, changed_ns=1 << 62)
+        await system.close(handle)
+        assert system.stat(made.ino) == found
+        assert found.changed_ns == 1 << 62
+
+
 @pytest.mark.parametrize("asked_ns", [1 << 63, 1 << 64, -(1 << 65)])
 async def test_times_that_cannot_be_kept_become_the_nearest(tmp_path: Path, asked_ns: int) -> None:
     nearest_ns = (1 << 63) - 1 if asked_ns > 0 else 1 - (1 << 63)
