@@ -46,6 +46,19 @@ def cut(shape: StripeHeader, start: int, length: int) -> list[tuple[ShardRange, 
     return cuts
 
 
+def by_blocks(wanted: Sequence[ShardRange]) -> list[dict[ShardRange, ShardRange]]:
+    """Column of blocks by column of blocks: which part of each range lies there."""
+    low, high = min(each.low for each in wanted), max(each.high for each in wanted)
+    return [
+        {
+            each: ShardRange(each.shard, max(each.low, at), min(each.high, at + CHECK_BYTES))
+            for each in wanted
+            if each.low < at + CHECK_BYTES and at < each.high
+        }
+        for at in range(low, high, CHECK_BYTES)
+    ]
+
+
 def columns_of(good: Mapping[ShardRange, Buffer], low: int, high: int) -> dict[int, Buffer]:
     """By shard index, the payloads that are here between two columns."""
     return {

@@ -18,7 +18,7 @@ import trio
 from couchestord.ec.codec import Buffer, Codec, Engine
 from couchestord.ec.gather import Gathering, ShardRange
 from couchestord.ec.resident import ResidentStripes
-from couchestord.ec.shapes import NotFull, check_agreement, columns_of, cut, full_shape, joined
+from couchestord.ec.shapes import NotFull, by_blocks, check_agreement, columns_of, cut, full_shape, joined
 from couchestord.ec.shardfile import ShardFile
 from couchestord.ec.shards import (
     EncodedStripe,
@@ -246,7 +246,13 @@ class StripeStore:
             pass
         try:
             if len(gathering.good) < len(wanted):
-                await self._make_good(segment, stripe, shape, wanted, gathering)
+                try:
+                    await self._make_good(segment, stripe, shape, wanted, gathering)
+                except DataLost:
+                    late = [each for each in wanted if each not in gathering.good]
+                    if len(by_blocks(late)) == 1:
+                        raise
+                    gathering.good |= await self._make_good_by_blocks(segment, stripe, shape, late, report_loss)
         finally:
             # a stripe that was never finished, of which too little is there, is no damage: nothing can be made good
             if report_loss or len({each.shard for each in gathering.good}) >= segment.k:
@@ -283,6 +289,17 @@ class StripeStore:
             spare = ShardRange(order.pop(0), low, high)
             spares.append(spare)
             self._ask(segment, stripe, shape, spare, gathering)
+
+    async def _make_good_by_blocks(
+        self, segment: SegmentRow, stripe: int, shape: StripeHeader, late: Sequence[ShardRange], report_loss: bool
+    ) -> dict[ShardRange, Buffer]:
+        """Where one shard has rot here and another there, each column of blocks may be whole in k others."""
+        parts: dict[ShardRange, list[Buffer]] = {each: [] for each in late}
+        for column in by_blocks(late):
+            found = await self._gather(segment, stripe, shape, list(column.values()), report_loss)
+            for each, part in column.items():
+                parts[each].append(found[part])
+        return {each: b"".join(blocks) for each, blocks in parts.items()}
 
     def _ask(
         self,

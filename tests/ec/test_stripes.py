@@ -308,6 +308,27 @@ async def test_three_damaged_shards_lose_the_data_and_say_which(tmp_path: Path, 
             await rig.stripes.read(ROW, 1, 0, STRIPE_BYTES)
 
 
+@pytest.mark.parametrize("warm", [False, True])
+async def test_rot_at_other_places_of_each_shard_loses_nothing(tmp_path: Path, warm: bool) -> None:
+    """More shards than the code makes good, but no more than two in any column of blocks."""
+    async with open_rig(tmp_path) as rig:
+        data = await put(rig)
+        encoded = await rig.stripes.encode(ROW, 1, data)
+        for index in range(6):
+            block = index % 3
+            rig.sims[index].rot(shard_path(33, index), 2 * PAGE_BYTES + block * 16_384 + 9, xor=1)
+        if not warm:
+            rig.forget_cache()
+        await check_all(rig, data)
+        for index in range(6):
+            assert (await rig.stripes.shard(ROW, 1, index))[1] == encoded.payloads[index]
+        assert sorted(rig.damages) == [(33, index, index) for index in range(6)]
+        rig.disks.fail(5, "pulled")
+        assert await rig.stripes.read(ROW, 1, 2 * 16_384, 16_384) == data[2 * 16_384 : 3 * 16_384]
+        with pytest.raises(DataLost, match=r"3 of 4\+2"):
+            await rig.stripes.read(ROW, 1, 0, STRIPE_BYTES)
+
+
 async def test_rotten_parity_is_never_decoded_with(tmp_path: Path) -> None:
     async with open_rig(tmp_path) as rig:
         data = await put(rig)
