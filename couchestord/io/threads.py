@@ -1,7 +1,9 @@
 """A disk's own few threads, with a deadline on every call.
 
-Theory of operation. A call goes to the threads through one queue and comes back through one deque. The thread that
-finds the deque unannounced asks trio's loop to run `deliver` (one write to the loop's wake-up socket), the others
+Theory of operation. A call goes to the threads through one deque and comes back through another. Each thread waits at a
+lock of its own, and a call wakes one, the last that went idle: `queue.SimpleQueue` wakes a second one each time, which
+finds nothing, and each thread that wakes takes the interpreter's lock from the others. The thread that finds the second
+deque unannounced asks trio's loop to run `deliver` (one write to the loop's wake-up socket), the others
 only append: under load one wake-up serves a whole batch. `deliver` clears the announcement before it empties the
 deque, so a result appended while it runs is either seen by it or announced again. A call that belongs to a joint, with
 calls on other disks, is appended and announced by the last of them, for all.
@@ -15,10 +17,10 @@ home later is dropped.
 """
 
 import itertools
-import queue
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar, TypeVarTuple
 
 import trio
@@ -62,7 +64,9 @@ class _Crew:
     def __init__(self, name: str, threads_count: int, on_leave: Callable[[], None]) -> None:
         self.on_leave = on_leave
         self.token = trio.lowlevel.current_trio_token()
-        self.waiting: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
+        self._waiting: deque[Call | None] = deque()
+        self._idle: deque[threading.Lock] = deque()
+        """Locks of threads that wait for a call."""
         self.done: deque[Call] = deque()
         self.under_way: dict[Call, None] = {}  # oldest first
         self.announced = False
@@ -78,9 +82,30 @@ class _Crew:
         finally:
             self.on_leave()
 
+    def put(self, call: Call | None) -> None:
+        """A call for some thread; None: one of them leaves."""
+        self._waiting.append(call)
+        with suppress(IndexError):
+            self._idle.pop().release()
+
+    def _next(self, bell: threading.Lock) -> Call | None:
+        """In a thread, with its own lock, which it holds: waits for a call."""
+        while True:
+            try:
+                return self._waiting.popleft()
+            except IndexError:
+                self._idle.append(bell)
+            if self._waiting:
+                # it came before this thread was seen to be idle, or has woken it already
+                with suppress(ValueError):
+                    self._idle.remove(bell)
+                    continue
+            bell.acquire()
+
     def _work(self) -> None:
-        get = self.waiting.get
-        while (call := get()) is not None:
+        bell = threading.Lock()
+        bell.acquire()
+        while (call := self._next(bell)) is not None:
             if self.ended:
                 return
             try:
@@ -131,7 +156,7 @@ class _Crew:
             else:
                 trio.lowlevel.reschedule(call.task)
         for _ in range(self.threads_count):
-            self.waiting.put(None)
+            self.put(None)
 
 
 def _refuse_abort(_raise_cancel: Callable[[], Any]) -> trio.lowlevel.Abort:
@@ -205,7 +230,7 @@ class DiskThreads:
         if crew.watch is None:
             crew.watch = trio.CancelScope()
             trio.lowlevel.spawn_system_task(self._watch, crew, crew.watch)
-        crew.waiting.put(call)
+        crew.put(call)
         return call
 
     async def _watch(self, crew: _Crew, until_ended: trio.CancelScope) -> None:
