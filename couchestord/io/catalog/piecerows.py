@@ -61,10 +61,12 @@ class PieceRows:
 
     def drop(self, inode: int) -> None:
         """It has none any more."""
-        for (content,) in self._run("select content from piece where inode=?", (inode,)).fetchall():
-            self._segments.release_content(content)
-        self._run("delete from piece where inode=?", (inode,))
-        self._run("delete from worn where inode=?", (inode,))
+        contents = self._run("select content from piece where inode=?", (inode,)).fetchall()
+        if contents:
+            for (content,) in contents:
+                self._segments.release_content(content)
+            self._run("delete from piece where inode=?", (inode,))
+            self._run("delete from worn where inode=?", (inode,))
 
     def rewrite(self, inode: int, size: int, cut: int, pieces: Sequence[Piece], new_bytes: int) -> int | None:
         """Cuts an inode to `cut` bytes and lays new pieces, which count already, over what is left. `new_bytes`: of the
@@ -72,6 +74,13 @@ class PieceRows:
         """
         self._numbers.generations.change_file(inode)
         (whole,) = self._run("select content from inode where id=?", (inode,)).fetchone()
+        if len(pieces) == 1 and pieces[0] == Piece(0, pieces[0].content, 0, size) and new_bytes == size:
+            # of most files, which are written once: nothing is left of what was before
+            if whole is None:
+                self.drop(inode)
+            else:
+                self._segments.release_content(whole)
+            return pieces[0].content
         if whole is None:
             wear = self._wear(inode)
         else:
