@@ -11,7 +11,7 @@ from couchestord.io.catalog.files import NamedRow, NodeRow
 from couchestord.io.catalog.read import BucketRow
 from couchestord.model import Attributes, Body, ObjectInfo
 from couchestord.store.filelooks import FileLooks
-from couchestord.store.finding import find_entry, policy_of
+from couchestord.store.finding import Buckets, find_entry
 from couchestord.store.intake import Taken
 from couchestord.store.names import shown
 from couchestord.store.parts import Parts
@@ -53,6 +53,7 @@ class Files:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._catalog = parts.catalog
+        self._buckets = Buckets(parts.catalog.files, parts.catalog.generations)
         self._looks = FileLooks(parts.catalog, parts.reader_parts)
 
     def root(self, bucket: str) -> int:
@@ -147,9 +148,9 @@ class Files:
         return self._parts.intake.take(body, size, policy, hashed=False)
 
     def policy_of(self, id_: int) -> int:
-        """See `finding.policy_of`."""
+        """See `Buckets.policy_of`."""
         self._catalog.refresh()
-        return policy_of(self._catalog.files, id_)
+        return self._buckets.policy_of(id_)
 
     async def settle(self, id_: int) -> None:
         """Before more of a file is published: while it is overrun with pieces it waits for the job that joins them, but

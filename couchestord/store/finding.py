@@ -1,7 +1,12 @@
 """Entries by the names that a mount shows, and what is known of files by where they are."""
 
-from couchestord.io.catalog.files import FileReader, NamedRow
+from typing import Final
+
+from couchestord.io.catalog.files import BucketOfFiles, FileReader, NamedRow
+from couchestord.io.catalog.generations import Generations
 from couchestord.store.names import escaped, is_plain, shown
+
+ROOTS_KEPT_MAX: Final = 16_384
 
 
 def find_entry(files: FileReader, directory: int, name: bytes) -> NamedRow | None:
@@ -21,11 +26,38 @@ def find_entry(files: FileReader, directory: int, name: bytes) -> NamedRow | Non
     return next((row for row in candidates if row.cookie == id_ and shown_as(files, directory, row) == name), None)
 
 
-def policy_of(files: FileReader, inode: int) -> int:
-    """What new bytes of a file are kept under: as its bucket says. Raises StaleInode."""
-    place = files.place(inode)
-    bucket = files.bucket(files.path_up(place[0])[-1]) if place is not None else None
-    return bucket.policy if bucket is not None else 0  # without a name it is of no bucket
+class Buckets:
+    """Of which bucket each directory is: looked up once, as long as no path leads elsewhere."""
+
+    def __init__(self, files: FileReader, generations: Generations) -> None:
+        """`generations`: of what `files` reads."""
+        self._files = files
+        self._generations = generations
+        self._roots: dict[int, int] = {}
+        self._stamp = -1
+
+    def root_of(self, directory: int) -> int:
+        """The root of the bucket that a directory is of. Raises StaleInode when it is gone."""
+        stamp = self._generations.stamp_of_paths()
+        if self._stamp != stamp or len(self._roots) > ROOTS_KEPT_MAX:
+            self._roots.clear()
+            self._stamp = stamp
+        root = self._roots.get(directory)
+        if root is None:
+            root = self._files.path_up(directory)[-1]
+            if self._generations.is_current():
+                self._roots[directory] = root
+        return root
+
+    def of(self, directory: int) -> BucketOfFiles | None:
+        """The bucket that a directory is of, None when that is gone. Raises StaleInode."""
+        return self._files.bucket(self.root_of(directory))
+
+    def policy_of(self, inode: int) -> int:
+        """What new bytes of a file are kept under: as its bucket says. Raises StaleInode."""
+        place = self._files.place(inode)
+        bucket = self.of(place[0]) if place is not None else None
+        return bucket.policy if bucket is not None else 0  # without a name it is of no bucket
 
 
 def shown_as(files: FileReader, directory: int, row: NamedRow) -> bytes:

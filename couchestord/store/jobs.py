@@ -25,6 +25,7 @@ from couchestord.io.rejournal import Rejournaler
 from couchestord.io.spare import Spares
 from couchestord.service import Service
 from couchestord.store.fill import Fill
+from couchestord.store.finding import Buckets
 from couchestord.store.housekeeping import Housekeeper
 from couchestord.store.joining import Joiner
 from couchestord.store.known import KnownDisks
@@ -130,9 +131,9 @@ def build_jobs(
     compactor = Compactor(
         catalog.reading, disks, pool, submit, throttle, is_unseen=views.is_unseen, is_pressed=fill.is_pressed
     )
-    joiner = Joiner(
-        catalog.files, parts, pool, submit, throttle, fill.is_pressed, lambda: fill.is_scarce() and compactor.can_move
-    )
+    policy_of = Buckets(catalog.files, catalog.generations).policy_of
+    joined_of = catalog.files, policy_of, parts, pool, submit, throttle
+    joiner = Joiner(*joined_of, fill.is_pressed, lambda: fill.is_scarce() and compactor.can_move)
     fill.is_cleared = lambda: compactor.has_work or joiner.has_work
     rebuilder = Rebuilder(
         catalog.reading,

@@ -29,7 +29,6 @@ from couchestord.io.filerequests import JoinPieces
 from couchestord.io.mutations import IN_BLOB, IN_JOURNAL, LOST, Extent
 from couchestord.io.outcome import Piece
 from couchestord.service import Progress
-from couchestord.store.finding import policy_of
 from couchestord.store.options import INLINE_BYTES_MAX
 from couchestord.store.pieces import BATCH_BYTES, BATCH_PIECES, next_crowded
 from couchestord.store.reader import ExtentSource, ReaderParts
@@ -76,6 +75,7 @@ class Joiner:
     def __init__(
         self,
         files: FileReader,
+        policy_of: Callable[[int], int],
         parts: ReaderParts,
         pool: SegmentPool,
         submit: Submit,
@@ -83,8 +83,11 @@ class Joiner:
         is_pressed: Callable[[], bool] = lambda: False,
         gives_way: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`is_pressed`: whether the disks are nearly full. `gives_way`: whether what room is left is compaction's."""
+        """`policy_of`: see `Buckets`. `is_pressed`: whether the disks are nearly full. `gives_way`: whether what room
+        is left is compaction's.
+        """
         self._files = files
+        self._policy_of = policy_of
         self._parts = parts
         self._pool = pool
         self._submit = submit
@@ -219,7 +222,7 @@ class Joiner:
         """Answers how many bytes of the file were joined."""
         old = tuple(Piece(piece.start, piece.content, piece.content_start, piece.length) for piece in pieces)
         try:
-            policy = policy_of(self._files, inode)
+            policy = self._policy_of(inode)
             body = await self._read([run for piece in pieces for run in self._runs(piece)])
         except StaleInode:
             return 0

@@ -15,7 +15,8 @@ async def publish(files: Files, inode: int, draft: Draft) -> None:
     """What a draft holds is durable and visible, to S3 as well, on return. Raises what the store raises; then the draft
     has all of it still. One call at a time for a draft.
     """
-    await files.settle(inode)
+    if draft.keeps_bytes:
+        await files.settle(inode)
     layer = draft.begin()
     try:
         await _publish(files, inode, layer, (draft.modified_ns, draft.changed_ns))

@@ -30,7 +30,7 @@ from couchestord.io.catalog.files import BucketOfFiles, FileReader, NamedRow, No
 from couchestord.io.checksum import xxh3_64
 from couchestord.model import OBJECT_BYTES_MAX, Attributes
 from couchestord.store.decide.context import Context, Decision
-from couchestord.store.finding import find_entry
+from couchestord.store.finding import Buckets, find_entry
 from couchestord.store.names import NAME_BYTES_MAX, is_plain
 from couchestord.store.pieces import still_there
 from couchestord.store.values import decode_attributes, encode_attributes, pack_etag
@@ -38,7 +38,6 @@ from couchestord.store.xattrs import is_of_s3
 
 LINKS_MAX: Final = 65_000
 """As many as ext4 allows."""
-ROOTS_KEPT_MAX: Final = 16_384
 XATTRS_BYTES_MAX: Final = 64 << 10
 """Names and values of one file."""
 _TYPES: Final = {
@@ -57,9 +56,7 @@ class FileDecisions:
     def __init__(self, context: Context, files: FileReader) -> None:
         self._it = context
         self._files = files
-        self._roots: dict[int, int] = {}
-        """Of which bucket a directory is: its root, as long as no directory moves."""
-        self._roots_of = -1
+        self._buckets = Buckets(files, context.applier.generations)
 
     # -- entries -----------------------------------------------------------------------------------------------------
 
@@ -266,19 +263,8 @@ class FileDecisions:
         if not self._files.is_empty(directory):
             raise DirectoryNotEmpty("the directory is not empty")
 
-    def _root_of(self, directory: int) -> int:
-        """The root of the bucket that a directory is of. Raises StaleInode when it is gone."""
-        moved = self._it.applier.generations.stamp_of_paths()
-        if self._roots_of != moved or len(self._roots) > ROOTS_KEPT_MAX:
-            self._roots.clear()
-            self._roots_of = moved
-        root = self._roots.get(directory)
-        if root is None:
-            root = self._roots[directory] = self._files.path_up(directory)[-1]
-        return root
-
     def _check_writable(self, directory: int) -> BucketOfFiles:
-        bucket = self._files.bucket(self._root_of(directory))
+        bucket = self._buckets.of(directory)
         if bucket is None or bucket.versioning:
             raise ReadOnlyBucket("a bucket that keeps versions is changed through S3 only")
         return bucket
@@ -291,7 +277,7 @@ class FileDecisions:
         return node
 
     def _check_same_bucket(self, one: int, other: int) -> None:
-        if one != other and self._root_of(one) != self._root_of(other):
+        if one != other and self._buckets.root_of(one) != self._buckets.root_of(other):
             raise AcrossBuckets("an entry stays in its bucket")
 
     def _check_not_below(self, directory: int, other: int) -> None:
