@@ -11,7 +11,7 @@ from couchestord.ec.segments import SegmentPool, Submit
 from couchestord.ec.shardfile import remove_shard
 from couchestord.ec.shards import FOLDER, PAGE_BYTES, parse_shard_name, shard_path
 from couchestord.ec.throttle import Throttle
-from couchestord.errors import DiskError, NoSpace, Unavailable
+from couchestord.errors import DiskError, NoSpace, ShuttingDown, Unavailable
 from couchestord.io.catalog.read import CatalogReader, ExtentRow, SegmentRow
 from couchestord.io.disks import Disks
 from couchestord.io.requests import DropSegment
@@ -103,6 +103,8 @@ class Compactor:
             if not self._throttle.is_open(urgent=self._was_pressed):
                 return Progress.THROTTLED
             return await self._empty(row)
+        except ShuttingDown:
+            raise
         except (NoSpace, Unavailable) as error:
             if str(error) != self._trouble:
                 log.warning("compaction was put off", reason=str(error))

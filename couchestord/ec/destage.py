@@ -9,7 +9,7 @@ from couchestord import logs
 from couchestord.ec.codec import Buffer
 from couchestord.ec.moves import Mover
 from couchestord.ec.segments import SegmentPool, Submit
-from couchestord.errors import NoSpace, Unavailable
+from couchestord.errors import NoSpace, ShuttingDown, Unavailable
 from couchestord.io.catalog.read import CatalogReader, ExtentRow
 from couchestord.service import Progress
 
@@ -103,6 +103,8 @@ class Destager:
         for policy, extents in batch.items():
             try:
                 moved = await self._mover.move(extents, self._read, policy=policy, leave_short=leave_short)
+            except ShuttingDown:
+                raise
             except (NoSpace, Unavailable) as error:
                 log.warning("destage was put off", policy=policy, reason=str(error))
                 self._skipped.update(extent.id for extent in extents)

@@ -13,7 +13,17 @@ from couchestord.ec.shardfile import remove_shard
 from couchestord.ec.shards import FOLDER, PAGE_BYTES, parse_shard_name, shard_path
 from couchestord.ec.stripes import StripeStore
 from couchestord.ec.throttle import Throttle
-from couchestord.errors import Corrupt, DataLost, DiskError, DiskFailed, NoSpace, NoSuchFile, Unavailable, UnknownFormat
+from couchestord.errors import (
+    Corrupt,
+    DataLost,
+    DiskError,
+    DiskFailed,
+    NoSpace,
+    NoSuchFile,
+    ShuttingDown,
+    Unavailable,
+    UnknownFormat,
+)
 from couchestord.io.catalog.read import CatalogReader, PlacementRow, SegmentRow
 from couchestord.io.catalog.segments import STATE_SEALED
 from couchestord.io.cutshort import remove_cut_short
@@ -129,6 +139,8 @@ class Rebuilder:
             if not self._throttle.is_open(urgent=self._lost(row).bit_count() >= row.m):
                 return Progress.THROTTLED
             await self._step(current)
+        except ShuttingDown:
+            raise
         except (NoSpace, Unavailable) as error:
             log.warning("rebuild was put off", reason=str(error))
             return Progress.IDLE

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from couchestord import logs
 from couchestord.ec.segments import Submit
 from couchestord.ec.shards import PAGE_BYTES
-from couchestord.errors import Unavailable
+from couchestord.errors import ShuttingDown, Unavailable
 from couchestord.io import requests as rq
 from couchestord.io.catalog.catalog import Catalog
 from couchestord.io.catalog.read import SegmentRow
@@ -81,6 +81,8 @@ class Evictor:
                 return Progress.IDLE
         try:
             moved_count = await self._evict(self._candidates.pop())
+        except ShuttingDown:
+            raise
         except Unavailable as error:
             log.warning("eviction was put off", reason=str(error))
             return Progress.IDLE

@@ -21,7 +21,7 @@ from couchestord.ec.codec import Buffer
 from couchestord.ec.moves import find_bad
 from couchestord.ec.segments import SegmentPool, Submit
 from couchestord.ec.throttle import Throttle
-from couchestord.errors import DataLost, NoSpace, StaleInode, Unavailable
+from couchestord.errors import DataLost, NoSpace, ShuttingDown, StaleInode, Unavailable
 from couchestord.io.catalog.files import FileReader, WornRow
 from couchestord.io.catalog.read import PieceRow, SegmentRow
 from couchestord.io.checksum import xxh3_64
@@ -120,6 +120,8 @@ class Joiner:
             return Progress.THROTTLED
         try:
             await self._search(row, sought)
+        except ShuttingDown:
+            raise
         except (NoSpace, Unavailable) as error:
             if str(error) != self._trouble:
                 log.warning("pieces were not joined yet", reason=str(error))

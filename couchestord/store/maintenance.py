@@ -8,7 +8,7 @@ import trio
 from couchestord import logs
 from couchestord.ec.segments import SegmentPool
 from couchestord.ec.stripes import StripeStore
-from couchestord.errors import Corrupt, DataLost, Error
+from couchestord.errors import Corrupt, DataLost, Error, ShuttingDown
 from couchestord.io.catalog.catalog import Catalog
 from couchestord.io.catalog.pages import NOTHING, checkpoint_ahead, checkpoint_with_sums
 from couchestord.io.catalog.read import SegmentRow
@@ -236,7 +236,7 @@ class Snapshotter:
 
     async def take(self) -> bool:
         """Write a snapshot now, read it back, and make it the newest. False when it could not be finished this time.
-        Raises Corrupt when the catalog could not be checkpointed.
+        Raises Corrupt when the catalog could not be checkpointed, ShuttingDown.
         """
         if len(self._disks.roomy()) < replicas_needed(self._disks.m, self._disks.missing_count()):
             # nor is there room for a new file of the journal but what is kept for deletes
@@ -254,6 +254,8 @@ class Snapshotter:
             root, segments = await sn.write_snapshot(
                 self._catalog.main, frozen.sequence, self._pool, self._strongest(), earlier, seed
             )
+        except ShuttingDown:
+            raise
         except Error as error:
             log.error("snapshot failed", reason=str(error))
             if isinstance(error, Corrupt):
@@ -279,9 +281,11 @@ class Snapshotter:
             await self._disks.set_snapshot(root)
             await self._writer.submit(sn.save_request(segments, root.sequence))
         except Error as error:
-            log.error("snapshot failed", reason=str(error))
             # what the job names stays held, once, until the next snapshot takes its place
             self._pins.release(segments & old if named else segments)
+            if isinstance(error, ShuttingDown):
+                raise
+            log.error("snapshot failed", reason=str(error))
             return False
         self._pins.release(old)
         self.taken_count += 1

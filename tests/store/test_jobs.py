@@ -6,6 +6,7 @@ import pytest
 import trio
 from small_store import STRIPE_BYTES, body_of, core_of, finish, look, new_store, put_all, read, segments, shard_files
 
+from couchestord.errors import ShuttingDown
 from couchestord.io.requests import PlaceShard
 
 
@@ -40,6 +41,32 @@ async def test_idle_jobs_write_nothing(tmp_path: Path) -> None:
         for service in core_of(store).jobs.services():
             await finish(service)
         assert core_of(store).catalog.committed_sequence == sequence
+
+
+async def test_jobs_that_a_stop_finds_at_work_end_without_a_word(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """That the store stops is no trouble of theirs."""
+    async with new_store(tmp_path) as store:
+        core = core_of(store)
+        await put_all(store, {b"%d" % number: body_of(20_000, number) for number in range(99)})
+        await store.destage()
+        for number in range(90):
+            await store.delete("box", b"%d" % number)
+        await put_all(store, {b"more/%d" % number: body_of(20_000, number) for number in range(99)})
+        await core.pool.aclose()
+        core.jobs.destager.force()
+        core.jobs.snapshotter.ask()
+        caplog.clear()
+        core.writer.stop(ShuttingDown("as the test wants it"))
+        stopped = set[str]()
+        for service in core.jobs.services():
+            try:
+                await service.work()
+            except ShuttingDown:
+                stopped.add(service.name)
+        assert stopped >= {"destage", "compact", "snapshot"}
+        assert caplog.text == ""
 
 
 async def test_status_counts_what_was_done(tmp_path: Path) -> None:
