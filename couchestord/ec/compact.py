@@ -88,7 +88,7 @@ class Compactor:
     @property
     def has_work(self) -> bool:
         """Whether it makes room now, or will once readers have seen what is dead."""
-        return self.can_move or bool(self._catalog.segments_dead(1))
+        return self.can_move or bool(self._dead())
 
     async def work(self) -> Progress:
         """Drop some dead segments, or move a batch out of a dying one."""
@@ -114,12 +114,17 @@ class Compactor:
 
     # -- dead ----------------------------------------------------------------------------------------------------------
 
+    def _dead(self) -> list[SegmentRow]:
+        """Some that may go, as far as is known here: the catalog's newest snapshot lies in one that is pinned, and a
+        stream may have written to one and not have said so yet.
+        """
+        limit = self._options.drops_per_step_max
+        rows = self._catalog.segments_dead(limit + self._pool.pinned_count)
+        return [row for row in rows if not self._pool.is_pinned(row.id)][:limit]
+
     async def _drop_dead(self) -> int:
-        # a stream may have written there and not have said so yet
-        limit = self._options.drops_per_step_max + self._pool.pinned_count
-        dead = [row for row in self._catalog.segments_dead(limit) if not self._pool.is_pinned(row.id)]
         dropped = 0
-        for row in dead[: self._options.drops_per_step_max]:
+        for row in self._dead():
             # asked in this order: who reads on for long has pinned it when nobody else sees it
             is_free = self._is_unseen(row.id) and not self._pool.is_pinned(row.id)
             if is_free and await self._submit(DropSegment(row.id)):

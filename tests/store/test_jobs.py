@@ -69,6 +69,17 @@ async def test_jobs_that_a_stop_finds_at_work_end_without_a_word(
         assert caplog.text == ""
 
 
+async def test_nobody_waits_for_the_room_that_a_snapshot_takes(tmp_path: Path) -> None:
+    """Its segment has no object's bytes in it, and stays."""
+    async with new_store(tmp_path) as store:
+        core = core_of(store)
+        await store.put("box", b"key", body_of(5 * STRIPE_BYTES))
+        await store.destage()
+        await finish(core.jobs.compactor)
+        assert core.catalog.reading.segments_dead(1)
+        assert not core.jobs.fill.is_cleared()
+
+
 async def test_status_counts_what_was_done(tmp_path: Path) -> None:
     async with new_store(tmp_path) as store:
         core = core_of(store)

@@ -331,8 +331,8 @@ BUGS = (
     _bug(
         "dead segments stay",
         "ec/compact.py",
-        "        for row in dead[: self._options.drops_per_step_max]:",
-        "        for row in dead[:0]:",
+        "        for row in self._dead():",
+        "        for row in self._dead()[:0]:",
         _FULL + "test_filled_by_large_objects",
     ),
     _bug(
