@@ -13,10 +13,12 @@ from typing import Any, Final
 import pytest
 from daemon import QUICK, Node, with_workers
 from daemons import environment
+from modes import mode
 
 _END_S: Final = 60.0
 needs_mounts = pytest.mark.skipif(
-    not Path("/dev/fuse").exists() or os.geteuid() != 0, reason="needs /dev/fuse and root"
+    not Path("/dev/fuse").exists() or os.geteuid() != 0 or mode().is_mounted,
+    reason="needs /dev/fuse, root, and a bucket that nothing else has mounted",
 )
 
 
