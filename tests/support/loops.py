@@ -6,6 +6,7 @@ import os
 import shutil
 import struct
 import subprocess
+import time
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +18,7 @@ Kind = Literal["ext4", "xfs"]
 _SHUTDOWN: Final = 0x8004587D
 _NOLOGFLUSH: Final = 2
 _XFS_BYTES_MIN: Final = 300 << 20
+_BUSY_S: Final = 20.0
 
 
 def need(*programs: str) -> None:
@@ -57,7 +59,16 @@ class LoopDisk:
 
     def unmount(self) -> None:
         if self._mounted:
-            _run("umount", self.folder)
+            until_s = time.monotonic() + _BUSY_S
+            while True:
+                try:
+                    _run("umount", self.folder)
+                    break
+                except OSError as error:
+                    # a process that a daemon had just started when it was killed goes by itself, a moment later
+                    if "busy" not in str(error) or time.monotonic() > until_s:
+                        raise
+                    time.sleep(0.1)
             self._mounted = False
 
     def cut(self) -> None:
