@@ -249,10 +249,10 @@ class StripeStore:
                 try:
                     await self._make_good(segment, stripe, shape, wanted, gathering)
                 except DataLost:
-                    late = [each for each in wanted if each not in gathering.good]
-                    if len(by_blocks(late)) == 1:
+                    columns = by_blocks([each for each in wanted if each not in gathering.good])
+                    if len(columns) == 1:
                         raise
-                    gathering.good |= await self._make_good_by_blocks(segment, stripe, shape, late, report_loss)
+                    gathering.good |= await self._make_good_by_blocks(segment, stripe, shape, columns, report_loss)
         finally:
             # a stripe that was never finished, of which too little is there, is no damage: nothing can be made good
             if report_loss or len({each.shard for each in gathering.good}) >= segment.k:
@@ -291,14 +291,19 @@ class StripeStore:
             self._ask(segment, stripe, shape, spare, gathering)
 
     async def _make_good_by_blocks(
-        self, segment: SegmentRow, stripe: int, shape: StripeHeader, late: Sequence[ShardRange], report_loss: bool
+        self,
+        segment: SegmentRow,
+        stripe: int,
+        shape: StripeHeader,
+        columns: Sequence[Mapping[ShardRange, ShardRange]],
+        report_loss: bool,
     ) -> dict[ShardRange, Buffer]:
         """Where one shard has rot here and another there, each column of blocks may be whole in k others."""
-        parts: dict[ShardRange, list[Buffer]] = {each: [] for each in late}
-        for column in by_blocks(late):
+        parts: dict[ShardRange, list[Buffer]] = {}
+        for column in columns:
             found = await self._gather(segment, stripe, shape, list(column.values()), report_loss)
             for each, part in column.items():
-                parts[each].append(found[part])
+                parts.setdefault(each, []).append(found[part])
         return {each: b"".join(blocks) for each, blocks in parts.items()}
 
     def _ask(

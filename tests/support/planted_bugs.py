@@ -210,6 +210,41 @@ BUGS = (
         "store/test_start.py",
         "system/test_kill.py::test_kill_9_under_load",
     ),
+    _bug(
+        "a journal that a start finds full stays so",
+        "store/maintenance.py",
+        "            self._checkpointer.ask()\n",
+        "            pass\n",
+        "store/test_maintenance.py::test_journal_that_a_start_finds_full_is_trimmed",
+    ),
+    _bug(
+        "new data waits for the room of the newest snapshot",
+        "ec/compact.py",
+        "        return self.can_move or bool(self._dead())",
+        "        return self.can_move or bool(self._catalog.segments_dead(1))",
+        "store/test_jobs.py::test_nobody_waits_for_the_room_that_a_snapshot_takes",
+    ),
+    _bug(
+        "rot is made good by whole ranges only",
+        "ec/stripes.py",
+        "                    if len(columns) == 1:",
+        "                    if columns:",
+        _STRIPES + "test_rot_at_other_places_of_each_shard_loses_nothing",
+    ),
+    _bug(
+        "a call that comes just when a thread finds none waits",
+        "io/threads.py",
+        "            if self._waiting:",
+        "            if False:",
+        "io/test_threads.py::test_a_call_that_comes_just_when_a_thread_finds_none",
+    ),
+    _bug(
+        "a file that lost its name after the kernel's look cannot be opened",
+        "frontends/posix/openfiles.py",
+        "        if not node.nlink and any(ino in each for each in self._let_go_of):",
+        "        if not node.nlink and ino not in self._open:",
+        "frontends/posix/test_filesystem.py::test_unlinked_between_a_look_and_an_open",
+    ),
     # power cuts
     _bug(
         "the journal is not synced",

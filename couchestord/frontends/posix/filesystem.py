@@ -271,7 +271,8 @@ class FileSystem(OpenFiles):
             modified_ns = None if known is not None else modified_ns
         asked = (mode, uid, gid, accessed_ns, modified_ns)
         if any(value is not None for value in asked):
-            known = self._keep_rights(id_, mode, uid, gid, changed_ns) if asked[3:] == (None, None) else None
+            are_rights = accessed_ns is None and modified_ns is None
+            known = self._keep_rights(id_, mode, uid, gid, changed_ns) if are_rights else None
             known = known or await self._store().change(fr.ChangeInode(id_, *asked, changed_ns))
         return self._shown(known) if known is not None else self.stat(ino)
 
