@@ -47,6 +47,7 @@ _FINISH_S: Final = 10.0
 _TYPE: Final = "fuse.couchestord"
 _READ_AHEAD_BYTES: Final = 1 << 20
 _AGREE_S: Final = 1.0
+_END_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,7 @@ class Session:
         self._config = config
         self._mount = mount
         self._store: Objects | None = None
+        self._link: Link | None = None
         self._is_open = False
         """Calls may begin."""
         self._changed = trio.Event()
@@ -144,14 +146,20 @@ class Session:
             link.which_open = lambda inodes: self.which_open(inodes)
             link.show = self._show
             await link.claim_mount(self._mount.bucket, writes=self._mount.writes)
-            self._store, self._is_open = store, True
+            self._link, self._store, self._is_open = link, store, True
             self._changed.set()
             self._changed = trio.Event()
             try:
                 yield
             finally:
                 self._shut()
-                self._store = None
+                self._link = self._store = None
+
+    async def leave(self) -> None:
+        """Nothing is mounted any more: the store need not wait for this mount to come back."""
+        if self._link is not None:
+            with trio.move_on_after(_END_S), suppress(Unavailable):
+                await self._link.end_mount()
 
     async def _show(self, changes: Changes) -> None:
         if self.notices is not None:
@@ -227,6 +235,8 @@ async def run_mount(config: Config, mount: Mount, *, announce: Callable[[], None
                 )
             except OSError as error:
                 raise ConfigError(f"cannot mount on {folder}: {error.strerror}") from None
+            finally:
+                await session.leave()
             nursery.cancel_scope.cancel()
 
 

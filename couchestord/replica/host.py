@@ -197,15 +197,18 @@ class _Reader:
     def leave(self) -> None:
         """It reads no more, until it says hello again: what it held is let go."""
         self._host.beside.left(self.caches)
-        claims, self._claims = self._claims, []
-        for mounts, claim in claims:
-            mounts.remove(claim)
+        self._end_claims(is_over=False)
         held, self._held = self._held, None
         if held is not None:
             held[0].core.pins.release(held[1], held[2])
         if self.is_reading:
             self.is_reading = False
             self._host.left()
+
+    def _end_claims(self, *, is_over: bool) -> None:
+        claims, self._claims = self._claims, []
+        for mounts, claim in claims:
+            mounts.remove(claim, is_over=is_over)
 
     def _receive(self, data: memoryview) -> None:
         message = ms.unpack_from_reader(data)
@@ -239,6 +242,8 @@ class _Reader:
                     l2.report(message.extent, message.chunk, message.place)
             case ms.ClaimMount():
                 self.nursery.start_soon(self._claim, message)
+            case ms.EndMount():
+                self._answer_now(message.id, lambda _: self._end_claims(is_over=True), message)
             case ms.FlushChunks():
                 self.nursery.start_soon(self._flush, message)
             case ms.Counted():

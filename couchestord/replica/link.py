@@ -77,6 +77,10 @@ class Link:
         """This process shows a bucket as a file system, or with None all, until it is gone. Raises BucketMounted."""
         await self.ask(lambda id_: ms.ClaimMount(id_, bucket, writes), None)
 
+    async def end_mount(self) -> None:
+        """What this process has shown is over: it has no files open. Raises Unavailable."""
+        await self.ask(ms.EndMount, None, can_cancel=True)
+
     async def submit(self, request: object) -> Any:
         """Hand a request to the writer; see `Writer.submit`."""
         await self.channel.wait_for_room()

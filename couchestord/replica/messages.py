@@ -132,6 +132,12 @@ class ClaimMount(_Message, frozen=True, tag=14):
     writes: bool
 
 
+class EndMount(_Message, frozen=True, tag=15):
+    """The reader shows nothing any more, and has no file open. Answered with None."""
+
+    id: int
+
+
 # -- from the store --------------------------------------------------------------------------------------------------
 
 
@@ -206,6 +212,7 @@ FromReader = (
     | ChunkDamage
     | FlushChunks
     | ClaimMount
+    | EndMount
     | Answer
     | Refusal
 )

@@ -17,7 +17,9 @@ from couchestord.service import Progress
 log = logs.get(__name__)
 ORPHANS_PER_STEP_MAX: Final = 256
 GRACE_S: Final = 60.0
-"""So long after a start nothing is freed that had no name before it: mounts that have it open come back."""
+"""So long after a start nothing is freed that had no name before it, and after a mount has gone nothing at all: one
+that has lost its link only comes back, and has files open still.
+"""
 WhichOpen = Callable[[Sequence[int]], Awaitable[Sequence[int]]]
 """Which of these files a mount has open. Raises Unavailable when it is gone."""
 
@@ -50,6 +52,10 @@ class Mounts:
 
     def __init__(self) -> None:
         self._claims: list[Claim] = []
+        self._gone: list[Claim] = []
+        """Those that have gone and may have files open still."""
+        self.gone_count = 0
+        """How many so far."""
         self.late_count = 0
         """How often a mount was late."""
 
@@ -60,12 +66,20 @@ class Mounts:
             raise BucketMounted(f"{which} is mounted already; mount it with --read-only, or unmount the other first")
         self._claims.append(claim)
 
-    def remove(self, claim: Claim) -> None:
+    def remove(self, claim: Claim, *, is_over: bool = False) -> None:
+        """It has gone. Unless it said that it `is_over`, it may have lost its link only, or this store closes."""
         self._claims.remove(claim)
+        if not is_over:
+            self._gone.append(claim)
+            self.gone_count += 1
+
+    def forget_gone(self) -> None:
+        """Those that have gone have no files open any more."""
+        self._gone.clear()
 
     def shows(self, bucket: str) -> bool:
         """Whether somebody may have files of a bucket open."""
-        return any(claim.covers(bucket) for claim in self._claims)
+        return any(claim.covers(bucket) for claim in (*self._claims, *self._gone))
 
     def writes(self, bucket: str) -> bool:
         """Whether somebody may write files of a bucket."""
@@ -88,23 +102,22 @@ class Mounts:
         log.warning("a mount hangs: until it shows what has changed, nobody waits for it", bucket=claim.bucket)
 
     def status(self) -> dict[str, Any]:
-        """For people and programs: what is shown, and how often a mount was late."""
+        """For people and programs: what is shown, how many may come back, and how often a mount was late."""
         shown = [{"bucket": each.bucket, "writes": each.writes, "is_late": each.is_late} for each in self._claims]
-        return {"shown": shown, "late": self.late_count}
+        return {"shown": shown, "gone": len(self._gone), "late": self.late_count}
 
     async def which_open(self, inodes: Sequence[int]) -> set[int]:
-        """Those of these files that somebody has open."""
+        """Those of these files that somebody has open. Raises Unavailable when a mount goes before it has answered."""
         found: set[int] = set()
         for claim in list(self._claims):
-            try:
-                found.update(await claim.which_open(inodes))
-            except Unavailable:
-                log.info("a mount is gone; its open files with it")
+            found.update(await claim.which_open(inodes))
         return found
 
 
 class OrphanReaper:
-    """A service: frees files without a name once nobody has them open any more, those of a mount that died as well."""
+    """A service: frees files without a name once nobody has them open any more; those of a mount that died some time
+    later.
+    """
 
     name = "free-orphans"
     interval_s = 1.0
@@ -117,6 +130,8 @@ class OrphanReaper:
         self._waiting: frozenset[int] | None = None
         """Those that had no name at the start."""
         self._until_s = 0.0
+        self._gone_count = 0
+        self._quiet_until_s = 0.0
         self.freed_count = 0
 
     async def work(self) -> Progress:
@@ -125,12 +140,21 @@ class OrphanReaper:
             self._waiting, self._until_s = frozenset(self._files.orphans(0, -1)), now_s + GRACE_S
         elif now_s >= self._until_s:
             self._waiting = frozenset()
+        if self._mounts.gone_count != self._gone_count:
+            self._gone_count, self._quiet_until_s = self._mounts.gone_count, now_s + GRACE_S
+            log.info("a mount has gone; what it had open is kept for a while", seconds=GRACE_S)
+        if now_s < self._quiet_until_s:
+            return Progress.IDLE
+        self._mounts.forget_gone()
         orphans = self._files.orphans(self._after, ORPHANS_PER_STEP_MAX)
         self._after = orphans[-1] if len(orphans) == ORPHANS_PER_STEP_MAX else 0
         if not orphans:
             return Progress.IDLE
         # asked after they were committed: who opens one from now on sees that it has no name
-        held = await self._mounts.which_open(orphans)
+        try:
+            held = await self._mounts.which_open(orphans)
+        except Unavailable:
+            return Progress.IDLE
         gone = tuple(id_ for id_ in orphans if id_ not in held and id_ not in self._waiting)
         if gone:
             await self._submit(fr.FreeOrphans(gone))

@@ -71,7 +71,7 @@ def test_what_is_refused_is_not_claimed() -> None:
     with pytest.raises(BucketMounted):
         mounts.add(claim(None))
     assert not mounts.shows("b")
-    mounts.remove(first)
+    mounts.remove(first, is_over=True)
     assert not mounts.shows("a")
 
 
@@ -90,17 +90,23 @@ def test_what_is_shown_and_what_may_be_written() -> None:
     every = claim(None, writes=False)
     mounts.add(every)
     assert [(mounts.shows(name), mounts.writes(name)) for name in "abc"] == [(True, False), (True, True), (True, False)]
-    for each in (reads, writes, every):
-        mounts.remove(each)
+    for each in (writes, every):
+        mounts.remove(each, is_over=True)
+    mounts.remove(reads)
+    assert [(mounts.shows(name), mounts.writes(name)) for name in "ab"] == [(True, False), (False, False)]
+    mounts.forget_gone()
     assert not any(mounts.shows(name) for name in "abc")
 
 
-async def test_open_files_of_all_mounts_but_for_those_that_are_gone() -> None:
+async def test_open_files_of_all_mounts() -> None:
     mounts = Mounts()
     assert await mounts.which_open([1, 2]) == set()
-    for each in (claim("a", held=[1, 9]), gone("b"), claim("c", writes=False, held=[2])):
+    for each in (claim("a", held=[1, 9]), claim("c", writes=False, held=[2])):
         mounts.add(each)
     assert await mounts.which_open([1, 2, 3]) == {1, 2}
+    mounts.add(gone("b"))
+    with pytest.raises(Unavailable):
+        await mounts.which_open([1, 2, 3])
 
 
 # -- orphans ---------------------------------------------------------------------------------------------------------
@@ -134,7 +140,6 @@ async def test_what_nobody_holds_is_freed_and_what_is_held_is_kept(tmp_path: Pat
         await write(store, two, (0, body_of(200_000)))
         mount = claim("box", held=[two])
         core.mounts.add(mount)
-        core.mounts.add(gone("other"))
         await finish(core.jobs.orphans)
         assert orphans(store) == [two]
         assert core.jobs.orphans.freed_count == 2
@@ -142,7 +147,7 @@ async def test_what_nobody_holds_is_freed_and_what_is_held_is_kept(tmp_path: Pat
             with pytest.raises(StaleInode):
                 store.files.node(id_)
         assert await store.files.read(two, 0, 1 << 20) == body_of(200_000)
-        core.mounts.remove(mount)
+        core.mounts.remove(mount, is_over=True)
         await finish(core.jobs.orphans)
         assert orphans(store) == []
         with pytest.raises(StaleInode):
@@ -162,7 +167,7 @@ async def test_many_that_are_held_do_not_hide_others(tmp_path: Path) -> None:
         assert len(orphans(store)) == len(made)
         assert await core.jobs.orphans.work() is Progress.IDLE
         assert orphans(store) == held
-        core.mounts.remove(mount)
+        core.mounts.remove(mount, is_over=True)
         # and it begins again at the first of them
         await finish(core.jobs.orphans)
         await finish(core.jobs.orphans)
@@ -192,6 +197,37 @@ def test_after_a_restart_mounts_have_time_to_come_back(tmp_path: Path) -> None:
             clock.jump(GRACE_S)
             await finish(core_of(store).jobs.orphans)
             assert orphans(store) == []
+
+    trio.run(main, clock=clock)
+    assert faults_of(tmp_path) == []
+
+
+def test_a_mount_that_has_lost_its_link_has_time_to_come_back(tmp_path: Path) -> None:
+    """As when the daemon stops: mounts go first, and the store has something to finish yet."""
+    clock = MockClock(rate=1.0)
+
+    async def main() -> None:
+        async with running(tmp_path) as store:
+            core, mount, lost = core_of(store), claim("box"), gone("other")
+            made = await make_orphans(store, 2)
+            core.mounts.add(mount)
+            core.mounts.add(lost)
+            await finish(core.jobs.orphans)  # which is not known to be gone yet
+            assert orphans(store) == made
+            for each in (mount, lost):
+                core.mounts.remove(each)
+            await finish(core.jobs.orphans)
+            await store.put("box", b"k", b"old")
+            core.mounts.add(claim("other"))
+            made.append(there(store, b"k").id)
+            await store.put("box", b"k", b"new")
+            await finish(core.jobs.orphans)
+            assert orphans(store) == made
+            core.mounts.add(claim("box", writes=False, held=made[1:]))
+            clock.jump(GRACE_S)
+            await finish(core.jobs.orphans)
+            assert orphans(store) == made[1:]
+            assert not core.mounts.shows("third")
 
     trio.run(main, clock=clock)
     assert faults_of(tmp_path) == []
@@ -247,7 +283,7 @@ async def test_s3_leaves_what_a_mount_may_have_open(tmp_path: Path, how: str, bu
         await finish(core_of(store).jobs.orphans)
         await store.destage()
         assert await store.files.read(old, 0, 1 << 20) == body_of(200_000)
-        core_of(store).mounts.remove(mount)
+        core_of(store).mounts.remove(mount, is_over=True)
         await finish(core_of(store).jobs.orphans)
         assert orphans(store) == []
         with pytest.raises(StaleInode):

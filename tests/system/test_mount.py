@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from daemon import QUICK, Node, with_workers
+from daemon import QUICK, Node, wait_until, with_workers
 from daemons import command
 from modes import mode
 from mounted import Mounted, needs_mounts
@@ -345,6 +345,22 @@ def test_one_mount_writes(node: Node, box: Mounted, tmp_path: Path) -> None:
         assert (second.folder / "file").read_bytes() == b"bytes"
         with pytest.raises(OSError, match="Read-only"):
             (second.folder / "file").unlink()
+
+
+def test_one_that_has_ended_is_not_waited_for(node: Node, tmp_path: Path) -> None:
+    """What it had open is kept of one that was killed: nobody knows that it does not come back."""
+    box = Mounted(node.data, tmp_path / "box")
+
+    def mounts() -> tuple[int, int]:
+        status = node.status()["mounts"]
+        return len(status["shown"]), status["gone"]
+
+    with box:
+        wait_until(lambda: mounts() == (1, 0), 10, mounts)
+    wait_until(lambda: mounts() == (0, 0), 10, mounts)
+    with box:
+        box.kill()
+        wait_until(lambda: mounts() == (0, 1), 10, mounts)
 
 
 WRITER = """
