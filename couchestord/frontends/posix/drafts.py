@@ -212,6 +212,11 @@ class Draft:
         return self._top.dirty_bytes + (self._below.dirty_bytes if self._below else 0)
 
     @property
+    def pieces_count(self) -> int:
+        """In how many pieces they are."""
+        return sum(len(layer.pieces) for layer in self.layers())
+
+    @property
     def keeps_bytes(self) -> bool:
         """Whether any of the bytes that are published stay."""
         return self.layers()[0].cut > 0

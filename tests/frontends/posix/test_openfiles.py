@@ -107,6 +107,32 @@ async def test_much_is_published_while_it_is_written_on(tmp_path: Path, monkeypa
             nursery.cancel_scope.cancel()
 
 
+async def test_what_is_in_many_pieces_is_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However short they are: all writers of the store wait for as many as there are in one record."""
+    monkeypatch.setattr(openfiles, "DIRTY_PIECES_MAX", 3)
+    async with rig(tmp_path, monkeypatch) as it, trio.open_nursery() as nursery:
+        nursery.start_soon(it.files.run)
+        handle, at = await it.open(b"f"), iter(range(0, 1000, 10))
+        with trio.fail_after(60):
+            for count in (4, 4):
+                for _ in range(count - 1):
+                    await it.files.write(handle, next(at), b"x")
+                await wait_all_tasks_blocked()
+                before = it.published_count
+                await it.files.write(handle, next(at), b"x")
+                while it.published_count == before:
+                    await trio.sleep(0.01)
+            # who writes waits
+            it.gate = trio.Event()
+            with trio.move_on_after(0.5):
+                while True:
+                    await it.files.write(handle, next(at), b"x")
+            written_count = next(at) // 10
+            it.gate.set()
+        assert written_count == 8 + 2 * 3 + 1
+        nursery.cancel_scope.cancel()
+
+
 async def test_who_writes_is_told_that_it_cannot_be_published(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
