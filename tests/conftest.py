@@ -9,11 +9,16 @@ from typing import Any
 
 import pytest
 import trio
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from modes import l2_folder, mode
 
 # on a loaded machine examples are made slowly, which is no fault of the tests
 settings.register_profile("patient", suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "unshrunk",
+    settings.get_profile("patient"),
+    phases=[each for each in Phase if each not in (Phase.shrink, Phase.explain)],
+)
 settings.load_profile("patient")
 
 

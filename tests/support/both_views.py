@@ -7,23 +7,22 @@ open S3 shows what it held when it was synced or closed last, or later.
 import errno
 import fcntl
 import os
-import random
 import stat
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from mounted import fetched, listed
 from workload import content, digest_of
 
 LONG: Final = "n" * 255
-NAMES: Final = ("a", "b", "d", "d/a", "d/a", "d/e/a", LONG)
+NAMES: Final = ("a", "b", "d", "d/a", "d/a", "d/b", "d/e/a", LONG)
 KEPT: Final = "kept"
 """A file that nobody touches: its folder stays."""
 OPEN_MAX: Final = 2
-SHORTEN_S_MAX: Final = 120.0
 _OLD_NS: Final = 10**18
 """Times that are set are no later, in 2001; all others are those of the test."""
 _FLAGS: Final = (
@@ -36,14 +35,23 @@ _FLAGS: Final = (
     os.O_RDWR | os.O_APPEND,
 )
 Name = str | int
+_NAMES: Final = st.sampled_from(NAMES) | st.integers(0, 31)
 """A number is one of the names that are there."""
+_TARGETS: Final = st.sampled_from(("", "", "", "a", "d/a", "../a", "nowhere", "."))
+_CHANGES: Final = st.sampled_from(("mode", "owner", "times", "set", "create", "replace", "remove"))
+_SEEDS: Final = st.integers(0, (1 << 16) - 1)
+_LENGTHS: Final = st.sampled_from((0, 1, 100, 4096, 10_000, 70_001, 200_000))
+_OFFSETS: Final = st.sampled_from((None, 0, 1, 4095, 50_000, 150_000))
+_PICKS: Final = st.integers(0, OPEN_MAX - 1)
+_SELDOM: Final = st.sampled_from((False, False, True))
 
 
-class BothViews:
+class BothViews(RuleBasedStateMachine):
     """Steps, and what holds after each."""
 
     def __init__(self, client: Any, mounted: Path, local: Path) -> None:
         """`mounted`: in the root of the mount of the bucket `box`; `local`: elsewhere, so named. Both are made."""
+        super().__init__()
         for folder in (mounted, local):
             folder.mkdir()
             (folder / KEPT).touch()
@@ -60,19 +68,19 @@ class BothViews:
         """(etag, body) of objects when they were read last."""
         self._there: list[str] = []
 
-    def __enter__(self) -> "BothViews":
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def teardown(self) -> None:
         with ExitStack() as stack:
             for both in self._open:
                 for number in both:
                     stack.callback(os.close, number)
 
-    def step(self, step: "Step") -> None:
-        """One step, and all is compared. Steps of open files do nothing when there is none."""
-        if "pick" not in step.arguments or self._open:
-            getattr(self, step.what)(**step.arguments)
+    @initialize(seed=_SEEDS)
+    def begin(self, seed: int) -> None:
+        """With something of either side."""
+        for name in ("d/a", "b"):
+            self.put(name, seed, 10_000, in_parts=False)
+        self.write_anew("a", seed, 4096)
+        self.link("a", "d/b")
         self.all_agree()
 
     # -- what all steps do -----------------------------------------------------------------------------------------
@@ -117,30 +125,35 @@ class BothViews:
 
     # -- entries ---------------------------------------------------------------------------------------------------
 
+    @rule(name=_NAMES, leads_to=_TARGETS)
     def make(self, name: Name, leads_to: str) -> None:
         """A symbolic link, or a directory."""
         name = self._name(name)
         if self._both(lambda top: os.symlink(leads_to, top / name) if leads_to else (top / name).mkdir()):
             self._touch(name)
 
+    @rule(name=_NAMES, is_directory=_SELDOM)
     def remove(self, name: Name, is_directory: bool) -> None:
         name = self._name(name)
         if self._both(lambda top: (top / name).rmdir() if is_directory else (top / name).unlink()):
             self._touch(name)
 
+    @rule(name=_NAMES, new=_NAMES)
     def rename(self, name: Name, new: Name) -> None:
         name, new = self._name(name), self._name(new)
         before = [os.path.lexists(self._local / each) and os.lstat(self._local / each).st_ino for each in (name, new)]
-        directory = (self._local / name).parent
+        # before: what is renamed may be what leads to where it goes
+        directories = {self._number(os.fspath(Path(each).parent)) for each in (name, new)}
         if self._both(lambda top: os.rename(top / name, top / new)) and before[0] != before[1]:
-            self._made_by_s3.discard(os.stat(directory).st_ino)
-            self._touch(new)
+            self._made_by_s3 -= directories
 
+    @rule(name=_NAMES, new=_NAMES)
     def link(self, name: Name, new: Name) -> None:
         name, new = self._name(name), self._name(new)
         if self._both(lambda top: os.link(top / name, top / new)):
             self._touch(new)
 
+    @rule(name=_NAMES, what=_CHANGES, seed=_SEEDS)
     def change(self, name: Name, what: str, seed: int) -> None:
         """Attributes."""
         name, which = self._name(name), f"user.t.{seed % 2}"
@@ -164,6 +177,7 @@ class BothViews:
 
     # -- bytes -----------------------------------------------------------------------------------------------------
 
+    @rule(name=_NAMES, seed=_SEEDS, length=_LENGTHS)
     def write_anew(self, name: Name, seed: int, length: int) -> None:
         name = self._name(name)
         is_new, data = not self._number(name), content(f"{seed}", length)
@@ -172,6 +186,7 @@ class BothViews:
                 self._touch(os.path.realpath(self._local / name))
             self._published(self._number(name))
 
+    @rule(name=_NAMES, seed=_SEEDS, length=_LENGTHS, offset=_OFFSETS)
     def write_over(self, name: Name, seed: int, length: int, offset: int | None) -> None:
         """`offset` None: at the end."""
         name, data = self._name(name), content(f"{seed}", length)
@@ -186,6 +201,7 @@ class BothViews:
         if self._both(write):
             self._published(self._number(name))
 
+    @rule(name=_NAMES, length=_LENGTHS)
     def truncate(self, name: Name, length: int) -> None:
         """One to the length that it has changes no time, as the manual says. Not every file system keeps to that."""
         name = self._name(name)
@@ -196,6 +212,7 @@ class BothViews:
 
     # -- open files ------------------------------------------------------------------------------------------------
 
+    @rule(name=_NAMES, flags=st.sampled_from(_FLAGS))
     def open(self, name: Name, flags: int) -> None:
         if len(self._open) == OPEN_MAX:
             self.close(0)
@@ -211,6 +228,8 @@ class BothViews:
             if is_new:
                 self._touch(os.path.realpath(self._local / name))
 
+    @precondition(lambda self: bool(self._open))
+    @rule(pick=_PICKS)
     def close(self, pick: int) -> None:
         here, there = self._open.pop(pick % len(self._open))
         if fcntl.fcntl(there, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY:
@@ -218,11 +237,15 @@ class BothViews:
         os.close(here)
         os.close(there)
 
+    @precondition(lambda self: bool(self._open))
+    @rule(pick=_PICKS, only_data=st.booleans())
     def sync(self, pick: int, only_data: bool) -> None:
         pick %= len(self._open)
         self._both_open(pick, os.fdatasync if only_data else os.fsync)
         self._published(os.fstat(self._open[pick][1]).st_ino)
 
+    @precondition(lambda self: bool(self._open))
+    @rule(pick=_PICKS, seed=_SEEDS, length=_LENGTHS, offset=_OFFSETS)
     def write_open(self, pick: int, seed: int, length: int, offset: int | None) -> None:
         """`offset` None: where the last one ended, or at the end."""
         data = content(f"{seed}", length)
@@ -231,6 +254,8 @@ class BothViews:
             lambda number: os.write(number, data) if offset is None else os.pwrite(number, data, offset),
         )
 
+    @precondition(lambda self: bool(self._open))
+    @rule(pick=_PICKS, length=_LENGTHS, offset=_OFFSETS)
     def truncate_open(self, pick: int, length: int, offset: int | None) -> None:
         """With `offset` something is written there at once: a hole may come between."""
 
@@ -241,6 +266,8 @@ class BothViews:
 
         self._both_open(pick % len(self._open), call)
 
+    @precondition(lambda self: bool(self._open))
+    @rule(pick=_PICKS, length=_LENGTHS, offset=_OFFSETS)
     def read_open(self, pick: int, length: int, offset: int | None) -> None:
         """It may have no name any more, or another file may have it."""
         pick %= len(self._open)
@@ -251,6 +278,7 @@ class BothViews:
 
     # -- S3 --------------------------------------------------------------------------------------------------------
 
+    @rule(name=_NAMES, seed=_SEEDS, length=_LENGTHS, in_parts=_SELDOM)
     def put(self, name: Name, seed: int, length: int, in_parts: bool) -> None:
         """`in_parts`: a multipart upload, which is of one part and begun just now."""
         name = self._name(name)
@@ -266,6 +294,7 @@ class BothViews:
             self._client.put_object(**place, Body=data)
         self._put_locally(name, data)
 
+    @rule(name=_NAMES, new=_NAMES)
     def copy(self, name: Name, new: Name) -> None:
         name, new = self._name(name), self._name(new)
         source = self._local / name
@@ -281,6 +310,7 @@ class BothViews:
         assert body in self._states[source.stat().st_ino], "a copy of what it never was"
         self._put_locally(new, body)
 
+    @rule(name=_NAMES, with_siblings=_SELDOM)
     def delete(self, name: Name, with_siblings: bool) -> None:
         """`with_siblings`: all that is listed of its directory, and below. An empty directory is a key, too."""
         name = self._name(name)
@@ -345,6 +375,7 @@ class BothViews:
 
     # -- what holds ------------------------------------------------------------------------------------------------
 
+    @invariant()
     def all_agree(self) -> None:
         expected, here = shown(self._local), shown(self._mounted)
         differing = {name: (here.get(name), expected.get(name)) for name in {*here, *expected}}
@@ -405,101 +436,3 @@ def shown(folder: Path) -> dict[str, tuple[object, ...]]:
         else:
             found[name] = "file", *both, about.st_size, digest_of(path.read_bytes()).hex()
     return found
-
-
-# -- runs ----------------------------------------------------------------------------------------------------------
-
-
-class Step(NamedTuple):
-    what: str
-    arguments: dict[str, Any]
-
-    def __str__(self) -> str:
-        return f"{self.what}({', '.join(f'{name}={value!r}' for name, value in self.arguments.items())})"
-
-
-_WEIGHTS: Final = {
-    "make": 3,
-    "remove": 5,
-    "rename": 5,
-    "link": 7,
-    "change": 4,
-    "write_anew": 6,
-    "write_over": 7,
-    "truncate": 4,
-    "open": 8,
-    "close": 2,
-    "sync": 3,
-    "write_open": 8,
-    "truncate_open": 5,
-    "read_open": 5,
-    "put": 10,
-    "copy": 4,
-    "delete": 5,
-}
-_ARGUMENTS: Final[dict[str, Callable[[random.Random], object]]] = {
-    "name": lambda rng: rng.choice(NAMES) if rng.random() < 0.4 else rng.randrange(32),
-    "new": lambda rng: rng.choice(NAMES) if rng.random() < 0.6 else rng.randrange(32),
-    "leads_to": lambda rng: rng.choice(("", "", "", "a", "d/a", "../a", "nowhere", ".")),
-    "is_directory": lambda rng: rng.random() < 0.3,
-    "what": lambda rng: rng.choice(("mode", "owner", "times", "set", "create", "replace", "remove")),
-    "seed": lambda rng: rng.randrange(1 << 16),
-    "length": lambda rng: rng.choice((0, 1, 100, 4096, 10_000, 70_001, 200_000)),
-    "offset": lambda rng: rng.choice((None, 0, 1, 4095, 50_000, 150_000)),
-    "flags": lambda rng: rng.choice(_FLAGS),
-    "pick": lambda rng: rng.randrange(OPEN_MAX),
-    "with_siblings": lambda rng: rng.random() < 0.4,
-    "only_data": lambda rng: rng.random() < 0.5,
-    "in_parts": lambda rng: rng.random() < 0.3,
-}
-
-
-def steps_of(seed: int, count: int) -> list[Step]:
-    rng = random.Random(seed)
-    found = []
-    for what in rng.choices(list(_WEIGHTS), list(_WEIGHTS.values()), k=count):
-        code = getattr(BothViews, what).__code__
-        names = code.co_varnames[1 : code.co_argcount]
-        found.append(Step(what, {name: _ARGUMENTS[name](rng) for name in names}))
-    return found
-
-
-def run(make: Callable[[], BothViews], seed: int, count: int) -> None:
-    """Random steps on what `make` gives, which is new each time. Raises AssertionError that names the steps."""
-    steps = steps_of(seed, count)
-    failure = failure_of(make, steps)
-    if failure is not None:
-        steps = shortest(make, steps)
-        told = "\n".join(map(str, steps))
-        raise AssertionError(f"seed {seed} fails after\n{told}\nwith {failure_of(make, steps) or failure}")
-
-
-def failure_of(make: Callable[[], BothViews], steps: list[Step]) -> Exception | None:
-    """What a run ends with, None when all went well."""
-    failure: Exception | None = None
-    try:
-        with make() as views:
-            try:
-                for step in steps:
-                    views.step(step)
-            except Exception as error:
-                failure = error
-    except OSError as error:  # told by a close at the end
-        return failure or error
-    return failure
-
-
-def shortest(make: Callable[[], BothViews], steps: list[Step]) -> list[Step]:
-    """Those steps without which it does not fail, as far as they are found in time."""
-    until_s = time.monotonic() + SHORTEN_S_MAX
-    size = len(steps) // 2
-    while size and time.monotonic() < until_s:
-        at = 0
-        while at < len(steps) and time.monotonic() < until_s:
-            fewer = steps[:at] + steps[at + size :]
-            if failure_of(make, fewer) is not None:
-                steps = fewer
-            else:
-                at += size
-        size //= 2
-    return steps

@@ -49,7 +49,8 @@ def run(bug: PlantedBug, copy: Path) -> str:
         return f"STALE: found {text.count(bug.old)} times in {bug.file}: {bug.old}"
     path.write_text(text.replace(bug.old, bug.new))
     try:
-        line = [sys.executable, "-m", "pytest", "-q", "-x", "-m", "", f"--basetemp={copy.parent / 'tmp'}", *bug.tests]
+        line = [sys.executable, "-m", "pytest", "-q", "-x", "-m", "", f"--basetemp={copy.parent / 'tmp'}"]
+        line += ["--hypothesis-profile=unshrunk", *bug.tests]
         done = subprocess.run(line, cwd=copy, capture_output=True, text=True, check=False, timeout=TESTS_S_MAX)
     except subprocess.TimeoutExpired:
         return f"MISSED, pytest did not end within {TESTS_S_MAX} s; what it started may still run"
