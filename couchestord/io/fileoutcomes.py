@@ -95,8 +95,8 @@ class NewContent(msgspec.Struct, frozen=True, array_like=True):
 
 
 class FilePublished(Outcome, frozen=True, tag=75):
-    """A file has other bytes: it was cut to `cut` first, then contents were laid over what there was, and it is `size`
-    long.
+    """A file has other bytes: it was cut to `cut` first, then what the file `spill` is made of (0: none) and contents
+    were laid over what there was, and it is `size` long.
     """
 
     inode: int
@@ -109,6 +109,7 @@ class FilePublished(Outcome, frozen=True, tag=75):
     changed_ns: int
     attributes: bytes | None = None
     """Those of the object, when they are others now."""
+    spill: int = 0
 
 
 class PiecesJoined(Outcome, frozen=True, tag=78):
@@ -116,6 +117,13 @@ class PiecesJoined(Outcome, frozen=True, tag=78):
 
     inode: int
     content: NewContent
+
+
+class SpillMade(Outcome, frozen=True, tag=79):
+    """An empty file without a name, for bytes of another one that are not to be seen yet."""
+
+    id: int
+    made_ns: int
 
 
 class XattrSet(Outcome, frozen=True, tag=76):
@@ -135,5 +143,14 @@ class OrphansFreed(Outcome, frozen=True, tag=77):
 
 
 AnyFileOutcome = (
-    NodeMade | Linked | Unlinked | Renamed | InodeChanged | FilePublished | PiecesJoined | XattrSet | OrphansFreed
+    NodeMade
+    | Linked
+    | Unlinked
+    | Renamed
+    | InodeChanged
+    | FilePublished
+    | PiecesJoined
+    | SpillMade
+    | XattrSet
+    | OrphansFreed
 )

@@ -103,9 +103,16 @@ class NewBytes:
 
 
 @dataclass(frozen=True, slots=True)
+class MakeSpill:
+    """A file without a name, for bytes of another one that are not to be seen yet. It is freed as any is that nobody
+    has open. Answers its number.
+    """
+
+
+@dataclass(frozen=True, slots=True)
 class PublishFile:
-    """A file is cut to `cut` bytes, new ones are laid over it, and it is `size` long. Answers its `NodeRow`. Raises
-    StaleInode, IsADirectory, EntityTooLarge.
+    """A file is cut to `cut` bytes, those of the file `spill`, which stays as it is, and new ones are laid over it, and
+    it is `size` long. Answers its `NodeRow`. Raises StaleInode, IsADirectory, EntityTooLarge.
     """
 
     inode: int
@@ -116,6 +123,8 @@ class PublishFile:
     changed_ns: int
     body: bytes = b""
     body_sum: int = 0
+    spill: int = 0
+    """0: none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -277,6 +277,7 @@ ANSWERS: Final[dict[type, Any]] = {
     fr.RemoveDirectory: None,
     fr.RenameNode: None,
     fr.ChangeInode: NodeRow,
+    fr.MakeSpill: int,
     fr.PublishFile: NodeRow,
     fr.SetXattr: None,
 }

@@ -141,6 +141,11 @@ class Files:
         answer: NodeRow | None = await self._parts.submit(request)
         return answer
 
+    async def make_spill(self) -> int:
+        """See `MakeSpill`."""
+        id_: int = await self._parts.submit(fr.MakeSpill())
+        return id_
+
     def take(self, body: Body, size: int, policy: int) -> AbstractAsyncContextManager[Taken]:
         """Bytes of a file that are durable, until the context ends, in which they are to be published. Their MD5 is not
         known: the etag of a file is none.

@@ -32,7 +32,8 @@ REQUESTS = [
     fr.RemoveDirectory(7, b"d"),
     fr.RenameNode(7, b"n", 8, b"\xfe", True, True),
     fr.ChangeInode(9, 0o100600, None, 0, None, 5, 6),
-    fr.PublishFile(9, 5, 2, (fr.NewBytes(3, (Extent(3),), (Lay(2, 0, 1), Lay(4, 1, 1)), 4),), 6, 7, b"abc", 1),
+    fr.MakeSpill(),
+    fr.PublishFile(9, 5, 2, (fr.NewBytes(3, (Extent(3),), (Lay(2, 0, 1), Lay(4, 1, 1)), 4),), 6, 7, b"abc", 1, 12),
     fr.SetXattr(9, b"user.\xff", None, True, False),
 ]
 

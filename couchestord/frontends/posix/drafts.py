@@ -2,12 +2,14 @@
 
 A draft is what was published last, cut to some length, with runs of new bytes laid over it. While its bytes are being
 published, later ones go into a layer of their own above them, so nobody waits to write, and what cannot be published is
-still there afterwards.
+still there afterwards. Of a long one bytes are spilled: they lie in the store, in a file that has no name and that
+nobody sees, until all of it is published.
 """
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Final, NamedTuple
 
 from couchestord.errors import EntityTooLarge
@@ -22,6 +24,9 @@ PIECE_BYTES_MAX: Final = 128 << 10
 """Short writes beside each other become one piece, up to this."""
 PIECE_COST_BYTES: Final = 256
 """What a piece takes beside its bytes, about. It counts as they do: a million writes of a byte take more than that."""
+
+_FAR: Final = 1 << 62
+"""Behind the end of all files."""
 
 Piece = bytes | bytearray
 
@@ -166,7 +171,7 @@ class Layer:
         """The bytes as they are to be kept, and where each of them lies."""
         found: list[NewContent] = []
         joined, length, lays = list[Piece](), 0, list[Lay]()
-        for start, pieces in self._runs():
+        for start, pieces in self.runs():
             run_length = sum(map(len, pieces))
             if joined and length + run_length > CONTENT_BYTES_MAX:
                 found.append(NewContent(joined, length, tuple(lays)))
@@ -178,7 +183,7 @@ class Layer:
             found.append(NewContent(joined, length, tuple(lays)))
         return found
 
-    def _runs(self) -> Iterator[tuple[int, list[Piece]]]:
+    def runs(self) -> Iterator[tuple[int, list[Piece]]]:
         """Pieces that touch, and where the first of them begins."""
         run, begin, end = list[Piece](), 0, -1
         for start, piece in zip(self.starts, self.pieces, strict=True):
@@ -192,11 +197,49 @@ class Layer:
             yield begin, run
 
 
+@dataclass(frozen=True, slots=True)
+class Spilled:
+    """What a draft has in a file of the store, to be laid over the file itself, cut to `cut` bytes."""
+
+    inode: int
+    cut: int = _FAR
+    size: int = 0
+    ranges: tuple[tuple[int, int], ...] = ()
+    """(begin, end) of those that were written, in order; they neither overlap nor touch."""
+    pieces_count: int = 0
+    """At least as many as it is made of."""
+    is_sure: bool = True
+    """False: it may have more than this says, of bytes that the draft has still."""
+
+    def laid(self, layer: Layer) -> "Spilled":
+        """With what a layer over it has."""
+        cut = [(begin, min(end, layer.cut)) for begin, end in self.ranges if begin < layer.cut]
+        new = [(begin, begin + sum(map(len, pieces))) for begin, pieces in layer.runs()]
+        ranges: list[tuple[int, int]] = []
+        for begin, end in sorted(cut + new):
+            if ranges and begin <= ranges[-1][1]:
+                ranges[-1] = ranges[-1][0], max(ranges[-1][1], end)
+            else:
+                ranges.append((begin, end))
+        pieces_count = self.pieces_count + len(new)
+        return Spilled(self.inode, min(self.cut, layer.cut), layer.size, tuple(ranges), pieces_count)
+
+    def within(self, first: int, end: int) -> list[tuple[int, int]]:
+        """What of its ranges lies from `first` to before `end`."""
+        at = bisect_right(self.ranges, first, key=itemgetter(1))
+        found = []
+        while at < len(self.ranges) and self.ranges[at][0] < end:
+            found.append((max(first, self.ranges[at][0]), min(end, self.ranges[at][1])))
+            at += 1
+        return found
+
+
 class Draft:
     """One file's. Belongs to one task context."""
 
     def __init__(self, size: int) -> None:
         """Of a file that has so many bytes."""
+        self.spilled: Spilled | None = None
         self._below: Layer | None = None
         self._top = Layer(size, size)
         self.is_dirty = False
@@ -217,9 +260,14 @@ class Draft:
         return sum(len(layer.pieces) for layer in self.layers())
 
     @property
+    def all_pieces_count(self) -> int:
+        """With those that were spilled."""
+        return self.pieces_count + (self.spilled.pieces_count if self.spilled else 0)
+
+    @property
     def keeps_bytes(self) -> bool:
         """Whether any of the bytes that are published stay."""
-        return self.layers()[0].cut > 0
+        return (self.spilled or self.layers()[0]).cut > 0
 
     @property
     def is_publishing(self) -> bool:
@@ -254,8 +302,12 @@ class Draft:
         return below
 
     def published(self) -> None:
-        """It is in the store."""
-        self._below = None
+        """It is in the store, and what was spilled with it."""
+        self._below = self.spilled = None
+
+    def has_spilled(self, spilled: Spilled) -> None:
+        """What was to be published is in the store, but is to be published yet."""
+        self._below, self.spilled, self.is_dirty = None, spilled, True
 
     def failed(self) -> None:
         """It is not: it is to be published with what came since."""

@@ -10,24 +10,26 @@ import trio
 
 from couchestord import logs
 from couchestord.clock import Clock
-from couchestord.errors import Error, IsADirectory, StaleInode
-from couchestord.frontends.posix.drafts import Draft
-from couchestord.frontends.posix.publishing import publish
+from couchestord.errors import Error, IsADirectory, NoSpace, StaleInode
+from couchestord.frontends.posix.drafts import Draft, Spilled
+from couchestord.frontends.posix.publishing import publish, publish_early, spill
 from couchestord.frontends.posix.reading import read
 from couchestord.store.files import Files
 
 log = logs.get(__name__)
-DIRTY_S_MAX: Final = 5.0
-"""So long bytes that the kernel has handed over wait to be published at most. It keeps them for about 30 s before."""
+DIRTY_S_MAX: Final = 30.0
+"""So long bytes that the kernel has handed over wait to be published at most ..."""
+IDLE_S_MAX: Final = 5.0
+"""... and so long when none came since. It keeps them for about 30 s before."""
 DIRTY_BYTES_MAX: Final = 64 << 20
-"""With more of one file waiting, it is published while it is written on; with twice as much, who writes waits for that.
+"""With more of one file in memory, it is spilled while it is written on; with twice as much, who writes waits for that.
 """
 DIRTY_PIECES_MAX: Final = 2048
 """The same of pieces, wherever they lie: one record has them all, and all writers of the store wait while it is
-applied, some 15 us for each.
+applied, some 15 us for each. With what was spilled in more of them, a file is published.
 """
 ALL_DIRTY_BYTES_MAX: Final = 256 << 20
-"""With more of all files together waiting, whichever is written is published at once: memory is bounded."""
+"""With more of all files together in memory, whichever is written is spilled at once: memory is bounded."""
 _LOOK_S: Final = 1.0
 _ASKED_MAX: Final = 16
 """So many answers are kept to."""
@@ -44,6 +46,7 @@ class _Open:
     has_failed: bool = False
     """It could not be published when that was tried last."""
     dirty_since_s: float = 0.0
+    written_s: float = 0.0
     turn: trio.Lock = field(default_factory=trio.Lock)
     """Of publishing."""
 
@@ -67,6 +70,7 @@ class OpenFiles:
         self.forget: Callable[[int], Awaitable[None]] = _nobody_keeps
         """Is told of each file that was closed and could not be published: what was written to it is not there."""
         self._forgetting: dict[int, trio.Event] = {}
+        self._spills_begun = 0
 
     async def run(self) -> None:
         """Publishes what has waited for long, and what is much, until cancelled."""
@@ -79,12 +83,12 @@ class OpenFiles:
 
     async def _publish_due(self) -> bool:
         """False when some of it could not be."""
-        due_s, is_well = trio.current_time() - DIRTY_S_MAX, True
+        now_s, is_well = trio.current_time(), True
         for id_, opened in list(self._open.items()):
-            is_due = partial(_is_due, opened, due_s)
+            is_due = partial(_is_due, opened, now_s)
             if is_due():
                 try:
-                    await self._publish(id_, opened, is_due)
+                    await (self._publish if _is_old(opened, now_s) else self._relieve)(id_, opened, is_due)
                 except Error as error:
                     log.warning("a file that is written cannot be published yet", file=id_, reason=str(error))
                     is_well = False
@@ -100,8 +104,12 @@ class OpenFiles:
 
     def which_open(self, inodes: Sequence[int]) -> list[int]:
         """Those of these files without a name that somebody has open; the others are not opened any more."""
-        self._let_go_of.append(frozenset(inodes).difference(self._open))
-        return [id_ for id_ in inodes if id_ in self._open]
+        if self._spills_begun:
+            return list(inodes)  # one of them may be what was just made
+        held = {each.draft.spilled.inode for each in self._open.values() if each.draft and each.draft.spilled}
+        held.update(self._open)
+        self._let_go_of.append(frozenset(inodes).difference(held))
+        return [id_ for id_ in inodes if id_ in held]
 
     def written(self) -> list[int]:
         """Files that somebody may write to."""
@@ -153,7 +161,7 @@ class OpenFiles:
             self._much_waits.set()
         is_too_much = partial(self._is_too_much, draft)
         if is_too_much():
-            await self._publish(id_, opened, is_too_much)
+            await self._relieve(id_, opened, is_too_much)
         return len(data)
 
     def _is_too_much(self, draft: Draft) -> bool:
@@ -163,8 +171,9 @@ class OpenFiles:
         """That of an open file, which is about to be changed."""
         if opened.draft is None:
             opened.draft = Draft(self._store().node(id_).size)
+        opened.written_s = trio.current_time()
         if not opened.draft.is_dirty:
-            opened.dirty_since_s = trio.current_time()
+            opened.dirty_since_s = opened.written_s
         return opened.draft
 
     async def _truncate(self, id_: int, size: int, modified_ns: int | None = None) -> None:
@@ -230,18 +239,50 @@ class OpenFiles:
                     await publish(self._store(), id_, opened.draft)
                     opened.has_failed = False
                 finally:
-                    self._dirty_bytes = sum(each.draft.dirty_bytes for each in self._open.values() if each.draft)
+                    self._count_dirty()
+
+    async def _relieve(self, id_: int, opened: _Open, is_wanted: Callable[[], bool]) -> None:
+        """What a file has in memory goes into the store, unseen where it is in few pieces."""
+        async with opened.turn:
+            draft = opened.draft
+            may_spill = draft is not None and draft.all_pieces_count <= DIRTY_PIECES_MAX
+            if draft is not None and draft.is_dirty and is_wanted() and may_spill:
+                try:
+                    if draft.spilled is None:
+                        draft.spilled = await self._make_spill()
+                    await spill(self._store(), id_, draft, draft.spilled)
+                except NoSpace:
+                    if not await publish_early(self._store(), id_, draft):
+                        raise
+                finally:
+                    self._count_dirty()
+        if not may_spill:
+            await self._publish(id_, opened, is_wanted)
+
+    async def _make_spill(self) -> Spilled:
+        self._spills_begun += 1
+        try:
+            return Spilled(await self._store().make_spill())
+        finally:
+            self._spills_begun -= 1
+
+    def _count_dirty(self) -> None:
+        self._dirty_bytes = sum(each.draft.dirty_bytes for each in self._open.values() if each.draft)
 
 
 async def _nobody_keeps(_: int) -> None:
     """No kernel is above."""
 
 
-def _is_due(opened: _Open, due_s: float) -> bool:
+def _is_due(opened: _Open, now_s: float) -> bool:
     draft = opened.draft
     if draft is None or not draft.is_dirty:
         return False
-    return opened.dirty_since_s <= due_s or _load(draft) > 1
+    return _is_old(opened, now_s) or _load(draft) > 1
+
+
+def _is_old(opened: _Open, now_s: float) -> bool:
+    return now_s >= min(opened.dirty_since_s + DIRTY_S_MAX, opened.written_s + IDLE_S_MAX)
 
 
 def _load(draft: Draft) -> float:

@@ -2,8 +2,10 @@
 
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 
-from couchestord.frontends.posix.drafts import CONTENT_BYTES_MAX, Draft, Layer, Piece
+from couchestord.errors import NoSpace
+from couchestord.frontends.posix.drafts import CONTENT_BYTES_MAX, Draft, Layer, Piece, Spilled
 from couchestord.io import filerequests as fr
 from couchestord.io.checksum import xxh3_64
 from couchestord.io.mutations import Extent
@@ -17,17 +19,65 @@ async def publish(files: Files, inode: int, draft: Draft) -> None:
     """
     if draft.keeps_bytes:
         await files.settle(inode)
+    try:
+        await _publish_all(files, inode, draft)
+    except NoSpace:
+        if not await publish_early(files, inode, draft):
+            raise
+        await _publish_all(files, inode, draft)
+
+
+async def _publish_all(files: Files, inode: int, draft: Draft) -> None:
+    spilled = draft.spilled
+    if spilled is not None and (draft.layers()[0].cut < spilled.size or not spilled.is_sure):
+        # a part of it was cut off since, or may have to be
+        await spill(files, inode, draft, spilled)
+        spilled = draft.spilled
     layer = draft.begin()
     try:
-        await _publish(files, inode, layer, (draft.modified_ns, draft.changed_ns))
+        await _publish(files, inode, layer, _times(draft), files.policy_of(inode), spilled)
     except BaseException:
         draft.failed()
         raise
     draft.published()
 
 
-async def _publish(files: Files, inode: int, layer: Layer, times_ns: tuple[int, int]) -> None:
-    policy = files.policy_of(inode)
+async def spill(files: Files, inode: int, draft: Draft, spilled: Spilled) -> None:
+    """What a draft of a file holds in memory joins what was spilled of it. It is durable, and nobody sees it until it
+    is published. Otherwise as `publish`.
+    """
+    layer = draft.begin()
+    try:
+        await _publish(files, spilled.inode, layer, _times(draft), files.policy_of(inode))
+    except BaseException as error:
+        draft.failed()
+        if not isinstance(error, NoSpace):  # it may have been done
+            draft.spilled = replace(spilled, is_sure=False)
+        raise
+    draft.has_spilled(spilled.laid(layer))
+
+
+async def publish_early(files: Files, inode: int, draft: Draft) -> bool:
+    """What was spilled of a file is published, without what is in memory, for want of room: what it takes the place of
+    is freed then. False when that is nothing.
+    """
+    spilled = draft.spilled
+    if spilled is None or not spilled.ranges or not spilled.is_sure:
+        return False
+    await files.change(
+        fr.PublishFile(inode, spilled.size, spilled.cut, (), *_times(draft), b"", xxh3_64(b""), spilled.inode)
+    )
+    draft.spilled = None
+    return True
+
+
+def _times(draft: Draft) -> tuple[int, int]:
+    return draft.modified_ns, draft.changed_ns
+
+
+async def _publish(
+    files: Files, into: int, layer: Layer, times_ns: tuple[int, int], policy: int, spilled: Spilled | None = None
+) -> None:
     contents: list[fr.NewBytes] = []
     body = bytearray()
     async with AsyncExitStack() as held:
@@ -45,8 +95,9 @@ async def _publish(files: Files, inode: int, layer: Layer, times_ns: tuple[int, 
             body += taken.inline
             contents.append(fr.NewBytes(taken.size, tuple(shifted), lays, taken.policy))
         whole = bytes(body)
+        cut, spill_inode = (min(layer.cut, spilled.cut), spilled.inode) if spilled else (layer.cut, 0)
         await files.change(
-            fr.PublishFile(inode, layer.size, layer.cut, tuple(contents), *times_ns, whole, xxh3_64(whole))
+            fr.PublishFile(into, layer.size, cut, tuple(contents), *times_ns, whole, xxh3_64(whole), spill_inode)
         )
 
 

@@ -1,6 +1,7 @@
 """What a file is made of while it is written: what was published last, with the draft laid over it."""
 
-from couchestord.frontends.posix.drafts import Draft
+from couchestord.errors import StaleInode
+from couchestord.frontends.posix.drafts import Draft, Layer, Spilled
 from couchestord.store.files import Files
 
 
@@ -8,10 +9,29 @@ async def read(files: Files, inode: int, draft: Draft | None, offset: int, lengt
     """Fewer bytes at the end of the file; good until the caller awaits anything. Raises DataLost, StaleInode."""
     if draft is None or not (draft.is_dirty or draft.is_publishing):
         return await files.lend(inode, offset, length)
-    # the layers of now go with the bytes that are published now: nothing is awaited in between
-    layers, length = draft.layers(), max(0, min(length, draft.size - offset))
+    while True:
+        # the layers of now go with the bytes that are published now: nothing is awaited in between
+        layers, spilled, length = draft.layers(), draft.spilled, max(0, min(length, draft.size - offset))
+        try:
+            return await _read(files, inode, layers, spilled, offset, length)
+        except StaleInode:
+            # what was spilled has been published, and freed
+            if draft.spilled is spilled:
+                raise
+
+
+async def _read(
+    files: Files, inode: int, layers: list[Layer], spilled: Spilled | None, offset: int, length: int
+) -> memoryview:
     found = bytearray(await files.lend(inode, offset, length))
     found += bytes(length - len(found))
+    if spilled is not None:
+        begin = max(0, spilled.cut - offset)
+        found[begin:] = bytes(max(0, length - begin))
+        for low, high in spilled.within(offset, offset + length):
+            data = await files.lend(spilled.inode, low, high - low)
+            # a file that was cut meanwhile has fewer: the layer that cut it is above
+            found[low - offset : low - offset + len(data)] = data
     for layer in layers:
         layer.read_over(found, offset)
     return memoryview(found)

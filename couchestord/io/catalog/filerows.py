@@ -45,6 +45,7 @@ class FileRows:
             fo.InodeChanged: self._inode_changed,
             fo.FilePublished: self._file_published,
             fo.PiecesJoined: self._pieces_joined,
+            fo.SpillMade: self._spill_made,
             fo.XattrSet: self._xattr_set,
             fo.OrphansFreed: self._orphans_freed,
         }
@@ -148,7 +149,7 @@ class FileRows:
         self._run("update directory set kept=1 where id=?", (id_,))
 
     def _file_published(self, it: fo.FilePublished) -> None:
-        whole = self._lay(it.inode, it.size, it.cut, it.contents)
+        whole = self._lay(it.inode, it.size, it.cut, it.contents, it.spill)
         self._run(
             "update inode set size=?, content=?, modified_ns=?, changed_ns=? where id=?",
             (it.size, whole, it.modified_ns, it.changed_ns, it.inode),
@@ -179,15 +180,26 @@ class FileRows:
             self._run("update entry set content=? where directory=? and name=? and inode=?", where)
             self._run("update version set content=? where directory=? and name=? and id=?", where)
 
-    def _lay(self, inode: int, size: int, cut: int, contents: Sequence[fo.NewContent]) -> int | None:
-        """New contents over an inode that is cut first; answers the content that is all of it then, when one is."""
-        pieces = []
+    def _spill_made(self, it: fo.SpillMade) -> None:
+        self._run(
+            "insert into inode (id, nlink, size, accessed_ns, modified_ns, changed_ns) values (?, 0, 0, ?, ?, ?)",
+            (it.id, *(it.made_ns,) * 3),
+        )
+        self._run("insert into orphan values (?)", (it.id,))
+        self._applier.use_ids(it.id)
+
+    def _lay(self, inode: int, size: int, cut: int, contents: Sequence[fo.NewContent], spill: int = 0) -> int | None:
+        """What another inode is made of and new contents over one that is cut first; answers the content that is all of
+        it then, when one is.
+        """
+        pieces = self._pieces.lent(spill) if spill else []
         for content in contents:
             self._inodes.insert_content(
                 content.id, content.extents, content.length, content.policy, refs=len(content.lays)
             )
             pieces += [Piece(lay.offset, content.id, lay.start, lay.length) for lay in content.lays]
-        return self._pieces.rewrite(inode, size, cut, pieces, sum(content.length for content in contents))
+        new_bytes = None if spill else sum(content.length for content in contents)
+        return self._pieces.rewrite(inode, size, cut, pieces, new_bytes)
 
     def _xattr_set(self, it: fo.XattrSet) -> None:
         self._adopt(it.inode)

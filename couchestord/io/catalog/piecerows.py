@@ -1,7 +1,7 @@
 """Rows of pieces: what inodes are made of that are not one whole content, and how worn those are that mounts write."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from couchestord.io.catalog.generations import Generations
@@ -59,6 +59,18 @@ class PieceRows:
         self._add(inode, pieces)
         return None
 
+    def lent(self, inode: int) -> list[Piece]:
+        """The pieces of an inode for another one, counted for that."""
+        size, whole = self._run("select size, content from inode where id=?", (inode,)).fetchone()
+        if whole is not None:
+            pieces = [Piece(0, whole, 0, size)] if size else []
+        else:
+            query = "select start, content, content_start, length from piece where inode=? order by start"
+            pieces = [Piece(*row) for row in self._run(query, (inode,)).fetchall()]
+        for piece in pieces:
+            self._run("update content set refs=refs+1 where id=?", (piece.content,))
+        return pieces
+
     def drop(self, inode: int) -> None:
         """It has none any more."""
         contents = self._run("select content from piece where inode=?", (inode,)).fetchall()
@@ -68,9 +80,10 @@ class PieceRows:
             self._run("delete from piece where inode=?", (inode,))
             self._run("delete from worn where inode=?", (inode,))
 
-    def rewrite(self, inode: int, size: int, cut: int, pieces: Sequence[Piece], new_bytes: int) -> int | None:
+    def rewrite(self, inode: int, size: int, cut: int, pieces: Sequence[Piece], new_bytes: int | None) -> int | None:
         """Cuts an inode to `cut` bytes and lays new pieces, which count already, over what is left. `new_bytes`: of the
-        contents that these are of. Answers the content that is all of the inode, when one is.
+        contents that these are of, None when it may have had some of them before. Answers the content that is all of
+        the inode, when one is.
         """
         self._numbers.generations.change_file(inode)
         (whole,) = self._run("select content from inode where id=?", (inode,)).fetchone()
@@ -92,13 +105,15 @@ class PieceRows:
                 wear.pieces = len(parts)
             else:
                 self._segments.release_content(whole)
-        wear.held += new_bytes
+        wear.held += new_bytes or 0
         self._clear(inode, cut, _END, wear)
         for piece in pieces:
             self._clear(inode, piece.offset, piece.offset + piece.length, wear)
             self._add(inode, [piece])
             wear.pieces += 1
             wear.live += piece.length
+        if new_bytes is None:
+            wear = replace(self._counted(inode), is_new=wear.is_new)
         joined = self._join(inode, size) if wear.pieces == 1 else None
         if wear.pieces and joined is None:
             bound = max(PIECES_FREE, size // BYTES_PER_PIECE)
@@ -122,8 +137,9 @@ class PieceRows:
     def _wear(self, inode: int) -> _Wear:
         """Of an inode in pieces: one that no mount has written yet is counted now."""
         row = self._run("select pieces, live, held from worn where inode=?", (inode,)).fetchone()
-        if row is not None:
-            return _Wear(*row)
+        return _Wear(*row) if row is not None else self._counted(inode)
+
+    def _counted(self, inode: int) -> _Wear:
         counted = "select count(*), coalesce(sum(length), 0) from piece where inode=?"
         pieces, live = self._run(counted, (inode,)).fetchone()
         held = 0

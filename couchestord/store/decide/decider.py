@@ -72,6 +72,7 @@ class Decider:
             fr.RemoveDirectory: files.remove_directory,
             fr.RenameNode: files.rename,
             fr.ChangeInode: files.change,
+            fr.MakeSpill: files.make_spill,
             fr.PublishFile: files.publish,
             fr.JoinPieces: files.join,
             fr.SetXattr: files.set_xattr,

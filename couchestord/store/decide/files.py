@@ -173,8 +173,14 @@ class FileDecisions:
         changed: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
         return Decision(outcome, node._replace(changed_ns=changed_ns, **changed))
 
+    def make_spill(self, _: fr.MakeSpill) -> Decision:
+        id_ = self._it.applier.next_id
+        return Decision(fo.SpillMade(id_, self._it.clock.now_ns()), id_)
+
     def publish(self, request: fr.PublishFile) -> Decision:
         node = self._writable(self._file(request.inode))
+        if request.spill:
+            self._file(request.spill)
         if request.size > OBJECT_BYTES_MAX:
             raise EntityTooLarge(f"a file has at most {OBJECT_BYTES_MAX} bytes")
         id_ = self._it.applier.next_id
@@ -193,6 +199,7 @@ class FileDecisions:
             now_ns,
             *times,
             _without_checksums(node),
+            request.spill,
         )
         answer = node._replace(size=request.size, modified_ns=times[0], changed_ns=times[1], published_ns=now_ns)
         return Decision(outcome, answer, request.body, request.body_sum)

@@ -15,7 +15,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from couchestord import errors
 from couchestord.frontends.posix import openfiles
 from couchestord.frontends.posix.drafts import PIECE_COST_BYTES
-from couchestord.frontends.posix.openfiles import DIRTY_S_MAX, OpenFiles
+from couchestord.frontends.posix.openfiles import DIRTY_S_MAX, IDLE_S_MAX, OpenFiles
 from couchestord.io import filerequests as fr
 from couchestord.store import ObjectStore
 
@@ -69,8 +69,10 @@ def limits(monkeypatch: pytest.MonkeyPatch, one_bytes: int, all_bytes: int = 1 <
     yield
 
 
-async def test_much_is_published_while_it_is_written_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody waits for that before twice as much waits, and then no longer than for what is under way."""
+async def test_much_is_spilled_while_it_is_written_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for that before twice as much waits, and then no longer than for what is under way. And nobody sees
+    it before it is synced.
+    """
     whole = body_of(12 * PIECE_BYTES)
     with limits(monkeypatch, 4 * PIECE_BYTES):
         async with rig(tmp_path, monkeypatch) as it, trio.open_nursery() as nursery:
@@ -102,6 +104,8 @@ async def test_much_is_published_while_it_is_written_on(tmp_path: Path, monkeypa
                 while written_count < 12:
                     await trio.sleep(0.01)
             assert most_bytes <= 9 * (PIECE_BYTES + PIECE_COST_BYTES)
+            assert await read(it.store, b"f") == b""
+            assert bytes(await it.files.read(handle, 0, 1 << 30)) == whole
             await it.files.sync(handle)
             assert await read(it.store, b"f") == whole
             nursery.cancel_scope.cancel()
@@ -163,10 +167,12 @@ async def test_what_all_files_hold_is_bounded(tmp_path: Path, monkeypatch: pytes
             one, other = await it.open(b"one"), await it.open(b"other")
             await it.files.write(one, 0, bytes(600))
             await it.files.write(other, 0, b"x" * 600)
-            assert await read(it.store, b"one") == b""
-            assert await read(it.store, b"other") == b"x" * 600
+            assert (it.published_count, it.dirty_bytes(other)) == (1, 0)
             await it.files.write(other, 600, b"y")
-            assert await read(it.store, b"other") == b"x" * 600
+            assert it.published_count == 1
+            assert await read(it.store, b"other") == b""
+            await it.files.sync(other)
+            assert await read(it.store, b"other") == b"x" * 600 + b"y"
 
 
 def test_what_has_waited_long_is_published(
@@ -183,23 +189,29 @@ def test_what_has_waited_long_is_published(
         async with rig(tmp_path, monkeypatch) as it, trio.open_nursery() as nursery:
             nursery.start_soon(it.files.run)
             late, soon = await it.open(b"late"), await it.open(b"soon")
-            await it.files.write(soon, 0, b"x")
-            clock.jump(DIRTY_S_MAX * 0.7)
             await it.files.write(late, 0, b"x")
-            await it.files.write(soon, 1, b"y")  # it waits from its first byte on
-            clock.jump(DIRTY_S_MAX * 0.5)
+            await it.files.write(soon, 0, b"x")
+            clock.jump(IDLE_S_MAX * 0.7)
+            await it.files.write(late, 0, b"x")  # it waits from its last byte on
+            clock.jump(IDLE_S_MAX * 0.5)
             await published(it.store, b"soon")
-            assert await read(it.store, b"soon") == b"xy"
             assert await read(it.store, b"late") == b""  # it was looked at before the other
+            for _ in range(9):
+                clock.jump(IDLE_S_MAX * 0.7)  # but not for ever
+                await it.files.write(late, 0, b"x")
+            await published(it.store, b"late")
+            await it.files.write(late, 0, b"y")
             it.error = errors.NoSpace("full")
             clock.jump(DIRTY_S_MAX)
             while not caplog.records:
                 await trio.sleep(0.01)
             it.error = None
             assert caplog.records[0].levelname == "WARNING"
-            assert await read(it.store, b"late") == b""
+            assert await read(it.store, b"late") == b"x"
             clock.jump(DIRTY_S_MAX)  # and it goes on trying
-            await published(it.store, b"late")
+            with trio.fail_after(60):
+                while await read(it.store, b"late") != b"y":
+                    await trio.sleep(0.01)
             nursery.cancel_scope.cancel()
 
     trio.run(main, clock=clock)
