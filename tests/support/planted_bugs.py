@@ -1456,6 +1456,13 @@ BUGS = (
         _SPILLING + "test_what_is_read_is_what_was_written",
     ),
     _bug(
+        "times that are set while bytes are on their way are lost",
+        "frontends/posix/publishing.py",
+        "draft.send_times, ",
+        "lambda then=(draft.modified_ns, draft.changed_ns): then, ",
+        "frontends/posix/test_filesystem.py::test_times_that_are_set_while_bytes_are_on_their_way",
+    ),
+    _bug(
         "a file in many pieces is published late",
         "frontends/posix/openfiles.py",
         "return max(draft.dirty_bytes / DIRTY_BYTES_MAX, draft.pieces_count / DIRTY_PIECES_MAX)",

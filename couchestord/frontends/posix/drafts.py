@@ -244,6 +244,7 @@ class Draft:
         self._top = Layer(size, size)
         self.is_dirty = False
         self.modified_ns = self.changed_ns = 0
+        self._are_times_sent = False
 
     @property
     def size(self) -> int:
@@ -298,8 +299,18 @@ class Draft:
         assert self._below is None
         below = self._below = self._top
         self._top = Layer(below.size, below.size)
-        self.is_dirty = False
+        self.is_dirty = self._are_times_sent = False
         return below
+
+    def send_times(self) -> tuple[int, int]:
+        """Those of the last change of its bytes and of anything. What is set later is not published with them."""
+        self._are_times_sent = True
+        return self.modified_ns, self.changed_ns
+
+    @property
+    def takes_times(self) -> bool:
+        """Whether times that are set now are published with its bytes."""
+        return self.is_dirty or (self.is_publishing and not self._are_times_sent)
 
     def published(self) -> None:
         """It is in the store, and what was spilled with it."""

@@ -86,9 +86,8 @@ class FileSystem(OpenFiles):
         found = stat_of(node, trust_owners=self._trust_owners)
         if node.id == self.root:
             return found._replace(ino=ROOT)
-        opened = self._open.get(node.id)
-        draft = opened.draft if opened is not None else None
-        if draft is not None and (draft.is_dirty or draft.is_publishing):
+        draft = self._draft_of(node.id)
+        if draft is not None:
             found = found._replace(size=draft.size, modified_ns=draft.modified_ns, changed_ns=draft.changed_ns)
         return found
 
@@ -281,12 +280,13 @@ class FileSystem(OpenFiles):
         are what they were. A kernel that keeps the times of what is written hands them over after each change.
         """
         node = self._store().node(id_)
-        draft = self._dirty_draft(id_)
-        if draft is not None:
-            draft.modified_ns = modified_ns
-            draft.changed_ns = changed_ns or self._clock.now_ns()
-            return node
-        return node if node.modified_ns == modified_ns else None
+        draft = self._draft_of(id_)
+        if draft is None:
+            return node if node.modified_ns == modified_ns else None
+        # what is on its way has them with it, or if it fails the next time
+        draft.modified_ns = modified_ns
+        draft.changed_ns = changed_ns or self._clock.now_ns()
+        return node if draft.takes_times else None
 
     def _keep_rights(
         self, id_: int, mode: int | None, uid: int | None, gid: int | None, changed_ns: int | None
@@ -294,8 +294,8 @@ class FileSystem(OpenFiles):
         """The same, when they are what they were: then the time of the change is published with the bytes. Who unpacks
         an archive gives each file to the user that it has.
         """
-        draft = self._dirty_draft(id_)
-        if draft is None:
+        draft = self._draft_of(id_)
+        if draft is None or not draft.takes_times:
             return None
         node = self._store().node(id_)
         has_mode = mode is None or (node.mode is not None and stat.S_IMODE(mode) == stat.S_IMODE(node.mode))
@@ -304,9 +304,11 @@ class FileSystem(OpenFiles):
         draft.changed_ns = changed_ns or self._clock.now_ns()
         return node
 
-    def _dirty_draft(self, id_: int) -> Draft | None:
+    def _draft_of(self, id_: int) -> Draft | None:
+        """One that is not published, or is being published now."""
         opened = self._open.get(id_)
-        return opened.draft if opened is not None and opened.draft is not None and opened.draft.is_dirty else None
+        draft = opened.draft if opened is not None else None
+        return draft if draft is not None and (draft.is_dirty or draft.is_publishing) else None
 
     async def set_xattr(self, ino: int, name: bytes, value: bytes | None, flags: int = 0) -> None:
         """None: remove it. `flags` as of setxattr(2). Raises NoSuchXattr, XattrExists, XattrTooLarge, NotPermitted."""

@@ -1,6 +1,6 @@
 """Drafts into the store."""
 
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
@@ -35,7 +35,7 @@ async def _publish_all(files: Files, inode: int, draft: Draft) -> None:
         spilled = draft.spilled
     layer = draft.begin()
     try:
-        await _publish(files, inode, layer, _times(draft), files.policy_of(inode), spilled)
+        await _publish(files, inode, layer, draft.send_times, files.policy_of(inode), spilled)
     except BaseException:
         draft.failed()
         raise
@@ -48,7 +48,7 @@ async def spill(files: Files, inode: int, draft: Draft, spilled: Spilled) -> Non
     """
     layer = draft.begin()
     try:
-        await _publish(files, spilled.inode, layer, _times(draft), files.policy_of(inode))
+        await _publish(files, spilled.inode, layer, lambda: (0, 0), files.policy_of(inode))
     except BaseException as error:
         draft.failed()
         if not isinstance(error, NoSpace):  # it may have been done
@@ -64,19 +64,19 @@ async def publish_early(files: Files, inode: int, draft: Draft) -> bool:
     spilled = draft.spilled
     if spilled is None or not spilled.ranges or not spilled.is_sure:
         return False
-    await files.change(
-        fr.PublishFile(inode, spilled.size, spilled.cut, (), *_times(draft), b"", xxh3_64(b""), spilled.inode)
-    )
+    times = draft.modified_ns, draft.changed_ns
+    await files.change(fr.PublishFile(inode, spilled.size, spilled.cut, (), *times, b"", xxh3_64(b""), spilled.inode))
     draft.spilled = None
     return True
 
 
-def _times(draft: Draft) -> tuple[int, int]:
-    return draft.modified_ns, draft.changed_ns
-
-
 async def _publish(
-    files: Files, into: int, layer: Layer, times_ns: tuple[int, int], policy: int, spilled: Spilled | None = None
+    files: Files,
+    into: int,
+    layer: Layer,
+    times_ns: Callable[[], tuple[int, int]],
+    policy: int,
+    spilled: Spilled | None = None,
 ) -> None:
     contents: list[fr.NewBytes] = []
     body = bytearray()
@@ -96,8 +96,10 @@ async def _publish(
             contents.append(fr.NewBytes(taken.size, tuple(shifted), lays, taken.policy))
         whole = bytes(body)
         cut, spill_inode = (min(layer.cut, spilled.cut), spilled.inode) if spilled else (layer.cut, 0)
+        # not before: they may have been set while the bytes were on their way
+        times = times_ns()
         await files.change(
-            fr.PublishFile(into, layer.size, cut, tuple(contents), *times_ns, whole, xxh3_64(whole), spill_inode)
+            fr.PublishFile(into, layer.size, cut, tuple(contents), *times, whole, xxh3_64(whole), spill_inode)
         )
 
 

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 from file_rig import there
 from small_store import HandClock, body_of, core_of, faults_of, new_store, read
+from trio.testing import wait_all_tasks_blocked
 
 from couchestord import errors
 from couchestord.frontends.posix.filesystem import ROOT, Caller, FileSystem, Room
@@ -226,6 +228,35 @@ async def test_times_that_are_set_while_a_file_is_written_are_published(tmp_path
         assert (found.modified_ns, found.size) == (5, 1)
         assert (await system.change(made.ino, mode=0o4755, uid=7)).mode == stat.S_IFREG | 0o4755
         assert system.stat(made.ino).uid == 7
+
+
+@pytest.mark.parametrize("how", ["sync", "spill"])
+async def test_times_that_are_set_while_bytes_are_on_their_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    async with mounted(tmp_path) as (store, system):
+        handle, made = await system.create(ROOT, b"f", 0o600, ME)
+        await system.write(handle, 0, body_of(300_000))
+        take, gate = store.files.take, trio.Event()
+
+        @asynccontextmanager
+        async def take_late(*args: Any) -> AsyncIterator[object]:
+            await gate.wait()
+            async with take(*args) as taken:
+                yield taken
+
+        monkeypatch.setattr(store.files, "take", take_late)
+        async with trio.open_nursery() as nursery:
+            if how == "sync":
+                nursery.start_soon(system.sync, handle)
+            else:
+                nursery.start_soon(system._relieve, made.ino, system._open[made.ino], lambda: True)
+            await wait_all_tasks_blocked()
+            assert (await system.change(made.ino, modified_ns=5)).modified_ns == 5
+            gate.set()
+        await system.close(handle)
+        assert system.stat(made.ino).modified_ns == 5
+        assert await read(store, b"f") == body_of(300_000)
 
 
 async def test_rights_that_are_what_they_were_cost_no_record_while_a_file_is_written(tmp_path: Path) -> None:
