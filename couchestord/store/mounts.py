@@ -52,8 +52,8 @@ class Mounts:
 
     def __init__(self) -> None:
         self._claims: list[Claim] = []
-        self._gone: list[Claim] = []
-        """Those that have gone and may have files open still."""
+        self._gone: set[str | None] = set()
+        """What those showed that have gone and may have files open still."""
         self.gone_count = 0
         """How many so far."""
         self.late_count = 0
@@ -70,7 +70,7 @@ class Mounts:
         """It has gone. Unless it said that it `is_over`, it may have lost its link only, or this store closes."""
         self._claims.remove(claim)
         if not is_over:
-            self._gone.append(claim)
+            self._gone.add(claim.bucket)
             self.gone_count += 1
 
     def forget_gone(self) -> None:
@@ -79,7 +79,7 @@ class Mounts:
 
     def shows(self, bucket: str) -> bool:
         """Whether somebody may have files of a bucket open."""
-        return any(claim.covers(bucket) for claim in (*self._claims, *self._gone))
+        return any(claim.covers(bucket) for claim in self._claims) or not self._gone.isdisjoint((bucket, None))
 
     def writes(self, bucket: str) -> bool:
         """Whether somebody may write files of a bucket."""
@@ -102,7 +102,7 @@ class Mounts:
         log.warning("a mount hangs: until it shows what has changed, nobody waits for it", bucket=claim.bucket)
 
     def status(self) -> dict[str, Any]:
-        """For people and programs: what is shown, how many may come back, and how often a mount was late."""
+        """For people and programs: what is shown, of how many buckets mounts may come back, how often one was late."""
         shown = [{"bucket": each.bucket, "writes": each.writes, "is_late": each.is_late} for each in self._claims]
         return {"shown": shown, "gone": len(self._gone), "late": self.late_count}
 
@@ -154,7 +154,7 @@ class OrphanReaper:
         try:
             held = await self._mounts.which_open(orphans)
         except Unavailable:
-            return Progress.IDLE
+            return Progress.IDLE  # whoever does not answer is gone, which is seen the next time
         gone = tuple(id_ for id_ in orphans if id_ not in held and id_ not in self._waiting)
         if gone:
             await self._submit(fr.FreeOrphans(gone))
