@@ -33,7 +33,7 @@ from couchestord.store.decide import Decider
 from couchestord.store.doubts import answer_again, find_done
 from couchestord.store.intake import Intake
 from couchestord.store.jobs import Jobs, build_jobs
-from couchestord.store.mounts import Mounts, OrphanReaper
+from couchestord.store.mounts import NOTE_NAME, Mounts, OrphanReaper
 from couchestord.store.options import StoreOptions
 from couchestord.store.pins import Pins
 from couchestord.store.reader import ReaderParts
@@ -191,7 +191,7 @@ async def _build(nursery: trio.Nursery, disks: Disks, catalog_path: Path, option
         return options.reserve_bytes + 2 * CATALOG_ROOM_BYTES_MIN + reserve.lacking_bytes()
 
     disks.kept_bytes = kept_bytes
-    mounts = Mounts()
+    mounts = Mounts(catalog_path.with_name(NOTE_NAME))
     writer = Writer(catalog, journal, disks, Decider(catalog, clock, lambda: disks.epoch, mounts), reserve)
     catalog.watch(writer.fail)
     if started.read_only is not None:

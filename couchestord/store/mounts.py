@@ -1,7 +1,11 @@
 """Who shows buckets as file systems, and what they have open."""
 
+import json
+import os
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import trio
@@ -17,9 +21,10 @@ from couchestord.service import Progress
 log = logs.get(__name__)
 ORPHANS_PER_STEP_MAX: Final = 256
 GRACE_S: Final = 60.0
-"""So long after a start nothing is freed that had no name before it, and after a mount has gone nothing at all: one
-that has lost its link only comes back, and has files open still.
+"""So long nothing is freed after a mount has gone, or after a start when there were mounts before it: one that has lost
+its link only comes back, and has files open still.
 """
+NOTE_NAME: Final = "mounts.json"
 WhichOpen = Callable[[Sequence[int]], Awaitable[Sequence[int]]]
 """Which of these files a mount has open. Raises Unavailable when it is gone."""
 
@@ -47,35 +52,78 @@ class Claim:
         return None in (self.bucket, bucket) or self.bucket == bucket
 
 
-class Mounts:
-    """One per store. Belongs to its task context."""
+def _noted(note: Path) -> set[str | None]:
+    """What mounts may have had open when the store before ended; all, when nobody can tell."""
+    try:
+        found = json.loads(note.read_bytes())
+        if isinstance(found, list) and all(bucket is None or isinstance(bucket, str) for bucket in found):
+            return set(found)
+    except FileNotFoundError:
+        return set()
+    except (OSError, ValueError) as error:
+        log.warning("the note of what was mounted cannot be read", path=str(note), reason=str(error))
+    return {None}
 
-    def __init__(self) -> None:
+
+class Mounts:
+    """One per store. Belongs to its task context.
+
+    The file `note` says of which buckets files may be open, for the next start, which mounts outlive. It is not synced:
+    what a power cut takes along, it takes along with the mounts.
+    """
+
+    def __init__(self, note: Path) -> None:
+        self._note = note
         self._claims: list[Claim] = []
-        self._gone: set[str | None] = set()
+        self._gone = self._is_noted = _noted(note)
         """What those showed that have gone and may have files open still."""
-        self.gone_count = 0
+        self.gone_count = len(self._gone)
         """How many so far."""
         self.late_count = 0
         """How often a mount was late."""
 
     def add(self, claim: Claim) -> None:
-        """Raises BucketMounted: what the kernel knows of a file it writes must not be changed by another mount."""
+        """Raises BucketMounted: what the kernel knows of a file it writes must not be changed by another mount.
+        Unavailable: it cannot be noted.
+        """
         if claim.writes and any(each.writes and each.covers(claim.bucket) for each in self._claims):
             which = f"bucket {claim.bucket!r}" if claim.bucket else "a bucket"
             raise BucketMounted(f"{which} is mounted already; mount it with --read-only, or unmount the other first")
         self._claims.append(claim)
+        try:
+            self._write_note()
+        except OSError as error:
+            self._claims.pop()
+            raise Unavailable(f"{self._note}: {error.strerror}; nothing can be mounted until that is mended") from error
 
     def remove(self, claim: Claim, *, is_over: bool = False) -> None:
         """It has gone. Unless it said that it `is_over`, it may have lost its link only, or this store closes."""
         self._claims.remove(claim)
         if not is_over:
-            self._gone.add(claim.bucket)
+            self._gone = self._gone | {claim.bucket}
             self.gone_count += 1
+        self._shorten_note()
 
     def forget_gone(self) -> None:
         """Those that have gone have no files open any more."""
-        self._gone.clear()
+        self._gone = set()
+        self._shorten_note()
+
+    def _shorten_note(self) -> None:
+        with suppress(OSError):  # one that names too much is good enough, and written anew the next time
+            self._write_note()
+
+    def _write_note(self) -> None:
+        buckets = self._gone | {claim.bucket for claim in self._claims}
+        if buckets == self._is_noted:
+            return
+        if buckets:
+            new = self._note.with_suffix(".new")
+            new.write_text(json.dumps(sorted(buckets, key=lambda bucket: bucket or "")))
+            os.replace(new, self._note)
+        else:
+            self._note.unlink(missing_ok=True)
+        self._is_noted = buckets
 
     def shows(self, bucket: str) -> bool:
         """Whether somebody may have files of a bucket open."""
@@ -115,8 +163,8 @@ class Mounts:
 
 
 class OrphanReaper:
-    """A service: frees files without a name once nobody has them open any more; those of a mount that died some time
-    later.
+    """A service: frees files without a name once nobody has them open any more; nothing for some time after a mount
+    has gone.
     """
 
     name = "free-orphans"
@@ -127,19 +175,12 @@ class OrphanReaper:
         self._mounts = mounts
         self._submit = submit
         self._after = 0
-        self._waiting: frozenset[int] | None = None
-        """Those that had no name at the start."""
-        self._until_s = 0.0
         self._gone_count = 0
         self._quiet_until_s = 0.0
         self.freed_count = 0
 
     async def work(self) -> Progress:
         now_s = trio.current_time()
-        if self._waiting is None:
-            self._waiting, self._until_s = frozenset(self._files.orphans(0, -1)), now_s + GRACE_S
-        elif now_s >= self._until_s:
-            self._waiting = frozenset()
         if self._mounts.gone_count != self._gone_count:
             self._gone_count, self._quiet_until_s = self._mounts.gone_count, now_s + GRACE_S
             log.info("a mount has gone; what it had open is kept for a while", seconds=GRACE_S)
@@ -155,7 +196,7 @@ class OrphanReaper:
             held = await self._mounts.which_open(orphans)
         except Unavailable:
             return Progress.IDLE  # whoever does not answer is gone, which is seen the next time
-        gone = tuple(id_ for id_ in orphans if id_ not in held and id_ not in self._waiting)
+        gone = tuple(id_ for id_ in orphans if id_ not in held)
         if gone:
             await self._submit(fr.FreeOrphans(gone))
             self.freed_count += len(gone)

@@ -1,7 +1,6 @@
 """Who shows buckets as file systems, and what stays because somebody has it open."""
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -44,8 +43,8 @@ def gone(bucket: str | None) -> Claim:
 
 
 @pytest.mark.parametrize(("one", "other"), [("a", "a"), (None, "a"), ("a", None), (None, None)])
-def test_one_mount_writes_a_bucket(one: str | None, other: str | None) -> None:
-    mounts, first = Mounts(), claim(one)
+def test_one_mount_writes_a_bucket(tmp_path: Path, one: str | None, other: str | None) -> None:
+    mounts, first = Mounts(tmp_path / "note"), claim(one)
     mounts.add(first)
     with pytest.raises(BucketMounted, match="--read-only"):
         mounts.add(claim(other))
@@ -54,8 +53,8 @@ def test_one_mount_writes_a_bucket(one: str | None, other: str | None) -> None:
     mounts.add(claim(other))
 
 
-def test_others_may_be_written_and_those_that_only_read_do_not_count() -> None:
-    mounts = Mounts()
+def test_others_may_be_written_and_those_that_only_read_do_not_count(tmp_path: Path) -> None:
+    mounts = Mounts(tmp_path / "note")
     mounts.add(claim("a"))
     mounts.add(claim("b"))
     mounts.add(claim("c", writes=False))
@@ -65,8 +64,8 @@ def test_others_may_be_written_and_those_that_only_read_do_not_count() -> None:
         mounts.add(claim("c"))
 
 
-def test_what_is_refused_is_not_claimed() -> None:
-    mounts, first = Mounts(), claim("a")
+def test_what_is_refused_is_not_claimed(tmp_path: Path) -> None:
+    mounts, first = Mounts(tmp_path / "note"), claim("a")
     mounts.add(first)
     with pytest.raises(BucketMounted):
         mounts.add(claim(None))
@@ -75,8 +74,8 @@ def test_what_is_refused_is_not_claimed() -> None:
     assert not mounts.shows("a")
 
 
-def test_what_is_shown_and_what_may_be_written() -> None:
-    mounts = Mounts()
+def test_what_is_shown_and_what_may_be_written(tmp_path: Path) -> None:
+    mounts = Mounts(tmp_path / "note")
     assert not mounts.shows("a")
     assert not mounts.writes("a")
     reads, writes = claim("a", writes=False), claim("b")
@@ -98,8 +97,64 @@ def test_what_is_shown_and_what_may_be_written() -> None:
     assert not any(mounts.shows(name) for name in "abc")
 
 
-async def test_open_files_of_all_mounts() -> None:
-    mounts = Mounts()
+def test_what_was_mounted_is_known_to_the_next_start(tmp_path: Path) -> None:
+    note = tmp_path / "note"
+
+    def shown() -> list[bool]:
+        return [Mounts(note).shows(name) for name in "abc"]
+
+    mounts, one, other = Mounts(note), claim("a"), claim("b", writes=False)
+    assert mounts.gone_count == 0
+    for each in (one, other):
+        mounts.add(each)
+    assert shown() == [True, True, False]
+    mounts.remove(other)  # it may come back
+    mounts.remove(one, is_over=True)
+    assert shown() == [False, True, False]
+    # as it is after kill -9
+    mounts = Mounts(note)
+    assert mounts.gone_count == 1
+    every = claim(None)
+    mounts.add(every)
+    assert shown() == [True, True, True]
+    mounts.remove(every, is_over=True)
+    assert shown() == [False, True, False]
+    mounts.forget_gone()
+    assert shown() == [False, False, False]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("text", ["", "[", "7", '["a", 7]'])
+def test_a_note_that_says_nothing_may_mean_all(tmp_path: Path, text: str) -> None:
+    note = tmp_path / "note"
+    note.write_text(text)
+    mounts = Mounts(note)
+    assert mounts.shows("a")
+    mounts.forget_gone()
+    assert not note.exists()
+
+
+def test_nothing_is_mounted_that_cannot_be_noted(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    mounts = Mounts(folder / "note")
+    with pytest.raises(Unavailable, match="note"):
+        mounts.add(claim("a"))
+    assert not mounts.shows("a")
+    folder.mkdir()
+    one = claim("a")
+    for each in (one, claim("b")):
+        mounts.add(each)
+    # what cannot be shortened says too much
+    folder.rename(tmp_path / "away")
+    mounts.remove(one, is_over=True)
+    assert Mounts(tmp_path / "away" / "note").shows("a")
+    (tmp_path / "away").rename(folder)
+    mounts.forget_gone()
+    assert not Mounts(folder / "note").shows("a")
+
+
+async def test_open_files_of_all_mounts(tmp_path: Path) -> None:
+    mounts = Mounts(tmp_path / "note")
     assert await mounts.which_open([1, 2]) == set()
     for each in (claim("a", held=[1, 9]), claim("c", writes=False, held=[2])):
         mounts.add(each)
@@ -110,14 +165,6 @@ async def test_open_files_of_all_mounts() -> None:
 
 
 # -- orphans ---------------------------------------------------------------------------------------------------------
-
-
-@asynccontextmanager
-async def running(path: Path) -> AsyncIterator[ObjectStore]:
-    """A new store that has begun to look for orphans: those of before are another matter."""
-    async with new_store(path) as store:
-        assert await core_of(store).jobs.orphans.work() is Progress.IDLE
-        yield store
 
 
 def orphans(store: ObjectStore) -> list[int]:
@@ -134,7 +181,7 @@ async def make_orphans(store: ObjectStore, count: int) -> list[int]:
 
 
 async def test_what_nobody_holds_is_freed_and_what_is_held_is_kept(tmp_path: Path) -> None:
-    async with running(tmp_path) as store:
+    async with new_store(tmp_path) as store:
         core = core_of(store)
         one, two, three = await make_orphans(store, 3)
         await write(store, two, (0, body_of(200_000)))
@@ -157,7 +204,7 @@ async def test_what_nobody_holds_is_freed_and_what_is_held_is_kept(tmp_path: Pat
 
 
 async def test_many_that_are_held_do_not_hide_others(tmp_path: Path) -> None:
-    async with running(tmp_path) as store:
+    async with new_store(tmp_path) as store:
         core = core_of(store)
         made = await make_orphans(store, ORPHANS_PER_STEP_MAX + 2)
         held = made[:ORPHANS_PER_STEP_MAX]
@@ -180,21 +227,21 @@ def test_after_a_restart_mounts_have_time_to_come_back(tmp_path: Path) -> None:
     async def main() -> None:
         await make_store(tmp_path)
         async with ObjectStore.open(tmp_path, SMALL) as store:
+            core_of(store).mounts.add(claim("box"))
             made = await make_orphans(store, 3)
+            await store.put("box", b"k", b"old")
+            made.append(there(store, b"k").id)
         async with ObjectStore.open(tmp_path, SMALL) as store:
             core = core_of(store)
+            await store.put("box", b"k", b"new")  # before the mount is back, and before anybody looked
             await finish(core.jobs.orphans)
             assert orphans(store) == made
-            await make_orphans(store, 1)  # what lost its name since is known
-            await finish(core.jobs.orphans)
-            assert orphans(store) == made
-            core.mounts.add(claim("box", held=made[:1]))
+            core.mounts.add(mount := claim("box", held=made[:1]))
             clock.jump(GRACE_S)
             await finish(core.jobs.orphans)
             assert orphans(store) == made[:1]
+            core.mounts.remove(mount, is_over=True)
         async with ObjectStore.open(tmp_path, SMALL) as store:
-            await finish(core_of(store).jobs.orphans)
-            clock.jump(GRACE_S)
             await finish(core_of(store).jobs.orphans)
             assert orphans(store) == []
 
@@ -207,7 +254,7 @@ def test_a_mount_that_has_lost_its_link_has_time_to_come_back(tmp_path: Path) ->
     clock = MockClock(rate=1.0)
 
     async def main() -> None:
-        async with running(tmp_path) as store:
+        async with new_store(tmp_path) as store:
             core, mount, lost = core_of(store), claim("box"), gone("other")
             made = await make_orphans(store, 2)
             core.mounts.add(mount)
@@ -237,7 +284,7 @@ def test_a_mount_that_has_lost_its_link_has_time_to_come_back(tmp_path: Path) ->
 
 
 async def test_versioning_stays_as_it_is_while_a_mount_may_write(tmp_path: Path) -> None:
-    async with running(tmp_path) as store:
+    async with new_store(tmp_path) as store:
         mounts, mount = core_of(store).mounts, claim("box")
         mounts.add(mount)
         with pytest.raises(BucketMounted):
@@ -270,7 +317,7 @@ async def replace(store: ObjectStore, how: str) -> None:
 @pytest.mark.parametrize("how", ["put", "copy", "complete", "delete"])
 @pytest.mark.parametrize("bucket", ["box", None])
 async def test_s3_leaves_what_a_mount_may_have_open(tmp_path: Path, how: str, bucket: str | None) -> None:
-    async with running(tmp_path) as store:
+    async with new_store(tmp_path) as store:
         await store.put("box", b"k", body_of(200_000))
         old = there(store, b"k").id
         mount = claim(bucket, writes=False, held=[old])
@@ -293,7 +340,7 @@ async def test_s3_leaves_what_a_mount_may_have_open(tmp_path: Path, how: str, bu
 
 @pytest.mark.parametrize("how", ["put", "copy", "complete", "delete"])
 async def test_without_a_mount_nothing_is_left(tmp_path: Path, how: str) -> None:
-    async with running(tmp_path) as store:
+    async with new_store(tmp_path) as store:
         core_of(store).mounts.add(claim("other"))
         await store.put("box", b"k", body_of(200_000))
         old = there(store, b"k").id
@@ -304,7 +351,7 @@ async def test_without_a_mount_nothing_is_left(tmp_path: Path, how: str) -> None
 
 
 async def test_a_file_with_another_name_is_no_orphan(tmp_path: Path) -> None:
-    async with running(tmp_path) as store:
+    async with new_store(tmp_path) as store:
         core_of(store).mounts.add(claim("box"))
         id_ = await make(store, b"k")
         await store.files.change(fr.LinkNode(id_, store.files.root("box"), b"l"))

@@ -63,7 +63,7 @@ async def running(sims: list[SimDisk], path: Path, seed: int) -> AsyncIterator[t
     disks = await load_disks(sims)
     started = await start(disks, path, SMALL_FILES, no_snapshot, verify_pages)
     catalog = started.catalog
-    decider = Decider(catalog, StepClock(seed), lambda: disks.epoch, Mounts())
+    decider = Decider(catalog, StepClock(seed), lambda: disks.epoch, Mounts(path.with_name("mounts.json")))
     writer = Writer(catalog, started.journal, disks, decider, Reserve(catalog.path, 0))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(writer.run)
@@ -885,7 +885,7 @@ async def test_with_no_room_for_the_tail_of_the_log_a_store_is_served_and_not_wr
         started.catalog,
         started.journal,
         disks,
-        Decider(started.catalog, StepClock(2), lambda: 0, Mounts()),
+        Decider(started.catalog, StepClock(2), lambda: 0, Mounts(tmp_path / "mounts.json")),
         Reserve(path, 0),
     )
     body = bytes(SMALL_FILES.spare_bytes + 1)

@@ -79,7 +79,7 @@ async def open_rig(folder: Path) -> AsyncIterator[tuple[Rig, trio.Nursery]]:
         catalog,
         log.journal,
         log.disks,
-        Decider(catalog, StepClock(), lambda: log.disks.epoch, Mounts()),
+        Decider(catalog, StepClock(), lambda: log.disks.epoch, Mounts(folder / "mounts.json")),
         Reserve(catalog.path, 1 << 20),
     )
     rig = Rig(sims, log.disks, catalog, it, log.journal)

@@ -62,7 +62,7 @@ class DecideRig:
         Catalog.create(self.path, STORE_ID, Policy())
         self.catalog = Catalog(self.path)
         self.clock = StepClock(seed)
-        self.decider = Decider(self.catalog, self.clock, lambda: 7, Mounts())
+        self.decider = Decider(self.catalog, self.clock, lambda: 7, Mounts(folder / "mounts.json"))
         self.log: list[tuple[bytes, int]] = []
 
     def do(self, request: object) -> Any:

@@ -1477,6 +1477,14 @@ BUGS = (
         "store/test_mounts.py::test_a_mount_that_has_lost_its_link_has_time_to_come_back",
     ),
     _bug(
+        "a start has forgotten what was mounted",
+        "store/mounts.py",
+        "self._gone = self._is_noted = _noted(note)",
+        "self._gone = self._is_noted = set[str | None]()",
+        "store/test_mounts.py::test_after_a_restart_mounts_have_time_to_come_back",
+        "system/test_mount.py::test_a_daemon_that_is_started_again_finds_its_mount",
+    ),
+    _bug(
         "S3 frees what a mount that lost its link has open",
         "store/mounts.py",
         " or not self._gone.isdisjoint((bucket, None))",

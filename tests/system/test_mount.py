@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -365,7 +366,7 @@ def test_one_that_has_ended_is_not_waited_for(node: Node, tmp_path: Path) -> Non
 
 WRITER = """
 import os, sys
-gone, file = open("gone", "rb"), open("file", "wb", buffering=0)
+gone, other, file = open("gone", "rb"), open("other", "rb"), open("file", "wb", buffering=0)
 file.write(b"before ")
 os.unlink("gone")
 print("written", flush=True)
@@ -374,16 +375,28 @@ file.write(b"meanwhile ")
 os.listdir(".")
 file.write(b"after")
 os.fsync(file.fileno())
-assert gone.read() == b"gone " * 100_000
+assert (gone.read(), other.read()) == (b"gone " * 100_000, b"other " * 100_000)
 print("synced", flush=True)
 sys.stdin.readline()
 """
 
 
+@contextmanager
+def held_up(pid: int) -> Iterator[None]:
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
 @with_and_without_workers
 def test_a_daemon_that_is_started_again_finds_its_mount(node: Node, box: Mounted) -> None:
-    """Files stay open, one without a name as well; what was not synced is not lost, and calls wait."""
+    """Files stay open, one without a name as well, and one that S3 replaces before the mount is back; what was not
+    synced is not lost, and calls wait.
+    """
     (box.folder / "gone").write_bytes(b"gone " * 100_000)
+    node.s3().put_object(Bucket="box", Key="other", Body=b"other " * 100_000)  # which the kernel has no bytes of
     # another process: this one would close the files anew in each process that it starts
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen([sys.executable, "-c", WRITER], cwd=box.folder, **pipes) as writer:  # type: ignore[call-overload]
@@ -391,9 +404,12 @@ def test_a_daemon_that_is_started_again_finds_its_mount(node: Node, box: Mounted
         node.kill()
         writer.stdin.write("go on\n")
         writer.stdin.flush()
-        node.start()
+        with held_up(box.pid):
+            node.start()
+            node.s3().put_object(Bucket="box", Key="other", Body=b"new")
         assert writer.stdout.readline() == "synced\n"
         assert body(node.s3(), "file") == b"before meanwhile after"
+        assert (box.folder / "other").read_bytes() == b"new"
     (box.folder / "more").write_bytes(b"more")
     node.restart()
     assert (box.folder / "more").read_bytes() == b"more"

@@ -54,7 +54,6 @@ async def rig(path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> AsyncIt
     """Files that spill what is more than a few hundred bytes."""
     monkeypatch.setattr(openfiles, "DIRTY_BYTES_MAX", 600)
     async with new_store(path) as store:
-        await core_of(store).jobs.orphans.work()  # those of before are another matter
         it = Rig(store, OpenFiles(lambda: store.files, HandClock()), random.Random(seed))
         change = store.files.change
 
