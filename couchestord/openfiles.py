@@ -9,8 +9,8 @@ from typing import Final
 
 from couchestord import logs
 
-_PER_DISK: Final = 320
-"""Idle descriptors that a disk keeps, and those in use."""
+_PER_DISK: Final = 384
+"""Idle descriptors that a disk keeps, lanes, and those in use."""
 _PER_CLIENT: Final = 4
 """A socket, and the shard files of what it reads, most of which others read too."""
 _OTHER: Final = 384
@@ -45,4 +45,6 @@ def make_room(disks_count: int, wanted: int) -> int:
             limit=files_max,
             needed=needed,
         )
+    elif files_max < needed:
+        _log.warning("few files may be open, so disks may be given up", limit=files_max, needed=needed)
     return clients

@@ -11,7 +11,7 @@ from couchestord import openfiles
 
 @pytest.mark.parametrize(
     ("files_max", "disks_count", "clients"),
-    [(1 << 20, 6, 1000), (384 + 6 * 320 + 4000, 6, 1000), (384 + 6 * 320 + 3999, 6, 999), (1024, 6, 64), (1024, 1, 80)],
+    [(1 << 20, 6, 1000), (384 + 6 * 384 + 4000, 6, 1000), (384 + 6 * 384 + 3999, 6, 999), (1024, 6, 64), (1088, 1, 80)],
 )
 def test_clients_leave_descriptors_for_the_disks(files_max: int, disks_count: int, clients: int) -> None:
     assert openfiles.clients_max(files_max, disks_count, 1000) == clients
@@ -27,6 +27,8 @@ def test_a_limit_that_may_not_be_raised_is_lived_with(
     monkeypatch.setattr(resource, "setrlimit", refuse)
     assert openfiles.make_room(6, 1000) == 64
     assert "fewer clients are served" in caplog.text
+    assert openfiles.make_room(6, 10) == 10
+    assert "disks may be given up" in caplog.text
 
 
 @pytest.mark.parametrize(("limits", "served"), [("256:8192", 300), ("256:256", 64)])

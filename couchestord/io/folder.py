@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from couchestord.errors import DiskLocked, InvalidArgument
-from couchestord.io.descriptors import FILE_MODE, Descriptor, Descriptors
+from couchestord.io.descriptors import FILE_MODE, LANE_BYTES_MIN, Descriptor, Descriptors, Lane
 from couchestord.io.disk import Buffer, Capacity
 
 FOLDER_MODE = 0o700
@@ -200,7 +200,11 @@ class LockedFolder:
                     # the device may fetch it while the first is waited for
                     with suppress(OSError):
                         os.posix_fadvise(number, offset, length, os.POSIX_FADV_WILLNEED)
-            return [_read_all(number, offset, length) for offset, length in ranges]
+            pieces = []
+            for offset, length in ranges:
+                lane = self._lane(descriptor, offset, length)
+                pieces.append(_read_all(number if lane is None else lane.number, offset, length))
+            return pieces
         finally:
             self.descriptors.release(descriptor)
 
@@ -218,12 +222,24 @@ class LockedFolder:
         descriptor = self.descriptors.acquire_open(path)
         if descriptor is None:
             return False
+        lane = self._lane(descriptor, offset, len(buffer))
         try:
-            return os.preadv(descriptor.number, (buffer,), offset, os.RWF_NOWAIT) == len(buffer)
+            number = descriptor.number if lane is None else lane.number
+            if os.preadv(number, (buffer,), offset, os.RWF_NOWAIT) == len(buffer):
+                return True
         except (OSError, OverflowError):
-            return False
+            pass
         finally:
             self.descriptors.release(descriptor, later=True)
+        if lane is not None:
+            lane.next = offset  # it is read again
+        return False
+
+    def _lane(self, descriptor: Descriptor, offset: int, length: int) -> Lane | None:
+        lane = self.descriptors.lane(descriptor, offset) if length >= LANE_BYTES_MIN else None
+        if lane is not None:
+            lane.next = offset + length
+        return lane
 
     def preallocate(self, path: str, offset: int, length: int) -> None:
         descriptor = self._acquire_for_write(path)

@@ -28,6 +28,7 @@ from couchestord.frontends.posix.filesystem import FileSystem, Room
 from couchestord.frontends.posix.notices import Notices
 from couchestord.io.catalog.changes import Changes
 from couchestord.metrics import Metrics
+from couchestord.openfiles import make_room
 from couchestord.remote.backend import Backend
 from couchestord.replica.door import knock
 from couchestord.replica.link import Link
@@ -138,6 +139,7 @@ class Session:
     @asynccontextmanager
     async def _opened(self, link: Link) -> AsyncIterator[None]:
         opened = await link.open()
+        make_room(opened.identity.disks_count, 0)
         async with (
             _backend(self._config) as backend,
             open_replica(link, opened, Metrics(), CacheConfig(_L1_BYTES), backend) as store,

@@ -10,13 +10,16 @@ import subprocess
 import sys
 import threading
 import weakref
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import trio
 
 from couchestord.errors import DiskFailed, DiskFull, DiskLocked, DiskTimeout, NoSuchFile
+from couchestord.io.descriptors import LANE_BYTES_MIN, LANES_MAX, LANES_PER_FILE_MAX, SKIPPED_BYTES
 from couchestord.io.directory import LOOK_BYTES_MAX, LOOKS_MAX, DirectoryDisk
 from couchestord.io.joint import Joint
 
@@ -161,6 +164,85 @@ async def test_descriptors_are_bounded_and_given_back(tmp_path: Path) -> None:
         assert len(os.listdir("/proc/self/fd")) <= before + 8 + 4
     disk.close()
     assert len(os.listdir("/proc/self/fd")) <= before
+
+
+def lanes_open(folder: Path) -> Counter[str]:
+    """How often each file of a disk is open, by name."""
+    found = []
+    for number in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):  # the listing itself
+            found.append(Path(os.readlink(f"/proc/self/fd/{number}")))
+    return Counter(path.name for path in found if path.parent == folder)
+
+
+PIECE_BYTES = 2 * LANE_BYTES_MIN
+"""Long enough that no look is taken before a thread is asked."""
+
+
+async def read_piece(disk: DirectoryDisk, name: str, offset: int, *, in_thread: bool = False) -> bytes:
+    if in_thread:
+        return await disk.read(f"a/{name}", offset, PIECE_BYTES)
+    memory = bytearray(PIECE_BYTES)
+    assert disk.read_into_nowait(f"a/{name}", offset, memoryview(memory))
+    return bytes(memory)
+
+
+@pytest.mark.parametrize("in_thread", [False, True])
+async def test_who_reads_on_and_on_has_a_lane(tmp_path: Path, *, in_thread: bool) -> None:
+    """The system looks ahead by opening: many who read one file would confuse it."""
+    disk, data = DirectoryDisk(tmp_path), random.Random(1).randbytes(64 * PIECE_BYTES)
+    await disk.write_at("a/f", 0, [data])
+    ends = {0: 0, 20: 20 * PIECE_BYTES, 40: 40 * PIECE_BYTES}
+    for step in range(20):
+        for begin, at in ends.items():
+            assert await read_piece(disk, "f", at, in_thread=in_thread) == data[at : at + PIECE_BYTES]
+            # a header in between that is read by itself, or that is known
+            ends[begin] = at + PIECE_BYTES + (SKIPPED_BYTES if step % 3 == 0 and begin == 0 else 0)
+            assert await disk.read("a/f", at + 7, 9) == data[at + 7 : at + 16]
+    assert lanes_open(tmp_path / "a") == {"f": 1 + 3}
+    # a look in vain keeps its lane
+    memory = memoryview(bytearray(PIECE_BYTES))
+    assert not disk.read_into_nowait("a/f", len(data) - PIECE_BYTES + 1, memory)
+    assert not disk.read_into_nowait("a/f", len(data) - PIECE_BYTES + 1, memory)
+    assert lanes_open(tmp_path / "a") == {"f": 1 + 4}
+    for piece in random.Random(2).sample(range(64), 64):
+        at = piece * PIECE_BYTES
+        assert await read_piece(disk, "f", at, in_thread=in_thread) == data[at : at + PIECE_BYTES]
+    assert lanes_open(tmp_path / "a") == {"f": 1 + LANES_PER_FILE_MAX}
+    await disk.unlink("a/f")
+    assert lanes_open(tmp_path / "a") == {}
+    disk.close()
+
+
+async def test_lanes_are_bounded_and_given_back(tmp_path: Path) -> None:
+    disk, data = DirectoryDisk(tmp_path), random.Random(1).randbytes(10 * PIECE_BYTES)
+    for name in "123456789":
+        await disk.write_at(f"a/{name}", 0, [data])
+    for _ in range(2):
+        for name in "123456789":
+            for at in random.Random(name).sample(range(0, len(data), PIECE_BYTES), 10):
+                assert await read_piece(disk, name, at) == data[at : at + PIECE_BYTES]
+            found = lanes_open(tmp_path / "a")
+            assert found[name] > 1, "who reads now has one"
+            assert found.total() <= 9 + LANES_MAX
+    disk.close()
+    assert lanes_open(tmp_path / "a") == {}
+
+
+async def test_without_a_lane_all_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk, data = DirectoryDisk(tmp_path), random.Random(1).randbytes(4 * PIECE_BYTES)
+    await disk.write_at("a/f", 0, [data])
+
+    def refuse(*_: object, **__: object) -> int:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    monkeypatch.setattr(os, "open", refuse)
+    for at in range(0, len(data), PIECE_BYTES):
+        for in_thread in (False, True):
+            assert await read_piece(disk, "f", at, in_thread=in_thread) == data[at : at + PIECE_BYTES]
+    monkeypatch.undo()
+    assert lanes_open(tmp_path / "a") == {"f": 1}
+    disk.close()
 
 
 async def test_threads_leave_after_close(tmp_path: Path) -> None:

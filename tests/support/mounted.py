@@ -25,11 +25,30 @@ needs_mounts = pytest.mark.skipif(
 class Mounted:
     """Mounted while the block runs; unmounted at its end whatever happens."""
 
-    def __init__(self, data: Path, folder: Path, bucket: str | None = "box", options: Sequence[str] = ()) -> None:
-        """`data`: the folder of a daemon that runs. `folder` is made; it is what the bucket is seen in."""
+    def __init__(
+        self,
+        data: Path,
+        folder: Path,
+        bucket: str | None = "box",
+        options: Sequence[str] = (),
+        *,
+        prefix: Sequence[str] = (),
+    ) -> None:
+        """`data`: the folder of a daemon that runs. `folder` is made; it is what the bucket is seen in. `prefix`: words
+        that begin the command line.
+        """
         folder.mkdir(exist_ok=True)
         self.folder = folder
-        self._line = [sys.executable, "-m", "couchestord", "mount", os.fspath(folder), "--data", os.fspath(data)]
+        self._line = [
+            *prefix,
+            sys.executable,
+            "-m",
+            "couchestord",
+            "mount",
+            os.fspath(folder),
+            "--data",
+            os.fspath(data),
+        ]
         self._line += ["--bucket", bucket] if bucket is not None else []
         self._line += options
         self._log = folder.with_name(folder.name + ".log")

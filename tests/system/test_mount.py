@@ -364,6 +364,14 @@ def test_one_that_has_ended_is_not_waited_for(node: Node, tmp_path: Path) -> Non
         wait_until(lambda: mounts() == (0, 1), 10, mounts)
 
 
+def test_it_may_have_as_many_files_open_as_its_disks_need(node: Node, tmp_path: Path) -> None:
+    """A disk that cannot open a file for want of descriptors is given up."""
+    box = Mounted(node.data, tmp_path / "box", prefix=["prlimit", "--nofile=256:8192"])
+    with box:
+        (line,) = re.findall(r"Max open files +(\d+)", Path(f"/proc/{box.pid}/limits").read_text())
+        assert int(line) >= 1000
+
+
 WRITER = """
 import os, sys
 gone, other, file = open("gone", "rb"), open("other", "rb"), open("file", "wb", buffering=0)
