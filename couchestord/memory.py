@@ -1,10 +1,16 @@
-"""How much memory the process may take, and how often it is looked through."""
+"""How much memory the process may take, when it gives it back, and how often it is looked through."""
 
+import ctypes
 import gc
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+_TRIM_THRESHOLD: Final = -1
+_MMAP_THRESHOLD: Final = -3
+_MMAP_THRESHOLD_BYTES_MAX: Final = 32 << 20
+"""Numbers of mallopt(3), and what it takes at most."""
 CACHE_BYTES_MAX: Final = 128 << 20
 """What caches take in memory when nobody says how much."""
 CACHE_PART: Final = 8
@@ -20,6 +26,23 @@ def settle() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(YOUNG_OBJECTS_MAX, 10, 10)
+
+
+def keep_freed(bytes_max: int) -> None:
+    """Memory that was freed stays, so much of it, for whoever asks next, until `give_back`: from the system each page
+    costs a fault and a wipe, which are more than what is done with a byte that only passes through. With another C
+    library than glibc nothing happens.
+    """
+    with suppress(AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_TRIM_THRESHOLD, bytes_max)
+        mallopt(_MMAP_THRESHOLD, min(bytes_max, _MMAP_THRESHOLD_BYTES_MAX))
+
+
+def give_back() -> None:
+    """What was freed and kept goes back to the system; some milliseconds."""
+    with suppress(AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def cache_bytes(memory_bytes: int) -> int:

@@ -1,8 +1,12 @@
 """Seen to fail with: only the innermost group looked at, `max` taken for a number."""
 
+import ctypes
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from daemons import environment
 
 from couchestord import memory
 
@@ -39,3 +43,31 @@ def test_the_least_limit_of_the_groups_counts(tmp_path: Path, limits: dict[str, 
     machine = memory.total_bytes(tmp_path / "nowhere")
     assert memory.total_bytes(tmp_path) == (found or machine)
     assert machine > 1 << 28
+
+
+HOLDER = """
+import re
+from couchestord import memory
+
+def resident():
+    return int(re.search(r"VmRSS:\\s+(\\d+)", open("/proc/self/status").read())[1]) >> 10
+
+memory.keep_freed(256 << 20)
+first = resident()
+for _ in range(3):
+    pieces = [b"%d" % number * (1 << 20) for number in range(10, 42)]
+    del pieces
+    assert resident() > first + 48, "what was freed stays"
+memory.give_back()
+assert resident() < first + 16, "until it is given back"
+"""
+
+
+def test_what_was_freed_stays_until_it_is_given_back() -> None:
+    subprocess.run([sys.executable, "-c", HOLDER], check=True, env=environment())
+
+
+def test_another_c_library_keeps_what_it_likes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: object())
+    memory.keep_freed(1 << 20)
+    memory.give_back()

@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from typing import Final
 
 import trio
 
-from couchestord import logs
+from couchestord import logs, memory
 from couchestord.cache import CacheConfig
 from couchestord.clock import SystemClock
 from couchestord.config import Config
@@ -48,6 +49,11 @@ _FINISH_S: Final = 10.0
 _TYPE: Final = "fuse.couchestord"
 _READ_AHEAD_BYTES: Final = 1 << 20
 _AGREE_S: Final = 1.0
+_FREED_BYTES_MAX: Final = 256 << 20
+"""As much as waits to be published at most."""
+_IDLE_S: Final = 5.0
+_IDLE_PART: Final = 0.02
+"""Who takes less of a processor is idle."""
 _END_S: Final = 1.0
 
 
@@ -207,6 +213,7 @@ async def run_mount(config: Config, mount: Mount, *, announce: Callable[[], None
     folder = check_mount_point(mount.folder)
     from couchestord.frontends.posix.fuse import serve_mount
 
+    memory.keep_freed(_FREED_BYTES_MAX)
     session, ending = Session(config, mount), trio.Event()
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
@@ -219,6 +226,7 @@ async def run_mount(config: Config, mount: Mount, *, announce: Callable[[], None
             session.which_open = system.which_open
             system.forget = session.forget_file
             nursery.start_soon(system.run)
+            nursery.start_soon(_give_back)
 
             def ready(notices: Notices) -> None:
                 session.notices = notices
@@ -240,6 +248,18 @@ async def run_mount(config: Config, mount: Mount, *, announce: Callable[[], None
             finally:
                 await session.leave()
             nursery.cancel_scope.cancel()
+
+
+async def _give_back() -> None:
+    """What is kept for bytes that pass through, after a while in which none do."""
+    was_idle = True
+    while True:
+        before_s = time.process_time()
+        await trio.sleep(_IDLE_S)
+        is_idle = time.process_time() - before_s < _IDLE_S * _IDLE_PART
+        if is_idle and not was_idle:
+            memory.give_back()
+        was_idle = is_idle
 
 
 async def _until_signalled(signals: AsyncIterator[int], ending: trio.Event) -> None:

@@ -1512,6 +1512,20 @@ BUGS = (
         "system/test_mount.py::test_it_may_have_as_many_files_open_as_its_disks_need",
     ),
     _bug(
+        "a mount keeps what was freed",
+        "processes/mount.py",
+        "        if is_idle and not was_idle:",
+        "        if False:",
+        "system/test_mount_many.py::test_memory_is_given_back",
+    ),
+    _bug(
+        "what was freed does not stay",
+        "memory.py",
+        "        mallopt(_TRIM_THRESHOLD, bytes_max)\n",
+        "",
+        "test_memory.py::test_what_was_freed_stays_until_it_is_given_back",
+    ),
+    _bug(
         "a start has forgotten what was mounted",
         "store/mounts.py",
         "self._gone = self._is_noted = _noted(note)",

@@ -16,7 +16,7 @@ from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
 import pytest
-from daemon import Node
+from daemon import Node, wait_until
 from loops import need
 from mounted import Mounted, listed, mounted_box, needs_mounts
 from raw_s3 import Raw
@@ -106,6 +106,16 @@ def test_ten_thousand_open_files(mounted: tuple[Node, Mounted], tmp_path: Path) 
         many_open(*mounted, tmp_path, 10_000, 64 << 20)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_memory_is_given_back(mounted: tuple[Node, Mounted]) -> None:
+    """What passed through is kept for what comes next, but not for long."""
+    _, mount = mounted
+    before = about(mount)[0]
+    line = ["dd", "if=/dev/zero", "of=large", "bs=1M", "count=96", "conv=fsync", "status=none"]
+    subprocess.run(line, check=True, cwd=mount.folder)
+    assert about(mount)[0] - before > 48 << 20
+    wait_until(lambda: about(mount)[0] - before < 24 << 20, 60, lambda: about(mount))
 
 
 UTF8_NAMES = (
