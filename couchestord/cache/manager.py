@@ -135,6 +135,10 @@ class CacheManager:
         self._below_misses_count += 1
         return False
 
+    def is_part_noted(self, extent: int, chunk: int) -> bool:
+        """Whether `part_missed` last said of this chunk to read the part alone."""
+        return (extent, chunk) in self._parts_asked
+
     def offer(self, extent: int, chunk: int, data: bytes) -> None:
         """Keep a chunk that was found without this cache after `peek` did not have it: whole and verified."""
         key = (extent, chunk)

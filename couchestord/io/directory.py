@@ -12,14 +12,10 @@ from couchestord.errors import DiskError, DiskFailed, DiskFull, DiskTimeout, NoS
 from couchestord.io.disk import Buffer, Capacity
 from couchestord.io.folder import FOLDER_MODE, LockedFolder, check_folder, check_path, check_range
 from couchestord.io.joint import Joint
+from couchestord.io.patience import LOOK_BYTES_MAX, LOOKS_MAX, Patience
 from couchestord.io.threads import DiskThreads
 
 _VERBS_FOR_PRESENT_FILES = frozenset(("read", "sync", "sync_dir", "rename", "unlink"))
-
-LOOK_BYTES_MAX = 64 << 10
-"""Longer reads go to a thread at once."""
-LOOKS_MAX = 8
-_LOOKS_TO_PASS_MAX = 63
 
 Result = TypeVar("Result")
 Arguments = TypeVarTuple("Arguments")
@@ -47,7 +43,7 @@ class DirectoryDisk:
         self._name = str(folder)
         self._suspicion: str | None = None
         self._closed = False
-        self._looks_to_pass = self._looks_passed = 0
+        self._patience = Patience()
         self._threads = DiskThreads(self._name, threads_count, deadline_s)
         try:
             if create:
@@ -155,17 +151,11 @@ class DirectoryDisk:
         return await self._call("read", path, self._folder.read_ranges, path, tuple(ranges))
 
     async def _look_again(self, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes] | None:
-        """What the page cache has within a few turns of the loop, all of it or None.
-
-        A look that finds nothing makes the system begin to read. A fast device has answered a little later, at half of
-        what a thread costs and without its wake-ups. After looks in vain some reads go to a thread at once.
-        """
+        """What the page cache has within a few turns of the loop, all of it or None: a thread costs twice as much."""
         if sum([length for _, length in ranges]) > LOOK_BYTES_MAX or not self._folder.descriptors.has(path):
             return None
-        if self._looks_passed < self._looks_to_pass:
-            self._looks_passed += 1
+        if not self._patience.begins():
             return None
-        self._looks_passed = 0
         found: list[bytes] = []
         for _ in range(LOOKS_MAX):
             await trio.lowlevel.checkpoint()
@@ -175,9 +165,9 @@ class DirectoryDisk:
                     break
                 found.append(bytes(piece))
             if len(found) == len(ranges):
-                self._looks_to_pass = 0
+                self._patience.has_paid()
                 return found
-        self._looks_to_pass = min(2 * self._looks_to_pass + 1, _LOOKS_TO_PASS_MAX)
+        self._patience.was_in_vain()
         return None
 
     def read_nowait(self, path: str, offset: int, length: int) -> bytes | bytearray | None:

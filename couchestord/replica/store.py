@@ -27,11 +27,11 @@ from couchestord.replica.journal import ReplicaJournal
 from couchestord.replica.l2 import second_tier
 from couchestord.replica.link import Command, Link
 from couchestord.replica.pins import TELL_S, ReplicaPins
+from couchestord.store.athand import ReaderParts
 from couchestord.store.beside import ReaderStats
 from couchestord.store.caching import Caches
 from couchestord.store.intake import Taken, check_size, inline
 from couchestord.store.options import INLINE_BYTES_MAX
-from couchestord.store.reader import ReaderParts
 from couchestord.store.store import Objects
 
 if TYPE_CHECKING:

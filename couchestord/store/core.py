@@ -29,6 +29,7 @@ from couchestord.io.journal import Journal
 from couchestord.io.room import ask_room
 from couchestord.model import OBJECT_BYTES_MAX
 from couchestord.service import Progress, Service
+from couchestord.store.athand import ReaderParts
 from couchestord.store.decide import Decider
 from couchestord.store.doubts import answer_again, find_done
 from couchestord.store.intake import Intake
@@ -36,7 +37,6 @@ from couchestord.store.jobs import Jobs, build_jobs
 from couchestord.store.mounts import NOTE_NAME, Mounts, OrphanReaper
 from couchestord.store.options import StoreOptions
 from couchestord.store.pins import Pins
-from couchestord.store.reader import ReaderParts
 from couchestord.store.snapshot import JOB as SNAPSHOT_JOB
 from couchestord.store.snapshot import protected_segments, restore_snapshot
 from couchestord.store.start import Started, start

@@ -7,8 +7,9 @@ from typing import Final
 from couchestord.ec.resident import RESIDENT_BYTES_MAX
 from couchestord.errors import DataLost, StaleInode
 from couchestord.io.catalog.generations import slot_of_file
+from couchestord.store.athand import ReaderParts, lend_at_hand, look_again
 from couchestord.store.parts import CatalogView
-from couchestord.store.reader import ZEROES, ReaderParts, lend_at_hand
+from couchestord.store.reader import ZEROES
 from couchestord.store.runs import Run, Stretch, find_stretch
 
 FILES_KEPT_MAX: Final = 1024
@@ -125,6 +126,17 @@ class FileLooks:
         if len(self._young) >= FILES_KEPT_MAX // 2:
             self._young, self._old = {}, self._young
         self._young[id_] = look
+
+    async def look_again(self, id_: int, first: int, length: int) -> bytes | memoryview | None:
+        """As `lend`, of a range of which that has just found nothing; see `reader.look_again`. Raises StaleInode,
+        DataLost.
+        """
+
+        def find() -> Run | None:
+            runs = self.find(id_, first, length)[1]
+            return runs[0] if len(runs) == 1 else None
+
+        return await look_again(self._parts, find, self._memory)
 
     def lend(self, runs: list[Run]) -> bytes | memoryview | None:
         """The bytes of runs that were found just now, verified, when all of them are in memory; else None. They are

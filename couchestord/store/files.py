@@ -180,6 +180,10 @@ class Files:
         found = self._looks.lend(runs)
         if found is not None:
             return found
+        found = await self._looks.look_again(id_, first, length)
+        if found is not None:
+            return found
+        look, runs = self._looks.find(id_, first, length)
         # errors name it
         info = ObjectInfo("", b"file %d" % id_, look.size, "", 0, _NOTHING)
         length = sum([run.length for run in runs])

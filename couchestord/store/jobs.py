@@ -24,6 +24,7 @@ from couchestord.io.journal import Journal
 from couchestord.io.rejournal import Rejournaler
 from couchestord.io.spare import Spares
 from couchestord.service import Service
+from couchestord.store.athand import ReaderParts
 from couchestord.store.fill import Fill
 from couchestord.store.finding import Buckets
 from couchestord.store.housekeeping import Housekeeper
@@ -34,7 +35,6 @@ from couchestord.store.monitor import Monitor
 from couchestord.store.mounts import OrphanReaper
 from couchestord.store.options import StoreOptions
 from couchestord.store.pins import Pins
-from couchestord.store.reader import ReaderParts
 from couchestord.store.repair import Repairer
 from couchestord.store.views import Views
 from couchestord.store.writer import Writer

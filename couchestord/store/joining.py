@@ -29,9 +29,10 @@ from couchestord.io.filerequests import JoinPieces
 from couchestord.io.mutations import IN_BLOB, IN_JOURNAL, LOST, Extent
 from couchestord.io.outcome import Piece
 from couchestord.service import Progress
+from couchestord.store.athand import ReaderParts
 from couchestord.store.options import INLINE_BYTES_MAX
 from couchestord.store.pieces import BATCH_BYTES, BATCH_PIECES, next_crowded
-from couchestord.store.reader import ExtentSource, ReaderParts
+from couchestord.store.reader import ExtentSource
 from couchestord.store.runs import Run, content_runs
 
 log = logs.get(__name__)

@@ -23,6 +23,7 @@ from couchestord.remote.publisher import Publisher
 from couchestord.remote.roots import Roots
 from couchestord.remote.uploader import Uploader
 from couchestord.service import Service
+from couchestord.store.athand import ReaderParts
 from couchestord.store.cleaning import Cleaner
 from couchestord.store.copies import Copies
 from couchestord.store.evicting import Evictor
@@ -31,7 +32,7 @@ from couchestord.store.ledger import CatalogLedger
 from couchestord.store.options import L3Options
 from couchestord.store.overflow import Overflow
 from couchestord.store.packing import BlobCompactor
-from couchestord.store.reader import ExtentSource, ReaderParts
+from couchestord.store.reader import ExtentSource
 from couchestord.store.views import Views
 
 _THROTTLED_S = 0.05

@@ -3,8 +3,9 @@
 from couchestord.io.catalog.read import BucketRow, EntryRow, ExtentRow
 from couchestord.io.keys import split_key
 from couchestord.model import ByteRange, ObjectInfo
+from couchestord.store.athand import ReaderParts, read_at_hand
 from couchestord.store.parts import CatalogView
-from couchestord.store.reader import ObjectReader, ReaderParts, open_reader, read_at_hand
+from couchestord.store.reader import ObjectReader, open_reader
 from couchestord.store.runs import plan, resolve_range
 from couchestord.store.values import object_info
 

@@ -25,8 +25,8 @@ from couchestord.remote.blobs import Blobs
 from couchestord.remote.options import UploadOptions
 from couchestord.remote.uploader import Read
 from couchestord.service import Progress
+from couchestord.store.athand import Holds
 from couchestord.store.ledger import CatalogLedger
-from couchestord.store.reader import Holds
 
 log = logs.get(__name__)
 

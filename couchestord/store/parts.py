@@ -10,8 +10,8 @@ from couchestord.io.catalog.files import FileReader
 from couchestord.io.catalog.generations import Generations
 from couchestord.io.catalog.read import CatalogReader
 from couchestord.model import Body
+from couchestord.store.athand import ReaderParts
 from couchestord.store.intake import Taken
-from couchestord.store.reader import ReaderParts
 
 
 class CatalogView(Protocol):

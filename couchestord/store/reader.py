@@ -1,30 +1,20 @@
 """Bodies on their way out: verified pieces of one whole version."""
 
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
 
 import trio
 
-from couchestord.cache import CHUNK_BYTES, CacheManager
-from couchestord.ec.stripes import StripeStore
 from couchestord.errors import DataLost
 from couchestord.io.catalog.read import CatalogReader, EntryRow, ExtentRow, SegmentRow
 from couchestord.io.mutations import IN_BLOB, IN_JOURNAL, LOST
 from couchestord.model import ByteRange, ObjectInfo
+from couchestord.store.athand import ReaderParts, look_again, read_at_hand
 from couchestord.store.runs import Run, plan, resolve_range
-
-if TYPE_CHECKING:
-    from couchestord.store.copies import Copies
 
 ZEROES = bytes(1 << 20)
 CACHED_RUN_BYTES_MAX = 1 << 20
 """Longer runs are read past the caches: they would push out much, and gain little over the page cache."""
-CACHED_BESIDE_BYTES_MAX = 32 << 10
-"""What of a chunk is not asked for costs nothing to speak of up to this; with more, the chunk is kept when it is asked
-for again soon. The rest of the system keeps it meanwhile: the bytes were in the page cache.
-"""
 
 
 class ObjectReader:
@@ -43,7 +33,7 @@ class ObjectReader:
         length: int,
         runs: list[Run],
         segments: dict[int, SegmentRow],
-        parts: "ReaderParts",
+        parts: ReaderParts,
     ) -> None:
         self.info = info
         self.first = first
@@ -130,6 +120,8 @@ class ObjectReader:
     async def read(self) -> bytes:
         """All of it, in memory. Closes the reader."""
         resident = self._read_resident()
+        if resident is None and len(self._runs) == 1:
+            resident = await look_again(self._parts, lambda: self._runs[0])
         if resident is None:
             return b"".join([piece async for piece in self])
         self._let_go()
@@ -177,37 +169,6 @@ class ObjectReader:
     def __del__(self) -> None:
         # a caller that forgot to close must not keep space for ever
         self._let_go()
-
-
-class Records(Protocol):
-    """Bodies in the journal; see `Journal`."""
-
-    def read_nowait(self, sequence: int, start: int, length: int) -> memoryview | None: ...
-
-    async def read(self, sequence: int, start: int, length: int) -> memoryview: ...
-
-
-class Holds(Protocol):
-    """Keeps what readers read where it is; see `Pins`."""
-
-    def hold(self, segments: Iterable[int], records: Iterable[int] = ()) -> None: ...
-
-    def release(self, segments: Iterable[int], records: Iterable[int] = ()) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class ReaderParts:
-    """What readers read from."""
-
-    catalog: CatalogReader
-    journal: Records
-    stripes: StripeStore
-    pins: Holds
-    cache: CacheManager
-    copies: "Copies | None" = None
-    """Of extents in a bucket; None: there is none."""
-    read_at: dict[int, float] | None = None
-    """When segments were read from last, for who wants to know."""
 
 
 class ExtentSource:
@@ -281,64 +242,6 @@ async def _copied(parts: ReaderParts, extent: ExtentRow, first: int, length: int
         async for data in loaded:
             for at in range(0, len(data), len(ZEROES)):
                 yield memoryview(data)[at : at + len(ZEROES)]
-
-
-def read_at_hand(parts: ReaderParts, extent: ExtentRow, first: int, length: int) -> bytes | memoryview | None:
-    """A range of an extent, verified, when it is in memory and right; else None. The extent stays where it is: nothing
-    was awaited since its row was found, or its place is held.
-    """
-    if not parts.cache.is_on:
-        return _read_resident(parts, extent, first, length)
-    found = parts.cache.peek_range(extent.id, first, length)
-    return found if found is not None else _read_beside(parts, extent, first, length)
-
-
-def lend_at_hand(
-    parts: ReaderParts, extent: ExtentRow, first: int, length: int, memory: memoryview
-) -> bytes | memoryview | None:
-    """As `read_at_hand`, fewer bytes where what lies together ends. They may be in `memory`, of RESIDENT_BYTES_MAX.
-    What is in no cache and goes beyond a chunk is read past them.
-    """
-    if not parts.cache.is_on:
-        return _read_resident(parts, extent, first, length, memory)
-    inside = min(length, CHUNK_BYTES - first % CHUNK_BYTES)
-    found = parts.cache.peek_range(extent.id, first, inside)
-    if found is None and inside == length:
-        found = _read_beside(parts, extent, first, length, memory)
-    return found if found is not None else _read_resident(parts, extent, first, length, memory)
-
-
-def _read_beside(
-    parts: ReaderParts, extent: ExtentRow, first: int, length: int, memory: memoryview | None = None
-) -> bytes | memoryview | None:
-    """What the caches do not have. What is likely to be asked for again they have then."""
-    cache = parts.cache
-    chunk, start = divmod(first, CHUNK_BYTES)
-    size = min(CHUNK_BYTES, extent.length - first + start)
-    if size - length > CACHED_BESIDE_BYTES_MAX and not cache.part_missed(extent.id, chunk):
-        return _read_resident(parts, extent, first, length, memory)
-    if start + length > CHUNK_BYTES:
-        return None
-    whole = _read_resident(parts, extent, first - start, size)
-    if whole is None:
-        return None
-    data = bytes(whole)
-    cache.offer(extent.id, chunk, data)
-    return data if length == len(data) else memoryview(data)[start : start + length]
-
-
-def _read_resident(
-    parts: ReaderParts, extent: ExtentRow, first: int, length: int, memory: memoryview | None = None
-) -> memoryview | None:
-    """With `memory` maybe in there, and fewer bytes where what lies together ends."""
-    start = extent.stripe_start + first
-    if not extent.segment:
-        try:
-            return parts.journal.read_nowait(extent.stripe, start, length)
-        except DataLost:
-            return None  # trimmed: who waits looks where it was moved to
-    segment = parts.catalog.layout(extent.segment)  # there is none for what is not on the disks
-    return None if segment is None else parts.stripes.read_nowait(segment, extent.stripe, start, length, memory)
 
 
 def open_reader(

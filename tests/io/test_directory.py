@@ -20,8 +20,9 @@ import trio
 
 from couchestord.errors import DiskFailed, DiskFull, DiskLocked, DiskTimeout, NoSuchFile
 from couchestord.io.descriptors import LANE_BYTES_MIN, LANES_MAX, LANES_PER_FILE_MAX, SKIPPED_BYTES
-from couchestord.io.directory import LOOK_BYTES_MAX, LOOKS_MAX, DirectoryDisk
+from couchestord.io.directory import DirectoryDisk
 from couchestord.io.joint import Joint
+from couchestord.io.patience import LOOK_BYTES_MAX, LOOKS_MAX
 
 IMAGE_BYTES = 16 << 20
 

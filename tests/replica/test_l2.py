@@ -38,7 +38,7 @@ L2_BYTES = 8 << 20
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("couchestord.cache.l2beside.LOOK_S", 0.001)
     # as of disks that are much larger than the memory
-    monkeypatch.setattr("couchestord.store.reader._read_resident", lambda *_: None)
+    monkeypatch.setattr("couchestord.store.athand._read_resident", lambda *_: None)
 
 
 @dataclass

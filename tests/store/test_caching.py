@@ -29,7 +29,7 @@ from small_store import (
 from couchestord.cache import CACHES_OFF, CHUNK_BYTES, CacheConfig, CacheManager
 from couchestord.errors import InvalidArgument, NoSuchBucket
 from couchestord.model import ByteRange
-from couchestord.store import caching, reader
+from couchestord.store import athand, caching
 from couchestord.store.door import ObjectStore
 from couchestord.store.reader import CACHED_RUN_BYTES_MAX, ExtentSource
 
@@ -89,7 +89,7 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
         return await load(self, first, length)
 
     monkeypatch.setattr(ExtentSource, "load", noted)
-    monkeypatch.setattr(reader, "_read_resident", lambda *_: None)
+    monkeypatch.setattr(athand, "_read_resident", lambda *_: None)
     return found
 
 

@@ -439,8 +439,8 @@ BUGS = (
     _bug(
         "a disk that is slow is looked at before each read",
         "io/directory.py",
-        "        self._looks_to_pass = min(2 * self._looks_to_pass + 1, _LOOKS_TO_PASS_MAX)",
-        "        self._looks_to_pass = 0",
+        "        self._patience.was_in_vain()\n",
+        "",
         "io/test_directory.py::test_looks_in_vain_become_few",
     ),
     _bug(
@@ -1475,6 +1475,34 @@ BUGS = (
         "        if now_s < self._quiet_until_s:",
         "        if False:",
         "store/test_mounts.py::test_a_mount_that_has_lost_its_link_has_time_to_come_back",
+    ),
+    _bug(
+        "what is looked for again is what was asked for before it changed",
+        "store/athand.py",
+        "(now.extent.id, *now[1:]) != (extent.id, first, length)",
+        "now[1:] != (first, length)",
+        "store/test_athand.py::test_what_changes_while_it_is_looked_for_is_looked_up_anew",
+    ),
+    _bug(
+        "what comes soon is not kept",
+        "store/athand.py",
+        "            found = _read_chunk(parts, now.extent, first, length, size)",
+        "            found = _read_resident(parts, now.extent, first, length)",
+        "store/test_athand.py::test_what_is_small_is_in_the_cache_then",
+    ),
+    _bug(
+        "looks in vain stay many",
+        "store/athand.py",
+        "    parts.patience.was_in_vain()\n",
+        "",
+        "store/test_athand.py::test_what_does_not_come_is_waited_for",
+    ),
+    _bug(
+        "nobody looks again",
+        "store/athand.py",
+        "    for _ in range(LOOKS_MAX):",
+        "    for _ in range(0):",
+        "store/test_athand.py::test_what_comes_soon_takes_no_long_way",
     ),
     _bug(
         "many who read one file have one lane",

@@ -396,6 +396,13 @@ def test_an_object_that_readers_keep_is_dropped_when_it_changes(tmp_path: Path) 
     after = catalog.reading.entry(bucket.root, b"key")
     assert after is not None
     assert after.size == len(b"two!")
+    # where the version before stays no file is dropped, of which readers would hear, too
+    rig.do(rq.SetVersioning("bucket", "Enabled"))
+    for body in (b"three", b"thirty"):
+        rig.put(b"key", body)
+        after = catalog.reading.entry(bucket.root, b"key")
+        assert after is not None
+        assert after.size == len(body)
     rig.delete(b"key")
     assert catalog.reading.entry(bucket.root, b"key") is None
     rig.close()
