@@ -1505,6 +1505,13 @@ BUGS = (
         "store/test_athand.py::test_what_comes_soon_takes_no_long_way",
     ),
     _bug(
+        "what was given up is opened while it is shown",
+        "frontends/posix/openfiles.py",
+        "            await forgetting.wait()",
+        "            break",
+        "frontends/posix/test_openfiles.py::test_what_was_given_up_is_opened_once_nobody_keeps_it",
+    ),
+    _bug(
         "many who read one file have one lane",
         "io/descriptors.py",
         "if lane.next == offset or lane.next == offset - SKIPPED_BYTES:",

@@ -227,7 +227,7 @@ class OpenFiles:
 
     async def wait_forgotten(self, ino: int) -> None:
         """While something may be shown of a file that was given up. Before it is opened anew."""
-        while forgetting := self._forgetting.get(ino):
+        while (forgetting := self._forgetting.get(ino)) is not None:
             await forgetting.wait()
 
     async def _publish(self, id_: int, opened: _Open, is_wanted: Callable[[], bool] = lambda: True) -> None:

@@ -236,3 +236,38 @@ async def test_at_the_end_all_is_published_that_can_be(
         await it.files.finish()
         assert [await read(it.store, name) for name in (b"a", b"b", b"c")] == [b"", b"bytes", b"bytes"]
         assert [record.levelname for record in caplog.records] == ["ERROR"]
+
+
+async def test_what_was_given_up_is_opened_once_nobody_keeps_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel has bytes of it until it was told to forget them."""
+    async with rig(tmp_path, monkeypatch) as it, trio.open_nursery() as nursery:
+        forgotten, told = trio.Event(), []
+
+        async def forget(id_: int) -> None:
+            told.append(id_)
+            await forgotten.wait()
+
+        it.files.forget = forget
+        handle = await it.open(b"f")
+        id_ = it.files._handles[handle]
+        await it.files.write(handle, 0, b"lost")
+        it.error = errors.DataLost("the disks are gone")
+        nursery.start_soon(it.files.close, handle)
+        await wait_all_tasks_blocked()
+        assert told == [id_]
+        await it.files.wait_forgotten(id_ + 1)
+        opened = []
+
+        async def open_again() -> None:
+            await it.files.wait_forgotten(id_)
+            opened.append(it.files.open(id_))
+
+        nursery.start_soon(open_again)
+        await wait_all_tasks_blocked()
+        assert not opened
+        forgotten.set()
+        await wait_all_tasks_blocked()
+        assert len(opened) == 1
+        assert await it.files.read(opened[0], 0, 10) == b""
