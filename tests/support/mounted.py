@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -119,6 +120,13 @@ def mounted_box(folder: Path, workers_count: int = 0) -> Iterator[tuple[Node, Mo
         node.s3().create_bucket(Bucket="box")
         with Mounted(node.data, folder / "box") as mounted:
             yield node, mounted
+
+
+def orphans(node: Node) -> int:
+    """Files without a name."""
+    with closing(sqlite3.connect(f"file:{node.data}/catalog.sqlite?mode=ro", uri=True)) as connection:
+        (count,) = connection.execute("select count(*) from orphan").fetchone()
+        return int(count)
 
 
 def listed(client: Any, prefix: str = "") -> dict[str, tuple[str, int]]:

@@ -3,28 +3,19 @@
 Seen to fail with the bugs of `planted_bugs.py` that name a test of this file.
 """
 
-import sqlite3
 import time
-from contextlib import closing
 from pathlib import Path
 
 import pytest
-from daemon import Node, wait_until
+from daemon import wait_until
 from direct_writer import mebibyte
-from mounted import mounted_box, needs_mounts
+from mounted import mounted_box, needs_mounts, orphans
 from telling import Telling
 from workload import read
 
 from couchestord.frontends.posix.openfiles import DIRTY_S_MAX
 
 pytestmark = needs_mounts
-
-
-def orphans(node: Node) -> int:
-    """Files without a name."""
-    with closing(sqlite3.connect(f"file:{node.data}/catalog.sqlite?mode=ro", uri=True)) as connection:
-        (count,) = connection.execute("select count(*) from orphan").fetchone()
-        return int(count)
 
 
 @pytest.mark.parametrize("workers_count", [0, 2])
