@@ -5,6 +5,7 @@ import os
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,6 +26,7 @@ GRACE_S: Final = 60.0
 its link only comes back, and has files open still.
 """
 NOTE_NAME: Final = "mounts.json"
+_NOTE_MODE: Final = 0o600
 WhichOpen = Callable[[Sequence[int]], Awaitable[Sequence[int]]]
 """Which of these files a mount has open. Raises Unavailable when it is gone."""
 
@@ -119,7 +121,9 @@ class Mounts:
             return
         if buckets:
             new = self._note.with_suffix(".new")
-            new.write_text(json.dumps(sorted(buckets, key=lambda bucket: bucket or "")))
+            new.unlink(missing_ok=True)
+            with open(new, "x", opener=partial(os.open, mode=_NOTE_MODE)) as file:
+                json.dump(sorted(buckets, key=lambda bucket: bucket or ""), file)
             os.replace(new, self._note)
         else:
             self._note.unlink(missing_ok=True)

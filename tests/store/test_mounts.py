@@ -1,5 +1,6 @@
 """Who shows buckets as file systems, and what stays because somebody has it open."""
 
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -108,6 +109,7 @@ def test_what_was_mounted_is_known_to_the_next_start(tmp_path: Path) -> None:
     for each in (one, other):
         mounts.add(each)
     assert shown() == [True, True, False]
+    assert stat.S_IMODE(note.stat().st_mode) == 0o600
     mounts.remove(other)  # it may come back
     mounts.remove(one, is_over=True)
     assert shown() == [False, True, False]
