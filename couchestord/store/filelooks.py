@@ -128,7 +128,7 @@ class FileLooks:
         self._young[id_] = look
 
     async def look_again(self, id_: int, first: int, length: int) -> bytes | memoryview | None:
-        """As `lend`, of a range of which that has just found nothing; see `reader.look_again`. Raises StaleInode,
+        """As `lend`, of a range of which that has just found nothing; see `athand.look_again`. Raises StaleInode,
         DataLost.
         """
 
