@@ -1512,6 +1512,13 @@ BUGS = (
         "frontends/posix/test_openfiles.py::test_what_was_given_up_is_opened_once_nobody_keeps_it",
     ),
     _bug(
+        "what a mapping leaves is tried to be published once",
+        "frontends/posix/fuse.py",
+        "        if self._files.is_dirty(fh):\n            with suppress(FUSEError):",
+        "        if False:\n            with suppress(FUSEError):",
+        "system/test_mount.py::test_what_a_mapping_leaves_when_the_daemon_is_killed_is_kept_for_the_next",
+    ),
+    _bug(
         "many who read one file have one lane",
         "io/descriptors.py",
         "if lane.next == offset or lane.next == offset - SKIPPED_BYTES:",

@@ -561,3 +561,37 @@ def test_what_is_under_way_when_the_daemon_is_killed_is_done_once(node: Node, bo
         assert int(busy.stdout.readline()) > 5
     assert busy.returncode == 0
     assert os.listdir(box.folder) == ["stop"]
+
+
+MAPPER = """
+import ctypes, os
+libc = ctypes.CDLL(None, use_errno=True)
+number, where = ctypes.c_int, ctypes.c_void_p
+libc.mmap.restype, libc.mmap.argtypes = where, (where, ctypes.c_size_t, number, number, number, ctypes.c_long)
+libc.munmap.argtypes = where, ctypes.c_size_t
+length = 1 << 20
+fd = os.open("mapped", os.O_CREAT | os.O_RDWR)
+os.ftruncate(fd, length)
+at = libc.mmap(None, length, 3, 1, fd, 0)
+os.close(fd)
+print("mapped", flush=True)
+input()
+ctypes.memset(at, ord("x"), length)
+libc.munmap(at, length)
+print("unmapped", flush=True)
+"""
+
+
+def test_what_a_mapping_leaves_when_the_daemon_is_killed_is_kept_for_the_next(node: Node, box: Mounted) -> None:
+    """Nobody is told how the last of a file ends that is closed and was mapped yet."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", MAPPER], cwd=box.folder, **pipes) as mapper:  # type: ignore[call-overload]
+        assert mapper.stdout.readline() == "mapped\n"
+        os.kill(node.pid, signal.SIGSTOP)
+        mapper.stdin.write("go on\n")
+        mapper.stdin.flush()
+        assert mapper.stdout.readline() == "unmapped\n"
+        time.sleep(1)  # the mount publishes it: the daemon does not answer
+        node.kill()
+    node.start()
+    wait_until(lambda: body(node.s3(), "mapped") == b"x" * (1 << 20), 30, node.said)

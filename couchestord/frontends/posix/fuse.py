@@ -6,6 +6,7 @@ pyfuse3 keeps its session in globals: one mount a process.
 import errno
 import os
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
 from functools import wraps
 from pathlib import Path
 from typing import Any, Concatenate, Final, ParamSpec, Protocol, TypeVar, cast
@@ -307,6 +308,10 @@ class _Operations(pyfuse3.Operations):
         await self._files.sync(fh)
 
     async def release(self, fh: FileHandleT) -> None:
+        # of what came through a mapping since the last flush: nobody else asks for it again when the daemon goes away
+        if self._files.is_dirty(fh):
+            with suppress(FUSEError):
+                await self.fsync(fh, True)
         await self._files.close(fh)
 
     def _entry(self, found: Stat, name: bytes = b"") -> EntryAttributes:

@@ -43,8 +43,8 @@ class _Open:
     writers: int = 0
     """Handles that may write."""
     draft: Draft | None = None
-    has_failed: bool = False
-    """It could not be published when that was tried last."""
+    failure: str = ""
+    """Why it could not be published when that was tried last."""
     dirty_since_s: float = 0.0
     written_s: float = 0.0
     turn: trio.Lock = field(default_factory=trio.Lock)
@@ -211,14 +211,15 @@ class OpenFiles:
         opened.writers -= is_writer
         try:
             # whoever closed a file that could not be published was told: it is not tried again when nobody has it open
-            is_told = opened.handles == 1 and opened.has_failed
+            is_told = opened.handles == 1 and opened.failure != ""
             if not is_told and (opened.handles == 1 or (is_writer and not opened.writers)):
                 await self._publish(id_, opened)
-        except Error as error:
-            log.error("a file that was closed could not be published", file=id_, reason=str(error))
+        except Error:
+            pass  # it is said below, or others have the file open
         finally:
             self._let_go(id_, opened)
         if id_ not in self._open and opened.draft is not None and opened.draft.is_dirty:
+            log.error("what was written to a file that was closed is given up", file=id_, reason=opened.failure)
             self._forgetting[id_] = trio.Event()
             try:
                 await self.forget(id_)
@@ -234,10 +235,13 @@ class OpenFiles:
         """All that was written to a file, once nobody else is at it, and if it is wanted then."""
         async with opened.turn:
             if opened.draft is not None and opened.draft.is_dirty and is_wanted():
+                opened.failure = "it was interrupted"
                 try:
-                    opened.has_failed = True
                     await publish(self._store(), id_, opened.draft)
-                    opened.has_failed = False
+                    opened.failure = ""
+                except Error as error:
+                    opened.failure = str(error)
+                    raise
                 finally:
                     self._count_dirty()
 
