@@ -100,6 +100,8 @@ class NewBytes:
     extents: tuple[Extent, ...]
     lays: tuple[Lay, ...]
     policy: int = 0
+    content: int = 0
+    """Id of the first extent, when it was chosen before, as of those that lie in blobs; 0: it was not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +114,7 @@ class MakeSpill:
 @dataclass(frozen=True, slots=True)
 class PublishFile:
     """A file is cut to `cut` bytes, those of the file `spill`, which stays as it is, and new ones are laid over it, and
-    it is `size` long. Answers its `NodeRow`. Raises StaleInode, IsADirectory, EntityTooLarge.
+    it is `size` long. Answers its `NodeRow`. Raises StaleInode, IsADirectory, EntityTooLarge, Unavailable.
     """
 
     inode: int

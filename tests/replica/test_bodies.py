@@ -5,12 +5,17 @@ from pathlib import Path
 
 import pytest
 import trio
+from bucket_rig import set_tight
+from file_rig import make, write
+from memory_backend import MemoryBackend
+from publish_rig import QUICK
 from replica_rig import pair
 from small_store import body_of, read, shard_files, stream
 
 from couchestord.errors import Unavailable
 from couchestord.replica import messages as ms
 from couchestord.replica.bodies import coming_bodies
+from couchestord.store.options import L3Options
 
 LONG = 700_001
 
@@ -42,6 +47,18 @@ async def test_space_of_a_body_is_held_until_it_has_a_name_or_was_given_up(tmp_p
         with trio.fail_after(10):
             while pool.pinned_count:
                 await trio.sleep(0.01)
+
+
+async def test_what_a_mount_writes_past_full_disks_is_read_again(tmp_path: Path) -> None:
+    backend, long = MemoryBackend(keys_per_page=100), body_of(LONG)
+    l3 = L3Options(lambda _clock: backend, "tiered", publish=QUICK)
+    async with pair(tmp_path, backend=backend, l3=l3) as both:
+        set_tight(both.store)
+        id_ = await make(both.replica, b"f")
+        await write(both.replica, id_, (0, long))
+        assert not shard_files(tmp_path)
+        assert await both.replica.files.read(id_, 0, LONG) == long
+        assert await read(both.store, b"f") == long
 
 
 async def test_body_is_given_up_when_its_sender_is_cancelled(tmp_path: Path) -> None:

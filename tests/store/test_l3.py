@@ -11,6 +11,7 @@ from bucket_rig import (
     l3_of,
     lose_stripes,
     seal_all,
+    set_tight,
     upload,
     upload_until_older_catalogs_are_gone,
 )
@@ -30,7 +31,6 @@ from small_store import (
 
 from couchestord.errors import DataLost, IncompleteBody, NoSpace, RemoteUnavailable, Unavailable
 from couchestord.model import ByteRange
-from couchestord.store.door import ObjectStore
 
 BODIES = {
     b"small": body_of(1000),
@@ -229,11 +229,6 @@ async def test_blobs_of_a_start_that_was_cut_off_go(tmp_path: Path) -> None:
         assert len(rig.blobs()) == 1
         assert rig.blobs() != left
         assert l3_of(store).status()["waiting_bytes"] == 0
-
-
-def set_tight(store: ObjectStore, *, tight: bool = True) -> None:
-    for index in core_of(store).disks.good():
-        core_of(store).disks.set_tight(index, tight=tight)
 
 
 async def test_long_bodies_go_past_full_disks(tmp_path: Path) -> None:

@@ -80,5 +80,10 @@ async def seal_all(store: ObjectStore) -> None:
         await core_of(store).pool.retire(row.id)
 
 
+def set_tight(store: ObjectStore, *, tight: bool = True) -> None:
+    for index in core_of(store).disks.good():
+        core_of(store).disks.set_tight(index, tight=tight)
+
+
 def fail(_call: str, _key: str) -> None:
     raise RemoteUnavailable("the bucket is away")

@@ -12,6 +12,7 @@ from small_store import new_store
 from couchestord.cache import CACHES_OFF, CacheConfig
 from couchestord.io.sharedpage import SharedPage
 from couchestord.metrics import Metrics
+from couchestord.remote.backend import Backend
 from couchestord.replica.host import Host
 from couchestord.replica.link import Link
 from couchestord.replica.store import open_replica
@@ -50,8 +51,8 @@ async def linked(host: Host, page: SharedPage, number: int = READER) -> AsyncIte
 
 
 @asynccontextmanager
-async def pair(path: Path, **changes: object) -> AsyncIterator[Pair]:
-    """A new store with the bucket `box`, and a reader of it."""
+async def pair(path: Path, *, backend: Backend | None = None, **changes: object) -> AsyncIterator[Pair]:
+    """A new store with the bucket `box`, and a reader of it, which has `backend`, too."""
     page, counted, counting = SharedPage(), Metrics(), Metrics()
     host = Host(page, counted)
     # as with workers: what is read often is kept where it is read
@@ -59,7 +60,7 @@ async def pair(path: Path, **changes: object) -> AsyncIterator[Pair]:
     async with new_store(path, **changes) as store, linked(host, page) as link, host.serving(store):
         opened = await link.open()
         try:
-            async with open_replica(link, opened, counting, CacheConfig(l1_bytes=1 << 20)) as replica:
+            async with open_replica(link, opened, counting, CacheConfig(l1_bytes=1 << 20), backend) as replica:
                 yield Pair(store, replica, page, host, link, counted, counting)
         finally:
             # as a process that ends: the host does not wait for it

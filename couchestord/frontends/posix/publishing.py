@@ -93,7 +93,7 @@ async def _publish(
             # what is left at the end of a long body rides in the record, behind that of others
             shifted = [each if each.segment else Extent(each.length, 0, 0, len(body)) for each in taken.extents]
             body += taken.inline
-            contents.append(fr.NewBytes(taken.size, tuple(shifted), lays, taken.policy))
+            contents.append(fr.NewBytes(taken.size, tuple(shifted), lays, taken.policy, taken.content))
         whole = bytes(body)
         cut, spill_inode = (min(layer.cut, spilled.cut), spilled.inode) if spilled else (layer.cut, 0)
         # not before: they may have been set while the bytes were on their way

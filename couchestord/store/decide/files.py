@@ -186,8 +186,11 @@ class FileDecisions:
         id_ = self._it.applier.next_id
         contents: list[fo.NewContent] = []
         for new in request.contents:
-            contents.append(fo.NewContent(id_, new.length, new.extents, new.lays, new.policy))
-            id_ += max(1, len(new.extents))
+            contents.append(fo.NewContent(new.content or id_, new.length, new.extents, new.lays, new.policy))
+            if new.content:
+                self._it.check_blobs(new.extents)
+            else:
+                id_ += max(1, len(new.extents))
         now_ns = self._it.clock.now_ns()
         times = request.modified_ns, request.changed_ns
         outcome = fo.FilePublished(

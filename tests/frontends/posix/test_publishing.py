@@ -4,13 +4,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from file_rig import laid, make
-from small_store import HandClock, body_of, faults_of, new_store, read
+from bucket_rig import UNCACHED, BucketRig, l3_of, upload, upload_until_older_catalogs_are_gone
+from file_rig import laid, make, there
+from small_store import (
+    HandClock,
+    body_of,
+    core_of,
+    faults_of,
+    finish,
+    make_store,
+    new_store,
+    read,
+    shard_files,
+)
 
 from couchestord.errors import Corrupt, NoSpace
-from couchestord.frontends.posix.drafts import CONTENT_BYTES_MAX, Draft
-from couchestord.frontends.posix.publishing import publish
+from couchestord.frontends.posix.drafts import CONTENT_BYTES_MAX, Draft, Spilled
+from couchestord.frontends.posix.publishing import publish, spill
 from couchestord.io import filerequests as fr
+from couchestord.store import ObjectStore, overflow
 
 PARTS = [
     (3, b"short"),
@@ -20,6 +32,61 @@ PARTS = [
     (6 * CONTENT_BYTES_MAX, b"end"),
 ]
 """Runs that ride in the record, and long ones whose ends do."""
+
+
+async def put_in(store: ObjectStore, id_: int, parts: list[tuple[int, bytes]], *, is_spilled: bool) -> None:
+    """Publish them, at once or as what was spilled."""
+    draft = Draft(store.files.node(id_).size)
+    for offset, data in parts:
+        draft.write(offset, data, 1)
+    if is_spilled:
+        await spill(store.files, id_, draft, Spilled(await store.files.make_spill()))
+        assert not draft.dirty_bytes
+    await publish(store.files, id_, draft)
+
+
+@pytest.mark.parametrize("is_spilled", [False, True])
+async def test_what_goes_past_full_disks_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_spilled: bool
+) -> None:
+    """Some of it rides in the record, and of the rest each content lies in blobs of its own."""
+    monkeypatch.setattr(overflow, "PIECE_BYTES", CONTENT_BYTES_MAX // 2)
+    await make_store(tmp_path, UNCACHED)
+    rig = BucketRig(tmp_path, "tiered")
+    whole, over = PARTS[1][1], [(1000, b"over"), (CONTENT_BYTES_MAX, body_of(CONTENT_BYTES_MAX, 1))]
+    expected = {b"f": laid(*PARTS), b"whole": whole}
+    async with rig.open() as store:
+        full = l3_of(store)._overflow
+        core_of(store).intake.overflow = lambda: full
+        ids = {key: await make(store, key) for key in expected}
+        await put_in(store, ids[b"f"], PARTS, is_spilled=is_spilled)
+        await put_in(store, ids[b"whole"], [(0, whole)], is_spilled=is_spilled)
+        assert not shard_files(tmp_path)
+        assert len(rig.blobs()) == 9
+        await are_read(store, expected)
+    async with rig.open() as store:
+        await are_read(store, expected)
+        # the content that is all of a file is split where its extents end
+        for key, id_ in ids.items():
+            await put_in(store, id_, over, is_spilled=False)
+            expected[key] = laid(*over, over=expected[key])
+        await finish(core_of(store).jobs.joiner)
+        await upload(store)
+        await are_read(store, expected)
+    async with rig.open() as store:
+        await are_read(store, expected)
+        for key in expected:
+            await store.delete("box", key)
+        await finish(core_of(store).jobs.orphans)
+        await upload_until_older_catalogs_are_gone(store)
+        assert not rig.blobs()
+
+
+async def are_read(store: ObjectStore, expected: dict[bytes, bytes]) -> None:
+    """Through a mount, and by S3."""
+    for key, body in expected.items():
+        assert await store.files.read(there(store, key).id, 0, len(body) + 1) == body
+        assert await read(store, key) == body
 
 
 async def test_ends_of_long_runs_ride_beside_short_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

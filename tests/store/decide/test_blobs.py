@@ -2,7 +2,9 @@
 
 import random
 import sqlite3
+import stat
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,11 +12,14 @@ from catalog_check import check_catalog
 from decide_rig import DecideRig
 
 from couchestord.errors import Unavailable
+from couchestord.io import filerequests as fr
 from couchestord.io import mutations as mu
 from couchestord.io import requests as rq
 from couchestord.io.catalog.check import find_faults
 from couchestord.io.catalog.copies import CopyReader
 from couchestord.io.catalog.read import ExtentRow, SegmentRow
+from couchestord.io.checksum import xxh3_64
+from couchestord.io.fileoutcomes import Lay
 
 EPOCH = 7
 
@@ -113,6 +118,40 @@ def test_what_is_packed_anew_has_the_new_place(rig: DecideRig) -> None:
 def test_ids_that_were_asked_for_are_nobody_elses(rig: DecideRig) -> None:
     blob = rig.do(rq.BeginBlob(EPOCH, ids=5))
     assert rig.do(rq.BeginBlob(EPOCH)) == blob + 6
+
+
+def test_what_a_mount_publishes_has_the_ids_that_it_has_in_blobs(rig: DecideRig) -> None:
+    bucket = rig.catalog.reading.bucket("bucket")
+    assert bucket is not None
+    file = rig.do(fr.MakeNode(bucket.root, b"file", stat.S_IFREG | 0o600, 0, 0)).id
+    blob, other = rig.do(rq.BeginBlob(EPOCH, ids=5)), rig.do(rq.BeginBlob(EPOCH))
+    inside = mu.Extent(10, mu.IN_BLOB, blob, 50), mu.Extent(10, mu.IN_BLOB, other, 70)
+    short = (mu.Extent(10),)
+    contents = (
+        fr.NewBytes(10, short, (Lay(0, 0, 10),)),
+        fr.NewBytes(20, inside, (Lay(10, 0, 20),), content=blob + 1),
+        fr.NewBytes(10, short, (Lay(30, 0, 10),)),
+    )
+    publish = fr.PublishFile(file, 40, 0, contents, 1, 2, b"0123456789", xxh3_64(b"0123456789"))
+    for number in (blob, other):
+        with pytest.raises(Unavailable):
+            rig.do(publish)  # what was not confirmed may go at any moment
+        rig.do(rq.ConfirmBlob(EPOCH, number, 1000, ()))
+    free = rig.catalog.applier.next_id
+    rig.do(publish)
+    pieces = rig.catalog.reading.pieces(file, 0, 40)
+    assert [piece.content for piece in pieces] == [free, blob + 1, free + 1]
+    assert rig.catalog.applier.next_id == free + 2
+    assert [extent(rig, blob + 1 + number)[3:] for number in range(2)] == [
+        (each.segment, each.stripe, each.start) for each in inside
+    ]
+    assert rig.catalog.copies.totals() == (2, 2000, 20, 20)
+    rig.delete(b"file")
+    assert rig.catalog.copies.totals() == (2, 2000, 0, 0)
+    assert rig.do(rq.DropBlob(other))
+    again = rig.do(fr.MakeNode(bucket.root, b"again", stat.S_IFREG | 0o600, 0, 0)).id
+    with pytest.raises(Unavailable):
+        rig.do(replace(publish, inode=again))
 
 
 def test_what_lies_in_a_bucket_only(rig: DecideRig) -> None:
