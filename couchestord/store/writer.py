@@ -33,7 +33,7 @@ from couchestord.io.checksum import xxh3_64
 from couchestord.io.disks import Disks, replicas_needed
 from couchestord.io.journal import Journal
 from couchestord.io.journalfile import Entry
-from couchestord.io.records import META_BYTES_MAX, record_digest
+from couchestord.io.records import BODY_BYTES_MAX, META_BYTES_MAX, record_digest
 from couchestord.io.sqlite import is_damage, is_failure
 from couchestord.store.answering import Answering
 from couchestord.store.decide import Decider
@@ -386,8 +386,8 @@ class Writer:
             body_sum = EMPTY_SUM if not decision.body else decision.body_sum
             assert body_sum is not None
             meta = mu.encode(decision.outcome)
-            if len(meta) > META_BYTES_MAX:
-                raise EntityTooLarge("the request is made of too many pieces: write the object anew")
+            if len(meta) > META_BYTES_MAX or len(decision.body) > BODY_BYTES_MAX:
+                raise EntityTooLarge("the request is made of too many pieces, or brings too many bytes, for one record")
             applier = self._catalog.applier
             applier.apply(decision.outcome, applier.sequence + 1, record_digest(meta, body_sum))
             waiting.changes = applier.watch.take()

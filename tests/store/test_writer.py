@@ -34,7 +34,7 @@ from couchestord.io import requests as rq
 from couchestord.io.catalog.catalog import Catalog
 from couchestord.io.catalog.reserve import Reserve
 from couchestord.io.disks import Disks
-from couchestord.io.records import META_BYTES_MAX
+from couchestord.io.records import BODY_BYTES_MAX, META_BYTES_MAX
 from couchestord.model import Attributes, Conditions, Policy
 from couchestord.store import writer
 from couchestord.store.decide import Decider
@@ -296,6 +296,23 @@ async def test_a_record_too_long_to_be_read_again_is_refused(tmp_path: Path) -> 
         with pytest.raises(EntityTooLarge):
             await rig.writer.submit(put_request("bucket", b"k", b"1", attributes=attributes))
         await rig.writer.submit(put_request("bucket", b"k", b"1"))
+
+
+async def test_of_a_group_only_what_no_record_holds_is_refused(tmp_path: Path) -> None:
+    async with open_rig(tmp_path) as (rig, _):
+        await rig.writer.submit(rq.MakeBucket("bucket", ""))
+        groups = rig.writer.stats.groups
+        async with trio.open_nursery() as inner:
+            for key, length in (
+                (b"before", 1),
+                (b"longest", BODY_BYTES_MAX),
+                (b"longer", BODY_BYTES_MAX + 1),
+                (b"k", 1),
+            ):
+                inner.start_soon(rig.ask, key, put_request("bucket", key, bytes(length)))
+        assert rig.writer.stats.groups == groups + 1
+        assert isinstance(rig.answers[b"longer"], EntityTooLarge)
+        assert [bool(rig.read(key)) for key in (b"before", b"longest", b"longer", b"k")] == [True, True, False, True]
 
 
 async def test_what_is_handed_in_is_told_its_answer_and_is_not_taken_while_writers_are_slowed(tmp_path: Path) -> None:
