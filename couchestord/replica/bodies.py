@@ -40,7 +40,9 @@ class BodySender:
         self._turn = trio.Lock()
 
     @asynccontextmanager
-    async def take(self, body: Body, size: int | None, policy: int, *, hashed: bool = True) -> AsyncIterator[Taken]:
+    async def take(
+        self, body: Body, size: int | None, policy: int, *, hashed: bool, inlined: bool
+    ) -> AsyncIterator[Taken]:
         """See `Intake.take`. Raises Unavailable, too."""
         try:
             ours, theirs = socket.socketpair()
@@ -50,7 +52,7 @@ class BodySender:
             for end in (ours, theirs):
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
             with theirs:
-                await self._pass_on(theirs, ms.pack(ms.LongBody(size, policy, hashed)))
+                await self._pass_on(theirs, ms.pack(ms.LongBody(size, policy, hashed, inlined)))
             ours.setblocking(False)
             try:
                 await _send_body(ours, body)
@@ -198,7 +200,8 @@ async def take_coming(intake: Intake, head: ms.LongBody, sock: socket.socket) ->
     """Takes a body in, says what was made of it, and holds its space until the other side has closed the socket. Raises
     as `Intake.take`.
     """
-    async with intake.take(ComingBody(sock), head.size, head.policy, hashed=head.hashed) as taken:
+    body = ComingBody(sock)
+    async with intake.take(body, head.size, head.policy, hashed=head.hashed, inlined=head.inlined) as taken:
         await answer(sock, ms.Answer(0, ms.raw(taken)))
         await _exactly(sock, 1)
 

@@ -251,12 +251,13 @@ class Places(msgspec.Struct, frozen=True, array_like=True):
 
 class LongBody(msgspec.Struct, frozen=True, array_like=True):
     """The head of a body that comes over a socket of its own: how long it is, when that is known, the policy it is kept
-    under, and whether its MD5 is wanted.
+    under, whether its MD5 is wanted, and whether the record has room for its end.
     """
 
     size: int | None
     policy: int
     hashed: bool = True
+    inlined: bool = True
 
 
 ANSWERS: Final[dict[type, Any]] = {

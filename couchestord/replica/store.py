@@ -52,13 +52,15 @@ class ReplicaIntake:
         self._bodies = bodies
 
     @asynccontextmanager
-    async def take(self, body: Body, size: int | None, policy: int = 0, *, hashed: bool = True) -> AsyncIterator[Taken]:
+    async def take(
+        self, body: Body, size: int | None, policy: int = 0, *, hashed: bool = True, inlined: bool = True
+    ) -> AsyncIterator[Taken]:
         """See `Intake.take`."""
-        if isinstance(body, bytes) and len(body) <= INLINE_BYTES_MAX:
+        if inlined and isinstance(body, bytes) and len(body) <= INLINE_BYTES_MAX:
             check_size(len(body), size)
             yield inline(body, policy, hashed=hashed)
             return
-        async with self._bodies.take(body, size, policy, hashed=hashed) as taken:
+        async with self._bodies.take(body, size, policy, hashed=hashed, inlined=inlined) as taken:
             yield taken
 
 

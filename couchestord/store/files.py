@@ -146,11 +146,11 @@ class Files:
         id_: int = await self._parts.submit(fr.MakeSpill())
         return id_
 
-    def take(self, body: Body, size: int, policy: int) -> AbstractAsyncContextManager[Taken]:
+    def take(self, body: Body, size: int, policy: int, *, inlined: bool = True) -> AbstractAsyncContextManager[Taken]:
         """Bytes of a file that are durable, until the context ends, in which they are to be published. Their MD5 is not
-        known: the etag of a file is none.
+        known: the etag of a file is none. See `Intake.take`.
         """
-        return self._parts.intake.take(body, size, policy, hashed=False)
+        return self._parts.intake.take(body, size, policy, hashed=False, inlined=inlined)
 
     def policy_of(self, id_: int) -> int:
         """See `Buckets.policy_of`."""

@@ -67,9 +67,12 @@ class Intake:
         """New data waits for it."""
 
     @asynccontextmanager
-    async def take(self, body: Body, size: int | None, policy: int = 0, *, hashed: bool = True) -> AsyncIterator[Taken]:
+    async def take(
+        self, body: Body, size: int | None, policy: int = 0, *, hashed: bool = True, inlined: bool = True
+    ) -> AsyncIterator[Taken]:
         """Consume a body, to be kept under a policy; its space is held until the context ends, so commit inside.
-        `hashed` False: nobody wants its MD5, which is half of what a long body costs.
+        `hashed` False: nobody wants its MD5, which is half of what a long body costs. `inlined` False: the record has
+        no room for any of it.
 
         Raises IncompleteBody when it is not `size` bytes long, EntityTooLarge, NoSpace, TooFewDisks, and whatever the
         body's iterator raises; then nothing remains but garbage that compaction removes.
@@ -77,12 +80,12 @@ class Intake:
         limit = self._size_bytes_max if size is None else size
         if limit > self._size_bytes_max:
             raise EntityTooLarge(f"{size} bytes, at most {self._size_bytes_max} are allowed")
-        if isinstance(body, bytes) and len(body) <= INLINE_BYTES_MAX:
+        if inlined and isinstance(body, bytes) and len(body) <= INLINE_BYTES_MAX:
             check_size(len(body), size)
             yield inline(body, policy, hashed=hashed)
             return
         async with aclosing(_Source(body, limit, size)) as source:
-            if size is None or size <= INLINE_BYTES_MAX:
+            if inlined and (size is None or size <= INLINE_BYTES_MAX):
                 begun = await source.look(INLINE_BYTES_MAX + 1)
                 if len(begun) <= INLINE_BYTES_MAX:
                     yield inline(begun, policy, hashed=hashed)
@@ -95,7 +98,8 @@ class Intake:
             await_more = self.fill.await_more if self.fill is not None else no_wait
             async with self._pool.writer(policy, await_more=await_more) as writer:
                 with self._batches.stream():
-                    taken = await _Stream(writer, self._batches, self.fill, hashed=hashed).take(source)
+                    stream = _Stream(writer, self._batches, self.fill, hashed=hashed, inlined=inlined)
+                    taken = await stream.take(source)
                 writer.release()
                 yield taken
 
@@ -201,12 +205,15 @@ class _Stream:
     that may be open.
     """
 
-    def __init__(self, writer: StripeWriter, batches: _Batches, fill: Fill | None, *, hashed: bool) -> None:
+    def __init__(
+        self, writer: StripeWriter, batches: _Batches, fill: Fill | None, *, hashed: bool, inlined: bool
+    ) -> None:
         self._writer = writer
         self._fill = fill
         self._stripe_bytes = writer.policy.stripe_bytes
         self._batches = batches
         self._md5 = hashlib.md5(usedforsecurity=False) if hashed else None
+        self._inline_bytes_max = INLINE_BYTES_MAX if inlined else 0
         self._size = 0
         self._lock = trio.Lock()
         self._laid_at: float | None = None
@@ -236,7 +243,7 @@ class _Stream:
                 batch = await self._lay(batch, filled)
                 filled = 0
         end_bytes = filled % self._stripe_bytes
-        if end_bytes > INLINE_BYTES_MAX:
+        if end_bytes > self._inline_bytes_max:
             end_bytes = 0
         end = bytes(memoryview(batch)[filled - end_bytes : filled])
         if filled > end_bytes:

@@ -52,7 +52,7 @@ class Taker(Protocol):
     """What bodies are handed to."""
 
     def take(
-        self, body: Body, size: int | None, policy: int = 0, *, hashed: bool = True
+        self, body: Body, size: int | None, policy: int = 0, *, hashed: bool = True, inlined: bool = True
     ) -> AbstractAsyncContextManager[Taken]:
         """See `Intake.take`."""
         ...

@@ -49,6 +49,16 @@ async def test_space_of_a_body_is_held_until_it_has_a_name_or_was_given_up(tmp_p
                 await trio.sleep(0.01)
 
 
+async def test_of_a_body_that_is_to_leave_nothing_for_the_record_nothing_is_left(tmp_path: Path) -> None:
+    async with pair(tmp_path) as both:
+        for body in (body_of(1000), body_of(LONG)):
+            async with both.replica.files.take(body, len(body), 0, inlined=False) as taken:
+                assert (taken.size, taken.inline) == (len(body), b"")
+                assert all(extent.segment for extent in taken.extents)
+            async with both.replica.files.take(body, len(body), 0) as taken:
+                assert taken.inline
+
+
 async def test_what_a_mount_writes_past_full_disks_is_read_again(tmp_path: Path) -> None:
     backend, long = MemoryBackend(keys_per_page=100), body_of(LONG)
     l3 = L3Options(lambda _clock: backend, "tiered", publish=QUICK)

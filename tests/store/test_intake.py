@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from decide_rig import put_request
 from small_store import (
     SEGMENT_BYTES,
     SMALL,
@@ -185,6 +186,23 @@ async def test_where_bodies_lie(tmp_path: Path) -> None:
         assert (first["length"], last["length"]) == (3 * STRIPE_BYTES, 100)
         assert "segment" in first
         assert "journal_record" in last
+
+
+async def test_a_body_of_which_nothing_may_ride_in_the_record(tmp_path: Path) -> None:
+    async with new_store(tmp_path) as store:
+        intake = core_of(store).intake
+        for size in SIZES:
+            body = body_of(size)
+            for given, announced in ((body, size), (stream(body), size), (stream(body), None)):
+                async with intake.take(given, announced, inlined=False) as taken:
+                    assert (taken.size, taken.md5.hex(), taken.inline) == (size, md5_of(body), b"")
+                    assert all(extent.segment for extent in taken.extents)
+                    await core_of(store).submit(put_request("box", b"key", extents=taken.extents))
+                assert await read(store, b"key") == body
+        with pytest.raises(IncompleteBody):
+            async with intake.take(b"short", 6, inlined=False):
+                pass
+    assert faults_of(tmp_path) == []
 
 
 @pytest.mark.parametrize("size", [10, INLINE_BYTES_MAX, INLINE_BYTES_MAX + 1, 3 * STRIPE_BYTES, 2 * SEGMENT_BYTES])

@@ -9,6 +9,7 @@ from couchestord.frontends.posix.drafts import CONTENT_BYTES_MAX, Draft, Layer, 
 from couchestord.io import filerequests as fr
 from couchestord.io.checksum import xxh3_64
 from couchestord.io.mutations import Extent
+from couchestord.io.records import BODY_BYTES_MAX
 from couchestord.store.files import Files
 from couchestord.store.options import INLINE_BYTES_MAX
 
@@ -89,8 +90,9 @@ async def _publish(
                 continue
             # of many short ones each would cost more on its way than a copy does
             data = b"".join(pieces) if length <= CONTENT_BYTES_MAX else _each(pieces)
-            taken = await held.enter_async_context(files.take(data, length, policy))
-            # what is left at the end of a long body rides in the record, behind that of others
+            has_room = len(body) + INLINE_BYTES_MAX <= BODY_BYTES_MAX
+            taken = await held.enter_async_context(files.take(data, length, policy, inlined=has_room))
+            # what is left at the end of a long body rides in the record, behind that of others, while it has room
             shifted = [each if each.segment else Extent(each.length, 0, 0, len(body)) for each in taken.extents]
             body += taken.inline
             contents.append(fr.NewBytes(taken.size, tuple(shifted), lays, taken.policy, taken.content))

@@ -240,9 +240,9 @@ async def test_times_that_are_set_while_bytes_are_on_their_way(
         take, gate = store.files.take, trio.Event()
 
         @asynccontextmanager
-        async def take_late(*args: Any) -> AsyncIterator[object]:
+        async def take_late(*args: Any, **named: Any) -> AsyncIterator[object]:
             await gate.wait()
-            async with take(*args) as taken:
+            async with take(*args, **named) as taken:
                 yield taken
 
         monkeypatch.setattr(store.files, "take", take_late)

@@ -7,6 +7,7 @@ import pytest
 from bucket_rig import UNCACHED, BucketRig, l3_of, upload, upload_until_older_catalogs_are_gone
 from file_rig import laid, make, there
 from small_store import (
+    SMALL,
     HandClock,
     body_of,
     core_of,
@@ -22,7 +23,9 @@ from couchestord.errors import Corrupt, NoSpace
 from couchestord.frontends.posix.drafts import CONTENT_BYTES_MAX, Draft, Spilled
 from couchestord.frontends.posix.publishing import publish, spill
 from couchestord.io import filerequests as fr
+from couchestord.io.records import BODY_BYTES_MAX
 from couchestord.store import ObjectStore, overflow
+from couchestord.store.options import INLINE_BYTES_MAX
 
 PARTS = [
     (3, b"short"),
@@ -32,6 +35,14 @@ PARTS = [
     (6 * CONTENT_BYTES_MAX, b"end"),
 ]
 """Runs that ride in the record, and long ones whose ends do."""
+FAR = 4 * CONTENT_BYTES_MAX
+MUCH = {
+    "ends of long runs": [(number * FAR, body_of(CONTENT_BYTES_MAX + 60_000, number)) for number in range(18)],
+    "short runs between long ones": [
+        (number * FAR // 2, body_of(100_000 if number % 2 else CONTENT_BYTES_MAX, number)) for number in range(24)
+    ],
+}
+"""More than a record has room for, if all of it rode there that may."""
 
 
 async def put_in(store: ObjectStore, id_: int, parts: list[tuple[int, bytes]], *, is_spilled: bool) -> None:
@@ -43,6 +54,29 @@ async def put_in(store: ObjectStore, id_: int, parts: list[tuple[int, bytes]], *
         await spill(store.files, id_, draft, Spilled(await store.files.make_spill()))
         assert not draft.dirty_bytes
     await publish(store.files, id_, draft)
+
+
+@pytest.mark.parametrize("is_spilled", [False, True])
+@pytest.mark.parametrize("what", MUCH)
+async def test_what_a_record_has_no_room_for_goes_into_stripes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, is_spilled: bool
+) -> None:
+    async with new_store(tmp_path) as store:
+        ride_bytes, change = list[int](), store.files.change
+
+        async def seen(request: Any) -> Any:
+            if isinstance(request, fr.PublishFile) and request.contents:
+                ride_bytes.append(len(request.body))
+            return await change(request)
+
+        id_ = await make(store, b"f")
+        monkeypatch.setattr(store.files, "change", seen)
+        await put_in(store, id_, MUCH[what], is_spilled=is_spilled)
+        assert BODY_BYTES_MAX - INLINE_BYTES_MAX < ride_bytes[0] <= BODY_BYTES_MAX
+        assert await read(store, b"f") == laid(*MUCH[what])
+    async with ObjectStore.open(tmp_path, SMALL) as store:
+        assert await read(store, b"f") == laid(*MUCH[what])
+    assert faults_of(tmp_path) == []
 
 
 @pytest.mark.parametrize("is_spilled", [False, True])
