@@ -51,6 +51,8 @@ class Layer:
     pieces: list[Piece] = field(default_factory=list)
     length: int = 0
     """Of all pieces together."""
+    is_taken_in: bool = False
+    """By the layer below it: this one is not used any more."""
 
     @property
     def dirty_bytes(self) -> int:
@@ -157,7 +159,8 @@ class Layer:
             at += 1
 
     def lay(self, above: "Layer") -> None:
-        """Take in a layer that was laid over this one. It is not used any more."""
+        """Take in a layer that was laid over this one."""
+        above.is_taken_in = True
         # who was to keep these pieces, and failed, may look at them still
         self.pieces = [bytes(piece) for piece in self.pieces]
         self.truncate(min(self.size, above.cut))

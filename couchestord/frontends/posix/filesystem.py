@@ -88,7 +88,8 @@ class FileSystem(OpenFiles):
             return found._replace(ino=ROOT)
         draft = self._draft_of(node.id)
         if draft is not None:
-            found = found._replace(size=draft.size, modified_ns=draft.modified_ns, changed_ns=draft.changed_ns)
+            changed_ns = max(draft.changed_ns, found.changed_ns)
+            found = found._replace(size=draft.size, modified_ns=draft.modified_ns, changed_ns=changed_ns)
         return found
 
     # -- looking -------------------------------------------------------------------------------------------------------
@@ -192,6 +193,10 @@ class FileSystem(OpenFiles):
             self._doubts[task] = before
             raise
 
+    def forget_doubt(self) -> None:
+        """The task that asks gives up: what it asks for next is something else."""
+        self._doubts.pop(trio.lowlevel.current_task(), None)
+
     async def make(
         self, parent: int, name: bytes, mode: int, who: Caller, *, rdev: int = 0, target: bytes = b""
     ) -> Stat:
@@ -216,6 +221,7 @@ class FileSystem(OpenFiles):
                 raise
             found = self.lookup(parent, name)
             return self.open(found.ino, writes=True, truncate=truncate), found
+        self._check_kept(found.ino)  # S3 may have deleted it before this was known to be done
         return self._hand_out(found.ino, writes=True), found
 
     async def link(self, ino: int, parent: int, name: bytes) -> Stat:
@@ -272,8 +278,16 @@ class FileSystem(OpenFiles):
         if any(value is not None for value in asked):
             are_rights = accessed_ns is None and modified_ns is None
             known = self._keep_rights(id_, mode, uid, gid, changed_ns) if are_rights else None
-            known = known or await self._store().change(fr.ChangeInode(id_, *asked, changed_ns))
+            known = known or await self._change_inode(fr.ChangeInode(id_, *asked, changed_ns))
         return self._shown(known) if known is not None else self.stat(ino)
+
+    async def _change_inode(self, request: fr.ChangeInode) -> NodeRow | None:
+        opened = self._open.get(request.inode)
+        if opened is None or opened.draft is None or not opened.draft.is_publishing:
+            return await self._store().change(request)
+        # what is on its way, with older times, may wait for room, which this does not
+        async with opened.turn:
+            return await self._store().change(request)
 
     def _keep_times(self, id_: int, modified_ns: int, changed_ns: int | None) -> NodeRow | None:
         """What is known of a file, when its times need no change of their own: they are published with the bytes, or

@@ -71,7 +71,8 @@ class Calls(Protocol):
 
 def _answered(method: Method[P, Result]) -> Answer[P, Result]:
     """Errors become numbers; what nobody foresaw is logged, and EIO. When the daemon goes away meanwhile, the call is
-    begun again, in the same task, by which the file system knows what it may have done before.
+    begun again, in the same task, by which the file system knows what it may have done before. A task takes one call
+    after the other.
     """
 
     @wraps(method)
@@ -89,6 +90,7 @@ def _answered(method: Method[P, Result]) -> Answer[P, Result]:
             except Unavailable as error:
                 if trio.current_time() >= until_s:
                     log.error("a call failed", call=method.__name__, reason=str(error))
+                    self.files.forget_doubt()
                     raise FUSEError(errno.EIO) from None
                 await trio.sleep(_PAUSE_S)
             except Error as error:
@@ -108,7 +110,7 @@ class _Operations(pyfuse3.Operations):
 
     def __init__(self, files: FileSystem, calls: Calls, *, writes: bool) -> None:
         super().__init__()
-        self._files = files
+        self.files = files
         self.calls = calls
         # who only reads must see sizes that others change
         self.enable_writeback_cache = writes
@@ -119,7 +121,7 @@ class _Operations(pyfuse3.Operations):
     @_answered
     async def lookup(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> EntryAttributes:
         try:
-            return self._entry(self._files.lookup(parent_inode, name), name)
+            return self._entry(self.files.lookup(parent_inode, name), name)
         except NoSuchEntry:
             if is_escaped(name):
                 raise
@@ -133,15 +135,15 @@ class _Operations(pyfuse3.Operations):
 
     @_answered
     async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
-        return self._entry(self._files.stat(inode))
+        return self._entry(self.files.stat(inode))
 
     @_answered
     async def readlink(self, inode: InodeT, ctx: RequestContext) -> FileNameT:
-        return FileNameT(self._files.read_link(inode))
+        return FileNameT(self.files.read_link(inode))
 
     @_answered
     async def statfs(self, ctx: RequestContext) -> StatvfsData:
-        room = self._files.room()
+        room = self.files.room()
         found = StatvfsData()
         found.f_bsize = found.f_frsize = _BLOCK_BYTES
         found.f_blocks = room.total_bytes // _BLOCK_BYTES
@@ -158,16 +160,16 @@ class _Operations(pyfuse3.Operations):
 
     @_answered
     async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
-        return FileHandleT(self._files.open_directory(inode))
+        return FileHandleT(self.files.open_directory(inode))
 
     @_answered
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
-        for name, found, number in self._files.read_directory(fh, start_id):
+        for name, found, number in self.files.read_directory(fh, start_id):
             if not pyfuse3.readdir_reply(token, FileNameT(name), self._entry(found, name), number):
                 return
 
     async def releasedir(self, fh: FileHandleT) -> None:
-        self._files.close_directory(fh)
+        self.files.close_directory(fh)
 
     async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
         """Entries are durable when the call that made them returns."""
@@ -178,32 +180,32 @@ class _Operations(pyfuse3.Operations):
     async def mknod(
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, rdev: int, ctx: RequestContext
     ) -> EntryAttributes:
-        return self._entry(await self._files.make(parent_inode, name, mode & ~ctx.umask, _caller(ctx), rdev=rdev))
+        return self._entry(await self.files.make(parent_inode, name, mode & ~ctx.umask, _caller(ctx), rdev=rdev))
 
     @_answered
     async def mkdir(self, parent_inode: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext) -> EntryAttributes:
         kind = 0o040000 | mode & 0o7777 & ~ctx.umask
-        return self._entry(await self._files.make(parent_inode, name, kind, _caller(ctx)))
+        return self._entry(await self.files.make(parent_inode, name, kind, _caller(ctx)))
 
     @_answered
     async def symlink(
         self, parent_inode: InodeT, name: FileNameT, target: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
-        return self._entry(await self._files.make(parent_inode, name, 0o120777, _caller(ctx), target=target))
+        return self._entry(await self.files.make(parent_inode, name, 0o120777, _caller(ctx), target=target))
 
     @_answered
     async def link(
         self, inode: InodeT, new_parent_inode: InodeT, new_name: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
-        return self._entry(await self._files.link(inode, new_parent_inode, new_name))
+        return self._entry(await self.files.link(inode, new_parent_inode, new_name))
 
     @_answered
     async def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
-        await self._files.unlink(parent_inode, name)
+        await self.files.unlink(parent_inode, name)
 
     @_answered
     async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
-        await self._files.remove_directory(parent_inode, name)
+        await self.files.remove_directory(parent_inode, name)
 
     @_answered
     async def rename(
@@ -218,7 +220,7 @@ class _Operations(pyfuse3.Operations):
         if flags & ~pyfuse3.RENAME_NOREPLACE:
             raise FUSEError(errno.EINVAL)
         no_replace = bool(flags & pyfuse3.RENAME_NOREPLACE)
-        await self._files.rename(parent_inode_old, name_old, parent_inode_new, name_new, no_replace=no_replace)
+        await self.files.rename(parent_inode_old, name_old, parent_inode_new, name_new, no_replace=no_replace)
 
     @_answered
     async def setattr(
@@ -229,7 +231,7 @@ class _Operations(pyfuse3.Operations):
         fh: FileHandleT | None,
         ctx: RequestContext,
     ) -> EntryAttributes:
-        found = await self._files.change(
+        found = await self.files.change(
             inode,
             mode=attr.st_mode if fields.update_mode else None,
             uid=attr.st_uid if fields.update_uid else None,
@@ -247,7 +249,7 @@ class _Operations(pyfuse3.Operations):
     async def setxattr(self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext) -> None:
         if name in _NO_ATTRIBUTES:
             raise FUSEError(errno.EOPNOTSUPP)
-        await self._files.set_xattr(inode, name, value)
+        await self.files.set_xattr(inode, name, value)
 
     async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
         # before each write(2) the kernel asks for one of these
@@ -257,29 +259,29 @@ class _Operations(pyfuse3.Operations):
 
     @_answered
     async def _xattr(self, inode: InodeT, name: XAttrNameT) -> bytes:
-        return self._files.xattr(inode, name)
+        return self.files.xattr(inode, name)
 
     @_answered
     async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:
-        return cast(Sequence[XAttrNameT], self._files.xattrs(inode))
+        return cast(Sequence[XAttrNameT], self.files.xattrs(inode))
 
     @_answered
     async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
-        await self._files.set_xattr(inode, name, None)
+        await self.files.set_xattr(inode, name, None)
 
     # -- files ---------------------------------------------------------------------------------------------------------
 
     @_answered
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
-        await self._files.wait_forgotten(inode)
+        await self.files.wait_forgotten(inode)
         writes = flags & (os.O_ACCMODE | os.O_TRUNC) != os.O_RDONLY
-        return _opened(self._files.open(inode, writes=writes, truncate=bool(flags & os.O_TRUNC)))
+        return _opened(self.files.open(inode, writes=writes, truncate=bool(flags & os.O_TRUNC)))
 
     @_answered
     async def create(
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, flags: FlagT, ctx: RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
-        handle, made = await self._files.create(
+        handle, made = await self.files.create(
             parent_inode,
             name,
             mode & ~ctx.umask,
@@ -292,27 +294,30 @@ class _Operations(pyfuse3.Operations):
     @_answered
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
         # the kernel has it before anything else is done here
-        return cast(bytes, await self._files.read(fh, off, size))
+        return cast(bytes, await self.files.read(fh, off, size))
 
     @_answered
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
-        return await self._files.write(fh, off, buf)
+        return await self.files.write(fh, off, buf)
 
     async def flush(self, fh: FileHandleT) -> None:
         # whoever starts a process closes files in it: where nothing was written, no daemon is waited for
-        if self._files.is_dirty(fh):
+        if self.files.is_dirty(fh):
             await self.fsync(fh, True)
 
     @_answered
     async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
-        await self._files.sync(fh)
+        await self.files.sync(fh)
 
     async def release(self, fh: FileHandleT) -> None:
         # of what came through a mapping since the last flush: nobody else asks for it again when the daemon goes away
-        if self._files.is_dirty(fh):
+        if self.files.is_dirty(fh):
             with suppress(FUSEError):
                 await self.fsync(fh, True)
-        await self._files.close(fh)
+        try:
+            await self.files.close(fh)
+        except Exception:
+            log.exception("a call failed", call="release")
 
     def _entry(self, found: Stat, name: bytes = b"") -> EntryAttributes:
         entry = EntryAttributes()

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
@@ -89,8 +90,11 @@ class OpenFiles:
             if is_due():
                 try:
                     await (self._publish if _is_old(opened, now_s) else self._relieve)(id_, opened, is_due)
-                except Error as error:
-                    log.warning("a file that is written cannot be published yet", file=id_, reason=str(error))
+                except Exception as error:
+                    # whatever it is, it must not end the mount: drafts are there only
+                    log.warning(
+                        "a file cannot be published yet", file=id_, reason=str(error), exc_info=_unforeseen(error)
+                    )
                     is_well = False
         return is_well
 
@@ -99,8 +103,13 @@ class OpenFiles:
         for id_, opened in list(self._open.items()):
             try:
                 await self._publish(id_, opened)
-            except Error as error:
-                log.error("a file that is open could not be published at the end", file=id_, reason=str(error))
+            except Exception as error:
+                log.error(
+                    "a file that is open could not be published at the end",
+                    file=id_,
+                    reason=str(error),
+                    exc_info=_unforeseen(error),
+                )
 
     def which_open(self, inodes: Sequence[int]) -> list[int]:
         """Those of these files without a name that somebody has open; the others are not opened any more."""
@@ -127,9 +136,13 @@ class OpenFiles:
         if node.is_directory:
             raise IsADirectory("that is a directory")
         # one that has lost its name since the kernel looked it up can be opened, as on any disk
-        if not node.nlink and any(ino in each for each in self._let_go_of):
-            raise StaleInode(f"file {ino} is being freed")
+        if not node.nlink:
+            self._check_kept(ino)
         return self._hand_out(ino, writes=writes, truncate=truncate)
+
+    def _check_kept(self, ino: int) -> None:
+        if any(ino in each for each in self._let_go_of):
+            raise StaleInode(f"file {ino} is being freed")
 
     def _hand_out(self, ino: int, *, writes: bool, truncate: bool = False) -> int:
         """As `open`, of a file that is there."""
@@ -150,18 +163,24 @@ class OpenFiles:
         return await read(self._store(), id_, self._open[id_].draft, offset, length)
 
     async def write(self, handle: int, offset: int, data: bytes) -> int:
-        """All of it, into the draft. Who writes faster than is published waits; raises then what publishing does."""
+        """All of it, into the draft. Who writes faster than is published waits; raises then what publishing does, and
+        has written nothing.
+        """
         id_ = self._handles[handle]
         opened = self._open[id_]
         draft = self._draft(id_, opened)
+        is_too_much = partial(self._is_too_much, draft)
+        if is_too_much():
+            # before it is taken in: what is refused takes no memory
+            await self._relieve(id_, opened, is_too_much)
         before_bytes = draft.dirty_bytes
         draft.write(offset, data, self._clock.now_ns())
         self._dirty_bytes += draft.dirty_bytes - before_bytes
         if _load(draft) > 1:
             self._much_waits.set()
-        is_too_much = partial(self._is_too_much, draft)
-        if is_too_much():
-            await self._relieve(id_, opened, is_too_much)
+        if self._dirty_bytes > ALL_DIRTY_BYTES_MAX:
+            with suppress(Error):  # who writes next, or syncs, is told
+                await self._relieve(id_, opened, is_too_much)
         return len(data)
 
     def _is_too_much(self, draft: Draft) -> bool:
@@ -172,7 +191,8 @@ class OpenFiles:
         if opened.draft is None:
             opened.draft = Draft(self._store().node(id_).size)
         opened.written_s = trio.current_time()
-        if not opened.draft.is_dirty:
+        # what was spilled waits to be published, too
+        if not opened.draft.is_dirty and opened.draft.spilled is None:
             opened.dirty_since_s = opened.written_s
         return opened.draft
 
@@ -181,9 +201,16 @@ class OpenFiles:
         opened = self._open.setdefault(id_, _Open())
         opened.handles += 1
         try:
-            self._draft(id_, opened).truncate(size, modified_ns or self._clock.now_ns())
+            draft = self._draft(id_, opened)
+            is_alone = not (opened.writers or draft.is_dirty or draft.is_publishing)
+            draft.truncate(size, modified_ns or self._clock.now_ns())
             if not opened.writers:
-                await self._publish(id_, opened)
+                try:
+                    await self._publish(id_, opened)
+                except Error:
+                    if is_alone and not opened.writers:
+                        opened.draft = None  # nobody does later what was refused
+                    raise
         finally:
             self._let_go(id_, opened)
 
@@ -220,6 +247,7 @@ class OpenFiles:
             self._let_go(id_, opened)
         if id_ not in self._open and opened.draft is not None and opened.draft.is_dirty:
             log.error("what was written to a file that was closed is given up", file=id_, reason=opened.failure)
+            opened.draft = None  # who goes through what was open would publish it yet
             self._forgetting[id_] = trio.Event()
             try:
                 await self.forget(id_)
@@ -235,12 +263,12 @@ class OpenFiles:
         """All that was written to a file, once nobody else is at it, and if it is wanted then."""
         async with opened.turn:
             if opened.draft is not None and opened.draft.is_dirty and is_wanted():
-                opened.failure = "it was interrupted"
+                begun_s = trio.current_time()
                 try:
                     await publish(self._store(), id_, opened.draft)
-                    opened.failure = ""
-                except Error as error:
-                    opened.failure = str(error)
+                    opened.failure, opened.dirty_since_s = "", begun_s
+                except BaseException as error:
+                    opened.failure = str(error) or repr(error)
                     raise
                 finally:
                     self._count_dirty()
@@ -276,6 +304,11 @@ class OpenFiles:
 
 async def _nobody_keeps(_: int) -> None:
     """No kernel is above."""
+
+
+def _unforeseen(error: Exception) -> Exception | None:
+    """For the log: where it comes from."""
+    return None if isinstance(error, Error) else error
 
 
 def _is_due(opened: _Open, now_s: float) -> bool:

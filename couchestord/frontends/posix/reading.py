@@ -1,7 +1,7 @@
 """What a file is made of while it is written: what was published last, with the draft laid over it."""
 
 from couchestord.errors import StaleInode
-from couchestord.frontends.posix.drafts import Draft, Layer, Spilled
+from couchestord.frontends.posix.drafts import Draft, Spilled
 from couchestord.store.files import Files
 
 
@@ -13,16 +13,20 @@ async def read(files: Files, inode: int, draft: Draft | None, offset: int, lengt
         # the layers of now go with the bytes that are published now: nothing is awaited in between
         layers, spilled, length = draft.layers(), draft.spilled, max(0, min(length, draft.size - offset))
         try:
-            return await _read(files, inode, layers, spilled, offset, length)
+            found = await _read_below(files, inode, spilled, offset, length)
         except StaleInode:
             # what was spilled has been published, and freed
             if draft.spilled is spilled:
                 raise
+            continue
+        if layers[-1].is_taken_in:
+            continue  # by the other, which could not be published: it may have newer bytes by now
+        for layer in layers:
+            layer.read_over(found, offset)
+        return memoryview(found)
 
 
-async def _read(
-    files: Files, inode: int, layers: list[Layer], spilled: Spilled | None, offset: int, length: int
-) -> memoryview:
+async def _read_below(files: Files, inode: int, spilled: Spilled | None, offset: int, length: int) -> bytearray:
     found = bytearray(await files.lend(inode, offset, length))
     found += bytes(length - len(found))
     if spilled is not None:
@@ -32,6 +36,4 @@ async def _read(
             data = await files.lend(spilled.inode, low, high - low)
             # a file that was cut meanwhile has fewer: the layer that cut it is above
             found[low - offset : low - offset + len(data)] = data
-    for layer in layers:
-        layer.read_over(found, offset)
-    return memoryview(found)
+    return found

@@ -192,7 +192,8 @@ class FileDecisions:
             else:
                 id_ += max(1, len(new.extents))
         now_ns = self._it.clock.now_ns()
-        times = request.modified_ns, request.changed_ns
+        # something else of it may have been changed since it was written
+        times = request.modified_ns, max(request.changed_ns, node.changed_ns or 0)
         outcome = fo.FilePublished(
             node.id,
             request.size,

@@ -91,9 +91,9 @@ async def test_what_is_read_is_what_was_written(tmp_path: Path, monkeypatch: pyt
                 match rng.choice(("write", "write", "write", "truncate", "spill", "read", "sync", "free")):
                     case "write":
                         data = bytes([step % 251 + 1]) * length
+                        await it.files.write(handle, offset, data)
                         model.extend(bytes(max(0, offset - len(model))))
                         model[offset : offset + length] = data
-                        await it.files.write(handle, offset, data)
                     case "truncate":
                         del model[offset:]
                         model.extend(bytes(offset - len(model)))
