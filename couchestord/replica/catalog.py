@@ -18,6 +18,7 @@ from couchestord.io.sqlite import Connection, Shut, is_unreadable, open_reader
 
 log = logs.get(__name__)
 _SHUT = "the catalog is being repaired; try again soon"
+_CLOSED = "the store is gone; try again soon"
 
 
 class _Seen(Generations):
@@ -50,6 +51,7 @@ class ReplicaCatalog:
         self._path = path
         self._page = page
         self._on_failure = on_failure
+        self._is_closed = False
         self.generations = _Seen(page)
         self._reader = self._open()
         self._opened = self.generations.opened
@@ -89,7 +91,9 @@ class ReplicaCatalog:
         yield self.reading
 
     def close(self) -> None:
-        self._reader.close()
+        """Who asks from now on gets Unavailable."""
+        self._is_closed = True
+        self._reopen()
 
     def _reopen(self) -> None:
         self._opened = self.generations.opened
@@ -102,6 +106,8 @@ class ReplicaCatalog:
 
     def _open(self) -> Connection | Shut:
         try:
+            if self._is_closed:
+                return Shut(_CLOSED)
             return Shut(_SHUT) if self._page.is_shut else open_reader(self._path)
         except (Error, OSError) as error:
             # it is being replaced, say, or there is no descriptor: who asks next tries again

@@ -78,3 +78,17 @@ async def test_catalog_that_cannot_be_opened_for_a_moment_is_tried_again(tmp_pat
         replicas = both.replica._core.catalog
         assert isinstance(replicas, ReplicaCatalog)
         assert not replicas._reader.in_transaction
+
+
+async def test_who_asks_what_is_closed_is_told_so(tmp_path: Path) -> None:
+    async with pair(tmp_path) as both:
+        await both.store.put("box", b"k", b"1")
+        catalog = ReplicaCatalog(both.store.core.catalog.path, both.page, pytest.fail)
+        catalog.close()
+        for _ in range(2):
+            with pytest.raises(Unavailable):
+                catalog.files.node(1)
+            catalog.refresh()
+            with pytest.raises(Unavailable):
+                catalog.reading.bucket("box")
+        catalog.close()

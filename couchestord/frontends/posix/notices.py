@@ -25,11 +25,13 @@ _AT_ONCE_MAX: Final = 8
 
 
 def device() -> int:
-    """The descriptor by which this process serves the kernel. Raises FileNotFoundError when it does not."""
+    """One more descriptor by which this process serves the kernel. It is never closed: a thread may wait in it for
+    long. Raises FileNotFoundError when this process serves no mount.
+    """
     for each in Path("/proc/self/fd").iterdir():
         try:
             if os.readlink(each) == "/dev/fuse":
-                return int(each.name)
+                return os.dup(int(each.name))
         except FileNotFoundError:  # the listing's own
             continue
     raise FileNotFoundError(errno.ENOENT, "this process serves no mount")
@@ -46,17 +48,19 @@ class Notices:
 
     async def show(self, changes: Changes) -> None:
         """Returns when the kernel has forgotten what is otherwise now. It may have to wait for calls that are under way
-        in a directory, which must not wait for this.
+        in a directory, which must not wait for this. When it is cancelled the kernel forgets it later.
         """
         if changes.everything:
             self.forget_everything()
-        found = list(self._messages(changes))
-        await trio.to_thread.run_sync(self._say_all, found, limiter=self._threads)
+        await self._say_in_thread(list(self._messages(changes)))
 
     async def take_written(self, files: list[int]) -> None:
         """Returns when the kernel has handed over what was written to these files; it keeps no bytes of them."""
-        found = [_inode(id_, 0) for id_ in files]
-        await trio.to_thread.run_sync(self._say_all, found, limiter=self._threads)
+        await self._say_in_thread([_inode(id_, 0) for id_ in files])
+
+    async def _say_in_thread(self, messages: list[bytes]) -> None:
+        # a call that it waits for may itself wait for the next daemon, which whoever is cancelled makes way for
+        await trio.to_thread.run_sync(self._say_all, messages, abandon_on_cancel=True, limiter=self._threads)
 
     def forget_everything(self) -> bool:
         """All that was looked up by name is looked up again. False: the kernel, one before Linux 6.16, cannot. Does not
