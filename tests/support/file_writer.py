@@ -1,10 +1,12 @@
 """A process that writes files of its own in a folder, in the ways that programs do, and says what it begins and what is
 done: synced, closed, renamed, removed.
 
-It says `begin NAME VERSION`, then `done NAME VERSION WAY` or `failed NAME VERSION WAY ERROR`. What a version of a file
-holds can be told from both; version 0, and others as `is_absent` says, are none.
+It says `begin NAME VERSION`, then `done NAME VERSION WAY` or `failed NAME VERSION WAY ERROR`; `absent NAME VERSION WAY`
+when it was to remove what is not there. What a version of a file holds can be told from both; version 0, and others as
+`is_absent` says, are none.
 """
 
+import errno
 import os
 import random
 import select
@@ -67,7 +69,7 @@ class Writer:
         os.fsync(self._held)
 
     def unlink(self, path: Path, _: bytes) -> None:
-        path.unlink(missing_ok=True)
+        path.unlink()
 
     def write_anew(self, path: Path, data: bytes) -> None:
         new = path.with_name(path.name + ".new")
@@ -103,7 +105,8 @@ def main(folder: Path, seed: str, first_version: int) -> None:
         try:
             way(folder / name, data or b"")
         except OSError as error:
-            print(f"failed {name} {version} {way.__name__} {error.errno}", flush=True)
+            word = "absent" if data is None and error.errno == errno.ENOENT else "failed"
+            print(f"{word} {name} {version} {way.__name__} {error.errno}", flush=True)
             time.sleep(0.02)
         else:
             print(f"done {name} {version} {way.__name__}", flush=True)
@@ -135,7 +138,10 @@ class Versions:
         """`is_promise`: what it said is done is done."""
         for each in map(told, lines):
             self.last = max(self.last, each.version)
-            if each.word == "begin":
+            if each.word == "absent":
+                # no promise: over a mount that is dead the kernel knows names that are not there yet
+                assert any(is_absent(each.name, version) for version in self._may_be[each.name] - {each.version})
+            elif each.word == "begin":
                 may_be = self._may_be.setdefault(each.name, {0})
                 may_be |= {_CREATED for version in may_be if is_absent(each.name, version)} | {each.version}
             elif each.word == "done" and is_promise:
