@@ -98,7 +98,7 @@ class Files:
         return found
 
     def names(self, id_: int) -> list[tuple[int, bytes]]:
-        """(directory, name in the tree) of all entries that name a file."""
+        """(directory, name in the tree) of all entries that name a file, and of versions that it is."""
         self._catalog.refresh()
         return self._catalog.files.names(id_)
 

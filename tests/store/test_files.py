@@ -356,6 +356,29 @@ async def test_older_versions_show_nothing_of_the_live_one(tmp_path: Path) -> No
         assert store.files.xattr(there(store, b"f").id, b"user.s3.etag") == info.etag.encode()
 
 
+@pytest.mark.parametrize("replaced", [True, False])
+async def test_a_version_that_is_deleted_leaves_other_names_of_its_file(tmp_path: Path, replaced: bool) -> None:
+    async with new_store(tmp_path) as store:
+        id_ = await make(store, b"a")
+        await write(store, id_, (0, body_of(30_000)))
+        info = await store.head("box", b"a")
+        await store.files.change(fr.LinkNode(id_, store.files.root("box"), b"b"))
+        await store.set_versioning("box", "Enabled")
+        if replaced:
+            await store.put("box", b"a", b"new")
+        for _ in range(2):
+            assert store.files.node(id_).published_ns == there(store, b"b").published_ns
+            assert store.files.xattr(id_, b"user.s3.etag") == info.etag.encode()
+            assert await read(store, b"b") == body_of(30_000)
+            await store.delete("box", b"a", version_id="null")
+        assert there(store, b"b").nlink == 1
+        assert faults_of(tmp_path) == []
+        await store.delete("box", b"b", version_id="null")
+        with pytest.raises(StaleInode):
+            store.files.node(id_)
+    assert faults_of(tmp_path) == []
+
+
 async def test_what_s3_keeps_cannot_be_set_through_files(tmp_path: Path) -> None:
     async with new_store(tmp_path) as store:
         id_, files = await make(store, b"f"), store.files

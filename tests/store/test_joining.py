@@ -375,6 +375,21 @@ async def test_older_versions_are_joined_too(tmp_path: Path) -> None:
         assert await read(store, KEY, version_id="null") == file.data
 
 
+async def test_versions_of_one_file_under_several_keys_are_joined_together(tmp_path: Path) -> None:
+    async with written(tmp_path, 30_000) as file:
+        store = file.store
+        await store.files.change(fr.LinkNode(file.id, store.files.root("box"), b"other"))
+        await file.scatter(20, 50)
+        await store.set_versioning("box", "Enabled")
+        for key in (KEY, b"other"):
+            await store.put("box", key, b"newer")
+        await finish(joiner_of(store))
+        assert core_of(store).catalog.files.worn(file.id) is None
+        assert await read(store, KEY, version_id="null") == file.data
+        await store.delete("box", KEY, version_id="null")
+        assert await read(store, b"other", version_id="null") == file.data
+
+
 async def test_new_contents_are_kept_as_the_bucket_says(tmp_path: Path) -> None:
     async with written(tmp_path) as file:
         store = file.store

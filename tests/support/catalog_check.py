@@ -73,10 +73,10 @@ def _check_objects(tables: dict[str, list[Any]]) -> None:
     assert {row[0] for row in tables["xattr"]} <= set(inodes), "attributes of nothing"
     links = {((row[1], row[2]), row[0]) for row in tables["link"]}
     homes = {((row[4], row[5]), id_) for id_, row in inodes.items() if files.get(id_)}
-    older = {(row[0], row[1], row[2]) for row in tables["version"]}
-    homes = {(place, id_) for place, id_ in homes if (*place, id_) not in older}
-    assert links | homes == set(live.items()), "inodes say other names than entries"
-    assert not links & homes, "a name of an inode is said twice"
+    older = {((row[0], row[1]), row[2]) for row in tables["version"] if not row[7] & MARKER}
+    assert links | homes == set(live.items()) | older, "inodes say other places than entries and versions"
+    assert not links & homes, "a place of an inode is said twice"
+    assert {id_ for _, id_ in homes & set(live.items())} == set(live.values()), "a file with a name says a version"
     for place, (id_, flags) in newest.items():
         if place in live:
             assert id_ < live[place], "a noncurrent version is newer than the live object"

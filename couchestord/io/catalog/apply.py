@@ -178,7 +178,7 @@ class Applier:
         if not self._leave_current(it.directory, it.name, it) and it.keep_open:
             self._directories.touch(it.made[0].parent if it.made else it.directory, it.modified_ns)
         if it.drop_null:
-            self._drop_null(it.directory, it.name)
+            self._drop_null(it.directory, it.name, it.modified_ns)
         self._inodes.insert_object(it.id, it.size, content, it.directory, it.name)
         self._run(
             "insert or replace into entry values (?, ?, 0, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -195,7 +195,7 @@ class Applier:
         if it.keep_open:
             self._directories.touch(it.directory, it.modified_ns)
         if it.drop_null:
-            self._drop_null(it.directory, it.name)
+            self._drop_null(it.directory, it.name, it.modified_ns)
         if it.marker:
             flags = VERSION_MARKER | (ENTRY_VERSIONED if it.marker_versioned else 0)
             self._run(
@@ -212,15 +212,16 @@ class Applier:
         live = self._run("select inode from entry where directory=? and name=? and child=0", where).fetchone()
         if live and live[0] == it.id:
             self._run("delete from entry where directory=? and name=?", where)
-            self._inodes.drop(it.id)
+            self._inodes.release(it.id, where)
             live = None
         else:
             self._drop_version(it.directory, it.name, it.id)
         if not live:
-            self._promote_newest(it.directory, it.name)
+            self._promote_newest(it.directory, it.name, it.id)
         self._directories.prune(it.directory)
 
-    def _promote_newest(self, directory: int, name: bytes) -> None:
+    def _promote_newest(self, directory: int, name: bytes, deleted: int) -> None:
+        """In place of the live object or marker of that number."""
         row = self._run(
             "select id, content, size, etag, modified_ns, flags, attributes from version where directory=? and name=? "
             "order by id desc limit 1",
@@ -231,9 +232,11 @@ class Applier:
         id_, content, size, etag, modified_ns, flags, attributes = row
         self._run(
             "insert into entry values (?, ?, 0, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (directory, name, id_, id_, content, size, etag, modified_ns, flags, attributes),
+            # its own number may be the cookie of another of its names
+            (directory, name, id_, deleted, content, size, etag, modified_ns, flags, attributes),
         )
         self._run("delete from version where directory=? and name=? and id=?", (directory, name, id_))
+        self._inodes.restore(id_, (directory, name))
 
     def _leave_current(self, directory: int, name: bytes, it: mu.ObjectPut | mu.ObjectDeleted) -> bool:
         """The entry's present object becomes noncurrent, or goes; the entry's row stays for the caller. False: there is
@@ -249,25 +252,26 @@ class Applier:
                 "from entry where directory=? and name=?",
                 (directory, name),
             )
+            self._inodes.shelve(row[0], (directory, name))
         else:
             self._inodes.release(row[0], (directory, name), changed_ns=it.modified_ns, keep=it.keep_open)
         return True
 
-    def _drop_null(self, directory: int, name: bytes) -> None:
+    def _drop_null(self, directory: int, name: bytes, changed_ns: int) -> None:
         rows = self._run(
             "select id from version where directory=? and name=? and (flags & 1) = 0", (directory, name)
         ).fetchall()
         for (id_,) in rows:
-            self._drop_version(directory, name, id_)
+            self._drop_version(directory, name, id_, changed_ns)
 
-    def _drop_version(self, directory: int, name: bytes, id_: int) -> None:
+    def _drop_version(self, directory: int, name: bytes, id_: int, changed_ns: int | None = None) -> None:
         where = (directory, name, id_)
         row = self._run("select flags from version where directory=? and name=? and id=?", where).fetchone()
         if row is None:
             return
         self._run("delete from version where directory=? and name=? and id=?", where)
         if not row[0] & VERSION_MARKER:
-            self._inodes.drop(id_)
+            self._inodes.release(id_, (directory, name), changed_ns=changed_ns)
 
     # -- uploads -----------------------------------------------------------------------------------------------------
 

@@ -27,11 +27,15 @@ _MUST_BE_EMPTY: dict[str, str] = {
     "and not exists (select 1 from directory d where d.id=i.id)",
     "inodes that say another name than those they have": "select id from inode i where directory is not null and "
     "nlink>0 and not exists (select 1 from entry e where e.directory=i.directory and e.name=i.name and e.inode=i.id) "
-    "and not exists (select 1 from version v where v.id=i.id)",
-    "hard links that no entry is": "select inode, directory, name from link l where not exists "
-    "(select 1 from entry e where e.directory=l.directory and e.name=l.name and e.inode=l.inode)",
-    "files that do not count their names": "select id from inode i where i.directory is not null and not exists "
-    "(select 1 from version v where v.id=i.id) and nlink<>1+(select count(*) from link l where l.inode=i.id)",
+    "and not exists (select 1 from version v where v.directory=i.directory and v.name=i.name and v.id=i.id)",
+    "inodes that say an older version before a name": "select l.inode from link l join entry e on "
+    "e.directory=l.directory and e.name=l.name and e.inode=l.inode join inode i on i.id=l.inode where not exists "
+    "(select 1 from entry h where h.directory=i.directory and h.name=i.name and h.inode=i.id)",
+    "hard links that are no entry and no version": "select inode, directory, name from link l where not exists "
+    "(select 1 from entry e where e.directory=l.directory and e.name=l.name and e.inode=l.inode) "
+    "and not exists (select 1 from version v where v.directory=l.directory and v.name=l.name and v.id=l.inode)",
+    "files that do not count what holds them": "select id from inode i where i.directory is not null and "
+    "nlink<>1+(select count(*) from link l where l.inode=i.id)",
     "entries that do not say what their inode says": "select e.directory, e.name from entry e join inode i "
     "on i.id=e.inode where e.child=0 and (e.size<>i.size or e.content is not i.content)",
     "orphans that are no files without a name": "select inode from orphan o where not exists "

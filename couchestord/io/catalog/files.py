@@ -165,14 +165,14 @@ class FileReader:
         raise StaleInode(f"directory {path[-1]} is gone")
 
     def place(self, inode: int) -> tuple[int, bytes] | None:
-        """(directory, name) of an entry that names a file."""
+        """(directory, name) of an entry that names a file; of a version that it is, when none does."""
         found: tuple[int, bytes] | None = self._row(
             "select directory, name from inode where id=? and directory is not null", (inode,)
         )
         return found
 
     def names(self, inode: int) -> list[tuple[int, bytes]]:
-        """All entries that name a file: (directory, name)."""
+        """(directory, name) of all entries that name a file, and of versions that it is."""
         return self._rows(
             "select directory, name from inode where id=? and directory is not null "
             "union all select directory, name from link where inode=?",

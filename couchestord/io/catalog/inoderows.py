@@ -1,4 +1,9 @@
-"""Rows of inodes and of what they have: contents, extended attributes, further names."""
+"""Rows of inodes and of what they have: contents, extended attributes, further names.
+
+An inode is held by entries and by versions, each of them a place (directory, name): by several of both where hard links
+are and versions are kept. One place is its home, the others are its links, and it goes with the last of them. The home
+is an entry, as long as there is one.
+"""
 
 from collections.abc import Iterable
 from typing import Any, Protocol
@@ -56,19 +61,23 @@ class InodeRows:
         self._segments.insert_extents(rows)
         self._numbers.use_ids(id_, max(1, len(rows)))
 
-    # -- names ---------------------------------------------------------------------------------------------------------
+    # -- places --------------------------------------------------------------------------------------------------------
 
-    def release(self, inode: int, place: tuple[int, bytes], *, changed_ns: int = 0, keep: bool = False) -> None:
-        """It has the name `place` no more, and goes with its last one, unless it is to be kept."""
+    def release(
+        self, inode: int, place: tuple[int, bytes], *, changed_ns: int | None = None, keep: bool = False
+    ) -> None:
+        """The entry or version at `place` holds it no more: it goes with the last one, unless it is to be kept."""
         nlink, home, name = self._run("select nlink, directory, name from inode where id=?", (inode,)).fetchone()
         self._numbers.watch.node(inode)
         if nlink > 1:
-            other = place
             if (home, name) == place:
-                other = self._run("select directory, name from link where inode=? limit 1", (inode,)).fetchone()
-                self._run("update inode set directory=?, name=? where id=?", (*other, inode))
-            self._run("delete from link where inode=? and directory=? and name=?", (inode, *other))
-            self._run("update inode set nlink=nlink-1, changed_ns=? where id=?", (changed_ns, inode))
+                any_link = "select directory, name from link where inode=? limit 1"
+                other = self._entry_among_links(inode) or self._run(any_link, (inode,)).fetchone()
+                self._move_home(inode, place, other)
+            self._run("delete from link where inode=? and directory=? and name=?", (inode, *place))
+            self._run(
+                "update inode set nlink=nlink-1, changed_ns=coalesce(?, changed_ns) where id=?", (changed_ns, inode)
+            )
         elif keep:
             self._run(
                 "update inode set nlink=0, directory=null, name=null, changed_ns=? where id=?", (changed_ns, inode)
@@ -76,6 +85,35 @@ class InodeRows:
             self._run("insert into orphan values (?)", (inode,))
         else:
             self.drop(inode)
+
+    def shelve(self, inode: int, place: tuple[int, bytes]) -> None:
+        """It is an older version at `place` from now on, where an entry named it."""
+        is_home = self._run("select 1 from inode where id=? and directory=? and name=?", (inode, *place)).fetchone()
+        if is_home and (other := self._entry_among_links(inode)):
+            self._move_home(inode, place, other)
+
+    def restore(self, inode: int, place: tuple[int, bytes]) -> None:
+        """An entry at `place` names it again, where it was an older version."""
+        home = self._run(
+            "select directory, name from inode i where id=? and not exists (select 1 from entry e "
+            "where e.directory=i.directory and e.name=i.name and e.inode=i.id)",
+            (inode,),
+        ).fetchone()
+        if home:
+            self._move_home(inode, home, place)
+
+    def _entry_among_links(self, inode: int) -> Any:
+        """(directory, name) of a link that is an entry; None: there is none."""
+        return self._run(
+            "select l.directory, l.name from link l join entry e on e.directory=l.directory and e.name=l.name "
+            "and e.inode=l.inode where l.inode=? limit 1",
+            (inode,),
+        ).fetchone()
+
+    def _move_home(self, inode: int, home: tuple[int, bytes], link: tuple[int, bytes]) -> None:
+        """The home becomes a link, and the link the home."""
+        self._run("update inode set directory=?, name=? where id=?", (*link, inode))
+        self._run("update link set directory=?, name=? where inode=? and directory=? and name=?", (*home, inode, *link))
 
     def drop(self, inode: int) -> None:
         """It goes, and what only it is made of."""
@@ -99,7 +137,7 @@ class InodeRows:
             )
 
     def names(self, inode: int) -> list[tuple[Any, ...]]:
-        """All of its names: (directory, name)."""
+        """(directory, name) of all that hold it, entries and versions."""
         return self._run(
             "select directory, name from inode where id=? and directory is not null "
             "union all select directory, name from link where inode=?",

@@ -35,14 +35,14 @@ TABLES: dict[str, str] = {
         directory integer not null, name blob not null, id integer not null, content integer, size integer not null,
         etag blob not null, modified_ns integer not null, flags integer not null, attributes blob,
         primary key (directory, name, id)""",
-    # directory, name: the entry that names it, or one of those that do. null in mode, times: those of an object put
-    # through S3 (a file of mode 0644 of root's, as old as its entry says)
+    # nlink: entries that name it and versions that are it. directory, name: one of these, an entry if there is one.
+    # null in mode, times: those of an object put through S3 (a file of mode 0644 of root's, as old as its entry says)
     "inode": """
         id integer not null primary key, nlink integer not null, size integer not null, content integer,
         directory integer, name blob, mode integer, uid integer, gid integer, rdev integer, target blob,
         accessed_ns integer, modified_ns integer, changed_ns integer""",
     "xattr": "inode integer not null, name blob not null, value blob not null, primary key (inode, name)",
-    # the other entries that name an inode: hard links
+    # the other entries that name an inode, and versions that are it: hard links
     "link": "inode integer not null, directory integer not null, name blob not null, primary key (inode, "
     "directory, name)",
     # inodes without a name that a mount may hold open

@@ -16,12 +16,14 @@ from catalog_check import check_catalog
 from decide_rig import ANY, DecideRig, md5, put_request
 
 from couchestord.errors import Error, InternalError
+from couchestord.io import filerequests as fr
 from couchestord.io import mutations as mu
 from couchestord.io import requests as rq
 from couchestord.io.catalog.catalog import dump
 from couchestord.model import PART_BYTES_MIN, Attributes, Policy
 
-KEYS = [b"a", b"a/", b"a/b", b"a//b", b"a/b/c", b"b/c", b"b/d/e/f", "ü/ß".encode(), b"/", b"z" * 300]
+LINKS = [b"a", b"l", b"m"]
+KEYS = [*LINKS, b"a/", b"a/b", b"a//b", b"a/b/c", b"b/c", b"b/d/e/f", "ü/ß".encode(), b"/", b"z" * 300]
 BUCKETS = ["bucket-a", "bucket-b"]
 
 
@@ -44,7 +46,7 @@ class Course:
             (self.put, 30), (self.delete, 15), (self.delete_version, 12), (self.copy, 12), (self.versioning, 4),
             (self.make_upload, 5), (self.put_part, 12), (self.copy_part, 6), (self.complete, 8), (self.abort, 2),
             (self.make_segment, 4), (self.move, 10), (self.seal_or_drop, 5), (self.bucket, 2), (self.small, 4),
-            (self.shards, 3), (self.policy, 3),
+            (self.shards, 3), (self.policy, 3), (self.link, 8),
         ]  # fmt: skip
         act = self.rng.choices([it[0] for it in weights], [it[1] for it in weights])[0]
         try:
@@ -94,6 +96,15 @@ class Course:
 
     def versioning(self) -> None:
         self.rig.do(rq.SetVersioning(self.rng.choice(BUCKETS), self.rng.choice(("Enabled", "Suspended"))))
+
+    def link(self) -> None:
+        """An object gets one more name, as through a mount."""
+        name, key = self.place()
+        reader = self.rig.catalog.reading
+        bucket = reader.bucket(name)
+        row = reader.live(bucket.root, key) if bucket else None
+        if bucket and row:
+            self.rig.do(fr.LinkNode(row.inode, bucket.root, self.rng.choice(LINKS)))
 
     def make_upload(self) -> None:
         bucket, key = self.place()
@@ -221,7 +232,7 @@ def test_when_all_is_deleted_nothing_is_left(tmp_path: Path) -> None:
                     course.rig.delete(key, version_id, bucket)
         course.rig.do(rq.RemoveBucket(bucket))
     left: dict[str, list[Any]] = dump(course.rig.path)
-    for table in ("entry", "version", "directory", "inode", "content", "extent", "piece", "part", "upload"):
+    for table in ("entry", "version", "directory", "inode", "link", "content", "extent", "piece", "part", "upload"):
         assert left[table] == [], table
     assert all(row[8] == 0 for row in left["segment"])
     course.rig.close()

@@ -4,9 +4,10 @@ from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import pytest
-from file_rig import there, write
+from file_rig import make, there, write
 from small_store import SMALL, STRIPE_BYTES, body_of, catalog_of, faults_of, make_store
 
+from couchestord.io import filerequests as fr
 from couchestord.io.catalog.check import SHOWN_MAX, find_faults
 from couchestord.model import PART_BYTES_MIN
 from couchestord.store.door import ObjectStore
@@ -20,6 +21,10 @@ FAULTS = {
     "delete from inode where id=(select min(inode) from entry where child=0)": "entries whose inode does not exist",
     "delete from inode where id in (select id from version)": "versions whose inode does not exist",
     "delete from entry where inode=(select min(inode) from entry where child=0)": "inodes that nothing names",
+    "update link set name='none' where name=x'6c696e6b6564'": "hard links that are no entry and no version",
+    "delete from link": "files that do not count what holds them",
+    "update inode set name='none' where id=(select inode from link)": "inodes that say another name than those they",
+    "update inode set name=x'6c696e6b6564' where id=(select inode from link)": "inodes that say an older version",
     "delete from content where id=(select min(content) from inode)": "inodes whose content does not exist",
     "update piece set inode=inode+9999": "pieces of inodes that do not exist",
     "update extent set length=length+1 where segment=0": "contents whose extents do not cover them",
@@ -52,7 +57,11 @@ async def filled(path: Path) -> AsyncIterator[ObjectStore]:
         await store.put("box", b"long", body_of(5 * STRIPE_BYTES))
         await store.copy("box", b"copy", "box", b"long")
         await write(store, there(store, b"long").id, (1000, b"written over"))
+        linked = await make(store, b"linked")
+        for name in (b"other", b"third"):
+            await store.files.change(fr.LinkNode(linked, store.files.root("box"), name))
         await store.set_versioning("box", "Enabled")
+        await store.put("box", b"linked", b"new")
         for body in (b"one", b"two"):
             await store.put("box", b"versioned", body)
         await store.delete("box", b"versioned")

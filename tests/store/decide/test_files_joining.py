@@ -24,6 +24,7 @@ from couchestord.io.fileoutcomes import Lay
 from couchestord.io.mutations import Extent
 from couchestord.io.outcome import Piece
 from couchestord.io.sqlite import open_reader
+from couchestord.store.decide.context import find_version
 from couchestord.store.pieces import next_crowded
 from couchestord.store.runs import content_runs, plan
 
@@ -48,6 +49,7 @@ ARGUMENTS: dict[str, tuple[st.SearchStrategy[Any], ...]] = {
     "free": (),
     "delete": (keys,),
     "versions": (),
+    "forget": (keys, st.integers(0, 5)),
 }
 OFTEN = ["write", "read", "join", "write", "read", "join", "copy"]
 
@@ -70,7 +72,11 @@ class World:
         self.names: dict[bytes, int] = {}
         self.files: dict[int, bytearray] = {}
         self.orphans: set[int] = set()
-        self.versions: set[int] = set()
+        self.older: dict[bytes, list[int]] = {}
+        """Noncurrent versions and markers of each key, oldest first."""
+        self.markers: set[int] = set()
+        self.nulls: set[int] = set()
+        """What had a name when versions were kept from then on."""
         self.bodies: dict[int, bytes] = {}
         self.read: list[fr.JoinPieces] = []
         """What a job has read, and not joined yet."""
@@ -117,8 +123,12 @@ class World:
         if inode is None:
             return
         if self.is_versioned:
-            self.versions.add(inode)
-        elif inode not in self.names.values():
+            self.older.setdefault(key, []).append(inode)
+        self._freed(inode)
+
+    def _freed(self, inode: int) -> None:
+        """If nothing holds it any more."""
+        if inode not in self.names.values() and not any(inode in ids for ids in self.older.values()):
             del self.files[inode]
 
     def do_write(self, key: bytes, parts: list[tuple[int, int]], apart: bool) -> None:
@@ -173,11 +183,10 @@ class World:
             return
         self.do(fr.UnlinkNode(self.root, key, keep))
         inode = self.names.pop(key)
-        if inode not in self.names.values():
-            if keep:
-                self.orphans.add(inode)
-            else:
-                del self.files[inode]
+        if keep and inode not in self.names.values():
+            self.orphans.add(inode)
+        else:
+            self._freed(inode)
 
     def do_free(self) -> None:
         self.do(fr.FreeOrphans(tuple(self.orphans)))
@@ -187,13 +196,48 @@ class World:
 
     def do_delete(self, key: bytes) -> None:
         self._left(key)
-        self.rig.delete(key)
+        marker = self.rig.delete(key).version_id
+        if marker is not None:
+            self.markers.add(int(marker, 16))
+            self.older.setdefault(key, []).append(int(marker, 16))
 
     def do_versions(self) -> None:
-        # what has several names can have no versions
-        if len(set(self.names.values())) == len(self.names) and not self.is_versioned:
+        if not self.is_versioned:
             self.do(rq.SetVersioning("bucket", "Enabled"))
             self.is_versioned = True
+            self.nulls = set(self.names.values())
+
+    def do_forget(self, key: bytes, chosen: int) -> None:
+        """One version of a key goes, the live one too, or a marker."""
+        live, older = self.names.get(key), self.older.get(key, [])
+        held = [*older, *([live] if live else [])]
+        if not held or not self.is_versioned:
+            return
+        id_ = held[chosen % len(held)]
+        self.rig.delete(key, self._version_id(id_))
+        if id_ == live:
+            del self.names[key]
+        else:
+            older.remove(id_)
+        if key not in self.names and older and older[-1] not in self.markers:
+            self.names[key] = older.pop()
+        if id_ not in self.markers:
+            self._freed(id_)
+
+    def forget_all(self) -> None:
+        """Nothing is left."""
+        self.do_versions()
+        self.do_free()
+        turn = 0
+        while self.names or any(self.older.values()):
+            turn += 1
+            for key in sorted(set(KEYS)):
+                self.do_forget(key, turn)
+                self.compare()
+        assert not self.files
+
+    def _version_id(self, id_: int) -> str:
+        return "null" if id_ in self.nulls else f"{id_:016x}"
 
     def do_read(self, how: str, chosen: int) -> None:
         """What a job reads now may be joined later, when others have written."""
@@ -262,6 +306,17 @@ class World:
             assert entry is not None
             assert (entry.inode, entry.size) == (inode, len(self.files[inode]))
             assert self._bytes(plan(catalog.reading, entry, 0, entry.size)) == self.files[inode]
+            node, shown = catalog.files.node(inode), catalog.files.object(inode)
+            assert node is not None
+            assert shown is not None
+            assert (node.published_ns, shown.etag) == (entry.modified_ns, entry.etag)
+        bucket = catalog.reading.bucket("bucket")
+        assert bucket is not None
+        for key, ids in self.older.items():
+            for id_ in set(ids) - self.markers:
+                row = find_version(catalog.reading, bucket, key, self._version_id(id_))[2]
+                assert (row.inode, row.size) == (id_, len(self.files[id_]))
+                assert self._bytes(plan(catalog.reading, row, 0, row.size)) == self.files[id_]
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -276,6 +331,11 @@ def test_files_are_as_they_were_written(course: list[tuple[Any, ...]]) -> None:
         check_catalog(world.rig.path)
         connection = open_reader(world.rig.path)
         assert not find_faults(connection)
+        world.forget_all()
+        check_catalog(world.rig.path)
+        assert not find_faults(connection)
         connection.close()
+        left = dump(world.rig.path)
+        assert not any(left[table] for table in ("entry", "version", "inode", "link", "content", "piece", "extent"))
         assert dump(world.rig.replay(Path(name) / "again.sqlite")) == dump(world.rig.path)
         world.rig.close()

@@ -1,6 +1,7 @@
 """S3's semantics of PUT, copy and delete."""
 
 from functools import partial
+from itertools import permutations
 
 import pytest
 from catalog_check import check_catalog
@@ -16,7 +17,10 @@ from couchestord.errors import (
     NoSuchVersion,
     PreconditionFailed,
 )
+from couchestord.io import filerequests as fr
 from couchestord.io import requests as rq
+from couchestord.io.catalog.catalog import dump
+from couchestord.io.catalog.read import EntryRow
 from couchestord.model import Attributes, Conditions, DeleteResult
 from couchestord.store.decide.context import find_version
 from couchestord.store.values import is_marker, version_id
@@ -238,3 +242,109 @@ def test_copy_refusals(rig: DecideRig) -> None:
     with pytest.raises(NoSuchKey):
         rig.copy(b"copy", KEY, version_id=info.version_id, conditions=Conditions(if_match=("*",)))
     assert rig.copy(b"copy", KEY, version_id=info.version_id).size_bytes == 5
+
+
+# -- hard links, made before versions are kept -------------------------------------------------------------------------
+
+LINKED, OTHER, THIRD = b"linked", b"other", b"third"
+
+
+def link(rig: DecideRig) -> int:
+    """A file of three names in a bucket that keeps versions from then on; its number."""
+    rig.put(LINKED, b"linked")
+    row = live(rig, LINKED)
+    assert row is not None
+    bucket = rig.catalog.reading.bucket("bucket")
+    assert bucket is not None
+    for name in (OTHER, THIRD):
+        rig.do(fr.LinkNode(row.inode, bucket.root, name))
+    versioning(rig, "Enabled")
+    return row.inode
+
+
+def live(rig: DecideRig, key: bytes) -> EntryRow | None:
+    bucket = rig.catalog.reading.bucket("bucket")
+    assert bucket is not None
+    return rig.catalog.reading.live(bucket.root, key)
+
+
+def check_names(rig: DecideRig, inode: int, count: int, *names: bytes) -> None:
+    """So many entries and versions hold the file; these names are it, and it shows what they say of it."""
+    check_catalog(rig.path)
+    for key in (LINKED, OTHER, THIRD):
+        row = live(rig, key)
+        assert (row is not None and row.inode == inode) == (key in names)
+    node, shown = rig.catalog.files.node(inode), rig.catalog.files.object(inode)
+    if not count:
+        assert node is None
+        return
+    assert node is not None
+    assert node.nlink == count
+    if names:
+        row = live(rig, names[0])
+        assert row is not None
+        assert shown is not None
+        assert (node.published_ns, shown.etag) == (row.modified_ns, row.etag)
+
+
+@pytest.mark.parametrize("name", [LINKED, OTHER])
+def test_the_null_version_of_a_linked_name_goes_alone(rig: DecideRig, name: bytes) -> None:
+    inode = link(rig)
+    left = [key for key in (LINKED, OTHER, THIRD) if key != name]
+    rig.put(name, b"new")
+    check_names(rig, inode, 3, *left)
+    rig.delete(name, "null")
+    check_names(rig, inode, 2, *left)
+    rig.delete(left[0], "null")
+    check_names(rig, inode, 1, left[1])
+    rig.delete(left[1], "null")
+    check_names(rig, inode, 0)
+
+
+def test_a_linked_name_comes_back_when_what_was_put_over_it_goes(rig: DecideRig) -> None:
+    inode = link(rig)
+    for key in (OTHER, LINKED, THIRD):
+        new = rig.put(key, b"new").version_id
+        marker = rig.delete(key).version_id
+        rig.delete(key, new)
+        rig.delete(key, marker)
+        check_names(rig, inode, 3, LINKED, OTHER, THIRD)
+    new = {key: rig.put(key, b"new").version_id for key in (LINKED, OTHER, THIRD)}
+    for key in new:
+        check_names(rig, inode, 3)
+        rig.delete(key, new[key])
+        check_names(rig, inode, 3, key)
+        new[key] = rig.put(key, b"new").version_id
+    rig.delete(LINKED, "null")
+    rig.delete(OTHER, new[OTHER])
+    check_names(rig, inode, 2, OTHER)
+    rig.delete(THIRD, new[THIRD])
+    check_names(rig, inode, 2, OTHER, THIRD)
+
+
+def test_a_new_null_version_drops_one_of_several_that_a_file_is(rig: DecideRig) -> None:
+    inode = link(rig)
+    rig.put(LINKED, b"new")
+    rig.delete(OTHER)
+    versioning(rig, "Suspended")
+    rig.put(LINKED, b"newer")
+    check_names(rig, inode, 2, THIRD)
+    rig.put(THIRD, b"newer")
+    check_names(rig, inode, 1)
+    rig.delete(OTHER)
+    check_names(rig, inode, 0)
+
+
+@pytest.mark.parametrize("order", list(permutations(range(4))))
+def test_a_file_goes_with_the_last_that_holds_it(rig: DecideRig, order: tuple[int, ...]) -> None:
+    inode = link(rig)
+    new = rig.put(LINKED, b"new").version_id
+    rig.delete(OTHER)
+    versions = [(LINKED, "null"), (OTHER, "null"), (THIRD, "null"), (LINKED, new)]
+    for index in order:
+        rig.delete(*versions[index])
+        check_catalog(rig.path)
+        holding = {it for it in order[order.index(index) + 1 :] if it < 3}
+        assert (rig.catalog.files.node(inode) is not None) == bool(holding)
+    left = dump(rig.path)
+    assert [left[table] for table in ("entry", "inode", "link", "content", "extent")] == [[], [], [], [], []]
