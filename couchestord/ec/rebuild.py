@@ -27,6 +27,7 @@ from couchestord.errors import (
 from couchestord.io.catalog.read import CatalogReader, PlacementRow, SegmentRow
 from couchestord.io.catalog.segments import STATE_SEALED
 from couchestord.io.cutshort import remove_cut_short
+from couchestord.io.disk import Disk
 from couchestord.io.disks import Disks, shards_per_disk
 from couchestord.io.requests import LoseShards, PlaceShard, SaveJob
 from couchestord.io.room import ask_room
@@ -151,8 +152,8 @@ class Rebuilder:
 
         Of sealed segments; with `open_too` also of those that are written to: a shard that was not begun yet, or is
         being written, may then be made anew for nothing. Looks at sizes and at every header, not at payloads: those are
-        verified whenever they are read. Returns how many shards are to be rebuilt. Raises what the store's writer
-        raises.
+        verified whenever they are read. Returns how many shards are to be rebuilt. Raises DiskFailed when the disk goes
+        meanwhile, which says nothing of what lies on it, and what the store's writer raises.
         """
         disk = self._disks.get(disk_index)
         if disk is None:
@@ -168,7 +169,7 @@ class Rebuilder:
                     if number != disk_index or row.missing >> index & 1:
                         continue
                     size_bytes = sizes.get(shard_path(row.id, index).removeprefix(f"{FOLDER}/"), 0)
-                    if not await self._has_headers(row, index, size_bytes):
+                    if not await self._has_headers(disk, row, index, size_bytes):
                         count += await self._lose(row.id, index, disk_index)
         return count
 
@@ -319,7 +320,7 @@ class Rebuilder:
         except (Corrupt, DiskFailed, NoSuchFile):
             return
 
-    async def _has_headers(self, row: SegmentRow, index: int, size_bytes: int) -> bool:
+    async def _has_headers(self, disk: Disk, row: SegmentRow, index: int, size_bytes: int) -> bool:
         end_bytes = PAGE_BYTES
         try:
             file = self._stripes.file(row, index)
@@ -332,7 +333,9 @@ class Rebuilder:
                     end_bytes = (page + 1) * PAGE_BYTES + shape.shard_length
         except UnknownFormat:
             return True  # a newer program's: not ours to judge, and not to be overwritten
-        except (Corrupt, DiskError):
+        except (Corrupt, DiskError) as error:
+            if self._disks.get(row.disks[index]) is not disk or disk.failure is not None:
+                raise DiskFailed(f"it went while it was compared: {error}") from error
             return False
         return size_bytes >= end_bytes
 

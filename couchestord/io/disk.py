@@ -38,6 +38,11 @@ class Disk(Protocol):
         """For people: the folder, the device."""
         ...
 
+    @property
+    def failure(self) -> str | None:
+        """Why every call fails at once with DiskFailed, for good; None while the disk is well."""
+        ...
+
     async def write_at(self, path: str, offset: int, buffers: Sequence[Buffer], *, sync: bool = False) -> None:
         """Write all buffers, one after the other, at `offset`; the file is made if it is missing, its folder too.
 

@@ -362,7 +362,7 @@ async def test_a_disk_that_fails_here_is_off_here_and_tried_again(tmp_path: Path
             assert (len(opened), reader.stats().off_because) == (2, "")
             assert await reader.get(16, 0) == chunk_of(16)
             nursery.cancel_scope.cancel()
-    assert [disk._disk.failure is not None for disk in opened] == [True, True], "closed"  # type: ignore[attr-defined]
+    assert [disk._disk.failure is not None for disk in opened] == [True, True], "closed"
 
 
 async def test_a_folder_that_cannot_be_opened_for_whatever_reason_is_off(tmp_path: Path) -> None:

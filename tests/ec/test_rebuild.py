@@ -15,6 +15,7 @@ from couchestord.ec.throttle import Throttle
 from couchestord.errors import DataLost, DiskFailed, DiskFull, JournalFull
 from couchestord.io import requests as rq
 from couchestord.io.catalog.read import SegmentRow
+from couchestord.io.disk import Disk
 from couchestord.service import Progress
 
 LENGTH = 5 * STRIPE_BYTES + 999
@@ -528,6 +529,52 @@ async def test_a_returned_disk_is_compared_and_what_it_misses_is_queued(tmp_path
         assert await bench.rebuilder.check_returned(2) == 0
 
 
+@pytest.mark.parametrize("how", ["away", "hangs", "away and back"])
+@pytest.mark.parametrize("after", [0, 1, 10])
+async def test_a_disk_that_goes_while_it_is_compared_has_lost_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, after: int
+) -> None:
+    async with open_rig(tmp_path) as rig:
+        bench = Bench(rig)
+        ids = [await bench.put(seed) for seed in range(4)]
+        bench.restart()
+        sim = rig.sims[2]
+        sim.deadline_s = 0.01
+        original, calls = sim.read, itertools.count()
+
+        async def read(path: str, offset: int, length: int) -> bytes:
+            if next(calls) == after:
+                if how == "hangs":
+                    sim.frozen = True
+                else:
+                    sim.close()
+                    rig.disks.fail(2, "pulled")
+                if how == "away and back":
+                    rig.disks.take(2, sim.crash(keep_all=True))
+            return await original(path, offset, length)
+
+        monkeypatch.setattr(sim, "read", read)
+        with pytest.raises(DiskFailed, match="while it was compared"):
+            await bench.rebuilder.check_returned(2)
+        assert [rig.segment(id_).missing for id_ in ids] == [0] * 4
+        rig.disks.take(2, sim.crash(keep_all=True))
+        bench.restart()
+        assert await bench.rebuilder.check_returned(2) == 0
+
+
+async def test_what_a_returned_disk_cannot_read_is_missing_there(tmp_path: Path) -> None:
+    async with open_rig(tmp_path) as rig:
+        bench = Bench(rig)
+        ids = [await bench.put(seed) for seed in range(3)]
+        bench.restart()
+        rig.sims[2].fail_at(2, DiskFailed("EIO"))
+        assert await bench.rebuilder.check_returned(2) == 1
+        assert not rig.disks.failures
+        assert [rig.segment(id_).missing for id_ in ids] == [1 << rig.segment(ids[0]).disks.index(2), 0, 0]
+        await bench.run()
+        await bench.check()
+
+
 async def test_what_is_made_anew_elsewhere_while_its_disk_is_compared_is_not_missed_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -537,7 +584,7 @@ async def test_what_is_made_anew_elsewhere_while_its_disk_is_compared_is_not_mis
         home = rig.segment(ids[0]).disks[0]
         (other,) = set(range(7)) - set(rig.segment(ids[0]).disks)
 
-        async def has_headers(_: Rebuilder, row: SegmentRow, index: int, size_bytes: int) -> bool:
+        async def has_headers(_: Rebuilder, disk: Disk, row: SegmentRow, index: int, size_bytes: int) -> bool:
             seen.append(row.id)
             if row.id == ids[0]:
                 await rig.submit(rq.PlaceShard(row.id, index, other))

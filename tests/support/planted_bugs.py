@@ -397,7 +397,7 @@ BUGS = (
     _bug(
         "files of a returned disk are not compared",
         "ec/rebuild.py",
-        "                if not await self._has_headers(row, index, size_bytes):",
+        "                if not await self._has_headers(disk, row, index, size_bytes):",
         "                if index < 0:",
         _ROT + "test_an_old_copy_of_a_disk_is_put_back",
     ),
@@ -666,6 +666,20 @@ BUGS = (
         "        except DiskError as error:\n            self._disks.fail(current.target, error)",
         "        except ZeroDivisionError as error:\n            self._disks.fail(current.target, DiskError(str(error)))",
         "ec/test_rebuild.py::test_a_target_that_fails_is_given_up_for_another",
+    ),
+    _bug(
+        "what cannot be looked at on a disk that goes while it is compared is lost",
+        "ec/rebuild.py",
+        "            if self._disks.get(row.disks[index]) is not disk or disk.failure is not None:",
+        "            if not row:",
+        "ec/test_rebuild.py::test_a_disk_that_goes_while_it_is_compared_has_lost_nothing",
+    ),
+    _bug(
+        "a disk that fails and is not given up yet is well",
+        "ec/rebuild.py",
+        " is not disk or disk.failure is not None:",
+        " is not disk:",
+        "ec/test_rebuild.py::test_a_disk_that_goes_while_it_is_compared_has_lost_nothing",
     ),
     _bug(
         "what could not be made anew takes the place of what a disk that is away has",
