@@ -10,7 +10,7 @@ from couchestord import logs
 from couchestord.ec.rebuild_shard import ShardRebuild, StripeWalk, is_live
 from couchestord.ec.segments import Submit
 from couchestord.ec.shardfile import remove_shard
-from couchestord.ec.shards import FOLDER, PAGE_BYTES, parse_shard_name, shard_path
+from couchestord.ec.shards import CHECK_BYTES, FOLDER, StripeHeader, parse_shard_name, shard_path
 from couchestord.ec.stripes import StripeStore
 from couchestord.ec.throttle import Throttle
 from couchestord.errors import (
@@ -151,14 +151,14 @@ class Rebuilder:
         """Compare the files of a disk that was away with what the catalog says it holds; what is missing is queued.
 
         Of sealed segments; with `open_too` also of those that are written to: a shard that was not begun yet, or is
-        being written, may then be made anew for nothing. Looks at sizes and at every header, not at payloads: those are
-        verified whenever they are read. Returns how many shards are to be rebuilt. Raises DiskFailed when the disk goes
-        meanwhile, which says nothing of what lies on it, and what the store's writer raises.
+        being written, may then be made anew for nothing. Looks at every header and at the last bytes, not at other
+        payloads: those are verified whenever they are read. Returns how many shards are to be rebuilt. Raises
+        DiskFailed when the disk goes meanwhile, which says nothing of what lies on it, and what the store's writer
+        raises.
         """
         disk = self._disks.get(disk_index)
         if disk is None:
             return 0
-        sizes = await disk.list(FOLDER)
         count = after = 0
         while rows := self._catalog.segments(after, COMPARED_MAX):
             after = rows[-1].id
@@ -168,8 +168,7 @@ class Rebuilder:
                 for index, number in enumerate(row.disks):
                     if number != disk_index or row.missing >> index & 1:
                         continue
-                    size_bytes = sizes.get(shard_path(row.id, index).removeprefix(f"{FOLDER}/"), 0)
-                    if not await self._has_headers(disk, row, index, size_bytes):
+                    if not await self._has_headers(disk, row, index):
                         count += await self._lose(row.id, index, disk_index)
         return count
 
@@ -320,8 +319,8 @@ class Rebuilder:
         except (Corrupt, DiskFailed, NoSuchFile):
             return
 
-    async def _has_headers(self, disk: Disk, row: SegmentRow, index: int, size_bytes: int) -> bool:
-        end_bytes = PAGE_BYTES
+    async def _has_headers(self, disk: Disk, row: SegmentRow, index: int) -> bool:
+        last: tuple[int, StripeHeader] | None = None
         try:
             file = self._stripes.file(row, index)
             await file.segment_header()
@@ -329,15 +328,19 @@ class Rebuilder:
             while (found := await walk.next()) is not None:
                 page, shape = found
                 if shape is not None:
-                    await file.header(page)
-                    end_bytes = (page + 1) * PAGE_BYTES + shape.shard_length
+                    last = page, await file.header(page)
+            if last is not None:
+                # not its size, as it was listed when all this began: what was open then, or came since, has grown
+                page, header = last
+                end = header.shard_length
+                await file.blocks(page, header, (end - 1) // CHECK_BYTES * CHECK_BYTES, end)
         except UnknownFormat:
             return True  # a newer program's: not ours to judge, and not to be overwritten
         except (Corrupt, DiskError) as error:
             if self._disks.get(row.disks[index]) is not disk or disk.failure is not None:
                 raise DiskFailed(f"it went while it was compared: {error}") from error
             return False
-        return size_bytes >= end_bytes
+        return True
 
     def _put_off(self, current: ShardRebuild) -> None:
         self._not_before[current.row.id, current.index] = trio.current_time() + self._options.retry_s

@@ -9,6 +9,7 @@ import trio.testing
 from simdisk import SimDisk
 from stripe_rig import STRIPE_BYTES, Rig, open_rig, pattern, reseal
 
+from couchestord.ec.opensegment import OpenSegment
 from couchestord.ec.rebuild import Rebuilder, RebuildOptions
 from couchestord.ec.shards import PAGE_BYTES, shard_path
 from couchestord.ec.throttle import Throttle
@@ -562,12 +563,49 @@ async def test_a_disk_that_goes_while_it_is_compared_has_lost_nothing(
         assert await bench.rebuilder.check_returned(2) == 0
 
 
+async def test_what_is_written_to_a_disk_while_it_is_compared_is_not_missed_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To a segment that was begun before, to one that was only made, and to one that is made meanwhile."""
+    async with open_rig(tmp_path) as rig:
+        bench = Bench(rig)
+        ids = [await bench.put()]
+        pool = rig.make_pool()
+        begun, made = await pool.take(rig.policies[0]), await pool.take(rig.policies[0])
+        ids += [begun.row.id, made.row.id]
+
+        async def write(segment: OpenSegment) -> None:
+            data = pattern(STRIPE_BYTES, segment.end)
+            assert await segment.write([await rig.stripes.encode(segment.row, segment.end, data)])
+            await segment.sync(6)
+
+        await write(begun)
+        bench.restart()
+        sim, looked_at = rig.sims[2], []
+        original = sim.read
+
+        async def read(path: str, offset: int, length: int) -> bytes:
+            looked_at.append(path)
+            if len(looked_at) == 1:
+                for segment in (begun, made):
+                    await write(segment)
+                    await pool.seal(segment)
+                ids.append(await bench.put(1))
+            return await original(path, offset, length)
+
+        monkeypatch.setattr(sim, "read", read)
+        monkeypatch.setattr("couchestord.ec.rebuild.COMPARED_MAX", 1)
+        assert await bench.rebuilder.check_returned(2) == 0
+        assert {shard_path(id_, rig.segment(id_).disks.index(2)) for id_ in ids} == set(looked_at)
+        assert [rig.segment(id_).missing for id_ in ids] == [0] * 4
+
+
 async def test_what_a_returned_disk_cannot_read_is_missing_there(tmp_path: Path) -> None:
     async with open_rig(tmp_path) as rig:
         bench = Bench(rig)
         ids = [await bench.put(seed) for seed in range(3)]
         bench.restart()
-        rig.sims[2].fail_at(2, DiskFailed("EIO"))
+        rig.sims[2].fail_at(1, DiskFailed("EIO"))
         assert await bench.rebuilder.check_returned(2) == 1
         assert not rig.disks.failures
         assert [rig.segment(id_).missing for id_ in ids] == [1 << rig.segment(ids[0]).disks.index(2), 0, 0]
@@ -584,7 +622,7 @@ async def test_what_is_made_anew_elsewhere_while_its_disk_is_compared_is_not_mis
         home = rig.segment(ids[0]).disks[0]
         (other,) = set(range(7)) - set(rig.segment(ids[0]).disks)
 
-        async def has_headers(_: Rebuilder, disk: Disk, row: SegmentRow, index: int, size_bytes: int) -> bool:
+        async def has_headers(_: Rebuilder, disk: Disk, row: SegmentRow, index: int) -> bool:
             seen.append(row.id)
             if row.id == ids[0]:
                 await rig.submit(rq.PlaceShard(row.id, index, other))
