@@ -121,7 +121,7 @@ class OpenSegment:
             except DiskError as error:
                 failed[index] = error
                 if disk is not None:
-                    self._disks.fail(number, error)
+                    self._disks.fail(number, error, disk)
 
         async with trio.open_nursery() as nursery:
             for index in indexes:

@@ -119,8 +119,8 @@ class Rebuilder:
             await self._sweep(disk_index)
 
     async def _sweep(self, disk_index: int) -> None:
-        current = self._current
-        kept = shard_path(current.row.id, current.index) if current and current.target == disk_index else ""
+        current, disk = self._current, self._disks.get(disk_index)
+        kept = shard_path(current.row.id, current.index) if current and current.disk is disk else ""
         await remove_cut_short(self._disks, disk_index, FOLDER, parse_shard_name, kept)
 
     async def _work(self) -> Progress:
@@ -268,7 +268,7 @@ class Rebuilder:
             await self._abandon(current)
             return
         except DiskError as error:
-            self._disks.fail(current.target, error)
+            self._disks.fail(current.target, error, current.disk)
             self._put_off(current)
             await self._abandon(current)
             return

@@ -76,11 +76,11 @@ class ShardRebuild:
         self.row = row
         self.index = index
         self.target = target
+        self.disk = disk
         self.holes: list[int] = []
         """Pages of stripes that could not be made: too few of their shards are left."""
         self.written_bytes = 0
         self._stripes = stripes
-        self._disk = disk
         self._path = shard_path(row.id, index)
         self._new = self._path + NEW_SUFFIX
         self._file = ShardFile(disk, stripes.identity(row), index, self._new)
@@ -103,16 +103,16 @@ class ShardRebuild:
     async def abandon(self) -> None:
         """Remove what was begun. Raises DiskError."""
         with suppress(NoSuchFile):
-            await self._disk.unlink(self._new)
+            await self.disk.unlink(self._new)
 
     async def _begin(self) -> None:
         with suppress(NoSuchFile):
-            await self._disk.unlink(self._new)  # of a run before, perhaps longer
+            await self.disk.unlink(self._new)  # of a run before, perhaps longer
         disks = (*self.row.disks[: self.index], self.target, *self.row.disks[self.index + 1 :])
         page = segment_header_page(
             self.row._replace(disks=disks), self._stripes.identity(self.row).store_id, self.index
         )
-        await self._disk.write_at(self._new, 0, [page])
+        await self.disk.write_at(self._new, 0, [page])
         self._begun = True
 
     async def _write(self, page: int, shape: StripeHeader | None) -> None:
@@ -125,25 +125,25 @@ class ShardRebuild:
             return
         header = pack_stripe_header(self._stripes.identity(self.row), page, self.index, shape.length, payload)
         padding = bytes(-shape.shard_length % PAGE_BYTES)
-        await self._disk.write_at(self._new, page * PAGE_BYTES, [header, payload, padding])
+        await self.disk.write_at(self._new, page * PAGE_BYTES, [header, payload, padding])
         self._written.append((page, shape))
         self.written_bytes += len(header) + shape.shard_length
 
     async def _verify(self, stripes_max: int) -> bool:
         if not self._verified_count:
-            await self._disk.sync(self._new)
+            await self.disk.sync(self._new)
         upto = min(len(self._written), self._verified_count + stripes_max)
         try:
             await self._file.segment_header()
             for page, shape in self._written[self._verified_count : upto]:
                 await check_stripe(self._file, page, shape)
         except Corrupt as error:
-            raise DataLost(f"what was written to {self._disk.name} reads otherwise: {error}") from error
+            raise DataLost(f"what was written to {self.disk.name} reads otherwise: {error}") from error
         self._verified_count = upto
         if upto < len(self._written):
             return False
-        await self._disk.rename(self._new, self._path)
-        await self._disk.sync_dir(FOLDER)
+        await self.disk.rename(self._new, self._path)
+        await self.disk.sync_dir(FOLDER)
         return True
 
 

@@ -156,10 +156,12 @@ class Disks:
         for index in [index for index in self._members if index in self.failures]:
             self._members.pop(index).close()
 
-    def fail(self, index: int, reason: object) -> None:
+    def fail(self, index: int, reason: object, disk: Disk | None = None) -> None:
         """Stop using a disk: a write or sync on it failed or timed out, or it went away. DiskFull only keeps new
-        data off it.
+        data off it. `disk`: that which it happened to; the one that has come in its place since is not to blame.
         """
+        if disk is not None and self._members.get(index) is not disk:
+            return
         if isinstance(reason, DiskFull):
             if index not in self._full:
                 log.warning("disk is full", disk=self.name(index), reason=str(reason))
@@ -297,7 +299,7 @@ class Disks:
                 await self._write_slot(index, disk, slot, before)
                 written += 1
             except DiskError as error:
-                self.fail(index, error)
+                self.fail(index, error, disk)
 
         async with trio.open_nursery() as nursery:
             for index in self.good():

@@ -21,14 +21,15 @@ async def call_all(disks: Disks, indexes: Sequence[int], call: Callable[[int, Di
     async def one(index: int) -> None:
         nonlocal failed
         disk = chosen[index]
+        if disk is None:
+            failed += 1
+            return
         try:
-            if disk is None:
-                raise DiskError(disks.failures.get(index, "given up"))
             await call(index, disk)
         except* DiskError as group:
             failed += 1
             for error in _leaves(group):
-                disks.fail(index, error)
+                disks.fail(index, error, disk)
 
     if len(indexes) == 1:
         await one(indexes[0])
@@ -45,23 +46,23 @@ async def write_all(disks: Disks, indexes: Sequence[int], path: str, offset: int
     What `call_all` would do with `Disk.write_at`, without a task and a wake-up for each disk. Cannot be cancelled.
     """
     joint = Joint()
-    ends: list[tuple[int, Callable[[], None]]] = []
+    ends: list[tuple[int, Disk, Callable[[], None]]] = []
     for index in indexes:
+        disk = disks.get(index)
+        if disk is None:
+            continue
         try:
-            disk = disks.get(index)
-            if disk is None:
-                raise DiskError(disks.failures.get(index, "given up"))
-            ends.append((index, disk.begin_write(path, offset, buffers, joint)))
+            ends.append((index, disk, disk.begin_write(path, offset, buffers, joint)))
         except DiskError as error:
             disks.fail(index, error)
     await joint.wait()
     written = 0
-    for index, end in ends:
+    for index, disk, end in ends:
         try:
             end()
             written += 1
         except DiskError as error:
-            disks.fail(index, error)
+            disks.fail(index, error, disk)
     return written == len(indexes)
 
 

@@ -69,7 +69,7 @@ class Rejournaler:
                 return Progress.BUSY
         except (DataLost, DiskError) as error:
             if isinstance(error, DiskError):
-                self._disks.fail(short.target, error)
+                self._disks.fail(short.target, error, disk)
             elif self._journal.holds(short.header.first_sequence):
                 # no replica that is here counts as whole any more: it is not tried again before a disk returns
                 log.error("a journal file cannot be copied", file=short.path, reason=str(error))

@@ -32,7 +32,7 @@ async def ask_room(disks: Disks) -> dict[int, Room]:
             if disk is not None:
                 found[index] = await disk.capacity()
         except DiskError as error:
-            disks.fail(index, error)
+            disks.fail(index, error, disk)
 
     async with trio.open_nursery() as nursery:
         for index in disks.good():

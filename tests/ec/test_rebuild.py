@@ -391,6 +391,32 @@ async def test_a_target_that_fails_is_given_up_for_another(
         await bench.check(disks_lost=1)
 
 
+@pytest.mark.parametrize("is_swept", [False, True])
+async def test_a_target_that_goes_and_returns_between_two_steps_is_not_given_up(tmp_path: Path, is_swept: bool) -> None:
+    async with open_rig(tmp_path) as rig:
+        bench = Bench(rig, retry_s=0.0)
+        id_ = await bench.put()
+        home = rig.segment(id_).disks[1]
+        bench.report(id_, 0b10)
+        assert await bench.rebuilder.work() is Progress.BUSY
+        before = rig.sims[home]
+        rig.disks.fail(home, "pulled")
+        rig.disks.release_failed()
+        rig.sims[home] = before.crash(keep_all=True)
+        rig.disks.take(home, rig.sims[home])
+        name = shard_path(id_, 1).removeprefix("segments/")
+        assert f"{name}.new" in await rig.sims[home].list("segments")
+        if is_swept:
+            await bench.rebuilder.sweep(home)
+            assert list(await rig.sims[home].list("segments")) == [name], "nobody goes on with it"
+        await bench.run()
+        assert not rig.disks.failures
+        assert list(await rig.sims[home].list("segments")) == [name]
+        assert bench.rebuilder.rebuilt_shards_count == 1
+        await bench.check_file(id_, 1)
+        await bench.check()
+
+
 async def test_a_target_that_lies_is_found_out(tmp_path: Path) -> None:
     async with open_rig(tmp_path) as rig:
         bench = Bench(rig)

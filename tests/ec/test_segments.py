@@ -240,6 +240,28 @@ async def test_min_healthy_shards_is_kept(tmp_path: Path) -> None:
             await pool.writer().append(b"x")
 
 
+async def test_a_disk_that_returned_is_not_given_up_for_what_failed_before(tmp_path: Path) -> None:
+    async with open_rig(tmp_path) as rig:
+        pool = make_pool(rig)
+        async with pool.writer() as writer:
+            await write(writer, pattern(1000))
+            rig.sims[2].frozen = True
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(writer.append, pattern(1000, 1))
+                await trio.testing.wait_all_tasks_blocked()
+                rig.sims[2].gone = True
+                rig.disks.fail(2, "pulled")
+                rig.disks.take(2, rig.sims[2].crash(keep_all=True))
+                rig.sims[2].frozen = False
+            await writer.sync()
+        await pool.aclose()
+        assert not rig.disks.failures
+        first = rig.segment(writer.runs[0].segment)
+        assert first.missing == 1 << first.disks.index(2)
+        assert rig.segment(writer.runs[1].segment).missing == 0
+        assert await read(rig, writer.runs) == pattern(1000) + pattern(1000, 1)
+
+
 async def test_a_full_disk_spoils_nothing(tmp_path: Path) -> None:
     async with open_rig(tmp_path) as rig:
         pool = make_pool(rig, segment_bytes=1 << 30)

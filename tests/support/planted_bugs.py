@@ -663,9 +663,37 @@ BUGS = (
     _bug(
         "a rebuild does not outlive its target",
         "ec/rebuild.py",
-        "        except DiskError as error:\n            self._disks.fail(current.target, error)",
+        "        except DiskError as error:\n            self._disks.fail(current.target, error, current.disk)",
         "        except ZeroDivisionError as error:\n            self._disks.fail(current.target, DiskError(str(error)))",
         "ec/test_rebuild.py::test_a_target_that_fails_is_given_up_for_another",
+    ),
+    _bug(
+        "a rebuild gives up the disk that has returned since",
+        "ec/rebuild.py",
+        "self._disks.fail(current.target, error, current.disk)",
+        "self._disks.fail(current.target, error)",
+        "ec/test_rebuild.py::test_a_target_that_goes_and_returns_between_two_steps_is_not_given_up",
+    ),
+    _bug(
+        "what was being made on a disk that has returned since stays there",
+        "ec/rebuild.py",
+        "if current and current.disk is disk else",
+        "if current and current.target == disk_index else",
+        "ec/test_rebuild.py::test_a_target_that_goes_and_returns_between_two_steps_is_not_given_up",
+    ),
+    _bug(
+        "a write to a segment gives up the disk that has returned since",
+        "ec/opensegment.py",
+        "self._disks.fail(number, error, disk)",
+        "self._disks.fail(number, error)",
+        "ec/test_segments.py::test_a_disk_that_returned_is_not_given_up_for_what_failed_before",
+    ),
+    _bug(
+        "a disk that has returned is to blame for what failed before",
+        "io/disks.py",
+        "        if disk is not None and self._members.get(index) is not disk:",
+        "        if index < 0:",
+        "io/test_fanout.py::test_the_disk_that_failed_is_given_up_and_not_the_one_in_its_place",
     ),
     _bug(
         "what cannot be looked at on a disk that goes while it is compared is lost",
