@@ -55,7 +55,7 @@ class StripeStore:
     """Reads and encodes stripes. Belongs to the store's task context.
 
     `nursery` holds reads that outlive their request because their disk is slow: cancel it before the disks are closed.
-    `on_damage` hears of each shard that turned out missing or damaged, once until `forget_damage`.
+    `on_damage` hears of each shard that turned out missing or damaged, again after a minute or `forget_damage`.
     """
 
     def __init__(

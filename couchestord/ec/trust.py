@@ -13,6 +13,11 @@ from couchestord.io.disks import Disks
 
 log = logs.get(__name__)
 
+NOTED_AGAIN_S = 60.0
+"""After so long a damage that is still found is told again: it may be another one, found after the first was made good
+by a process that nobody told of that.
+"""
+
 Result = TypeVar("Result")
 Damage = Callable[[int, int, int], None]
 """Called with (segment id, index of the shard that could not be read, disk it was looked for on). Must not block, must
@@ -28,7 +33,8 @@ class ShardTrust:
         self._late_s = late_s
         self._damages_noted_max = damages_noted_max
         self._on_damage = on_damage
-        self._damaged: set[tuple[int, int, int]] = set()
+        self._damaged: dict[tuple[int, int, int], float] = {}
+        """When each was noted."""
         self._under_way: dict[int, dict[object, float]] = {}
 
     async def timed(
@@ -54,19 +60,20 @@ class ShardTrust:
     def note(self, segment: SegmentRow, index: int, error: ShardError) -> None:
         """A shard that should be whole is not. What a newer program wrote is no damage, and is left alone."""
         damage = segment.id, index, segment.disks[index]
-        known = segment.missing >> index & 1 or damage in self._damaged
+        now = trio.current_time()
+        known = segment.missing >> index & 1 or now - self._damaged.get(damage, -1e18) < NOTED_AGAIN_S
         if known or isinstance(error, UnknownFormat) or self._disks.get(segment.disks[index]) is None:
             return
         if len(self._damaged) >= self._damages_noted_max:
             self._damaged.clear()
-        self._damaged.add(damage)
+        self._damaged[damage] = now
         log.warning("shard found damaged", shard=self.where(segment, index), segment=segment.id, reason=str(error))
         if self._on_damage is not None:
             self._on_damage(*damage)
 
     def forget_damage(self, segment_id: int, index: int, disk: int) -> None:
-        """Note the shard again when it fails again on a disk."""
-        self._damaged.discard((segment_id, index, disk))
+        """Note the shard again at once when it fails again on a disk."""
+        self._damaged.pop((segment_id, index, disk), None)
 
     def is_trusted(self, segment: SegmentRow, index: int) -> bool:
         """Whether a shard is whole, for all we know, on a disk that answers."""

@@ -348,6 +348,23 @@ async def test_a_damage_is_reported_again_once_it_was_repaired(tmp_path: Path) -
         assert rig.damages == [(33, 0, 0), (33, 0, 0)]
 
 
+def test_a_damage_is_reported_again_after_a_while(tmp_path: Path) -> None:
+    """Whoever made it good does not tell every process that reads: then this is another one."""
+    clock = trio.testing.MockClock()
+
+    async def main() -> None:
+        async with open_rig(tmp_path) as rig:
+            await put(rig)
+            await lose_file(rig, 0)
+            for jump_s, count in ((0, 1), (59, 1), (1, 2), (59, 2), (1, 3)):
+                clock.jump(jump_s)
+                for _ in range(3):
+                    await rig.stripes.read(ROW, 1, 0, 10)
+                assert rig.damages == [(33, 0, 0)] * count
+
+    trio.run(main, clock=clock)
+
+
 async def test_what_a_newer_program_wrote_is_not_called_damage(tmp_path: Path) -> None:
     async with open_rig(tmp_path) as rig:
         data = await put(rig)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
-from replica_rig import READER, linked, pair, settled
+from replica_rig import READER, Pair, linked, pair, settled
 from small_store import body_of, finish, md5_of, new_store, read, segments, shard_files, stream
 
 from couchestord.cache import CACHES_OFF
@@ -277,21 +277,26 @@ async def test_reader_keeps_no_transaction_over_a_turn(tmp_path: Path) -> None:
         assert both.store.core.catalog.wal_bytes() == 0
 
 
+async def rot_is_told(both: Pair, path: Path, body: bytes) -> None:
+    """All of a shard of a segment rots, and the reader finds it."""
+    await both.replica._core.reader_parts.cache.evict()
+    home = segments(both.store)[0].disks[0]
+    victim = next(file for file in shard_files(path) if file.parts[-3] == f"disk-{home}")
+    size = victim.stat().st_size
+    with victim.open("r+b") as rotten:
+        rotten.write(os.urandom(size))
+    assert await read(both.replica, b"k") == body
+    with trio.fail_after(10):
+        while not both.store.core.jobs.rebuilder._damages:
+            await trio.sleep(0.01)
+
+
 async def test_damage_is_told_and_made_good(tmp_path: Path) -> None:
     async with pair(tmp_path) as both:
         body = body_of(LONG)
         await both.store.put("box", b"k", body)
         await both.store.core.pool.aclose()
-        victim = next(
-            path for path in shard_files(tmp_path) if path.parts[-3] == f"disk-{segments(both.store)[0].disks[0]}"
-        )
-        size = victim.stat().st_size
-        with victim.open("r+b") as file:
-            file.write(os.urandom(size))
-        assert await read(both.replica, b"k") == body
-        with trio.fail_after(10):
-            while not both.store.core.jobs.rebuilder._damages:
-                await trio.sleep(0.01)
+        await rot_is_told(both, tmp_path, body)
         # what is made anew in its place is read, and tells of no damage again
         await finish(both.store.core.jobs.rebuilder)
         with trio.fail_after(20):
@@ -301,6 +306,21 @@ async def test_damage_is_told_and_made_good(tmp_path: Path) -> None:
         assert await read(both.replica, b"k") == body
         await both.replica.put("box", b"told", b"after it")
         assert not both.store.core.jobs.rebuilder._damages
+
+
+async def test_damage_to_what_was_made_good_is_told_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with pair(tmp_path) as both:
+        body = body_of(LONG)
+        await both.store.put("box", b"k", body)
+        await both.store.core.pool.aclose()
+        for count in (1, 2):
+            await rot_is_told(both, tmp_path, body)
+            await finish(both.store.core.jobs.rebuilder)
+            assert both.store.core.jobs.rebuilder.rebuilt_shards_count == count
+            with trio.fail_after(20):
+                while open_without_name(tmp_path):
+                    await trio.sleep(0.05)
+            monkeypatch.setattr("couchestord.ec.trust.NOTED_AGAIN_S", 0.0)  # as if a minute had passed
 
 
 async def test_disk_that_was_given_up_is_not_asked_any_more(tmp_path: Path) -> None:

@@ -668,6 +668,14 @@ BUGS = (
         "ec/test_rebuild.py::test_a_target_that_fails_is_given_up_for_another",
     ),
     _bug(
+        "rot in a shard that was made good is not told by who told of the first",
+        "ec/trust.py",
+        "now - self._damaged.get(damage, -1e18) < NOTED_AGAIN_S",
+        "damage in self._damaged",
+        _STRIPES + "test_a_damage_is_reported_again_after_a_while",
+        "replica/test_store.py::test_damage_to_what_was_made_good_is_told_again",
+    ),
+    _bug(
         "a rebuild gives up the disk that has returned since",
         "ec/rebuild.py",
         "self._disks.fail(current.target, error, current.disk)",
