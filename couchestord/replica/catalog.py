@@ -32,9 +32,10 @@ class _Seen(Generations):
         self.slots = Generations(page.generations).slots
         self.version = page.read(self)
 
-    def is_current(self) -> bool:
-        # else what is read may be older than the number that its slot has now
-        return self.version == self._page.version
+    def is_current(self, changes: int = 0) -> bool:
+        # else what is read may be older than the number that its slot has now, or is of a state that is about to go
+        # while the number is not
+        return not changes & 1 and self.version == self._page.version
 
 
 class ReplicaCatalog:

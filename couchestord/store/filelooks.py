@@ -22,9 +22,9 @@ LENT_BYTES_MAX: Final = 1 << 20
 class FileLook:
     """A file as it was published last when it was looked at."""
 
-    __slots__ = ("_content", "_id", "_starts", "_stretches", "changes", "places", "size")
+    __slots__ = ("_content", "_id", "_starts", "_stretches", "changes", "places", "size", "version")
 
-    def __init__(self, id_: int, size: int, content: int | None, changes: int, places: int) -> None:
+    def __init__(self, id_: int, size: int, content: int | None, changes: int, places: int, version: int) -> None:
         self._id = id_
         self._content = content
         self._starts: list[int] = []
@@ -32,6 +32,7 @@ class FileLook:
         self.size = size
         self.changes = changes
         self.places = places
+        self.version = version
 
     def runs(self, looks: "FileLooks", first: int, length: int) -> list[Run]:
         """What makes up a range, which ends with the file at most. Raises DataLost."""
@@ -82,11 +83,10 @@ class FileLooks:
             try:
                 runs = look.runs(self, first, min(length, look.size - first))
             except DataLost:
-                if self._holds(id_, look):
+                if self._is_one_state(id_, look):
                     raise
                 continue
-            # what was asked of the catalog after the look may be of a later state, of which this tells
-            if not self._has_asked or self._holds(id_, look):
+            if not self._has_asked or self._is_one_state(id_, look):
                 return look, runs
 
     def ask(self, id_: int, content: int | None, size: int, at: int) -> Stretch:
@@ -112,15 +112,20 @@ class FileLooks:
         node = self._catalog.files.node(id_)
         if node is None:
             raise StaleInode(f"file {id_} is gone")
-        look = FileLook(id_, node.size, node.content, changes, now.stamp_of_places())
+        look = FileLook(id_, node.size, node.content, changes, now.stamp_of_places(), self._catalog.version)
         # last, as in `KeptObjects`: a state of before a commit may not be kept under the numbers of after it
-        if now.is_current():
+        if now.is_current(changes):
             self._keep(id_, look)
         return look
 
     def _holds(self, id_: int, look: FileLook) -> bool:
         now = self._catalog.generations
         return now.slots[slot_of_file(id_)] == look.changes and now.stamp_of_places() == look.places
+
+    def _is_one_state(self, id_: int, look: FileLook) -> bool:
+        """Whether what was asked of the catalog after a look is of the state that was looked at, not of a later one."""
+        # a number that is odd is that of a commit under way, and does not change with it
+        return self._holds(id_, look) and (not look.changes & 1 or look.version == self._catalog.version)
 
     def _keep(self, id_: int, look: FileLook) -> None:
         if len(self._young) >= FILES_KEPT_MAX // 2:

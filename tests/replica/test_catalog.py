@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from replica_rig import pair
+from replica_rig import commit_parted, pair
 from small_store import read
 
 from couchestord.errors import Unavailable
@@ -27,6 +27,24 @@ async def test_row_that_is_read_while_a_commit_is_told_is_not_kept(tmp_path: Pat
         assert found is not None
         assert found.size == 2
         catalog.close()
+
+
+async def test_row_of_before_a_commit_under_way_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its numbers grew already, and stay as they are when the commit is seen, in which the bytes of before went."""
+    async with pair(tmp_path) as both:
+        await both.store.put("box", b"k", b"1")
+        catalog, sizes = both.replica._core.catalog, list[int]()
+        catalog.refresh()
+        root = catalog.reading.bucket("box").root  # type: ignore[union-attr]
+
+        def look() -> None:
+            catalog.refresh()
+            found = catalog.reading.entry(root, b"k")
+            sizes.append(found.size if found is not None else -1)
+
+        with commit_parted(both, monkeypatch, look, look):
+            await both.store.put("box", b"k", b"22")
+        assert sizes == [1, 2]
 
 
 async def test_look_ups_hold_until_something_changes(tmp_path: Path) -> None:

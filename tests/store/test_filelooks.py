@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from file_rig import laid, make, write
-from replica_rig import pair
+from file_rig import laid, make, there, write
+from replica_rig import commit_parted, pair
 from small_store import STRIPE_BYTES, body_of, core_of, finish, flip, new_store, segments
 
 from couchestord.cache import CACHES_OFF, CacheConfig
@@ -14,7 +14,7 @@ from couchestord.errors import DataLost, StaleInode
 from couchestord.io import filerequests as fr
 from couchestord.io.catalog.generations import slot_of_file
 from couchestord.store import Objects, filelooks
-from couchestord.store.filelooks import FileLooks
+from couchestord.store.filelooks import FileLook, FileLooks
 from couchestord.store.runs import Run, find_stretch
 
 PARTS = [
@@ -164,6 +164,44 @@ async def test_a_publication_between_two_questions_is_not_read_half(
         assert asked >= 2
 
 
+@pytest.mark.parametrize("is_kept", [False, True])
+@pytest.mark.parametrize("whole", [False, True])
+async def test_a_commit_in_the_midst_of_a_read_beside_it_is_seen_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: bool, is_kept: bool
+) -> None:
+    """The file is looked at when the numbers grew already and nothing else has changed, and its extents are asked for
+    when they can be seen; by the same read, or by a later one that finds what the first has kept.
+    """
+    async with pair(tmp_path) as both:
+        await both.store.put("box", b"f", b"old" * 3000)
+        looks, id_ = looks_of(both.replica), there(both.store, b"f").id
+        first, found = list[FileLook](), list[tuple[int, list[Run]] | None]()
+        look = FileLooks._look
+
+        def find() -> None:
+            try:
+                seen, runs = looks.find(id_, 0, 1 << 20)
+                found.append((seen.size, runs))
+            except StaleInode:
+                found.append(None)
+
+        def go_on() -> None:
+            with monkeypatch.context() as patch:
+                if not is_kept:
+                    patch.setattr(FileLooks, "_look", lambda self, _: first.pop() if first else look(self, id_))
+                find()
+
+        with commit_parted(both, monkeypatch, lambda: first.append(looks._look(id_)), go_on):
+            if whole:
+                # another file of that name
+                await both.store.put("box", b"f", b"new" * 500)
+            else:
+                await write(both.store, id_, (8000, b"new" * 500))
+        find()
+        assert found[0] == found[1]
+        assert whole == (found[0] is None)
+
+
 async def test_what_is_lost_is_not_looked_for_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with new_store(tmp_path) as store:
         id_ = await make(store, b"f")
@@ -199,7 +237,7 @@ async def test_a_look_at_what_somebody_changes_just_now_is_not_kept(
     async with new_store(tmp_path) as store:
         id_ = await make(store, b"f")
         await write(store, id_, (0, b"bytes"))
-        monkeypatch.setattr(type(core_of(store).catalog.generations), "is_current", lambda _: False)
+        monkeypatch.setattr(type(core_of(store).catalog.generations), "is_current", lambda *_: False)
         assert await store.files.read(id_, 0, 5) == b"bytes"
         assert not looks_of(store)._young
 

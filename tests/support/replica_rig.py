@@ -1,15 +1,17 @@
 """A small store with a reader beside it, in one loop: what would be two processes are two ends of real sockets."""
 
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 import trio
-from small_store import new_store
+from small_store import core_of, new_store
 
 from couchestord.cache import CACHES_OFF, CacheConfig
+from couchestord.io.catalog.generations import Generations
 from couchestord.io.sharedpage import SharedPage
 from couchestord.metrics import Metrics
 from couchestord.remote.backend import Backend
@@ -65,6 +67,28 @@ async def pair(path: Path, *, backend: Backend | None = None, **changes: object)
         finally:
             # as a process that ends: the host does not wait for it
             link.channel.close()
+
+
+@contextmanager
+def commit_parted(
+    both: Pair, monkeypatch: pytest.MonkeyPatch, begun: Callable[[], object], published: Callable[[], object]
+) -> Iterator[None]:
+    """What another process may do in the midst of the one commit of the body: `begun` before the state changes, behind
+    the first growth of the numbers; `published` before they grow again, when the new state can be seen.
+    """
+    numbers, follow, steps = core_of(both.store).catalog.generations, Generations.follow, [begun, published]
+
+    def meanwhile(self: Generations, other: Generations) -> None:
+        if self is numbers and len(steps) == 1:
+            steps.pop()()
+        follow(self, other)
+        if self is numbers and len(steps) == 2:
+            steps.pop(0)()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Generations, "follow", meanwhile)
+        yield
+    assert not steps
 
 
 async def settled(both: Pair) -> None:

@@ -7,7 +7,8 @@ few that share its slot.
 
 The numbers lie in plain memory, so several processes may share them. They grow twice around a commit, so a row that was
 read in between is kept under a number that does not last. Between the commit and the second time the commit is made
-known (`io.sharedpage`): who sees a number of after it can see that its own transaction is older.
+known (`io.sharedpage`): who sees a number of after it can see that its own transaction is older. A slot that readers
+see is odd from the first time to the second: it stands for two states then, of before the commit and of after it.
 """
 
 from typing import Final
@@ -36,7 +37,7 @@ class Generations:
         self._numbers = numbers[:_NUMBERS_COUNT]
         self.slots = numbers[_NUMBERS_COUNT:]
         """By `slot_of_name`, `slot_of_file` and `slot_of_extent`: how often what is there was changed."""
-        self._touched: list[int] = []
+        self._touched: set[int] = set()
 
     @property
     def numbers(self) -> memoryview:
@@ -50,8 +51,10 @@ class Generations:
         shared[_NUMBERS_COUNT:] = self.slots
         self._numbers, self.slots = shared[:_NUMBERS_COUNT], shared[_NUMBERS_COUNT:]
 
-    def is_current(self) -> bool:
-        """Whether what is read now, in the transaction that is open, may be kept under these numbers."""
+    def is_current(self, changes: int = 0) -> bool:
+        """Whether what is read now, in the transaction that is open, may be kept under these numbers; `changes`: of
+        its slots, all bits that any of them has.
+        """
         return True
 
     @property
@@ -121,10 +124,10 @@ class Generations:
 
     def _touch(self, slot: int) -> None:
         self.slots[slot] += 1
-        self._touched.append(slot)
+        self._touched.add(slot)
 
     def follow(self, other: "Generations") -> None:
-        """Change as the other did since it was settled."""
+        """Change as the other did since it was settled. Twice around a commit; slots are odd in between."""
         self._numbers[: _MOVES + 1] = other._numbers[: _MOVES + 1]
         slots = self.slots
         for slot in other._touched:

@@ -47,7 +47,7 @@ class KeptObjects(Generic[Row]):
         place_slot = slot_of_extent(extent)
         moves = slots[place_slot]
         # last: numbers of after a commit, of which a row of before must not be kept, come only behind its being told
-        if self._now.is_current():
+        if self._now.is_current(changes | moves):
             self._add(place, (row, slot, changes, place_slot, moves))
         return row
 

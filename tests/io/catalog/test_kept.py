@@ -50,7 +50,7 @@ def test_a_row_that_changes_while_it_is_read_is_not_kept_for_long(change: Callab
 
 def test_a_row_is_not_kept_when_a_commit_was_told_while_it_was_read() -> None:
     class Told(Generations):
-        def is_current(self) -> bool:
+        def is_current(self, changes: int = 0) -> bool:
             return False
 
     objects: KeptObjects[str] = KeptObjects(Told())
