@@ -21,7 +21,8 @@ class ObjectReader:
     """One version of an object, or a range of it. Iterate once, or `read`; close it in any case (`async with` does).
 
     What it reads stays where it is until it is closed, but for records of a journal that is nearly full: their bytes
-    are then read where they were moved to, and are lost to it when the object was deleted meanwhile. Short runs are
+    are then read where they were moved to, and are lost to it when the object was deleted meanwhile; and for shards
+    that are made anew on other disks, where they are looked for when too few of the old ones are left. Short runs are
     read through the caches. A piece is at most 1 MiB and verified before it is handed out.
     Iteration raises DataLost when more is damaged than the code makes good; pieces already handed out were right.
     """
@@ -104,16 +105,20 @@ class ObjectReader:
             yield await ExtentSource(parts, extent, None).load(run.offset, run.length)
         else:
             start, done = extent.stripe_start + run.offset, 0
-            whole = parts.stripes.read_run(segment, extent.stripe, start, run.length, lent=lent)
-            try:
-                async with aclosing(whole) as pieces:
-                    async for piece in pieces:
-                        yield piece
-                        done += len(piece)
-                return
-            except DataLost:
-                if parts.copies is None or not parts.copies.has(extent):
-                    raise
+            while segment is not None:
+                whole = parts.stripes.read_run(segment, extent.stripe, start + done, run.length - done, lent=lent)
+                try:
+                    async with aclosing(whole) as pieces:
+                        async for piece in pieces:
+                            yield piece
+                            done += len(piece)
+                    return
+                except DataLost:
+                    segment = _placed_anew(parts, segment)
+                    if segment is not None:
+                        self._segments[segment.id] = segment
+                    elif parts.copies is None or not parts.copies.has(extent):
+                        raise
             async for piece in _copied(parts, extent, run.offset + done, run.length - done):
                 yield piece
 
@@ -202,8 +207,14 @@ class ExtentSource:
     async def load_here(self, first: int, length: int) -> bytes | memoryview:
         """As `load`, from the disks alone."""
         extent, parts = self._extent, self._parts
-        if self._segment is not None:
-            return await parts.stripes.load(self._segment, extent.stripe, extent.stripe_start + first, length)
+        while self._segment is not None:
+            try:
+                return await parts.stripes.load(self._segment, extent.stripe, extent.stripe_start + first, length)
+            except DataLost:
+                segment = _placed_anew(parts, self._segment)
+                if segment is None:
+                    raise
+                self._segment = segment
         if extent.segment != IN_JOURNAL:
             raise DataLost(f"extent {extent.id} is not on the disks")
         try:
@@ -232,6 +243,15 @@ class ExtentSource:
         if extent.segment == IN_JOURNAL:
             return [], [extent.stripe]
         return [extent.stripe if extent.segment == IN_BLOB else extent.segment], []
+
+
+def _placed_anew(parts: ReaderParts, segment: SegmentRow) -> SegmentRow | None:
+    """The segment as it is now, None when its shards are where they were. While it is held, all of them may be made
+    anew elsewhere, a few at a time.
+    """
+    # what `layout` keeps may be of before, too: nobody has begun to answer something
+    now = parts.catalog.segment(segment.id)
+    return now if now is not None and (now.disks, now.missing) != (segment.disks, segment.missing) else None
 
 
 async def _copied(parts: ReaderParts, extent: ExtentRow, first: int, length: int) -> AsyncGenerator[memoryview, None]:

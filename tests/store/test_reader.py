@@ -12,6 +12,7 @@ from small_store import (
     finish,
     flip,
     journal_files,
+    look,
     new_store,
     read,
     segments,
@@ -333,6 +334,37 @@ async def test_too_much_rot_is_data_lost_never_wrong_bytes(tmp_path: Path) -> No
         assert await read(store, b"key", byte_range=ByteRange(0, 3 * STRIPE_BYTES - 1)) == body[: 3 * STRIPE_BYTES]
         assert await read(store, b"key", byte_range=ByteRange(5 * STRIPE_BYTES)) == body[5 * STRIPE_BYTES :]
         assert await read(store, b"well") == body_of(4 * STRIPE_BYTES, 1)
+
+
+@pytest.mark.parametrize("size", [4 << 20, 3 * STRIPE_BYTES])
+async def test_shards_that_are_made_anew_while_they_are_read_are_looked_for_where_they_are(
+    tmp_path: Path, size: int
+) -> None:
+    """More disks than the code makes good go and come back, one after the other: each takes a shard with it for good,
+    and there is never one too few.
+    """
+    body = body_of(size)
+    async with new_store(tmp_path, disks_count=9, segment_bytes=8 << 20) as store:
+        core = core_of(store)
+        await store.put("box", b"key", body)
+        await store.destage()
+        await core.pool.aclose()
+        (before,) = (row for row in segments(store) if row.live_bytes)
+        async with await store.get("box", b"key") as reader:
+            pieces = aiter(reader)
+            got = bytes(await anext(pieces)) if size > 1 << 20 else b""
+            for disk in before.disks[: SMALL.m + 1]:
+                (tmp_path / f"disk-{disk}").rename(tmp_path / "away")
+                await look(store)
+                await finish(core.jobs.rebuilder)
+                (tmp_path / "away").rename(tmp_path / f"disk-{disk}")
+                await look(store)
+                await finish(core.jobs.rebuilder)
+                (now,) = (row for row in segments(store) if row.live_bytes)
+                assert not now.missing
+            assert sum(old != new for old, new in zip(before.disks, now.disks, strict=True)) == SMALL.m + 1
+            got += b"".join([bytes(piece) async for piece in pieces])
+        assert got == body
 
 
 async def test_record_rotten_on_one_disk_is_read_from_another(tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ _QUICK = "frontends/s3/test_quick.py"
 _CACHE = "cache/test_manager.py::"
 _REMOTE = "remote/"
 _REMAKE = "store/test_remake.py::"
+_READER = "store/test_reader.py::"
 _LOOKS_OF_FILES = "store/test_filelooks.py::"
 _NTH = "store/test_model_nth_call.py::test_the_nth_call_fails"
 _PROGRAMS = "system/test_mount_programs.py::"
@@ -1469,6 +1470,27 @@ BUGS = (
         "kept_too=it.with_directory",
         "kept_too=False",
         "store/test_model.py::test_store_keeps_its_promises[1]",
+    ),
+    _bug(
+        "a long read looks for shards only where they lay when it began",
+        "store/reader.py",
+        "segment = _placed_anew(parts, segment)",
+        "segment = None",
+        _READER + "test_shards_that_are_made_anew_while_they_are_read_are_looked_for_where_they_are[uncached-4194304]",
+    ),
+    _bug(
+        "the caches look for shards only where they lay when a read began",
+        "store/reader.py",
+        "segment = _placed_anew(parts, self._segment)",
+        "segment = None",
+        _READER + "test_shards_that_are_made_anew_while_they_are_read_are_looked_for_where_they_are[cached-196608]",
+    ),
+    _bug(
+        "a read of shards that were made anew begins from the start again",
+        "store/reader.py",
+        "extent.stripe, start + done, run.length - done, lent=lent)",
+        "extent.stripe, start, run.length, lent=lent)",
+        _READER + "test_shards_that_are_made_anew_while_they_are_read_are_looked_for_where_they_are[uncached-4194304]",
     ),
     # files
     _bug(
