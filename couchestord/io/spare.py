@@ -29,12 +29,16 @@ class Spares:
         self._size_bytes = size_bytes
         self._below_bytes = below_bytes
         self._disks = disks
-        self._there: dict[int, int] = {}
-        """Size by disk."""
+        self._there: dict[int, tuple[bytes, int]] = {}
+        """By place: the disk that had one when it was looked at, and its size. Another one may have come since."""
 
     def has(self, index: int) -> bool:
         """Whether the disk has one, as far as is known."""
-        return index in self._there
+        return self._size_of(index) > 0
+
+    def _size_of(self, index: int) -> int:
+        disk_id, size = self._there.get(index, (b"", 0))
+        return size if disk_id == self._disks.ids.get(index) else 0
 
     async def look(self) -> None:
         """Find out which disks have one."""
@@ -43,14 +47,15 @@ class Spares:
 
     async def _look(self, index: int) -> None:
         disk = self._disks.get(index)
-        if disk is None or index in self._there:
+        if disk is None or self.has(index):
             return
+        disk_id = self._disks.ids[index]
         try:
             size = (await disk.list(FOLDER)).get(NAME)
             if size is None:
                 return
             if size >= self._size_bytes:
-                self._there[index] = size
+                self._there[index] = disk_id, size
             else:
                 await disk.unlink(PATH)  # its making was cut short, or more is kept now
         except DiskError as error:
@@ -60,10 +65,13 @@ class Spares:
         """Turn the disk's file into the one at `path`, with `page` at its beginning, synced but for the name. Its size,
         0 when there is none. Raises DiskError.
         """
-        size = self._there.pop(index, 0)
+        size = self._size_of(index)
+        self._there.pop(index, None)
         if not size:
             return 0
         try:
+            if (await disk.list(FOLDER)).get(NAME, 0) < size:
+                return 0  # somebody took it away, or cut it: the next step makes it anew
             # before it has the name, so that no file of that name lacks it
             await disk.write_at(PATH, 0, [page], sync=True)
             await disk.rename(PATH, path)
@@ -75,7 +83,7 @@ class Spares:
     async def work(self) -> Progress:
         for index in self._disks.good():
             await self._look(index)
-            if self._size_bytes and index not in self._there:
+            if self._size_bytes and not self.has(index):
                 await self._make(index)
         return Progress.IDLE
 
@@ -84,6 +92,7 @@ class Spares:
         disk = self._disks.get(index)
         if disk is None:
             return
+        disk_id = self._disks.ids[index]
         try:
             if not 2 * self._size_bytes <= (await disk.capacity()).free_bytes < self._below_bytes:
                 return
@@ -94,4 +103,4 @@ class Spares:
         except DiskError as error:
             self._disks.fail(index, error)
             return
-        self._there[index] = self._size_bytes
+        self._there[index] = disk_id, self._size_bytes

@@ -1,5 +1,6 @@
 """Disks without a free byte: the journal goes on in the files that are kept for that."""
 
+import random
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,7 @@ from simdisk import SimDisk
 from couchestord.errors import DiskFailed, DiskFull, NoSpace
 from couchestord.io.disks import replicas_needed
 from couchestord.io.journalfile import JournalOptions
+from couchestord.io.newdisk import replace_member
 from couchestord.io.spare import NAME, PATH
 
 ENTRY = entry(b"a delete, say")
@@ -149,6 +151,45 @@ async def test_one_that_was_cut_short_is_made_anew() -> None:
     await log.journal.spares.work()
     assert log.journal.spares.has(0)
     assert (await sims[0].list("journal"))[NAME] == SMALL_FILES.spare_bytes
+
+
+@pytest.mark.parametrize("is_full", [False, True])
+async def test_a_disk_in_the_place_of_another_gets_one_of_its_own(is_full: bool) -> None:
+    sims = await new_disks(8)
+    log = await start_log(sims)
+    spares = log.journal.spares
+    await spares.work()
+    assert await kept(sims) == set(range(6))
+    log.disks.fail(2, DiskFailed("it is broken"))
+    sims[2] = SimDisk("another", random.Random(8))
+    await replace_member(log.disks, 2, sims[2], b"another disk's id")
+    await log.disks.join(2, sims[2])
+    assert [spares.has(index) for index in range(6)] == [True, True, False, True, True, True]
+    if is_full:
+        fill([sims[2]])
+        await spares.work()
+        assert not spares.has(2)
+        assert await spares.take(2, sims[2], "journal/next", bytes(4096)) == 0
+    empty(sims)
+    await spares.work()
+    assert spares.has(2)
+    assert (await sims[2].list("journal"))[NAME] == SMALL_FILES.spare_bytes
+
+
+@pytest.mark.parametrize("is_gone", [False, True])
+async def test_one_that_somebody_took_or_cut_meanwhile_is_not_counted_on(is_gone: bool) -> None:
+    sims = await new_disks(8)
+    log = await start_log(sims)
+    spares, page = log.journal.spares, bytes(4096)
+    await spares.work()
+    await sims[0].unlink(PATH)
+    if not is_gone:
+        await sims[0].write_at(PATH, 0, [page])
+    assert await spares.take(0, sims[0], "journal/next", page) == 0
+    assert "next" not in await sims[0].list("journal")
+    await spares.work()
+    assert await spares.take(0, sims[0], "journal/next", page) == SMALL_FILES.spare_bytes
+    assert (await sims[0].list("journal"))["next"] == SMALL_FILES.spare_bytes
 
 
 async def test_no_room_for_zeroes_ahead_fails_no_group() -> None:

@@ -1492,6 +1492,20 @@ BUGS = (
         "extent.stripe, start, run.length, lent=lent)",
         _READER + "test_shards_that_are_made_anew_while_they_are_read_are_looked_for_where_they_are[uncached-4194304]",
     ),
+    _bug(
+        "a new disk is taken to have what the one before had kept for deletes",
+        "io/spare.py",
+        "return size if disk_id == self._disks.ids.get(index) else 0",
+        "return size",
+        "io/test_spare.py::test_a_disk_in_the_place_of_another_gets_one_of_its_own",
+    ),
+    _bug(
+        "what is kept for deletes is taken though somebody cut it",
+        "io/spare.py",
+        "            if (await disk.list(FOLDER)).get(NAME, 0) < size:",
+        "            if not size:",
+        "io/test_spare.py::test_one_that_somebody_took_or_cut_meanwhile_is_not_counted_on",
+    ),
     # files
     _bug(
         "what was looked up of a file outlives its next publication",
