@@ -88,15 +88,16 @@ def segments_for(size_bytes: int) -> tuple[int, int]:
     return segment_bytes, count
 
 
-async def open_folder(options: L2Options, devices: Collection[int]) -> Disk:
+async def open_folder(options: L2Options, devices: Collection[int], threads: trio.CapacityLimiter) -> Disk:
     """The folder, locked for this process. `devices` are the file systems of the data disks (`Capacity.file_system`).
+    `threads`, of one, is for all tries: while a folder hangs they wait for it in one thread, which no one else lacks.
 
     Raises DiskError, and says why, when it holds what is not a cache's or shares a device and may not; DiskLocked.
     """
     _, count = segments_for(options.size_bytes)
     prepare = partial(_prepare, options.path, frozenset() if options.allow_shared_device else frozenset(devices))
     with trio.move_on_after(options.deadline_s) as waiting:
-        await trio.to_thread.run_sync(prepare, abandon_on_cancel=True)
+        await trio.to_thread.run_sync(prepare, abandon_on_cancel=True, limiter=threads)
     if waiting.cancelled_caught:
         raise DiskTimeout(f"{options.path}: no answer within {options.deadline_s:g} s")
     return await _open(options, count, read_only=False)

@@ -242,7 +242,7 @@ def _second_tier(
         return None
     chosen = L2Options(config.l2_path, config.l2_bytes, allow_shared_device=config.l2_shared_device)
     standing = Standing(disks.store_id, before, started.catalog.applier.next_id, lambda: _mark(disks))
-    opening = partial(open_folder, chosen, disks.account.file_systems)
+    opening = partial(open_folder, chosen, disks.account.file_systems, trio.CapacityLimiter(1))
     tier = L2(chosen, standing, make_compressor(config.compression), clock.random_bytes, opening, config.l2_map)
     nursery.start_soon(tier.run)
     return tier

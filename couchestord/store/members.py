@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -129,10 +130,8 @@ class Members:
         return (identity.store_id, identity.index) == (self._core.disks.store_id, index)
 
     async def _ask(self, folder: Path, question: Callable[[Path], Result]) -> Result:
-        """Asked in a thread that may hang. Raises DiskTimeout."""
-        with trio.move_on_after(self._core.options.disk_deadline_s):
-            return await trio.to_thread.run_sync(question, folder, abandon_on_cancel=True)
-        raise DiskTimeout(f"{folder} does not answer")
+        """See `Monitor.ask`."""
+        return await self._core.jobs.monitor.ask(str(folder), partial(question, folder))
 
     async def _look(self, folder: Path) -> _Seen:
         try:

@@ -3,11 +3,12 @@
 import os
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import trio
 
 from couchestord import logs
-from couchestord.errors import DiskError, Error, NotAStore, ShuttingDown
+from couchestord.errors import DiskError, DiskTimeout, Error, NotAStore, ShuttingDown
 from couchestord.io.directory import DirectoryDisk
 from couchestord.io.disks import Disks, read_superblock, replicas_needed
 from couchestord.io.room import ask_room
@@ -15,6 +16,7 @@ from couchestord.io.superblock import PATH
 from couchestord.service import Progress
 
 log = logs.get(__name__)
+Answer = TypeVar("Answer")
 GONE = "the folder is gone"
 PENALTY_S_MIN = 2.0
 PENALTY_S_MAX = 300.0
@@ -48,8 +50,8 @@ class Monitor:
         self._deadline_s = deadline_s
         self._returned = returned
         self.folders: list[Path] = []
-        self._asked: set[Path] = set()
-        """Folders that a thread is looking at, or hangs at."""
+        self._threads: dict[str, trio.CapacityLimiter] = {}
+        """By folder, of one each."""
         self._good_before: set[int] = set()
         self._penalty_s: dict[int, float] = {}
         self._not_before: dict[int, float] = {}
@@ -107,9 +109,19 @@ class Monitor:
 
     async def _is_present(self, disk: DirectoryDisk) -> bool:
         """Whether the folder is still where it was; a disk that does not say so in time counts as gone."""
+        try:
+            return await self.ask(disk.name, disk.is_present)
+        except DiskTimeout:
+            return False
+
+    async def ask(self, folder: str, question: Callable[[], Answer]) -> Answer:
+        """What a folder that may hang says. It is asked in a thread of its own: others that hang, and whatever else
+        the process does in threads, keep nobody waiting here. Raises DiskTimeout.
+        """
+        threads = self._threads.setdefault(folder, trio.CapacityLimiter(1))
         with trio.move_on_after(self._deadline_s):
-            return await trio.to_thread.run_sync(disk.is_present, abandon_on_cancel=True)
-        return False
+            return await trio.to_thread.run_sync(question, abandon_on_cancel=True, limiter=threads)
+        raise DiskTimeout(f"{folder} does not answer")
 
     def _punish_failures(self) -> None:
         """A disk that failed a call, rather than went, may return only after a while, longer each time."""
@@ -169,12 +181,12 @@ class Monitor:
         self.welcome([identity.index])
 
     async def _answers(self, folder: Path) -> bool:
-        """True when `folder` has a superblock and takes a change in time. A disk that hangs costs one thread, not one
-        a step: it is not asked again before that thread is back.
+        """True when `folder` has a superblock and takes a change in time. One that hangs is not waited for at every
+        step: it is not asked again before the thread that asked it last is back.
         """
-        if folder in self._asked:
+        asking = self._threads.get(str(folder))
+        if asking is not None and asking.borrowed_tokens:
             return False
-        self._asked.add(folder)
 
         def ask() -> bool:
             try:
@@ -184,12 +196,11 @@ class Monitor:
                 return True
             except OSError:
                 return False
-            finally:
-                self._asked.discard(folder)
 
-        with trio.move_on_after(self._deadline_s):
-            return await trio.to_thread.run_sync(ask, abandon_on_cancel=True)
-        return False
+        try:
+            return await self.ask(str(folder), ask)
+        except DiskTimeout:
+            return False
 
     def welcome(self, indexes: Iterable[int]) -> None:
         """Disks that were away are here: what is gone is removed and what they missed is queued, beside. `work` tries

@@ -54,7 +54,7 @@ def cache_of(folder: Path, life: int):  # type: ignore[no-untyped-def]  # a chil
     standing = Standing(STORE_ID, _mark(life - 1), 1 << 40, lambda: _mark(life))
 
     async def open_disk():  # type: ignore[no-untyped-def]
-        return await open_folder(options, ())
+        return await open_folder(options, (), trio.CapacityLimiter(1))
 
     return make_l2(open_disk, standing, path=folder, size_bytes=SIZE_BYTES)
 

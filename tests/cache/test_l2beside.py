@@ -112,7 +112,9 @@ async def beside(
     shared = shared or L2Map(size_bytes)
     shared.begin()
     options = L2Options(path, size_bytes)
-    async with running(partial(open_folder, options, ()), log.start(), shared=shared, size_bytes=size_bytes) as l2:
+    async with running(
+        partial(open_folder, options, (), trio.CapacityLimiter(1)), log.start(), shared=shared, size_bytes=size_bytes
+    ) as l2:
         owner = Direct(l2)
         readers = [
             L2Beside(shared, shared.opening, owner, partial(open_beside, options), 64) for _ in range(readers_count)
@@ -406,7 +408,9 @@ WRITTEN = range(16, 3016)
 
 
 async def _write(options: L2Options, log: SimLog, shared: L2Map) -> None:
-    async with running(partial(open_folder, options, ()), log.start(), shared=shared, size_bytes=SMALL_BYTES) as l2:
+    async with running(
+        partial(open_folder, options, (), trio.CapacityLimiter(1)), log.start(), shared=shared, size_bytes=SMALL_BYTES
+    ) as l2:
         while True:
             for extent in WRITTEN:
                 l2.put(extent, 0, chunk_of(extent))

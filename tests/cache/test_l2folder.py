@@ -8,8 +8,9 @@ import os
 import random
 import shutil
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,10 @@ import trio
 from l2_rig import SIZE_BYTES, SimLog, chunk_of, make_l2
 from loops import LoopDisk, need
 
+from couchestord.cache import l2folder
 from couchestord.cache.l2 import L2
 from couchestord.cache.l2folder import L2Options, Standing, open_folder, segments_for
-from couchestord.errors import DiskFailed
+from couchestord.errors import DiskFailed, DiskTimeout
 from couchestord.io.folder import LockedFolder
 
 PATIENCE_S = 60.0
@@ -34,7 +36,7 @@ async def running_in(
     """The cache in a folder, as a daemon has it. A loaded machine is given time."""
     options = {"path": folder, "deadline_s": PATIENCE_S, "retry_s_min": 0.01, "retry_s_max": 0.02, **changes}
     chosen = L2Options(**({"size_bytes": SIZE_BYTES} | options))
-    l2 = make_l2(partial(open_folder, chosen, devices), standing, **options)
+    l2 = make_l2(partial(open_folder, chosen, devices, trio.CapacityLimiter(1)), standing, **options)
     async with trio.open_nursery() as nursery:
         await nursery.start(l2.run)
         yield l2
@@ -265,6 +267,34 @@ async def test_cold_reads_come_from_the_device(tmp_path: Path) -> None:
         for extent in range(16, 216):
             assert l2.get_nowait(extent, 0) in (None, chunk_of(extent, 0, 4096))
             assert await l2.get(extent, 0) == chunk_of(extent, 0, 4096)
+
+
+async def test_tries_wait_for_a_folder_that_hangs_in_one_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many there are, and in none of those that the rest of the daemon works in."""
+    options, threads = L2Options(tmp_path / "cache", SIZE_BYTES, deadline_s=0.01), trio.CapacityLimiter(1)
+    prepare, asked, answer = l2folder._prepare, list[Path](), threading.Event()
+
+    def hang(path: Path, devices: Collection[int]) -> None:
+        asked.append(path)
+        answer.wait()
+        prepare(path, devices)
+
+    monkeypatch.setattr(l2folder, "_prepare", hang)
+    try:
+        while not asked:
+            with pytest.raises(DiskTimeout):
+                await open_folder(options, (), threads)
+        for _ in range(3):
+            with pytest.raises(DiskTimeout):
+                await open_folder(options, (), threads)
+        assert len(asked) == 1
+        assert not trio.to_thread.current_default_thread_limiter().borrowed_tokens
+    finally:
+        answer.set()
+    disk = await open_folder(replace(options, deadline_s=PATIENCE_S), (), threads)
+    disk.close()
 
 
 async def test_a_file_system_that_hangs_turns_it_off_until_it_answers(loop: LoopDisk) -> None:

@@ -327,6 +327,40 @@ def test_folder_that_hangs_is_asked_once(tmp_path: Path, monkeypatch: pytest.Mon
     trio.run(main, clock=clock)
 
 
+async def test_disks_are_looked_at_though_all_threads_are_busy(tmp_path: Path) -> None:
+    """Those that bodies are hashed in, say: a disk is not gone because many write."""
+    threads = trio.to_thread.current_default_thread_limiter()
+
+    async def watch() -> None:
+        while not threads.statistics().tasks_waiting:
+            await trio.sleep(0.01)
+        pytest.fail("a look waits for a thread that others use")
+
+    async with new_store(tmp_path) as store, trio.open_nursery() as nursery:
+        disks = core_of(store).disks
+        busy = [object() for _ in range(int(threads.total_tokens))]
+        for each in busy:
+            threads.acquire_on_behalf_of_nowait(each)
+        nursery.start_soon(watch)
+        try:
+            (tmp_path / "disk-2").rename(tmp_path / "away")
+            await look(store)
+            assert set(disks.failures) == {2}
+            (tmp_path / "away").rename(tmp_path / "disk-2")
+            await look(store)
+            assert disks.failures == {}
+            shutil.rmtree(tmp_path / "disk-3")
+            await look(store)
+            (tmp_path / "disk-3").mkdir()
+            assert (await store.disks.replace(3, force=True)).is_new
+            await look(store)
+            assert disks.failures == {}
+        finally:
+            for each in busy:
+                threads.release_on_behalf_of(each)
+        nursery.cancel_scope.cancel()
+
+
 async def test_store_that_may_not_be_written_takes_no_disk_back_and_says_when_it_is_to_be_opened_again(
     tmp_path: Path,
 ) -> None:

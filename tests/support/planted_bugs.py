@@ -390,9 +390,23 @@ BUGS = (
     _bug(
         "a hung disk costs a thread at every look",
         "store/monitor.py",
-        "        if folder in self._asked:",
-        "        if folder is None:",
-        "store/test_monitor.py",
+        ", abandon_on_cancel=True, limiter=threads)",
+        ", abandon_on_cancel=True)",
+        "store/test_monitor.py::test_folder_that_hangs_is_asked_once",
+    ),
+    _bug(
+        "disks are looked at in threads that all others use",
+        "store/monitor.py",
+        ", abandon_on_cancel=True, limiter=threads)",
+        ", abandon_on_cancel=True)",
+        "store/test_monitor.py::test_disks_are_looked_at_though_all_threads_are_busy",
+    ),
+    _bug(
+        "a cache folder that hangs costs a thread at every try",
+        "cache/l2folder.py",
+        ", abandon_on_cancel=True, limiter=threads)",
+        ", abandon_on_cancel=True)",
+        "cache/test_l2folder.py::test_tries_wait_for_a_folder_that_hangs_in_one_thread",
     ),
     # rot
     _bug(
