@@ -311,7 +311,7 @@ class _Operations(pyfuse3.Operations):
 
     async def release(self, fh: FileHandleT) -> None:
         # of what came through a mapping since the last flush: nobody else asks for it again when the daemon goes away
-        if self.files.is_dirty(fh):
+        if self.files.is_owed(fh):
             with suppress(FUSEError):
                 await self.fsync(fh, True)
         try:

@@ -46,6 +46,8 @@ class _Open:
     draft: Draft | None = None
     failure: str = ""
     """Why it could not be published when that was tried last."""
+    is_told: bool = False
+    """Whoever asked for it knows."""
     dirty_since_s: float = 0.0
     written_s: float = 0.0
     turn: trio.Lock = field(default_factory=trio.Lock)
@@ -227,7 +229,18 @@ class OpenFiles:
     async def sync(self, handle: int) -> None:
         """What was written is durable, and visible to S3, on return."""
         id_ = self._handles[handle]
-        await self._publish(id_, self._open[id_])
+        opened = self._open[id_]
+        try:
+            await self._publish(id_, opened)
+        except Error:
+            opened.is_told = True
+            raise
+
+    def is_owed(self, handle: int) -> bool:
+        """Whether something is to be synced yet, as `is_dirty` says, and nobody knows that it could not be. Who knows
+        may have made room since, and does not expect the bytes any more.
+        """
+        return self.is_dirty(handle) and not self._open[self._handles[handle]].is_told
 
     async def close(self, handle: int) -> None:
         """The handle is given back. Raises nothing: whoever wants to know has synced before."""
@@ -237,8 +250,8 @@ class OpenFiles:
         self._writers.discard(handle)
         opened.writers -= is_writer
         try:
-            # whoever closed a file that could not be published was told: it is not tried again when nobody has it open
-            is_told = opened.handles == 1 and opened.failure != ""
+            # it is not tried again when nobody has it open
+            is_told = opened.handles == 1 and opened.is_told
             if not is_told and (opened.handles == 1 or (is_writer and not opened.writers)):
                 await self._publish(id_, opened)
         except Error:
@@ -266,7 +279,7 @@ class OpenFiles:
                 begun_s = trio.current_time()
                 try:
                     await publish(self._store(), id_, opened.draft)
-                    opened.failure, opened.dirty_since_s = "", begun_s
+                    opened.failure, opened.is_told, opened.dirty_since_s = "", False, begun_s
                 except BaseException as error:
                     opened.failure = str(error) or repr(error)
                     raise

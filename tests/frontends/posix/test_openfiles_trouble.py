@@ -133,21 +133,20 @@ def test_who_writes_on_and_on_is_published_in_time(tmp_path: Path, monkeypatch: 
 
     async def main(clock: MockClock) -> None:
         monkeypatch.setattr(openfiles, "DIRTY_BYTES_MAX", 100_000)
-        async with rig(tmp_path, monkeypatch) as it, trio.open_nursery() as nursery:
+        async with rig(tmp_path, monkeypatch) as it:
             handle, id_ = await it.create(b"f")
-            gate = it.gate(id_)
-            gate.set()
             spilled_count = 0
+
+            async def write_on(request: Any) -> None:
+                nonlocal spilled_count
+                if isinstance(request, fr.PublishFile) and request.inode != id_:
+                    spilled_count += 1
+                    await it.system.write(handle, 0, b"y")
+
+            it.before = write_on
             for second in range(round(DIRTY_S_MAX) + 2):
-                opened = it.system._open[id_]
-                # what comes while it is being spilled
                 await it.system.write(handle, 100_000 * second, b"x" * 100_000)
-                nursery.start_soon(it.system._relieve, id_, opened, lambda: True)
-                await trio.sleep(0)
-                await it.system.write(handle, 100_000 * second, b"y")
-                await wait_all_tasks_blocked()
-                assert opened.draft is not None
-                spilled_count += opened.draft.spilled is not None
+                await it.system._relieve(id_, it.system._open[id_], lambda: True)
                 clock.jump(1)
                 await it.system._publish_due()
             assert spilled_count > 20
