@@ -4,6 +4,10 @@ One process writes the catalog; the others read it and keep what they read. Afte
 of it, the writer says here what may be kept no longer, and then counts the change. Each reader has a word that says
 which changes it is sure to see, so that nothing is freed under it, and one that grows as long as its loop turns.
 
+Words of processes that were forked are in the page: who forked them clears them once they are dead. Any other process
+may go on after it was given up, stopped for a while say, and write then. So each has words in memory of its own, which
+is looked at as long as it is let in: what it writes later is read by nobody, and is in no other reader's way.
+
 All numbers are words of 64 bits, written whole. Each has one writer. That the count is written last is seen by others
 as x86-64 promises it; a processor that may show it earlier would need a barrier in `publish` and `read`.
 """
@@ -15,10 +19,10 @@ from typing import Final
 
 from couchestord.io.catalog.generations import MEMORY_BYTES, NUMBERS_BYTES, Generations
 
-WORKERS_READERS_MAX: Final = 64
-"""Processes that the daemon forks to read, at a time: their numbers are below."""
-READERS_MAX: Final = 128
-"""Processes that read, at a time."""
+READERS_MAX: Final = 64
+"""Processes that were forked to read, at a time."""
+ALONE: Final = 0
+"""The number of a reader whose words are in memory of its own."""
 NOBODY: Final = (1 << 64) - 1
 """In the place of a reader that is not there: it sees everything."""
 _VERSION, _SHUT, _SEQUENCE = range(3)
@@ -29,30 +33,49 @@ _GENERATIONS: Final = _BEATS + 8 * READERS_MAX
 
 
 class SharedPage:
-    """Made before the processes that share it are forked; others get its `descriptor`."""
+    """Made before the processes that share it are forked; others get the descriptors of one that was made `apart`."""
 
-    def __init__(self, descriptor: int | None = None) -> None:
-        """`descriptor`: that of a page which another process has made. It becomes this one's."""
+    def __init__(self, descriptor: int | None = None, words: int | None = None) -> None:
+        """`descriptor`: that of a page which another process has made; `words`: that of memory for readers' words which
+        are not in the page. They become this one's.
+        """
         size_bytes = _GENERATIONS + MEMORY_BYTES
         is_new = descriptor is None
-        if descriptor is None:
-            descriptor = os.memfd_create("couchestord-page")
-            os.ftruncate(descriptor, size_bytes)
-        self.descriptor = descriptor
-        self._memory = mmap(descriptor, size_bytes)
-        whole = memoryview(self._memory)
+        self.descriptor = _memory(size_bytes) if descriptor is None else descriptor
+        self.words = words
+        whole = memoryview(mmap(self.descriptor, size_bytes))
+        said = whole if words is None else memoryview(mmap(words, _GENERATIONS))
         self._words = whole[:_NUMBERS].cast("Q")
         self._numbers = whole[_NUMBERS : _NUMBERS + NUMBERS_BYTES]
-        self._readers = whole[_READERS:_BEATS].cast("Q")
-        self._beats = whole[_BEATS:_GENERATIONS].cast("Q")
+        self._readers = said[_READERS:_BEATS].cast("Q")
+        self._beats = said[_BEATS:_GENERATIONS].cast("Q")
         self.generations = whole[_GENERATIONS:]
         """Memory for the `Generations` of the one process that writes."""
-        for reader in range(READERS_MAX if is_new else 0):
-            self.clear(reader)
+        self.let_in: set[SharedPage] = set()
+        """The same page, made `apart`, as those have it whom this process has let in, until it gives them up."""
+        if is_new:
+            self._clear_all()
+
+    def apart(self) -> "SharedPage":
+        """The same page for a reader that was not forked, number `ALONE` there. Raises OSError."""
+        words = _memory(_GENERATIONS)
+        try:
+            made = SharedPage(os.dup(self.descriptor), words)
+        except OSError:
+            os.close(words)
+            raise
+        made._clear_all()
+        return made
+
+    @property
+    def descriptors(self) -> list[int]:
+        """What another process makes the same page of."""
+        return [self.descriptor] if self.words is None else [self.descriptor, self.words]
 
     def close(self) -> None:
-        """The descriptor is given back; the memory stays as long as it is used."""
-        os.close(self.descriptor)
+        """The descriptors are given back; the memory stays as long as it is used."""
+        for each in self.descriptors:
+            os.close(each)
 
     # -- changes -----------------------------------------------------------------------------------------------------
 
@@ -96,8 +119,12 @@ class SharedPage:
         self._readers[reader] = version
 
     def clear(self, reader: int) -> None:
-        """There is no such reader any more."""
+        """There is no such reader any more: the process is dead."""
         self._readers[reader] = NOBODY
+
+    def _clear_all(self) -> None:
+        for reader in range(READERS_MAX):
+            self.clear(reader)
 
     def beat(self, reader: int) -> None:
         """Reader number `reader` goes on."""
@@ -112,6 +139,12 @@ class SharedPage:
         return self._readers[reader]
 
     def seen_by_all(self) -> int:
-        """Every reader sees everything up to this version."""
+        """Every reader, whether it was forked or let in, sees everything up to this version."""
         oldest: int = min(struct.unpack(f"{READERS_MAX}Q", self._readers))
-        return oldest
+        return min([oldest, *(each.seen(ALONE) for each in self.let_in)])
+
+
+def _memory(size_bytes: int) -> int:
+    descriptor = os.memfd_create("couchestord-page")
+    os.ftruncate(descriptor, size_bytes)
+    return descriptor

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from couchestord import logs
-from couchestord.io.sharedpage import WORKERS_READERS_MAX, SharedPage
+from couchestord.io.sharedpage import READERS_MAX, SharedPage
 from couchestord.processes import orders
 
 _log = logs.get(__name__)
@@ -33,7 +33,7 @@ waits. Looks are counted, not seconds: when all processes are frozen together, n
 _PR_SET_PDEATHSIG: Final = 1
 _STORE: Final = -1
 _MOUNT: Final = -2
-WORKERS_MAX: Final = WORKERS_READERS_MAX // 2 - 1
+WORKERS_MAX: Final = READERS_MAX // 2 - 1
 """While workers are replaced there are twice as many for a moment."""
 
 Notify = Callable[[str], None]
@@ -170,7 +170,7 @@ class Supervisor:
         """Forks one process. In the child, its role."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         used = {child.number for child in self._children.values() if child.is_worker}
-        number = next(number for number in range(WORKERS_READERS_MAX) if number not in used)
+        number = next(number for number in range(READERS_MAX) if number not in used)
         parent = os.getpid()
         pid = os.fork()
         if not pid:

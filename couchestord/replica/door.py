@@ -1,13 +1,13 @@
 """How a process that the daemon has not forked comes to read its store: a socket in the data folder.
 
 Who connects says what it is, and gets what a process that was forked has: a socket for requests, one for bodies, the
-shared page, and its number there. Both must be of one version, since nothing they tell each other has any.
+shared page, and memory for its words there. Both must be of one version, since nothing they tell each other has any.
 """
 
 import os
 import socket
 from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +16,7 @@ import trio
 
 from couchestord import logs
 from couchestord.errors import AccessDenied, ConfigError, Unavailable
-from couchestord.io.sharedpage import SharedPage
+from couchestord.io.sharedpage import ALONE, SharedPage
 from couchestord.listening import connect_in_folder, listen_in_folder, may_connect, peer_uid
 from couchestord.replica.host import Host
 from couchestord.replica.link import Link
@@ -35,9 +35,8 @@ class _Wish(msgspec.Struct, frozen=True, array_like=True):
 
 
 class _Grant(msgspec.Struct, frozen=True, array_like=True):
-    """`number` in the page; or why not."""
+    """Why not; empty: the descriptors come along."""
 
-    number: int
     refusal: str = ""
 
 
@@ -80,26 +79,23 @@ async def _let_in(client: socket.socket, host: Host, slots: trio.Semaphore) -> N
             refusal = await _refusal(client)
         finally:
             slots.release()
-        number = -1 if refusal else host.take_number()
-        if number < 0:
-            _say(client, _Grant(-1, refusal or "too many processes read this store already"))
+        if refusal or not host.has_room:
+            _say(client, _Grant(refusal or "too many processes read this store already"))
             return
         try:
             with ExitStack() as opened:
                 requests = _pair(opened, socket.SOCK_STREAM)
                 bodies = _pair(opened, socket.SOCK_SEQPACKET)
-                _say(client, _Grant(number), [requests[1].fileno(), bodies[1].fileno(), host.page.descriptor])
+                page = host.page.apart()
+                with closing(page):
+                    _say(client, _Grant(), [requests[1].fileno(), bodies[1].fileno(), *page.descriptors])
                 requests[1].close()
                 bodies[1].close()
                 opened.pop_all()
         except OSError as error:
-            host.give_number_back(number)
-            _say(client, _Grant(-1, f"no more files may be open: {error.strerror}"))
+            _say(client, _Grant(f"no more files may be open: {error.strerror}"))
             return
-    try:
-        await host.serve_reader(requests[0], bodies[0], number)
-    finally:
-        host.give_number_back(number)
+    await host.serve_reader(requests[0], bodies[0], page)
 
 
 def _pair(opened: ExitStack, kind: int) -> tuple[socket.socket, socket.socket]:
@@ -142,19 +138,19 @@ async def knock(folder: Path) -> Link:
             client.setblocking(False)
             with trio.fail_after(_SAY_S):
                 await trio.lowlevel.wait_readable(client)
-            words, descriptors, _, _ = socket.recv_fds(client, _WORDS_BYTES_MAX, 3)
+            said, descriptors, _, _ = socket.recv_fds(client, _WORDS_BYTES_MAX, 4)
         except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
             raise Unavailable(f"no daemon runs on {folder}: start it with couchestord up --data {folder}") from None
         except PermissionError:
             raise AccessDenied(f"{folder} belongs to another user; run this as root or as the daemon's user") from None
         except (OSError, trio.TooSlowError) as error:
             raise Unavailable(f"the daemon on {folder} does not answer: {error}") from None
-    if not words:
+    if not said:
         raise Unavailable(f"the daemon on {folder} went away")
-    grant = msgspec.msgpack.decode(words, type=_Grant)
+    grant = msgspec.msgpack.decode(said, type=_Grant)
     if grant.refusal:
         raise ConfigError(f"the daemon on {folder} refuses: {grant.refusal}")
-    requests, bodies, page = descriptors
-    shared = SharedPage(page)
+    requests, bodies, page, words = descriptors
+    shared = SharedPage(page, words)
     shared.close()
-    return Link(socket.socket(fileno=requests), socket.socket(fileno=bodies), shared, grant.number)
+    return Link(socket.socket(fileno=requests), socket.socket(fileno=bodies), shared, ALONE)

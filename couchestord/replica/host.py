@@ -18,7 +18,7 @@ from couchestord.cache.l2 import L2
 from couchestord.errors import Corrupt, DataLost, Error, InternalError, Unavailable
 from couchestord.io.catalog.catalog import Catalog
 from couchestord.io.catalog.changes import Changes
-from couchestord.io.sharedpage import READERS_MAX, WORKERS_READERS_MAX, SharedPage
+from couchestord.io.sharedpage import ALONE, SharedPage
 from couchestord.metrics import Metrics
 from couchestord.replica import messages as ms
 from couchestord.replica.beside import Reader, ReadersBeside
@@ -28,6 +28,8 @@ from couchestord.store import ObjectStore
 from couchestord.store.mounts import Claim, Mounts
 
 log = logs.get(__name__)
+LET_IN_MAX: Final = 64
+"""Processes that were not forked, at a time."""
 LEAVE_S: Final = 40.0
 """So long a store that closes waits for readers to finish what they have begun."""
 _LOOK_AT_LOOPS_S: Final = 5.0
@@ -48,7 +50,6 @@ class Host:
         """`has_workers`: clients are served by processes that read, not by this one."""
         self.page = page
         self._metrics = metrics
-        self._numbers = set(range(WORKERS_READERS_MAX, READERS_MAX))
         self._store: ObjectStore | None = None
         self._opened = trio.Event()
         self._left = trio.Event()
@@ -59,28 +60,28 @@ class Host:
         """Workers that read now."""
         return sorted(reader.pid for reader in self._readers if reader.is_reading and reader.caches.is_worker)
 
-    def take_number(self) -> int:
-        """The number, as a reader of the page, of a process that was not forked; -1: there are too many."""
-        return self._numbers.pop() if self._numbers else -1
+    @property
+    def has_room(self) -> bool:
+        """For another process that was not forked."""
+        return len(self.page.let_in) < LET_IN_MAX
 
-    def give_number_back(self, number: int) -> None:
-        """That process reads no more."""
-        self.page.clear(number)
-        self._numbers.add(number)
-
-    async def serve_reader(self, requests: socket.socket, bodies: socket.socket, number: int | None = None) -> None:
-        """One process, until it is gone, or, with its number in the page, until its loop does not turn any more:
-        nothing that it may see is freed. Closes the sockets.
+    async def serve_reader(
+        self, requests: socket.socket, bodies: socket.socket, page: SharedPage | None = None
+    ) -> None:
+        """One process, until it is gone, or, when it was let in, with a page made `apart`, until its loop does not turn
+        any more: nothing that it may see is freed. Closes the sockets.
         """
-        reader = _Reader(self, requests, is_worker=number is None)
+        reader = _Reader(self, requests, is_worker=page is None)
         self._readers.add(reader)
+        if page is not None:
+            self.page.let_in.add(page)
         try:
             with bodies:
                 async with trio.open_nursery() as nursery:
                     reader.nursery = nursery
                     nursery.start_soon(self._take_bodies, bodies, nursery)
-                    if number is not None:
-                        nursery.start_soon(self._watch_loop, reader, number)
+                    if page is not None:
+                        nursery.start_soon(self._watch_loop, reader, page)
                     await reader.channel.run()
                     nursery.cancel_scope.cancel()
         except* Exception as group:
@@ -88,6 +89,8 @@ class Host:
         finally:
             self._readers.discard(reader)
             reader.leave()
+            if page is not None:
+                self.page.let_in.discard(page)
 
     @asynccontextmanager
     async def serving(self, store: ObjectStore) -> AsyncIterator[None]:
@@ -133,12 +136,12 @@ class Host:
 
     # -- bodies ------------------------------------------------------------------------------------------------------
 
-    async def _watch_loop(self, reader: "_Reader", number: int) -> None:
+    async def _watch_loop(self, reader: "_Reader", page: SharedPage) -> None:
         beats, still_looks = -1, 0
         while still_looks < _STILL_LOOKS_MAX:
             # looks are counted, not seconds: when both processes are frozen together, nobody hangs
             await trio.sleep(_LOOK_AT_LOOPS_S)
-            now = self.page.beats(number)
+            now = page.beats(ALONE)
             still_looks = still_looks + 1 if now == beats else 0
             beats = now
         log.error("a process that reads hangs and is cut off", pid=reader.pid)

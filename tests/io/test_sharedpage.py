@@ -1,7 +1,7 @@
 import os
 
 from couchestord.io.catalog.generations import Generations, slot_of_name
-from couchestord.io.sharedpage import NOBODY, READERS_MAX, SharedPage
+from couchestord.io.sharedpage import ALONE, NOBODY, READERS_MAX, SharedPage
 
 
 def test_numbers_arrive_with_the_version() -> None:
@@ -58,13 +58,31 @@ def test_the_oldest_reader_counts_and_nobody_does_not() -> None:
     assert page.seen_by_all() == 9
 
 
-def test_a_page_opened_by_descriptor_is_the_same_page() -> None:
-    page, written, read = SharedPage(), Generations(), Generations()
+def test_who_is_let_in_counts_until_it_is_given_up_whatever_it_says_later() -> None:
+    page = SharedPage()
+    gone, stays = page.apart(), page.apart()
+    page.see(ALONE, 9)  # a worker of that number
+    assert gone.seen(ALONE) == stays.seen(ALONE) == NOBODY
+    page.let_in |= {gone, stays}
+    gone.see(ALONE, 3)
+    stays.see(ALONE, 5)
+    assert page.seen_by_all() == 3
+    page.let_in.remove(gone)
+    for late in (1, 7):
+        gone.see(ALONE, late)
+        gone.beat(ALONE)
+        assert page.seen_by_all() == 5
+    assert (page.seen(ALONE), page.beats(ALONE), stays.beats(ALONE)) == (9, 0, 0)
+
+
+def test_a_page_opened_by_descriptors_is_the_same_page() -> None:
+    made, written, read = SharedPage(), Generations(), Generations()
+    page = made.apart()
     page.see(2, 7)
-    other = SharedPage(os.dup(page.descriptor))
+    other = SharedPage(*(os.dup(each) for each in page.descriptors))
     assert other.seen(2) == 7  # opening it has changed nothing
     written.change_tree()
-    page.publish(written, sequence=0, is_shut=True)
+    made.publish(written, sequence=0, is_shut=True)
     assert (other.read(read), read.tree, other.is_shut) == (1, 1, True)
     other.see(5, 1)
     other.beat(5)

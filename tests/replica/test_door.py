@@ -16,17 +16,15 @@ from small_store import core_of, new_store, read
 
 from couchestord.cache import CACHES_OFF, CacheConfig
 from couchestord.errors import AccessDenied, BucketMounted, ConfigError, Unavailable
-from couchestord.io.sharedpage import NOBODY, READERS_MAX, WORKERS_READERS_MAX, SharedPage
+from couchestord.io.sharedpage import NOBODY, SharedPage
 from couchestord.metrics import Metrics
 from couchestord.replica import door
 from couchestord.replica.door import SOCKET_NAME, knock, serve_door
-from couchestord.replica.host import Host
+from couchestord.replica.host import LET_IN_MAX, Host
 from couchestord.replica.link import Link
 from couchestord.replica.store import open_replica
 from couchestord.store import ObjectStore
 from couchestord.versions import program_version
-
-CLIENTS_MAX = READERS_MAX - WORKERS_READERS_MAX
 
 
 @asynccontextmanager
@@ -54,16 +52,6 @@ async def until(is_so: Callable[[], bool]) -> None:
             await trio.sleep(0.001)
 
 
-def free_numbers(host: Host) -> int:
-    """How many more may come in."""
-    taken = []
-    while (number := host.take_number()) >= 0:
-        taken.append(number)
-    for each in taken:
-        host.give_number_back(each)
-    return len(taken)
-
-
 @contextmanager
 def connected(path: Path) -> Iterator[socket.socket]:
     """To the door, with nothing said yet."""
@@ -73,27 +61,24 @@ def connected(path: Path) -> Iterator[socket.socket]:
         yield client
 
 
-async def answer(client: socket.socket) -> tuple[int, str]:
-    """(number, refusal) that the door gives."""
+async def answer(client: socket.socket) -> str:
+    """The refusal that the door gives."""
     await trio.lowlevel.wait_readable(client)
     words, descriptors, _, _ = socket.recv_fds(client, 1024, 8)
-    for each in descriptors:
-        os.close(each)
-    number, refusal = msgspec.msgpack.decode(words)
-    assert bool(descriptors) == (number >= 0)
-    return number, refusal
+    assert not descriptors
+    (refusal,) = msgspec.msgpack.decode(words, type=tuple[str])
+    return refusal
 
 
 async def test_who_comes_in_reads_and_writes(tmp_path: Path) -> None:
     async with served(tmp_path) as (store, host), come_in(tmp_path) as link:
-        assert WORKERS_READERS_MAX <= link.number < READERS_MAX
         opened = await link.open()
         async with open_replica(link, opened, Metrics(), CacheConfig(l1_bytes=1 << 20)) as replica:
             await replica.put("box", b"k", b"from beside")
             assert await read(store, b"k") == b"from beside"
             await store.put("box", b"k", b"from the daemon")
             assert await read(replica, b"k") == b"from the daemon"
-            assert host.page.seen(link.number) != NOBODY
+            assert host.page.seen_by_all() == link.page.seen(link.number) != NOBODY
             assert link.page.version == host.page.version
 
 
@@ -123,8 +108,8 @@ async def test_another_process_comes_in(tmp_path: Path) -> None:
         await store.put("box", b"k", b"there")
         await trio.run_process([sys.executable, "-c", PROGRAM, os.fspath(tmp_path)], stderr=subprocess.STDOUT)
         assert await read(store, b"answer") == b"there and back"
-        await until(lambda: free_numbers(host) == CLIENTS_MAX)
-        assert all(host.page.seen(number) == NOBODY for number in range(WORKERS_READERS_MAX, READERS_MAX))
+        await until(lambda: not host.page.let_in)
+        assert host.page.seen_by_all() == NOBODY
 
 
 async def test_mounts_are_claimed_through_the_door_until_their_process_is_gone(tmp_path: Path) -> None:
@@ -174,8 +159,8 @@ async def test_a_socket_that_a_killed_daemon_left(tmp_path: Path) -> None:
         left.bind(os.fspath(tmp_path / SOCKET_NAME))
     with pytest.raises(Unavailable, match="no daemon runs"):
         await knock(tmp_path)
-    async with serve_door(tmp_path, Host(SharedPage(), Metrics())), come_in(tmp_path) as link:
-        assert link.number >= WORKERS_READERS_MAX
+    async with serve_door(tmp_path, Host(SharedPage(), Metrics())), come_in(tmp_path):
+        pass
 
 
 async def test_another_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,14 +169,13 @@ async def test_another_version_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
         said = msgspec.msgpack.encode(["0.0.0-other"])
         with connected(tmp_path) as client:
             client.send(said)
-            number, refusal = await answer(client)
-        assert number < 0
+            refusal = await answer(client)
         assert "0.0.0-other" in refusal
         versions = iter(["1.0", *["2.0"] * 3])
         monkeypatch.setattr(door, "program_version", lambda: next(versions))
         with pytest.raises(ConfigError, match=r"the daemon is version 2\.0, this is 1\.0"):
             await knock(tmp_path)
-        assert free_numbers(host) == CLIENTS_MAX
+        assert not host.page.let_in
 
 
 @pytest.mark.parametrize("said", [b"", b"\x00", b"\x91\x01", b"\xff" * 2000])
@@ -203,10 +187,9 @@ async def test_what_cannot_be_understood_is_refused(tmp_path: Path, said: bytes)
                 client.send(said)
             else:
                 client.shutdown(socket.SHUT_WR)
-            number, refusal = await answer(client)
-        assert number < 0
+            refusal = await answer(client)
         assert "understood" in refusal
-        assert free_numbers(host) == CLIENTS_MAX
+        assert not host.page.let_in
         async with come_in(tmp_path):  # the door is open as before
             pass
 
@@ -217,7 +200,7 @@ async def test_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
         monkeypatch.setattr(door, "peer_uid", lambda _: os.geteuid() + 4711)
         with pytest.raises(ConfigError, match="only root and the daemon's own user"):
             await knock(tmp_path)
-        assert free_numbers(host) == CLIENTS_MAX
+        assert not host.page.let_in
         monkeypatch.setattr(door, "peer_uid", lambda _: 0)
         async with come_in(tmp_path):
             pass
@@ -236,20 +219,49 @@ async def test_too_many_come_in_and_one_goes(tmp_path: Path) -> None:
     host = Host(SharedPage(), Metrics())
     async with serve_door(tmp_path, host):
         with ExitStack() as held:
-            links = [await knock(tmp_path) for _ in range(CLIENTS_MAX)]
+            links = [await knock(tmp_path) for _ in range(LET_IN_MAX)]
             for link in links:
                 held.callback(link.bodies.close)
                 held.callback(link.channel.close)
-            assert {link.number for link in links} == set(range(WORKERS_READERS_MAX, READERS_MAX))
+            await until(lambda: not host.has_room)
             with pytest.raises(ConfigError, match="too many"):
                 await knock(tmp_path)
             gone = links[17]
-            host.page.see(gone.number, 3)
+            gone.page.see(gone.number, 3)
+            assert host.page.seen_by_all() == 3
             gone.channel.close()
-            await until(lambda: host.page.seen(gone.number) == NOBODY)
-            async with come_in(tmp_path) as again:
-                assert again.number == gone.number
-        await until(lambda: free_numbers(host) == CLIENTS_MAX)
+            await until(lambda: host.has_room)
+            assert host.page.seen_by_all() == NOBODY
+            async with come_in(tmp_path):
+                pass
+        await until(lambda: not host.page.let_in)
+
+
+async def test_what_a_reader_says_after_it_was_given_up_keeps_nothing(tmp_path: Path) -> None:
+    async with served(tmp_path) as (store, host), trio.open_nursery() as nursery:
+        link = await knock(tmp_path)
+        nursery.start_soon(link.run)
+        async with open_replica(link, await link.open(), Metrics(), CacheConfig(l1_bytes=1 << 20)):
+            assert host.page.seen_by_all() != NOBODY
+            link.channel.close()
+            await until(lambda: host.page.seen_by_all() == NOBODY)
+        link.page.see(link.number, 0)
+        assert host.page.seen_by_all() == NOBODY
+        async with come_in(tmp_path) as other:
+            await other.open()
+            await store.put("box", b"k", b"1")
+            for late in (0, link.page.version):
+                link.page.see(link.number, late)
+                assert host.page.seen_by_all() == other.page.seen(other.number) < host.page.version
+
+
+async def test_what_readers_of_a_killed_store_process_say_keeps_nothing_in_the_next(tmp_path: Path) -> None:
+    async with served(tmp_path) as (_, host), come_in(tmp_path) as link:
+        # as the next one has it, where the page outlives the store's process
+        page = SharedPage(os.dup(host.page.descriptor))
+        await link.open()
+        assert (page.version, page.seen_by_all()) == (link.page.version, NOBODY)
+        page.close()
 
 
 async def test_who_is_gone_before_the_answer_leaves_nothing(tmp_path: Path) -> None:
@@ -260,7 +272,7 @@ async def test_who_is_gone_before_the_answer_leaves_nothing(tmp_path: Path) -> N
                 client.send(msgspec.msgpack.encode([program_version()]))
         async with come_in(tmp_path):
             pass
-        await until(lambda: free_numbers(host) == CLIENTS_MAX)
+        await until(lambda: not host.page.let_in)
 
 
 async def test_without_descriptors_nobody_comes_in_and_the_door_stays_open(
@@ -274,6 +286,6 @@ async def test_without_descriptors_nobody_comes_in_and_the_door_stays_open(
             patch.setattr("couchestord.replica.door._pair", refuse)
             with pytest.raises(ConfigError, match="no more files"):
                 await knock(tmp_path)
-        assert free_numbers(host) == CLIENTS_MAX
+        assert not host.page.let_in
         async with come_in(tmp_path) as link:
             await link.open()

@@ -36,12 +36,13 @@ async def test_a_process_whose_loop_does_not_turn_keeps_nothing_from_being_freed
         for link in (alive, hanging):
             nursery.start_soon(link.run)
             await link.open()
-        assert host.page.seen(hanging.number) != NOBODY
+        hanging.page.see(hanging.number, 0)
+        assert host.page.seen_by_all() == 0
         await hanging.closing.wait()
-        while host.page.seen(hanging.number) != NOBODY:
+        while len(host.page.let_in) > 1:
             await trio.lowlevel.checkpoint()
         assert hanging.is_gone
         assert not alive.is_gone
-        assert host.page.seen(alive.number) != NOBODY
+        assert host.page.seen_by_all() == alive.page.seen(alive.number) != NOBODY
         turned.set()
         alive.channel.close()

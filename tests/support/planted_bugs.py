@@ -1226,6 +1226,21 @@ BUGS = (
         _SUPERVISOR + "test_word_of_a_worker_that_ended_keeps_nothing",
     ),
     _bug(
+        "what a mount says once it was given up keeps what is dead",
+        "replica/host.py",
+        "                self.page.let_in.discard(page)",
+        "                pass",
+        _REPLICA + "test_door.py::test_what_a_reader_says_after_it_was_given_up_keeps_nothing",
+    ),
+    _bug(
+        "words of mounts outlive who has let them in",
+        "io/sharedpage.py",
+        "        said = whole if words is None else memoryview(mmap(words, _GENERATIONS))",
+        "        said = whole",
+        "io/test_sharedpage.py::test_who_is_let_in_counts_until_it_is_given_up_whatever_it_says_later",
+        _REPLICA + "test_door.py::test_what_readers_of_a_killed_store_process_say_keeps_nothing_in_the_next",
+    ),
+    _bug(
         "nobody looks whether a worker hangs",
         "processes/supervisor.py",
         "            if child.still_looks >= _STILL_LOOKS_MAX:",
