@@ -22,11 +22,18 @@ class Asked:
         self._send = send
         self._waiting: dict[int, tuple[trio.Event, list[outcomes.Outcome[msgspec.Raw]]]] = {}
         self._last_id = 0
+        self._has_ended = False
+
+    def begin(self) -> None:
+        """The reader answers from now on, as it does from when this was made until `end`."""
+        self._has_ended = False
 
     async def ask(self, message: Callable[[int], ms.FromStore], kind: Any) -> Any:
         """Sends what `message` makes of an id, and waits for the answer, of type `kind`. Raises what it is refused
-        with; Unavailable when the reader ends.
+        with; Unavailable when the reader ends, or has ended: whoever was about to ask may not know yet.
         """
+        if self._has_ended:
+            raise Unavailable(_GONE)
         self._last_id += 1
         id_, answered = self._last_id, trio.Event()
         found: list[outcomes.Outcome[msgspec.Raw]] = []
@@ -52,7 +59,8 @@ class Asked:
             self._wake(message.id, outcomes.Value(message.value.copy()))
 
     def end(self) -> None:
-        """No answer comes any more."""
+        """No answer comes any more, until it begins anew."""
+        self._has_ended = True
         for id_ in list(self._waiting):
             self._wake(id_, outcomes.Error(Unavailable(_GONE)))
 

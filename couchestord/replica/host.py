@@ -304,6 +304,7 @@ class _Reader:
     async def _hello(self, message: ms.Hello) -> None:
         store = await self._host.wait_open()
         self.pid, self.is_reading = message.pid, True
+        self.caches.asked.begin()
         self._held = store, [], []
         core = store.core
         disks = core.disks

@@ -124,6 +124,15 @@ async def test_all_are_asked_and_who_ends_meanwhile_is_not_waited_for() -> None:
         beside.left(ending.known)
 
 
+async def test_who_has_ended_is_not_asked_until_it_begins_anew() -> None:
+    asked = FakeReader(7, answer(10)).known.asked
+    asked.end()
+    with trio.fail_after(60), pytest.raises(Unavailable):
+        await asked.ask(lambda id_: ms.WhichOpen(id_, []), int)
+    asked.begin()
+    assert await asked.ask(lambda id_: ms.WhichOpen(id_, []), int) == 10
+
+
 async def test_error_of_one_is_the_error_of_all() -> None:
     refused = FakeReader(8, ms.refuse(1, InvalidArgument("for the test")))
     beside = ReadersBeside(lambda: [FakeReader(7, answer(10)).known, refused.known])

@@ -12,16 +12,19 @@ from pathlib import Path
 import msgspec
 import pytest
 import trio
-from small_store import core_of, new_store, read
+from file_rig import make
+from small_store import core_of, finish, new_store, read
 
 from couchestord.cache import CACHES_OFF, CacheConfig
 from couchestord.errors import AccessDenied, BucketMounted, ConfigError, Unavailable
+from couchestord.io import filerequests as fr
 from couchestord.io.sharedpage import NOBODY, SharedPage
 from couchestord.metrics import Metrics
 from couchestord.replica import door
+from couchestord.replica import messages as ms
 from couchestord.replica.door import SOCKET_NAME, knock, serve_door
 from couchestord.replica.host import LET_IN_MAX, Host
-from couchestord.replica.link import Link
+from couchestord.replica.link import Command, Link
 from couchestord.replica.store import open_replica
 from couchestord.store import ObjectStore
 from couchestord.versions import program_version
@@ -141,6 +144,35 @@ async def test_open_files_are_asked_for(tmp_path: Path) -> None:
             assert await core_of(store).mounts.which_open([7, 8]) == set()
             link.which_open = lambda inodes: [id_ for id_ in inodes if id_ == 7]
             assert await core_of(store).mounts.which_open([7, 8]) == {7}
+
+
+async def test_orphans_are_freed_though_a_mount_ends_while_another_is_asked(tmp_path: Path) -> None:
+    async with served(tmp_path) as (store, host), come_in(tmp_path) as slow, trio.open_nursery() as nursery:
+        reaper, asked, done = core_of(store).jobs.orphans, list[Command](), trio.Event()
+        id_ = await make(store, b"f")
+        await store.files.change(fr.UnlinkNode(store.files.root("box"), b"f", keep=True))
+
+        async def work() -> None:
+            await reaper.work()
+            done.set()
+
+        def answer(command: Command) -> None:
+            slow.tell(ms.Answer(command.id, ms.raw([] if isinstance(command, ms.WhichOpen) else None)))
+
+        slow.obey = asked.append
+        async with come_in(tmp_path) as ends:
+            for link in (slow, ends):
+                await link.open()
+                await link.claim_mount("box", writes=False)
+            nursery.start_soon(work)
+            await until(lambda: bool(asked))
+            await ends.end_mount()
+        await until(lambda: len(host.page.let_in) == 1)
+        slow.obey = answer
+        answer(asked[0])
+        await until(done.is_set)
+        await finish(reaper)
+        assert (reaper.freed_count, core_of(store).catalog.files.orphans(id_ - 1, 1)) == (1, [])
 
 
 async def test_nobody_listens(tmp_path: Path) -> None:

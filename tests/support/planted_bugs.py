@@ -609,6 +609,21 @@ BUGS = (
         "io/catalog/test_apply.py::test_an_object_that_readers_keep_is_dropped_when_it_changes",
     ),
     _bug(
+        "a mount that has gone is asked what it has open, and waited for",
+        "replica/beside.py",
+        "        self._has_ended = True",
+        "        pass",
+        _REPLICA + "test_beside.py::test_who_has_ended_is_not_asked_until_it_begins_anew",
+        _REPLICA + "test_door.py::test_orphans_are_freed_though_a_mount_ends_while_another_is_asked",
+    ),
+    _bug(
+        "a mount that has begun anew is not asked what it has open",
+        "replica/host.py",
+        "        self.caches.asked.begin()",
+        "        pass",
+        _REPLICA + "test_door.py::test_open_files_are_asked_for",
+    ),
+    _bug(
         "kernels are not told of a directory that went with its last key",
         "io/catalog/directoryrows.py",
         "        self._applier.watch.name(parent, name)\n        return int(parent)",
