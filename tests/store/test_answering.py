@@ -10,9 +10,10 @@ import trio.testing
 from file_rig import make
 from small_store import core_of, new_store
 
-from couchestord.errors import Unavailable
+from couchestord.errors import PreconditionFailed, Unavailable
 from couchestord.io import filerequests as fr
 from couchestord.io.catalog.changes import Changes
+from couchestord.model import Conditions
 from couchestord.store import ObjectStore, answering
 from couchestord.store.mounts import Claim
 
@@ -88,6 +89,61 @@ async def test_what_changes_nothing_that_is_shown_is_answered_at_once(tmp_path: 
         await store.delete("box", b"none")
         await store.create_upload("box", b"key")
         assert shown.told == []
+
+
+async def test_what_rests_on_a_change_that_is_not_shown_yet_is_answered_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answering, "SHOWN_S_MAX", 60.0)
+    async with new_store(tmp_path) as store, trio.open_nursery() as nursery:
+        await store.create_bucket("other")
+        for bucket, key in (("box", b"key"), ("box", b"second"), ("other", b"key")):
+            await store.put(bucket, key, b"bytes")
+        shown = Shown()
+        core_of(store).mounts.add(shown.claim)
+        order: list[str] = []
+
+        async def delete(name: str, key: bytes) -> None:
+            await store.delete("box", key)
+            order.append(name)
+
+        async def refused() -> None:
+            with pytest.raises(PreconditionFailed):
+                await store.delete("box", b"second", conditions=Conditions(if_match=("other",)))
+            order.append("refused")
+
+        first = await _begin(nursery, delete, "first", b"key")
+        await _told(shown)
+        others = [await _begin(nursery, delete, "again", b"key"), await _begin(nursery, refused)]
+        # whom it does not concern
+        await store.delete("other", b"none")
+        await core_of(store).submit(fr.FreeOrphans(()), shown)
+        assert order == []
+        shown.may.set()
+        for answered in (first, *others):
+            await answered.wait()
+        assert order[0] == "first"
+        assert len(shown.told) == 1
+        await store.delete("box", b"key")
+    assert sorted(order[1:]) == ["again", "refused"]
+
+
+async def test_what_rests_on_a_change_of_the_same_commit_is_answered_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answering, "SHOWN_S_MAX", 60.0)
+    async with new_store(tmp_path) as store, trio.open_nursery() as nursery:
+        await put(store, b"key")
+        shown = Shown()
+        core_of(store).mounts.add(shown.claim)
+        async with core_of(store).writer.quiet():
+            answered = [await _begin(nursery, store.delete, "box", b"key") for _ in range(2)]
+        await _told(shown)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert not any(each.is_set() for each in answered)
+        shown.may.set()
+        for each in answered:
+            await each.wait()
 
 
 async def test_who_asks_knows(tmp_path: Path) -> None:

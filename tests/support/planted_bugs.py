@@ -609,6 +609,20 @@ BUGS = (
         "io/catalog/test_apply.py::test_an_object_that_readers_keep_is_dropped_when_it_changes",
     ),
     _bug(
+        "a DELETE of what is just being removed is answered before mounts show it",
+        "store/answering.py",
+        "            if before := self._before(waiting):",
+        "            if before := []:",
+        "store/test_answering.py::test_what_rests_on_a_change_that_is_not_shown_yet_is_answered_after_it",
+    ),
+    _bug(
+        "a DELETE in the commit that removes its key is answered before mounts show it",
+        "store/answering.py",
+        "            self._under_way[answered := trio.Event()] = claims",
+        "            answered = trio.Event()\n            self._nursery.start_soon(self._under_way.__setitem__, answered, claims)",
+        "store/test_answering.py::test_what_rests_on_a_change_of_the_same_commit_is_answered_after_it",
+    ),
+    _bug(
         "a mount that has gone is asked what it has open, and waited for",
         "replica/beside.py",
         "        self._has_ended = True",
