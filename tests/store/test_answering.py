@@ -137,6 +137,8 @@ async def test_what_rests_on_a_change_of_the_same_commit_is_answered_after_it(
         shown = Shown()
         core_of(store).mounts.add(shown.claim)
         async with core_of(store).writer.quiet():
+            # a group of its own, which waits for its turn while the next one gathers
+            await _begin(nursery, store.delete, "box", b"none")
             answered = [await _begin(nursery, store.delete, "box", b"key") for _ in range(2)]
         await _told(shown)
         await trio.testing.wait_all_tasks_blocked(0.05)
