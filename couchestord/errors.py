@@ -259,6 +259,10 @@ class DiskFailed(DiskError):
     """The call returned an error (EIO, EROFS, ...), or the disk was given up after one."""
 
 
+class DiskGone(DiskFailed):
+    """The disk as a whole is not there, or was given up: that says nothing of what lies on it."""
+
+
 class DiskFull(DiskError):
     """No room (ENOSPC, EDQUOT), or the reserve would be touched."""
 

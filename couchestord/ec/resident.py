@@ -17,7 +17,7 @@ from couchestord.ec.shards import (
     verify_blocks,
 )
 from couchestord.ec.trust import ShardTrust
-from couchestord.errors import Corrupt, DiskFailed, UnknownFormat
+from couchestord.errors import Corrupt, DiskGone, UnknownFormat
 from couchestord.io.catalog.read import SegmentRow
 from couchestord.io.disks import Disks
 
@@ -38,10 +38,10 @@ class ResidentStripes:
         self._memories: list[memoryview] = []
 
     def file(self, segment: SegmentRow, index: int) -> ShardFile:
-        """The file of one shard. Raises DiskFailed when it has no disk that is good."""
+        """The file of one shard. Raises DiskGone when it has no disk that is good."""
         disk = self._disks.get(segment.disks[index]) if segment.disks[index] >= 0 else None
         if disk is None:
-            raise DiskFailed(f"{self._trust.where(segment, index)} is not here")
+            raise DiskGone(f"{self._trust.where(segment, index)} is not here")
         return ShardFile(disk, self.identity(segment), index)
 
     def identity(self, segment: SegmentRow) -> SegmentIdentity:
@@ -63,7 +63,7 @@ class ResidentStripes:
         return known[index] if known is not None else None
 
     def header(self, segment: SegmentRow, stripe: int, index: int) -> StripeHeader | None:
-        """The header of a shard, cached or in memory. Raises Corrupt, UnknownFormat, DiskFailed."""
+        """The header of a shard, cached or in memory. Raises Corrupt, UnknownFormat, DiskGone."""
         known = self._headers.get((segment.id, stripe))
         found = known[index] if known is not None else None
         if found is None:

@@ -28,7 +28,7 @@ from couchestord.ec.shards import (
     full_stripe_pages,
 )
 from couchestord.ec.trust import Damage, ShardTrust
-from couchestord.errors import Corrupt, DataLost, DiskError, UnknownFormat
+from couchestord.errors import Corrupt, DataLost, DiskError, DiskGone, UnknownFormat
 from couchestord.io.catalog.read import SegmentRow
 from couchestord.io.disks import Disks
 
@@ -195,7 +195,7 @@ class StripeStore:
         return good_count
 
     def file(self, segment: SegmentRow, index: int) -> ShardFile:
-        """The file of one shard. Raises DiskFailed when it has no disk that is good."""
+        """The file of one shard. Raises DiskGone when it has no disk that is good."""
         return self._resident.file(segment, index)
 
     def identity(self, segment: SegmentRow) -> SegmentIdentity:
@@ -317,7 +317,7 @@ class StripeStore:
         """Take a range from memory, or begin to read it."""
         try:
             resident = self._blocks_nowait(segment, stripe, shape, wanted)
-        except (Corrupt, UnknownFormat) as error:
+        except (Corrupt, UnknownFormat, DiskGone) as error:
             gathering.bad[wanted] = error
             return
         if resident is not None:

@@ -7,7 +7,7 @@ import trio
 
 from couchestord import logs
 from couchestord.ec.gather import ShardError, ShardRange
-from couchestord.errors import Corrupt, DataLost, DiskError, DiskTimeout, UnknownFormat
+from couchestord.errors import Corrupt, DataLost, DiskError, DiskGone, UnknownFormat
 from couchestord.io.catalog.read import SegmentRow
 from couchestord.io.disks import Disks
 
@@ -40,17 +40,20 @@ class ShardTrust:
     async def timed(
         self, segment: SegmentRow, index: int, read: Callable[[], Awaitable[Result]], *, report: bool = True
     ) -> Result:
-        """Run a read of a shard; while it is under way its disk's answer is waited for. A failure is noted."""
+        """Run a read of a shard; while it is under way its disk's answer is waited for. A failure is noted.
+
+        Raises DiskGone when it was that of the disk as a whole, which is given up then.
+        """
         disk = segment.disks[index]
+        member = self._disks.get(disk)
         under_way = self._under_way.setdefault(disk, {})
         ticket = object()
         under_way[ticket] = trio.current_time()
         try:
             return await read()
-        except DiskTimeout as error:
-            self._disks.fail(disk, error)
-            raise
         except (Corrupt, DiskError) as error:
+            if isinstance(error, DiskError) and self._disks.judge(disk) is not member:
+                raise DiskGone(str(error)) from error
             if report:
                 self.note(segment, index, error)
             raise
@@ -58,11 +61,13 @@ class ShardTrust:
             del under_way[ticket]
 
     def note(self, segment: SegmentRow, index: int, error: ShardError) -> None:
-        """A shard that should be whole is not. What a newer program wrote is no damage, and is left alone."""
+        """A shard that should be whole is not. What a newer program wrote is no damage, and is left alone; nor is what
+        cannot be read because its disk is gone, which may have come back by now.
+        """
         damage = segment.id, index, segment.disks[index]
         now = trio.current_time()
         known = segment.missing >> index & 1 or now - self._damaged.get(damage, -1e18) < NOTED_AGAIN_S
-        if known or isinstance(error, UnknownFormat) or self._disks.get(segment.disks[index]) is None:
+        if known or isinstance(error, UnknownFormat | DiskGone) or self._disks.get(segment.disks[index]) is None:
             return
         if len(self._damaged) >= self._damages_noted_max:
             self._damaged.clear()

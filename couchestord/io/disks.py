@@ -172,6 +172,13 @@ class Disks:
         self.failures[index] = str(reason) or type(reason).__name__
         log.error("disk given up", disk=self.name(index), index=index, reason=self.failures[index])
 
+    def judge(self, index: int) -> Disk | None:
+        """As `get`, after a call failed: a disk that answers none any more is given up."""
+        disk = self.get(index)
+        if disk is not None and disk.failure is not None:
+            self.fail(index, disk.failure)
+        return self.get(index)
+
     def room_again(self, index: int) -> None:
         """New data may go to this disk again."""
         self._full.discard(index)

@@ -117,6 +117,8 @@ async def read_record(
                 data = await disk.read(file.path, offset, size)
             return file.unpack(disks.store_id, sequence, data), turn
         except (Corrupt, DiskError) as error:
+            if isinstance(error, DiskError) and disks.judge(index) is not disk:
+                continue  # the disk as a whole is gone: nothing is known of the copy
             log.warning("journal replica is damaged", disk=disks.name(index), sequence=sequence, reason=str(error))
             on_damage(file, index)
     return None

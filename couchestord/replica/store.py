@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -209,8 +209,10 @@ async def _let_go(disks: Disks) -> None:
         for index in disks.good():
             disk = disks.get(index)
             if disk is not None:
-                with suppress(DiskError):  # who reads next hears of it
+                try:
                     await disk.let_go()
+                except DiskError:
+                    disks.judge(index)
 
 
 async def _open_disk(folder: str) -> Disk:
@@ -241,7 +243,7 @@ async def _follow_disks(link: Link, disks: Disks) -> None:
         for index in range(disks.count):
             if index not in now:
                 disks.fail(index, "given up by the process that writes")
-            elif known.get(index) != now[index] or index in disks.failures:
+            elif known.get(index) != now[index] or disks.judge(index) is None:
                 disks.fail(index, "is opened anew")
                 disks.release_failed()
                 try:

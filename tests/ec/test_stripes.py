@@ -446,6 +446,62 @@ async def test_a_read_error_is_made_good_and_the_disk_stays(tmp_path: Path) -> N
         assert rig.damages == [(33, 1, 1)]
 
 
+async def test_a_disk_that_died_is_given_up_by_who_reads_next_and_nothing_on_it_is_damaged(tmp_path: Path) -> None:
+    """What killed it need not have been a read of a shard."""
+    async with open_rig(tmp_path) as rig:
+        data = await put(rig)
+        for sim in rig.sims:
+            sim.resident_ratio = 0.0
+        rig.sims[1].suspect("no answer")
+        assert await rig.stripes.read(ROW, 1, 0, STRIPE_BYTES) == data
+        assert rig.disks.failures == {1: "sim-1: no answer"}
+        rig.sims[2].suspect("no answer")
+        assert await rig.stripes.count_headers(ROW, 1) == 4
+        assert list(rig.disks.failures) == [1, 2]
+        assert await rig.stripes.read(ROW, 1, 0, STRIPE_BYTES) == data
+        assert rig.damages == []
+
+
+async def test_a_disk_that_is_back_before_the_read_it_failed_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_rig(tmp_path) as rig:
+        data = await put(rig)
+        for sim in rig.sims:
+            sim.resident_ratio = 0.0
+        rig.sims[1].suspect("no answer")
+        back = rig.sims[1].crash(keep_all=True)
+        read_ranges = rig.sims[4].read_ranges
+
+        async def once_it_is_back(path: str, ranges: Sequence[tuple[int, int]]) -> Sequence[bytes]:
+            assert list(rig.disks.failures) == [1]
+            rig.disks.take(1, back)
+            return await read_ranges(path, ranges)
+
+        monkeypatch.setattr(rig.sims[4], "read_ranges", once_it_is_back)
+        assert await rig.stripes.read(ROW, 1, 0, STRIPE_BYTES) == data
+        assert rig.disks.get(1) is back
+        assert rig.damages == []
+
+
+async def test_a_disk_that_goes_before_it_is_asked_is_one_more_that_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_rig(tmp_path) as rig:
+        await put(rig)
+        for sim in rig.sims:
+            sim.resident_ratio = 0.0
+
+        async def fail_with_the_next(_path: str, _ranges: Sequence[tuple[int, int]]) -> Sequence[bytes]:
+            rig.disks.fail(5, "pulled")
+            raise DiskFailed("EIO")
+
+        rig.disks.fail(1, "pulled")
+        monkeypatch.setattr(rig.sims[4], "read_ranges", fail_with_the_next)
+        with pytest.raises(DataLost, match="3 of 4"):
+            await rig.stripes.read(ROW, 1, 0, STRIPE_BYTES)
+
+
 @pytest.mark.parametrize("index", range(6))
 def test_a_disk_that_hangs_is_not_waited_for(tmp_path: Path, index: int) -> None:
     async def main() -> None:

@@ -276,6 +276,17 @@ async def test_rot_on_one_replica_is_read_from_another_and_counted() -> None:
     assert after.chain.damage == ()
 
 
+async def test_a_copy_on_a_disk_that_died_is_not_damaged() -> None:
+    sims = await new_disks(6)
+    log = await start(sims)
+    held = await fill(log, 1, 3)
+    _, replicas = log.journal.replicas(2)
+    sims[replicas[0]].suspect("no answer")
+    assert await log.contents() == held
+    assert list(log.disks.failures) == [replicas[0]]
+    assert log.journal.damaged == set()
+
+
 async def test_a_read_without_a_wait_gives_what_is_resident_and_right() -> None:
     sims = await new_disks(6)
     log = await start(sims)

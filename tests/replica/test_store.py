@@ -21,11 +21,13 @@ from couchestord.errors import (
     Unavailable,
 )
 from couchestord.io import filerequests as fr
+from couchestord.io.directory import DirectoryDisk
 from couchestord.io.sharedpage import NOBODY, SharedPage
 from couchestord.metrics import Metrics, Snapshot
 from couchestord.model import Attributes, Conditions
 from couchestord.replica import host
 from couchestord.replica import messages as ms
+from couchestord.replica import store as replica_store
 from couchestord.replica.host import Host
 from couchestord.replica.journal import ReplicaJournal
 from couchestord.replica.store import open_replica
@@ -332,6 +334,39 @@ async def test_disk_that_was_given_up_is_not_asked_any_more(tmp_path: Path) -> N
                 await trio.sleep(0.01)
         await both.store.put("box", b"k", body_of(LONG))
         assert await read(both.replica, b"k") == body_of(LONG)
+
+
+async def test_disk_that_died_here_is_given_up_though_nobody_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replica_store, "_LET_GO_S", 0.01)
+    monkeypatch.setattr(replica_store, "_DEADLINE_S", 600.0)
+    async with pair(tmp_path) as both:
+        disks = both.replica._core.reader_parts.stripes._disks
+        dead = disks.get(2)
+        assert isinstance(dead, DirectoryDisk)
+        dead.suspect("no answer")
+        with trio.fail_after(20):
+            while disks.get(2) is dead:
+                await trio.sleep(0.01)
+        assert 2 in disks.failures
+
+
+async def test_disk_that_died_here_is_opened_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replica_store, "_LET_GO_S", 600.0)
+    async with pair(tmp_path) as both:
+        await both.store.put("box", b"k", body_of(LONG))
+        await both.store.core.pool.aclose()
+        disks = both.replica._core.reader_parts.stripes._disks
+        dead = [disk for index in (1, 4) if isinstance(disk := disks.get(index), DirectoryDisk)]
+        for disk in dead:
+            disk.suspect("no answer")
+        both.link.disks_changed.set()
+        with trio.fail_after(20):
+            while disks.failures or disks.get(1) is dead[0] or disks.get(4) is dead[1]:
+                await trio.sleep(0.01)
+        assert await read(both.replica, b"k") == body_of(LONG)
+        assert not both.store.core.jobs.rebuilder._damages
 
 
 async def test_counts_are_told(tmp_path: Path) -> None:

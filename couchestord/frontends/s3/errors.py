@@ -77,6 +77,7 @@ TABLE: Final[dict[type[errors.Error], tuple[str, int]]] = {
     errors.XattrExists: INTERNAL,
     errors.XattrTooLarge: INTERNAL,
     errors.FileError: INTERNAL,
+    errors.DiskGone: INTERNAL,
     errors.DiskFailed: INTERNAL,
     errors.DiskFull: INTERNAL,
     errors.DiskTimeout: INTERNAL,
