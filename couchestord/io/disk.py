@@ -31,7 +31,9 @@ class Capacity:
 
 
 class Disk(Protocol):
-    """One disk. All calls come from the store's trio task context; every async call ends within the disk's deadline."""
+    """One disk. All calls come from the store's trio task context; every async call ends once it was begun, within the
+    disk's deadline. Until then it waits while others end.
+    """
 
     @property
     def name(self) -> str:

@@ -50,7 +50,7 @@ class Joint:
             self.take_up_all()
 
     async def wait(self) -> None:
-        """Until all calls have ended. Cannot be cancelled: each ends within its disk's deadline."""
+        """Until all calls have ended. Cannot be cancelled: each ends, at the latest when its disk is given up."""
         if not self._left:
             await trio.lowlevel.cancel_shielded_checkpoint()
             return

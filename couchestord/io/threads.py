@@ -8,15 +8,18 @@ only append: under load one wake-up serves a whole batch. `deliver` clears the a
 deque, so a result appended while it runs is either seen by it or announced again. A call that belongs to a joint, with
 calls on other disks, is appended and announced by the last of them, for all.
 
-Deadlines cost nothing per call: all calls have the same one, so the oldest call under way is the next to miss it, and a
-single system task sleeps until then. It ends when it finds nothing under way and is started again by the next call.
+A deadline counts from when a thread takes a call: how long the call waited for one says how much was asked of the disk,
+not how the disk is. So deadlines cost next to nothing per call: each thread notes since when it is at a call, the one
+that is for longest is the next to miss its deadline, and a single system task sleeps until then. It ends when it finds
+nothing under way and is started again by the next call. A disk that hangs keeps all who wait for a thread no longer
+than its deadline: the threads hang too, and the first of them to be late is late for all.
 
 A thread that hangs in the kernel cannot be stopped. When a call misses its deadline the whole crew of threads is given
 up: every call under way ends with DiskTimeout, what still waits in the queue is never begun, what a hung thread brings
 home later is dropped.
 """
 
-import itertools
+import math
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -35,14 +38,11 @@ Arguments = TypeVarTuple("Arguments")
 class Call:
     """One function call on its way through the threads: for the task that made it, or for a joint."""
 
-    __slots__ = ("arguments", "deadline", "error", "function", "joint", "result", "task")
+    __slots__ = ("arguments", "error", "function", "joint", "result", "task")
 
-    def __init__(
-        self, function: Callable[..., Any], arguments: tuple[Any, ...], deadline: float, joint: Joint | None
-    ) -> None:
+    def __init__(self, function: Callable[..., Any], arguments: tuple[Any, ...], joint: Joint | None) -> None:
         self.function = function
         self.arguments = arguments
-        self.deadline = deadline
         self.joint = joint
         self.task = trio.lowlevel.current_task()
         self.result: Any = None
@@ -68,17 +68,20 @@ class _Crew:
         self._idle: deque[threading.Lock] = deque()
         """Locks of threads that wait for a call."""
         self.done: deque[Call] = deque()
-        self.under_way: dict[Call, None] = {}  # oldest first
+        self.under_way: dict[Call, None] = {}
         self.announced = False
         self.watch: trio.CancelScope | None = None
         self.ended = False
         self.threads_count = threads_count
+        self._now = trio.lowlevel.current_clock().current_time
+        self._at_it_since = [math.inf] * threads_count
+        """By thread: when it took the call that it is at."""
         for index in range(threads_count):
-            threading.Thread(target=self._stay, name=f"{name}-{index}", daemon=True).start()
+            threading.Thread(target=self._stay, args=(index,), name=f"{name}-{index}", daemon=True).start()
 
-    def _stay(self) -> None:
+    def _stay(self, index: int) -> None:
         try:
-            self._work()
+            self._work(index)
         finally:
             self.on_leave()
 
@@ -102,16 +105,18 @@ class _Crew:
                     continue
             bell.acquire()
 
-    def _work(self) -> None:
+    def _work(self, index: int) -> None:
         bell = threading.Lock()
         bell.acquire()
         while (call := self._next(bell)) is not None:
             if self.ended:
                 return
+            self._at_it_since[index] = self._now()
             try:
                 call.result = call.function(*call.arguments)
             except BaseException as error:
                 call.error = error
+            self._at_it_since[index] = math.inf
             self.done.append(call)
             joint = call.joint
             del call  # an idle thread must not keep buffers alive
@@ -139,9 +144,9 @@ class _Crew:
                 else:
                     trio.lowlevel.reschedule(call.task)
 
-    def is_late(self) -> bool:
-        """The oldest call under way has missed its deadline."""
-        return any(call.deadline <= trio.current_time() for call in itertools.islice(self.under_way, 1))
+    def oldest_begun(self) -> float:
+        """When the call was begun that a thread is at for longest; now, if no thread is at one."""
+        return min(self._now(), *self._at_it_since)
 
     def end(self, error: type[DiskError], message: str) -> None:
         """On the loop: no call is begun any more, those under way end with `error`; idle threads leave."""
@@ -195,10 +200,11 @@ class DiskThreads:
     async def run(self, function: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
         """Call `function` in a thread; its result or exception is that of the call.
 
-        Raises DiskTimeout when the deadline, counted from now, passes first: the function may still be running and may
-        still take effect. Raises DiskFailed from then on. Cancellation before the call is delivered at once; later it
-        waits for the end of the call (or its deadline) and comes at the next checkpoint, so the caller always learns
-        how a write ended.
+        Raises DiskTimeout when the deadline, counted from when a thread took it, passes for this call or for one that
+        is under way beside it: the function may still be running and may still take effect. Raises DiskFailed from then
+        on. A call waits for a thread as long as others end. Cancellation before the call is delivered at once; later it
+        waits for the end of the call, as above, and comes at the next checkpoint, so the caller always learns how a
+        write ended.
         """
         if self._failure is not None:
             raise DiskFailed(self._failure)
@@ -225,7 +231,7 @@ class DiskThreads:
         crew = self._crew
         if crew is None or crew.token is not trio.lowlevel.current_trio_token():
             crew = self._crew = self._hire()
-        call = Call(function, arguments, trio.current_time() + self._deadline_s, joint)
+        call = Call(function, arguments, joint)
         crew.under_way[call] = None
         if crew.watch is None:
             crew.watch = trio.CancelScope()
@@ -236,12 +242,9 @@ class DiskThreads:
     async def _watch(self, crew: _Crew, until_ended: trio.CancelScope) -> None:
         with until_ended:
             while crew.under_way:
-                # of the call only its deadline is kept: it may have ended long before, and what it wrote is to be freed
-                await trio.sleep_until(next(iter(crew.under_way)).deadline)
-                if crew.is_late():
-                    # A result may have come while the loop itself was held up: the disk is not to blame for that.
-                    crew.deliver()
-                if crew.is_late():
+                await trio.sleep_until(crew.oldest_begun() + self._deadline_s)
+                if trio.current_time() - crew.oldest_begun() >= self._deadline_s:
+                    crew.deliver()  # what has come home is not to be lost with the rest
                     self._failure = f"{self._name}: no answer within {self._deadline_s:g} s"
                     crew.end(DiskTimeout, self._failure)
         crew.watch = None

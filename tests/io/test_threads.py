@@ -3,12 +3,13 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 import trio
 import trio.testing
 
+from couchestord.errors import DiskError, DiskTimeout
 from couchestord.io.threads import Call, DiskThreads
 
 CALLS_COUNT = 3000
@@ -86,6 +87,104 @@ async def test_a_call_that_comes_just_when_a_thread_finds_none(monkeypatch: pyte
             crew._idle.pop().release()
     monkeypatch.undo()
     threads.close()
+
+
+class Held:
+    """Calls that end when they are told to."""
+
+    def __init__(self, threads: DiskThreads) -> None:
+        self.threads = threads
+        self.begun: list[int] = []
+        self.ended: dict[int, int | DiskError] = {}
+        self._may_end: list[threading.Event] = []
+
+    async def call(self, number: int) -> None:
+        def work() -> int:
+            self.begun.append(number)
+            assert self._may_end[number].wait(60)
+            return number
+
+        try:
+            self.ended[number] = await self.threads.run(work)
+        except DiskError as error:
+            self.ended[number] = error
+
+    async def start(self, nursery: trio.Nursery, count: int, at_once: int) -> None:
+        """`at_once`: so many of them are begun."""
+        self._may_end = [threading.Event() for _ in range(count)]
+        for number in range(count):
+            nursery.start_soon(self.call, number)
+            await trio.testing.wait_all_tasks_blocked()
+        await self.until(lambda: len(self.begun) == at_once)
+
+    async def end(self, number: int) -> None:
+        """The next one is begun then."""
+        begun = len(self.begun)
+        self._may_end[number].set()
+        await self.until(lambda: number in self.ended and len(self.begun) == min(begun + 1, len(self._may_end)))
+
+    def end_all(self) -> None:
+        for each in self._may_end:
+            each.set()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """The clock stands still, so this asks again and again."""
+        for _ in range(20_000):
+            if condition():
+                return
+            await trio.lowlevel.checkpoint()
+            time.sleep(0.001)
+        raise AssertionError
+
+
+def run_by_hand(main: Callable[[trio.testing.MockClock], Awaitable[None]]) -> None:
+    """With a clock that only `main` turns: how fast the machine is does not matter."""
+    clock = trio.testing.MockClock()
+    trio.run(main, clock, clock=clock)
+
+
+def test_however_much_is_asked_of_a_disk_that_answers_it_is_not_late() -> None:
+    """What counts is how long a thread is at a call, not how long the call waited for one."""
+
+    async def main(clock: trio.testing.MockClock) -> None:
+        threads = DiskThreads("disk", 2, 5.0)
+        held = Held(threads)
+        async with trio.open_nursery() as nursery:
+            await held.start(nursery, 12, at_once=2)
+            for number in range(0, 12, 2):
+                clock.jump(4.0)
+                await trio.testing.wait_all_tasks_blocked()
+                await held.end(number)
+                await held.end(number + 1)
+        assert held.ended == {number: number for number in range(12)}
+        assert threads.failure is None
+        threads.close()
+
+    run_by_hand(main)
+
+
+def test_one_call_that_hangs_is_late_for_all() -> None:
+    async def main(clock: trio.testing.MockClock) -> None:
+        threads = DiskThreads("disk", 2, 5.0)
+        held = Held(threads)
+        async with trio.open_nursery() as nursery:
+            await held.start(nursery, 8, at_once=2)
+            for number in (1, 2, 3, 4):
+                clock.jump(1.0)
+                await trio.testing.wait_all_tasks_blocked()
+                await held.end(number)
+            assert sorted(held.ended) == [1, 2, 3, 4]
+            clock.jump(0.99)
+            await trio.testing.wait_all_tasks_blocked()
+            assert threads.failure is None
+            clock.jump(0.02)
+            await held.until(lambda: len(held.ended) == 8)
+        assert threads.failure == "disk: no answer within 5 s"
+        assert {number for number, end in held.ended.items() if isinstance(end, DiskTimeout)} == {0, 5, 6, 7}
+        held.end_all()
+        threads.close()
+
+    run_by_hand(main)
 
 
 async def test_as_many_calls_at_once_as_there_are_threads() -> None:

@@ -383,9 +383,23 @@ BUGS = (
     _bug(
         "deadlines are ignored",
         "io/threads.py",
-        "trio.current_time() + self._deadline_s, joint)",
-        "trio.current_time() + 1e6, joint)",
+        "await trio.sleep_until(crew.oldest_begun() + self._deadline_s)",
+        "await trio.sleep_until(crew.oldest_begun() + 1e6)",
         _FROZEN,
+    ),
+    _bug(
+        "a disk of which much is asked is late",
+        "io/threads.py",
+        "            self._at_it_since[index] = self._now()\n",
+        "            self._at_it_since[index] = self.oldest_begun()\n",
+        "io/test_threads.py::test_however_much_is_asked_of_a_disk_that_answers_it_is_not_late",
+    ),
+    _bug(
+        "one call that hangs is not noticed while others end",
+        "io/threads.py",
+        "        return min(self._now(), *self._at_it_since)",
+        "        return min(self._now(), max(self._at_it_since))",
+        "io/test_threads.py::test_one_call_that_hangs_is_late_for_all",
     ),
     _bug(
         "what a dead disk does not give is damage",
