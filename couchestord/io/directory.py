@@ -4,7 +4,7 @@ import errno
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar, TypeVarTuple
+from typing import Final, TypeVar, TypeVarTuple
 
 import trio
 
@@ -15,6 +15,12 @@ from couchestord.io.joint import Joint
 from couchestord.io.patience import LOOK_BYTES_MAX, LOOKS_MAX, Patience
 from couchestord.io.threads import DiskThreads
 
+VAIN_LOOKS_MAX: Final = 8
+"""A look that finds nothing makes the system ask the device, there and then. The queue of a device that answers no more
+is full after 64 or 128 requests, of which a look may make several and each process makes its own, and the next look
+would wait in the kernel, and the loop with it: so after this many in vain there are none until a read has come home,
+which of a disk that is well the next one soon does.
+"""
 _VERBS_FOR_PRESENT_FILES = frozenset(("read", "sync", "sync_dir", "rename", "unlink"))
 
 Result = TypeVar("Result")
@@ -44,6 +50,8 @@ class DirectoryDisk:
         self._suspicion: str | None = None
         self._closed = False
         self._patience = Patience()
+        self._vain_looks_count = 0
+        """Since the last read came home."""
         self._threads = DiskThreads(self._name, threads_count, deadline_s)
         try:
             if create:
@@ -139,7 +147,9 @@ class DirectoryDisk:
         found = await self._look_again(path, ((offset, length),))
         if found is not None:
             return found[0]
-        return await self._call("read", path, self._folder.read, path, offset, length)
+        data = await self._call("read", path, self._folder.read, path, offset, length)
+        self._vain_looks_count = 0
+        return data
 
     async def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> Sequence[bytes]:
         check_path(path)
@@ -148,39 +158,59 @@ class DirectoryDisk:
         found = await self._look_again(path, ranges)
         if found is not None:
             return found
-        return await self._call("read", path, self._folder.read_ranges, path, tuple(ranges))
+        found = await self._call("read", path, self._folder.read_ranges, path, tuple(ranges))
+        self._vain_looks_count = 0
+        return found
 
     async def _look_again(self, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes] | None:
         """What the page cache has within a few turns of the loop, all of it or None: a thread costs twice as much."""
         if sum([length for _, length in ranges]) > LOOK_BYTES_MAX or not self._folder.descriptors.has(path):
             return None
-        if not self._patience.begins():
+        if self._vain_looks_count >= VAIN_LOOKS_MAX or not self._patience.begins():
             return None
         found: list[bytes] = []
         for _ in range(LOOKS_MAX):
             await trio.lowlevel.checkpoint()
             for offset, length in ranges[len(found) :]:
-                piece = self.read_nowait(path, offset, length)
+                piece = self._find(path, offset, length)
                 if piece is None:
                     break
                 found.append(bytes(piece))
             if len(found) == len(ranges):
                 self._patience.has_paid()
+                self._vain_looks_count = 0
                 return found
         self._patience.was_in_vain()
         return None
 
     def read_nowait(self, path: str, offset: int, length: int) -> bytes | bytearray | None:
         """As the protocol says. None too while the file is not open, for opening may wait; `read` leaves it open."""
-        if self._suspicion is not None or self._threads.failure is not None:
+        if self._vain_looks_count >= VAIN_LOOKS_MAX:
             return None
-        return self._folder.read_nowait(path, offset, length)
+        found = self._find(path, offset, length)
+        if found is None:
+            self._count_vain_look(path)
+        return found
 
     def read_into_nowait(self, path: str, offset: int, buffer: memoryview) -> bool:
         """As the protocol says. False too while the file is not open."""
         if self._suspicion is not None or self._threads.failure is not None:
             return False
-        return self._folder.read_into_nowait(path, offset, buffer)
+        if self._vain_looks_count >= VAIN_LOOKS_MAX:
+            return False
+        found = self._folder.read_into_nowait(path, offset, buffer)
+        if not found:
+            self._count_vain_look(path)
+        return found
+
+    def _find(self, path: str, offset: int, length: int) -> bytes | bytearray | None:
+        if self._suspicion is not None or self._threads.failure is not None:
+            return None
+        return self._folder.read_nowait(path, offset, length)
+
+    def _count_vain_look(self, path: str) -> None:
+        if self._folder.descriptors.has(path):  # else the device was not asked
+            self._vain_looks_count += 1
 
     async def preallocate(self, path: str, offset: int, length: int) -> None:
         check_path(path)

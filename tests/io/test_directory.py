@@ -17,10 +17,11 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from couchestord.errors import DiskFailed, DiskFull, DiskLocked, DiskTimeout, NoSuchFile
 from couchestord.io.descriptors import LANE_BYTES_MIN, LANES_MAX, LANES_PER_FILE_MAX, SKIPPED_BYTES
-from couchestord.io.directory import DirectoryDisk
+from couchestord.io.directory import VAIN_LOOKS_MAX, DirectoryDisk
 from couchestord.io.joint import Joint
 from couchestord.io.patience import LOOK_BYTES_MAX, LOOKS_MAX
 
@@ -606,6 +607,72 @@ async def test_looks_in_vain_become_few(tmp_path: Path, monkeypatch: pytest.Monk
         assert await disk.read("a", 1, 3) == b"234"
     assert looks.threads_count < 64, "once one was not in vain, each read looks"
     assert await disk.read("a", 3, 9) == b"45", "what is short is read by a thread, which knows where the file ends"
+    disk.close()
+
+
+@pytest.mark.parametrize("into", [False, True])
+async def test_a_device_that_answers_nothing_is_not_looked_at_on_and_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, into: bool
+) -> None:
+    """Each look would be one more request to it, and once its queue is full the loop would wait there."""
+    disk = DirectoryDisk(tmp_path, deadline_s=600.0)
+    await disk.write_at("a", 0, [bytes(range(250)) * 1000])
+    asked, is_cold, may_end = [0], True, threading.Event()
+    real, read = os.preadv, disk._folder.read
+
+    def preadv(number: int, buffers: Sequence[bytearray | memoryview], offset: int, flags: int = 0) -> int:
+        asked[0] += 1
+        if is_cold:
+            raise BlockingIOError
+        return real(number, buffers, offset, flags)
+
+    def hang(path: str, offset: int, length: int) -> bytes:
+        assert may_end.wait(30)
+        return read(path, offset, length)
+
+    def look(offset: int) -> bool:
+        if into:
+            return disk.read_into_nowait("a", offset, memoryview(bytearray(4)))
+        return disk.read_nowait("a", offset, 4) is not None
+
+    monkeypatch.setattr(os, "preadv", preadv)
+    monkeypatch.setattr(disk._folder, "read", hang)
+    async with trio.open_nursery() as nursery:
+        for offset in range(10 * VAIN_LOOKS_MAX):
+            assert not disk.read_nowait("not open", offset, 4)
+            assert not look(offset)
+            if offset < 2:  # so that there are threads left
+                nursery.start_soon(disk.read, "a", offset, 4)
+                await trio.testing.wait_all_tasks_blocked()
+        assert VAIN_LOOKS_MAX <= asked[0] <= VAIN_LOOKS_MAX + 2 * LOOKS_MAX
+        is_cold = False
+        assert not look(0), "nothing has come home"
+        await disk.write_at("a", 0, [b"more"])
+        assert not look(0), "what is written may lie in memory only"
+        may_end.set()
+    assert look(0), "it is well again"
+    is_cold = True
+    for offset in range(10 * VAIN_LOOKS_MAX):
+        assert not look(offset)
+        await disk.read("a", offset, 4)
+    is_cold = False
+    assert look(0)
+    disk.close()
+
+
+async def test_what_is_found_after_a_while_came_from_the_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a read that a thread brings home: a fast device is looked at however often it is."""
+    disk = DirectoryDisk(tmp_path)
+    await disk.write_at("a", 0, [bytes(range(250)) * 1000])
+    looks = Looks(disk, monkeypatch)
+    for offset in range(10 * VAIN_LOOKS_MAX):
+        looks.in_vain = 3
+        assert disk.read_nowait("a", offset, 3) is None
+        assert disk.read_nowait("a", offset + 1, 3) is None
+        assert len(await disk.read("a", offset, 3)) == 3
+    assert looks.threads_count == 0
     disk.close()
 
 

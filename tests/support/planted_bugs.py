@@ -515,6 +515,20 @@ BUGS = (
         "io/test_directory.py::test_looks_in_vain_become_few",
     ),
     _bug(
+        "a device that answers nothing is looked at until its queue is full",
+        "io/directory.py",
+        "            self._vain_looks_count += 1\n",
+        "            pass\n",
+        "io/test_directory.py::test_a_device_that_answers_nothing_is_not_looked_at_on_and_on",
+    ),
+    _bug(
+        "a fast device is not looked at any more",
+        "io/directory.py",
+        "                self._patience.has_paid()\n                self._vain_looks_count = 0\n",
+        "                self._patience.has_paid()\n",
+        "io/test_directory.py::test_what_is_found_after_a_while_came_from_the_device",
+    ),
+    _bug(
         "what comes soon is not looked for",
         "io/directory.py",
         "        for _ in range(LOOKS_MAX):",
