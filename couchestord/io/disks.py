@@ -174,8 +174,7 @@ class Disks:
 
     def judge(self, index: int) -> Disk | None:
         """As `get`, after a call failed: a disk that answers none any more is given up."""
-        disk = self.get(index)
-        if disk is not None and disk.failure is not None:
+        if (disk := self.get(index)) is not None and disk.failure is not None:
             self.fail(index, disk.failure)
         return self.get(index)
 
@@ -196,9 +195,7 @@ class Disks:
         """
         identity, slot = await read_superblock(disk)
         if identity.store_id != self.store_id or identity.index != index:
-            raise ForeignDisk(
-                f"{disk.name} is disk {identity.index} of another store or place, not disk {index} of this one"
-            )
+            raise ForeignDisk(f"{disk.name} is disk {identity.index} of another store or place, not {index} of this")
         parsed = (parse_file_name(name) for name in await disk.list(FOLDER))
         newest = max((found[0] for found in parsed if found), default=0)
         async with self._slots:
