@@ -2048,7 +2048,7 @@ BUGS = (
         "store/decide/files.py",
         "        times = request.modified_ns, max(request.changed_ns, node.changed_ns or 0)",
         "        times = now_ns, now_ns",
-        _PROGRAMS + "test_tar_there_and_back",
+        "frontends/posix/test_filesystem.py::test_times_that_are_set_while_a_file_is_written_are_published",
     ),
     _bug(
         "a file keeps its etag when it is written anew",
