@@ -197,16 +197,16 @@ async def _compare(
 ) -> None:
     """A disk that was away is here: remove what is gone, queue what it missed. Raises DiskError, Unavailable."""
     disk, disk_id = disks.get(index), disks.ids[index]
+    await known.doubt(index, disk_id)
     await sweep(index)
     is_sealed = await pool.seal_unfit()
     await rejournaler.sweep(index)
     await rebuilder.sweep(index)
     await journal.check_returned(index)
-    is_stranger = known.is_stranger(index, disk_id)
+    is_another = known.is_another(index, disk_id)
     # another disk than before lacks what was written to segments that are open still, too
-    await rebuilder.check_returned(index, open_too=is_stranger)
-    if is_stranger:
-        if not is_sealed:
-            raise Unavailable("segments wait to be sealed, and only then can be compared")
-        if disk is not None and disks.get(index) is disk:
-            await known.compared(index, disk_id)
+    await rebuilder.check_returned(index, open_too=is_another)
+    if is_another and not is_sealed:
+        raise Unavailable("segments wait to be sealed, and only then can be compared")
+    if disk is not None and disks.get(index) is disk:
+        await known.compared(index, disk_id)

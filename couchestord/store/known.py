@@ -1,4 +1,4 @@
-"""Which disk the catalog believes in, in each place where one disk took another's."""
+"""Which disk the catalog believes in, in each place where one was away."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -10,6 +10,8 @@ from couchestord.ec.segments import Submit
 from couchestord.io.requests import SaveJob
 
 JOB: Final = "disks"
+_DOUBTED: Final = "?"
+"""Before the id of a disk that was away and is not compared yet."""
 
 
 class KnownDisks:
@@ -17,8 +19,9 @@ class KnownDisks:
 
     A shard that the catalog has on disk 3 lies on the disk 3 that it was compared with. Another one in that place,
     empty or an old one, lacks it, whatever epoch its superblock says: so before a disk takes another's place nobody is
-    known there, and a disk is known once all that it lacks is recorded. What is cut off in between is compared at the
-    next start. Places that always had the same disk are not named.
+    known there, and a disk is known once all that it lacks is recorded. One that was away lacks what was written
+    meanwhile, which its superblock does not say either once it is back. What is cut off in between is compared at the
+    next start. Places whose disk was never away are not named.
     """
 
     def __init__(self, jobs: Callable[[], Mapping[str, bytes]], submit: Submit) -> None:
@@ -30,6 +33,15 @@ class KnownDisks:
     def is_stranger(self, index: int, disk_id: bytes) -> bool:
         """Whether what lies on that disk is not known before it is compared."""
         return self._ids().get(str(index), disk_id.hex()) != disk_id.hex()
+
+    def is_another(self, index: int, disk_id: bytes) -> bool:
+        """Whether another disk had that place when it was compared last."""
+        return self._ids().get(str(index), disk_id.hex()).removeprefix(_DOUBTED) != disk_id.hex()
+
+    async def doubt(self, index: int, disk_id: bytes) -> None:
+        """That disk is back; what it lacks is not recorded. Durable on return; raises what the store's writer raises."""
+        if not self.is_stranger(index, disk_id):
+            await self._save(index, _DOUBTED + disk_id.hex())
 
     async def forget(self, index: int) -> None:
         """Another disk is going to take that place; durable on return. Raises what the store's writer raises."""

@@ -522,6 +522,32 @@ async def test_a_store_that_is_closed_while_it_compares_leaves_no_disk_locked(
     (await DirectoryDisk.open(tmp_path / "disk-2")).close()
 
 
+async def test_what_a_store_did_not_compare_before_it_ended_the_next_one_compares(
+    tmp_path: Path, comparisons: Comparisons
+) -> None:
+    """The superblock of the disk says no more that it was away."""
+    async with new_store(tmp_path) as store:
+        await leave(store, tmp_path / "disk-2")
+        await store.put("box", b"new", body_of(5 * STRIPE_BYTES))
+        await come_back(store, tmp_path / "disk-2")
+        await comparisons.begin(1)
+    for opened_count in (2, 3):
+        async with ObjectStore.open(tmp_path, SMALL) as store:
+            core = core_of(store)
+            assert core.jobs.monitor.uncompared == {2}
+            await comparisons.begin(opened_count)
+    comparisons.free.set()
+    async with ObjectStore.open(tmp_path, SMALL) as store:
+        core = core_of(store)
+        await compared(core)
+        assert not core.jobs.monitor.uncompared
+        await finish(core.jobs.rebuilder)
+        await finish(core.jobs.rejournaler)
+        assert health(core).reasons == ()
+    async with ObjectStore.open(tmp_path, SMALL) as store:
+        assert not core_of(store).jobs.monitor.uncompared
+
+
 @pytest.mark.parametrize("error", [DiskFull("ENOSPC"), DiskFailed("EROFS")], ids=["full", "read-only"])
 async def test_store_whose_disks_refused_an_epoch_says_when_they_are_well(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: DiskError

@@ -581,7 +581,7 @@ BUGS = (
     _bug(
         "what a new disk lacks of shards is not looked for",
         "store/jobs.py",
-        "    await rebuilder.check_returned(index, open_too=is_stranger)",
+        "    await rebuilder.check_returned(index, open_too=is_another)",
         "    pass",
         _REPLACE + "test_an_empty_disk_takes_the_place_of_a_lost_one",
     ),
@@ -1936,6 +1936,13 @@ BUGS = (
         "            if self._is_closed:",
         "            if False:",
         "replica/test_catalog.py::test_who_asks_what_is_closed_is_told_so",
+    ),
+    _bug(
+        "a disk that was not compared is believed in by the next start",
+        "store/jobs.py",
+        "    await known.doubt(index, disk_id)",
+        "    pass",
+        "store/test_monitor.py::test_what_a_store_did_not_compare_before_it_ended_the_next_one_compares",
     ),
     _bug(
         "what a mapping leaves is tried to be published once",
