@@ -39,7 +39,9 @@ class KnownDisks:
         return self._ids().get(str(index), disk_id.hex()).removeprefix(_DOUBTED) != disk_id.hex()
 
     async def doubt(self, index: int, disk_id: bytes) -> None:
-        """That disk is back; what it lacks is not recorded. Durable on return; raises what the store's writer raises."""
+        """That disk is back, and what it lacks is not recorded. Durable on return; raises what the store's writer
+        raises.
+        """
         if not self.is_stranger(index, disk_id):
             await self._save(index, _DOUBTED + disk_id.hex())
 
