@@ -100,7 +100,7 @@ $(BIN)/juicefs: $(STAMP)
 
 soak: $(MOUNT) test-tools bench-tools $(BIN)/weed $(BIN)/juicefs ## the long forms: kill -9, power cuts, faults, model runs; within an hour on two processors
 	PATH="$(abspath $(BIN)):$$PATH" python -m pytest -v -m soak -n auto --maxprocesses 4 --dist worksteal \
-	  -o tmp_path_retention_policy=failed --durations 20 $(ARGS)
+	  --durations 20 $(ARGS)
 
 # workers,caches,mount: what tests/support/modes.py reads. `make test` is the first.
 MODES ?= 2,on, 2,off, 0,off, 0,l2, 0,on,on
@@ -112,7 +112,7 @@ modes: $(MOUNT) test-tools ## the tests of store, S3 and daemon with workers and
 	  echo "-- workers $$workers, caches $$caches, mount $${mount:-off}"; \
 	  tests=tests/system; [ -n "$$mount" ] || tests+=" tests/frontends/s3 tests/store"; \
 	  COUCHESTORD_TEST_WORKERS=$$workers COUCHESTORD_TEST_CACHES=$$caches COUCHESTORD_TEST_MOUNT=$$mount PATH="$(abspath $(BIN)):$$PATH" \
-	    python -m pytest -q -n auto --maxprocesses 4 --dist loadfile -o tmp_path_retention_policy=failed \
+	    python -m pytest -q -n auto --maxprocesses 4 --dist loadfile \
 	    $$tests $(ARGS) || failed="$$failed $$mode"; \
 	done; \
 	if [ -n "$$failed" ]; then echo "failed in:$$failed" >&2; exit 1; fi
