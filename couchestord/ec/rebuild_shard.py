@@ -28,8 +28,8 @@ from couchestord.io.disk import Disk
 class StripeWalk:
     """The stripes of a sealed segment, in order.
 
-    Where headers are missing it goes on at the next stripe that an extent begins in. When the catalog does not know
-    the end, it is where no header is found and no extent begins any more.
+    Where headers are missing it goes on at the next stripe that an extent lies in. When the catalog does not know
+    the end, it is where no header is found and no extent lies any more.
     """
 
     def __init__(self, stripes: StripeStore, catalog: CatalogReader, row: SegmentRow) -> None:
@@ -46,10 +46,13 @@ class StripeWalk:
         try:
             shape = await self._stripes.shape(row, page, report=False)
         except DataLost:
-            here = self._catalog.extents_in_segment(row.id, page - 1, 1)
-            following = self._catalog.extents_in_segment(row.id, page, 1)
-            self._page = following[0].stripe if following else -1
-            return (page, None) if here or row.stripes_end >= 0 else None
+            here = self._catalog.extents_up_to(row.id, page, 1)
+            following = [extent.stripe for extent in self._catalog.extents_in_segment(row.id, page, 1)]
+            behind = page + full_stripe_pages(row.k, row.stripe_bytes)
+            if is_live(row, here, behind):
+                following.append(behind)  # of an extent all stripes but the last are full
+            self._page = min(following, default=-1)
+            return (page, None) if following or is_live(row, here, page) or row.stripes_end >= 0 else None
         self._page = page + stripe_pages(shape.shard_length)
         return page, shape
 

@@ -459,6 +459,27 @@ async def test_a_lost_stripe_does_not_keep_the_others_from_being_rebuilt(tmp_pat
 
 
 @pytest.mark.parametrize("end_known", [True, False])
+async def test_what_lies_behind_a_stripe_of_an_extent_of_which_no_header_is_left_is_kept(
+    tmp_path: Path, end_known: bool
+) -> None:
+    async with open_rig(tmp_path) as rig:
+        bench = Bench(rig)
+        id_ = await bench.put(end_known=end_known)
+        (body,) = bench.bodies.values()
+        for index in range(6):
+            await sim_of(rig, id_, index).write_at(shard_path(id_, index), (1 + 17) * PAGE_BYTES, [bytes(PAGE_BYTES)])
+        bench.restart()
+        bench.report(id_, 0b111111)
+        await bench.run()
+        rig.forget_cache()
+        row = rig.segment(id_)
+        assert row.missing == 0b111111  # a stripe is lost
+        for number in (0, 2, 3, 4):
+            found = await rig.stripes.read(row, 1 + 17 * number, 0, STRIPE_BYTES)
+            assert found == body[number * STRIPE_BYTES :][:STRIPE_BYTES]
+
+
+@pytest.mark.parametrize("end_known", [True, False])
 async def test_it_goes_on_behind_a_stripe_of_which_no_header_is_left(tmp_path: Path, end_known: bool) -> None:
     async with open_rig(tmp_path) as rig:
         bench = Bench(rig)

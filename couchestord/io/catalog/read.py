@@ -264,6 +264,14 @@ class CatalogReader(TreeReader):
         )
         return [ExtentRow(*row) for row in rows]
 
+    def extents_up_to(self, segment: int, stripe: int, limit: int) -> list[ExtentRow]:
+        """Extents that begin in that stripe of a segment or before, the last first."""
+        rows = self._rows(
+            f"select {_EXTENT} from extent where segment=? and stripe<=? order by stripe desc limit ?",
+            (segment, stripe, limit),
+        )
+        return [ExtentRow(*row) for row in rows]
+
     # -- segments ---------------------------------------------------------------------------------------------------
 
     def segment(self, id_: int) -> SegmentRow | None:
