@@ -1,13 +1,17 @@
 """One shard file, made anew from the others.
 
 It is written under another name, synced, read back and verified, and only then takes the place of what was there: the
-last good copy of anything is never at risk, and a rebuild that was cut short is simply done again.
+last good copy of anything is never at risk, and a rebuild that was cut short is simply done again. What was there may
+be all that is left of a stripe, so of one that cannot be made whole each block is made that can be.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 
+from couchestord.ec.codec import Buffer
+from couchestord.ec.gather import ShardRange
 from couchestord.ec.opensegment import FIRST_STRIPE, segment_header_page
+from couchestord.ec.shapes import by_blocks
 from couchestord.ec.shardfile import ShardFile
 from couchestord.ec.shards import (
     FOLDER,
@@ -81,14 +85,15 @@ class ShardRebuild:
         self.target = target
         self.disk = disk
         self.holes: list[int] = []
-        """Pages of stripes that could not be made: too few of their shards are left."""
+        """Pages of stripes that could not be made, or not whole: too few of their shards are left."""
         self.written_bytes = 0
         self._stripes = stripes
         self._path = shard_path(row.id, index)
         self._new = self._path + NEW_SUFFIX
         self._file = ShardFile(disk, stripes.identity(row), index, self._new)
         self._walk = StripeWalk(stripes, catalog, row)
-        self._written: list[tuple[int, StripeHeader]] = []
+        self._written: list[tuple[int, StripeHeader, list[ShardRange]]] = []
+        """With what was made of each."""
         self._begun = False
         self._verified_count = 0
 
@@ -119,18 +124,30 @@ class ShardRebuild:
         self._begun = True
 
     async def _write(self, page: int, shape: StripeHeader | None) -> None:
-        try:
-            if shape is None:
-                raise DataLost("no header is left")
-            _, payload = await self._stripes.shard(self.row, page, self.index)
-        except DataLost:
+        made = await self._make(page, shape) if shape is not None else {}
+        if shape is None or sum(part.high - part.low for part in made) < shape.shard_length:
             self.holes.append(page)
+        if shape is None or not made:
             return
+        payload = _payload(made, shape.shard_length, b"\0")
         header = pack_stripe_header(self._stripes.identity(self.row), page, self.index, shape.length, payload)
+        # another one than was summed where it is lost: that must fail
+        payload = _payload(made, shape.shard_length, b"\xff")
         padding = bytes(-shape.shard_length % PAGE_BYTES)
         await self.disk.write_at(self._new, page * PAGE_BYTES, [header, payload, padding])
-        self._written.append((page, shape))
+        self._written.append((page, shape, list(made)))
         self.written_bytes += len(header) + shape.shard_length
+
+    async def _make(self, page: int, shape: StripeHeader) -> dict[ShardRange, Buffer]:
+        """The shard of a stripe, whole, or else each block of it that can be made."""
+        whole = ShardRange(self.index, 0, shape.shard_length)
+        with suppress(DataLost):
+            return {whole: await self._stripes.shard(self.row, page, shape, whole)}
+        made: dict[ShardRange, Buffer] = {}
+        for column in by_blocks([whole]):
+            with suppress(DataLost):
+                made[column[whole]] = await self._stripes.shard(self.row, page, shape, column[whole])
+        return made
 
     async def _verify(self, stripes_max: int) -> bool:
         if not self._verified_count:
@@ -138,8 +155,8 @@ class ShardRebuild:
         upto = min(len(self._written), self._verified_count + stripes_max)
         try:
             await self._file.segment_header()
-            for page, shape in self._written[self._verified_count : upto]:
-                await check_stripe(self._file, page, shape)
+            for page, shape, made in self._written[self._verified_count : upto]:
+                await check_stripe(self._file, page, shape, made)
         except Corrupt as error:
             raise DataLost(f"what was written to {self.disk.name} reads otherwise: {error}") from error
         self._verified_count = upto
@@ -150,9 +167,18 @@ class ShardRebuild:
         return True
 
 
-async def check_stripe(file: ShardFile, page: int, shape: StripeHeader) -> None:
-    """Read one shard of a stripe, all of it. Raises Corrupt, UnknownFormat, DiskError."""
+async def check_stripe(file: ShardFile, page: int, shape: StripeHeader, parts: Iterable[ShardRange] = ()) -> None:
+    """Read one shard of a stripe, all of it or some parts. Raises Corrupt, UnknownFormat, DiskError."""
     header = await file.header(page)
     if header.length != shape.length:
         raise Corrupt(f"the shard's stripe holds {header.length} bytes, the others say {shape.length}")
-    await file.blocks(page, header, 0, header.shard_length)
+    for _, low, high in parts or [ShardRange(0, 0, header.shard_length)]:
+        await file.blocks(page, header, low, high)
+
+
+def _payload(made: Mapping[ShardRange, Buffer], length: int, filler: bytes) -> bytearray:
+    """A shard's bytes; those that could not be made are `filler`."""
+    payload = bytearray(filler * length)
+    for part, data in made.items():
+        payload[part.low : part.high] = data
+    return payload

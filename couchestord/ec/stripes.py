@@ -168,14 +168,12 @@ class StripeStore:
             await gathering.wait(timeout_s)
         return next(iter(gathering.good.values()))
 
-    async def shard(self, segment: SegmentRow, stripe: int, index: int) -> tuple[StripeHeader, Buffer]:
-        """The whole payload of one shard, parity too: from its place, or from k others.
+    async def shard(self, segment: SegmentRow, stripe: int, shape: StripeHeader, wanted: ShardRange) -> Buffer:
+        """Blocks of one shard of a stripe, parity too: from its place, or from k others. `shape`: see there.
 
         Raises DataLost. Fewer than k shards are no news of damage: the stripe may be one that was never finished.
         """
-        shape = await self.shape(segment, stripe, near=index, report=False)
-        wanted = ShardRange(index, 0, shape.shard_length)
-        return shape, (await self._gather(segment, stripe, shape, [wanted], report_loss=False))[wanted]
+        return (await self._gather(segment, stripe, shape, [wanted], report_loss=False))[wanted]
 
     async def count_headers(self, segment: SegmentRow, stripe: int) -> int:
         """How many shards of a stripe have a valid header on their disk now; those that should and do not are noted."""

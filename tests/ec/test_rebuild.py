@@ -11,7 +11,7 @@ from stripe_rig import STRIPE_BYTES, Rig, open_rig, pattern, reseal
 
 from couchestord.ec.opensegment import OpenSegment
 from couchestord.ec.rebuild import Rebuilder, RebuildOptions
-from couchestord.ec.shards import PAGE_BYTES, shard_path
+from couchestord.ec.shards import CHECK_BYTES, PAGE_BYTES, shard_length, shard_path
 from couchestord.ec.throttle import Throttle
 from couchestord.errors import DataLost, DiskFailed, DiskFull, JournalFull
 from couchestord.io import requests as rq
@@ -456,6 +456,38 @@ async def test_a_lost_stripe_does_not_keep_the_others_from_being_rebuilt(tmp_pat
         with pytest.raises(DataLost):
             await rig.stripes.read(row, 18, 0, STRIPE_BYTES)
         assert await bench.run() == 0  # not for ever
+
+
+@pytest.mark.parametrize("away", [(), (4, 5)], ids=["all are here", "two are away"])
+async def test_where_a_stripe_cannot_be_made_whole_no_block_is_lost_that_can_be_read(
+    tmp_path: Path, away: tuple[int, ...]
+) -> None:
+    """The first blocks of some shards are rotten, and that is all: what the new files take the place of has the others,
+    of which there may be no more than needed."""
+    damaged = (0, 2, 3)[: 3 - len(away)]
+    async with open_rig(tmp_path) as rig:
+        bench = Bench(rig)
+        id_ = await bench.put()
+        (body,) = bench.bodies.values()
+        row = rig.segment(id_)
+        for index in damaged:
+            sim_of(rig, id_, index).rot(shard_path(id_, index), (2 + 17) * PAGE_BYTES)  # the second stripe
+        rig.disks.failures = {row.disks[index]: "pulled" for index in away}
+        bench.rebuilder = Rebuilder(
+            rig.catalog.reading, rig.disks, rig.stripes, rig.submit, bench.throttle, RebuildOptions(grace_s=1e9)
+        )
+        bench.report(id_, sum(1 << index for index in damaged))
+        await bench.run()
+        rig.forget_cache()
+        row, size = rig.segment(id_), shard_length(STRIPE_BYTES, 4)
+        for start in range(0, STRIPE_BYTES, CHECK_BYTES):
+            if start // size not in damaged or start % size:
+                found = await rig.stripes.read(row, 18, start, CHECK_BYTES)
+                assert found == body[STRIPE_BYTES + start :][:CHECK_BYTES]
+        for index in damaged:
+            assert row.missing >> index & 1
+            with pytest.raises(DataLost):  # and never taken for good
+                await rig.stripes.read(row, 18, index * size, CHECK_BYTES)
 
 
 @pytest.mark.parametrize("end_known", [True, False])

@@ -9,7 +9,8 @@ import trio
 import trio.testing
 from stripe_rig import STRIPE_BYTES, Rig, make_row, open_rig, pattern, reseal
 
-from couchestord.ec.shards import PAGE_BYTES, full_stripe_pages, shard_length, shard_path
+from couchestord.ec.gather import ShardRange
+from couchestord.ec.shards import CHECK_BYTES, PAGE_BYTES, full_stripe_pages, shard_length, shard_path
 from couchestord.ec.stripes import StripeOptions
 from couchestord.errors import DataLost, DiskFailed
 from couchestord.io.catalog.read import SegmentRow
@@ -320,8 +321,10 @@ async def test_rot_at_other_places_of_each_shard_loses_nothing(tmp_path: Path, w
         if not warm:
             rig.forget_cache()
         await check_all(rig, data)
+        shape = await rig.stripes.shape(ROW, 1)
         for index in range(6):
-            assert (await rig.stripes.shard(ROW, 1, index))[1] == encoded.payloads[index]
+            whole = ShardRange(index, 0, shape.shard_length)
+            assert await rig.stripes.shard(ROW, 1, shape, whole) == encoded.payloads[index]
         assert sorted(rig.damages) == [(33, index, index) for index in range(6)]
         rig.disks.fail(5, "pulled")
         assert await rig.stripes.read(ROW, 1, 2 * 16_384, 16_384) == data[2 * 16_384 : 3 * 16_384]
@@ -555,15 +558,17 @@ async def test_a_whole_shard_comes_from_its_place_or_from_the_others(tmp_path: P
     async with open_rig(tmp_path) as rig:
         data = await put(rig)
         encoded = await rig.stripes.encode(ROW, 1, data)
-        for index in range(6):
-            _, payload = await rig.stripes.shard(ROW, 1, index)
-            assert payload == encoded.payloads[index]
+        shape = await rig.stripes.shape(ROW, 1)
+        assert shape.length == len(data)
+        wholes = [ShardRange(index, 0, shape.shard_length) for index in range(6)]
+        for whole in wholes:
+            assert await rig.stripes.shard(ROW, 1, shape, whole) == encoded.payloads[whole.shard]
         rig.disks.fail(0, "pulled")
         rig.disks.fail(5, "pulled")
-        for index in range(6):
-            shape, payload = await rig.stripes.shard(ROW, 1, index)
-            assert payload == encoded.payloads[index]
-            assert shape.length == len(data)
+        for whole in wholes:
+            assert await rig.stripes.shard(ROW, 1, shape, whole) == encoded.payloads[whole.shard]
+        block = ShardRange(0, CHECK_BYTES, 2 * CHECK_BYTES)
+        assert await rig.stripes.shard(ROW, 1, shape, block) == encoded.payloads[0][block.low : block.high]
 
 
 async def test_asking_for_a_stripe_that_is_not_there_reports_no_damage(tmp_path: Path) -> None:
