@@ -247,9 +247,10 @@ class StripeStore:
                 try:
                     await self._make_good(segment, stripe, shape, wanted, gathering)
                 except DataLost:
-                    columns = by_blocks([each for each in wanted if each not in gathering.good])
-                    if len(columns) == 1:
-                        raise
+                    lost = [each for each in wanted if each not in gathering.good]
+                    columns = by_blocks(lost)
+                    if len(columns) == 1 and len(lost) == len(wanted):
+                        raise  # else what has come, if late, was read where it was wanted, and not where others lack it
                     gathering.good |= await self._make_good_by_blocks(segment, stripe, shape, columns, report_loss)
         finally:
             # a stripe that was never finished, of which too little is there, is no damage: nothing can be made good

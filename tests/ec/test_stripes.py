@@ -543,6 +543,26 @@ def test_a_slow_answer_is_taken_when_nothing_else_is_there(tmp_path: Path) -> No
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
+def test_a_late_shard_makes_another_good_though_other_blocks_of_it_were_wanted(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with open_rig(tmp_path) as rig:
+            data, size = await put(rig), shard_length(STRIPE_BYTES, 4)
+            for sim in rig.sims:
+                sim.resident_ratio = 0.0
+            rig.disks.fail(5, "pulled")
+            rig.sims[1].rot(shard_path(33, 1), 2 * PAGE_BYTES)
+            rig.sims[0].frozen = True
+            rig.nursery.start_soon(thaw, rig)
+            # the end of one shard, and the beginning of the next
+            assert await rig.stripes.read(ROW, 1, size - 100, 200) == data[size - 100 : size + 100]
+
+    async def thaw(rig: Rig) -> None:
+        await trio.sleep(2)
+        rig.sims[0].frozen = False
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
 async def test_headers_are_cached_within_bounds(tmp_path: Path) -> None:
     async with open_rig(tmp_path) as rig:
         rig.stripes = rig.make_stripes(headers_cached_max=3)
