@@ -3,6 +3,9 @@
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
+from math import inf
+
+import trio
 
 from couchestord import logs
 from couchestord.ec.codec import Buffer
@@ -36,13 +39,15 @@ class CompactOptions:
     drops_per_step_max: int = 16
     interval_s: float = 2.0
     interval_pressed_s: float = 0.5
+    retry_s: float = 600.0
+    """So long an extent that could not be read is left alone: disks that were away may be back."""
 
 
 class Compactor:
     """Drops dead segments and empties dying ones, the emptiest first, a batch a step.
 
     The file of a dropped segment on a disk that is away is found by `sweep` when it is back. An extent that cannot be
-    read keeps its segment.
+    read keeps its segment, and is tried again after a while.
     """
 
     name = "compact"
@@ -72,6 +77,9 @@ class Compactor:
         self._options = options
         self._mover = Mover(pool, submit, dips=True)
         self._stuck: dict[int, set[int]] = {}
+        """Extents that could not be read, by segment ..."""
+        self._stuck_until = inf
+        """... and when they are tried again."""
         self._passed_over: dict[int, int] = {}
         """Live bytes of thin segments when they were found not worth emptying."""
         self._trouble = ""
@@ -177,6 +185,10 @@ class Compactor:
         if self._is_pressed() != self._was_pressed:
             self._was_pressed = not self._was_pressed
             self._passed_over.clear()
+        if trio.current_time() >= self._stuck_until:
+            self._stuck_until = inf
+            while self._stuck:
+                self._passed_over.pop(self._stuck.popitem()[0], None)
         limit = CANDIDATES_MAX + len(self._passed_over)
         for row in self._catalog.segments_thin(int(self._live_ratio * PAGE_BYTES), limit):
             if self._passed_over.get(row.id) == row.live_bytes:
@@ -250,5 +262,6 @@ class Compactor:
         self._trouble = ""
         self.moved_extents_count += moved.moved_count
         if moved.unreadable:
+            self._stuck_until = min(self._stuck_until, trio.current_time() + self._options.retry_s)
             self._stuck.setdefault(row.id, set()).update(extent.id for extent in moved.unreadable)
         return Progress.BUSY

@@ -3,6 +3,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
+import trio.testing
 from stripe_rig import STRIPE_BYTES, Rig, open_rig, pattern
 
 from couchestord.ec.compact import CompactOptions, Compactor
@@ -250,6 +252,25 @@ async def test_an_unreadable_extent_keeps_its_segment_and_holds_up_no_other(tmp_
         for id_, body in bodies.items():
             assert await rig.extent_bytes(id_) == body
         assert await bench.run() == 0
+
+
+def test_what_could_not_be_read_is_tried_again_once_its_disks_may_be_back(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with open_rig(tmp_path, disks_count=9) as rig:
+            bench = Bench(rig, retry_s=60.0)
+            bodies = await dying(bench)
+            (old,) = rig.catalog.reading.segments()
+            rig.disks.failures = dict.fromkeys(old.disks[:3], "pulled")
+            await bench.run()
+            rig.disks.failures = {}
+            assert await bench.run() == 0, "not at once"
+            await trio.sleep(60.0)
+            await bench.run()
+            assert rig.catalog.reading.segment(old.id) is None
+            for id_, body in bodies.items():
+                assert await rig.extent_bytes(id_) == body
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
 async def test_clients_come_first(tmp_path: Path) -> None:
