@@ -53,6 +53,10 @@ class Cleaner:
         if len(self._bad) < _BAD_MAX:
             self._bad.add((blob, extent))
 
+    def is_bad(self, blob: int, extent: int) -> bool:
+        """Whether that was reported, and is not recorded yet: nothing may rely on the copy."""
+        return (blob, extent) in self._bad
+
     async def work(self) -> Progress:
         """Forget bad copies, drop dead blobs, delete dropped ones: some of each."""
         while self._bad:

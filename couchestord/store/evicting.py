@@ -12,7 +12,7 @@ from couchestord.ec.shards import PAGE_BYTES
 from couchestord.errors import ShuttingDown, Unavailable
 from couchestord.io import requests as rq
 from couchestord.io.catalog.catalog import Catalog
-from couchestord.io.catalog.read import SegmentRow
+from couchestord.io.catalog.read import ExtentRow, SegmentRow
 from couchestord.io.catalog.segments import STATE_SEALED
 from couchestord.io.mutations import IN_BLOB
 from couchestord.service import Progress
@@ -38,15 +38,18 @@ class Evictor:
         left_bytes: Callable[[], Awaitable[int]],
         read_at: dict[int, float],
         watermarks: Watermarks,
+        is_bad: Callable[[int, int], bool] = lambda _blob, _extent: False,
     ) -> None:
         """`left_bytes`: what new data may take yet, of all disks. `read_at`: when segments were read from last; what
-        is not there was not read since the start.
+        is not there was not read since the start. `is_bad`: whether the copy of an extent in a blob turned out to be
+        none, though the catalog says so not yet.
         """
         self._catalog = catalog
         self._submit = submit
         self._left_bytes = left_bytes
         self._read_at = read_at
         self._watermarks = watermarks
+        self._is_bad = is_bad
         self._is_evicting = False
         self._remembered_max = _GONE_MAX
         self._candidates: list[SegmentRow] = []
@@ -108,7 +111,7 @@ class Evictor:
     async def _evict(self, row: SegmentRow) -> int:
         """Move what has a copy; answers how many extents moved."""
         total = 0
-        while copied := self._catalog.copies.copies_in_segment(row.id, _MOVES_PER_RECORD):
+        while copied := self._copied(row):
             moves = [
                 rq.ExtentMove(it.id, (it.segment, it.stripe, it.stripe_start), (IN_BLOB, blob, start))
                 for it, blob, start in copied
@@ -122,3 +125,8 @@ class Evictor:
         if total:
             log.info("data left the disks for the bucket", segment=row.id, extents=total)
         return total
+
+    def _copied(self, row: SegmentRow) -> list[tuple[ExtentRow, int, int]]:
+        """Some extents that have a copy, each with its blob and start."""
+        found = self._catalog.copies.copies_in_segment(row.id, _MOVES_PER_RECORD)
+        return [(it, blob, start) for it, blob, start in found if not self._is_bad(blob, it.id)]

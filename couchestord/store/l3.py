@@ -87,7 +87,8 @@ class L3:
         self.copies.on_damage = self._cleaner.report
         if self.is_tiered:
             assert parts.read_at is not None
-            self._evictor = Evictor(self._catalog, submit, self._left_bytes, parts.read_at, options.watermarks)
+            is_bad, marks = self._cleaner.is_bad, options.watermarks
+            self._evictor = Evictor(self._catalog, submit, self._left_bytes, parts.read_at, marks, is_bad)
             self._overflow = Overflow(
                 ledger,
                 self._blobs,

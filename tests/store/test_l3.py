@@ -98,6 +98,39 @@ async def test_a_copy_that_is_damaged_is_no_copy(tmp_path: Path) -> None:
         assert l3_of(store).status()["waiting_bytes"] == 0
 
 
+async def test_what_has_a_copy_that_is_known_to_be_damaged_stays_on_the_disks(tmp_path: Path) -> None:
+    """More disks than are made good were away for a while, so that the copy was read."""
+    await make_store(tmp_path, UNCACHED)
+    rig = BucketRig(tmp_path)
+    async with rig.open() as store:
+        await put_all(store, BODIES)
+        await core_of(store).destage_all()
+        await seal_all(store)
+        await upload(store)
+    (key,) = rig.blobs()
+    blob = bytearray(rig.backend.objects[key])
+    blob[-100] ^= 1
+    rig.backend.objects[key] = bytes(blob)
+    rig.set_mode("tiered")
+    async with rig.open() as store:
+        evictor = next(job for job in l3_of(store).services() if job.name == "evict")
+        here = {file: file.read_bytes() for file in shard_files(tmp_path)}
+        lose_stripes(tmp_path)
+        with pytest.raises(DataLost):
+            await read(store, b"large")
+        for file, data in here.items():
+            file.write_bytes(data)
+        await finish(evictor)
+        await upload(store)
+        for name, body in BODIES.items():
+            assert await read(store, name) == body, name
+        await upload(store)
+        found = l3_of(store).status()
+        assert found["only_bytes"] == sum(map(len, BODIES.values())), "it went once it had another copy"
+        for name, body in BODIES.items():
+            assert await read(store, name) == body, name
+
+
 async def test_what_was_deleted_goes_from_the_bucket(tmp_path: Path) -> None:
     await make_store(tmp_path, UNCACHED)
     rig = BucketRig(tmp_path)
