@@ -4,14 +4,16 @@ from collections.abc import Awaitable, Callable
 
 from couchestord import logs
 from couchestord.ec.segments import Submit
-from couchestord.errors import RemoteError
+from couchestord.errors import DataLost, RemoteError
 from couchestord.io import requests as rq
 from couchestord.io.catalog.copies import CopyReader
 from couchestord.remote.blobs import Blobs
+from couchestord.remote.uploader import Read
 from couchestord.service import Progress
 
 log = logs.get(__name__)
 _BLOBS_PER_STEP = 16
+_BAD_PER_STEP = 16
 _BAD_MAX = 4096
 
 
@@ -27,31 +29,35 @@ class Cleaner:
         self,
         catalog: CopyReader,
         submit: Submit,
+        read_here: Read,
         blobs: Blobs,
         epoch: int,
         check_claim: Callable[[], Awaitable[None]],
         is_free: Callable[[int], bool],
         kept_from: Callable[[], int],
     ) -> None:
-        """`is_free`: whether no reader is at a blob. `kept_from`: catalogs in the bucket are of that sequence, or of
-        later ones. `check_claim`: RemoteRefused when the bucket is another's by now.
+        """`read_here`: from the disks alone; None for what is gone, or lies on none by right. `is_free`: whether no
+        reader is at a blob. `kept_from`: catalogs in the bucket are of that sequence, or of later ones. `check_claim`:
+        RemoteRefused when the bucket is another's by now.
         """
         self._catalog = catalog
         self._submit = submit
+        self._read_here = read_here
         self._blobs = blobs
         self._epoch = epoch
         self._check_claim = check_claim
         self._is_free = is_free
         self._kept_from = kept_from
-        self._bad: set[tuple[int, int]] = set()
+        self._bad: dict[tuple[int, int], None] = {}
         self.deleted_count = 0
         self.lost_copies_count = 0
         self.trouble = ""
 
     def report(self, blob: int, extent: int) -> None:
         """The copy of an extent in a blob is missing or wrong."""
-        if len(self._bad) < _BAD_MAX:
-            self._bad.add((blob, extent))
+        if (blob, extent) not in self._bad and len(self._bad) < _BAD_MAX:
+            self._bad[blob, extent] = None
+            log.error("a copy in the bucket is missing or damaged", blob=blob, extent=extent)
 
     def is_bad(self, blob: int, extent: int) -> bool:
         """Whether that was reported, and is not recorded yet: nothing may rely on the copy."""
@@ -59,12 +65,8 @@ class Cleaner:
 
     async def work(self) -> Progress:
         """Forget bad copies, drop dead blobs, delete dropped ones: some of each."""
-        while self._bad:
-            blob, extent = next(iter(self._bad))
-            await self._submit(rq.LoseCopies(blob, (extent,)))
-            self._bad.discard((blob, extent))
-            self.lost_copies_count += 1
-            log.error("a copy in the bucket is missing or damaged", blob=blob, extent=extent)
+        for blob, extent in list(self._bad)[:_BAD_PER_STEP]:
+            await self._forget_copy(blob, extent)
         for row in self._catalog.dead(_BLOBS_PER_STEP):
             if self._is_free(row.id):
                 await self._submit(rq.DropBlob(row.id))
@@ -83,3 +85,13 @@ class Cleaner:
             return Progress.IDLE
         self.trouble = ""
         return Progress.BUSY if len(dropped) == _BLOBS_PER_STEP else Progress.IDLE
+
+    async def _forget_copy(self, blob: int, extent: int) -> None:
+        """Only of what is on the disks still: else it may be the last, and the bucket have failed for once."""
+        try:
+            if await self._read_here(extent) is not None:
+                await self._submit(rq.LoseCopies(blob, (extent,)))
+                self.lost_copies_count += 1
+            del self._bad[blob, extent]
+        except DataLost:
+            self._bad[blob, extent] = self._bad.pop((blob, extent))  # behind the others: its disks may come back

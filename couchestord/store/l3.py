@@ -14,6 +14,7 @@ from couchestord.ec.segments import SegmentPool, Submit
 from couchestord.ec.throttle import Throttle
 from couchestord.io.catalog.catalog import Catalog
 from couchestord.io.disks import Disks, replicas_needed
+from couchestord.io.mutations import IN_BLOB, LOST
 from couchestord.io.room import ask_room
 from couchestord.remote.backend import Backend
 from couchestord.remote.blobs import Blobs
@@ -78,6 +79,7 @@ class L3:
         self._cleaner = Cleaner(
             self._catalog.copies,
             submit,
+            _reading(parts, throttle, here=True),
             self._blobs,
             self._epoch,
             self._gate.check,
@@ -210,18 +212,20 @@ class L3:
         }
 
 
-def _reading(parts: ReaderParts, throttle: Throttle) -> Callable[[int], Awaitable[bytes | memoryview | None]]:
+def _reading(
+    parts: ReaderParts, throttle: Throttle, *, here: bool = False
+) -> Callable[[int], Awaitable[bytes | memoryview | None]]:
     async def read(extent_id: int) -> bytes | memoryview | None:
-        """All bytes of an extent, from the disks, or else from its copy."""
+        """All bytes of an extent, from the disks, or else, unless `here`, from its copy."""
         while not throttle.is_open(urgent=True):
             await trio.sleep(_THROTTLED_S)
         row = parts.catalog.extent(extent_id)
-        if row is None:
+        if row is None or (here and row.segment in (IN_BLOB, LOST)):
             return None
         source = ExtentSource(parts, row, parts.catalog.layout(row.segment) if row.segment else None)
         source.hold()
         try:
-            data = await source.load(0, row.length)
+            data = await (source.load_here if here else source.load)(0, row.length)
         finally:
             source.release()
         throttle.spend(row.length)

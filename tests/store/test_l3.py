@@ -98,6 +98,31 @@ async def test_a_copy_that_is_damaged_is_no_copy(tmp_path: Path) -> None:
         assert l3_of(store).status()["waiting_bytes"] == 0
 
 
+async def test_the_last_copy_is_not_given_up_because_the_bucket_failed_for_once(tmp_path: Path) -> None:
+    await make_store(tmp_path, UNCACHED)
+    rig = BucketRig(tmp_path)
+    async with rig.open() as store:
+        await put_all(store, BODIES)
+        await upload(store)
+        here = {file: file.read_bytes() for file in shard_files(tmp_path)}
+        lose_stripes(tmp_path)
+        blobs = {key: rig.backend.objects.pop(key) for key in rig.blobs()}
+        for name in BODIES.keys() - {b"empty"}:
+            with pytest.raises(DataLost):
+                await read(store, name)
+        rig.backend.objects |= blobs
+        await upload(store, destage=False)
+        for name, body in BODIES.items():
+            assert await read(store, name) == body, name
+        assert l3_of(store).status()["lost_copies"] == 0
+        for file, data in here.items():
+            file.write_bytes(data)
+        await upload(store)
+        assert l3_of(store).status()["lost_copies"] > 0, "what is on the disks just waits again"
+        await upload(store)
+        assert l3_of(store).status()["waiting_bytes"] == 0
+
+
 async def test_what_has_a_copy_that_is_known_to_be_damaged_stays_on_the_disks(tmp_path: Path) -> None:
     """More disks than are made good were away for a while, so that the copy was read."""
     await make_store(tmp_path, UNCACHED)
