@@ -267,7 +267,9 @@ def _is_denied(refusal: Refusal) -> bool:
 
 
 def _may_pass(refusal: Refusal) -> bool:
-    return refusal.status in _PASSING or refusal.code in _PASSING_CODES
+    # what stands before the server says 404, too, while it does not find that: then nothing is said of the object
+    is_anybodys = refusal.status == 404 and not refusal.code
+    return is_anybodys or refusal.status in _PASSING or refusal.code in _PASSING_CODES
 
 
 def _retry_after_s(reply: Reply) -> float:

@@ -90,6 +90,7 @@ PASSING = {
     "too many": answer(429),
     "internal": error(500, "InternalError"),
     "gateway": answer(502, b"<html>"),
+    "gateway that finds no server": answer(404, b"<html>"),
     "conflict": error(409, "ConditionalRequestConflict"),
     "timeout": error(400, "RequestTimeout"),
     "hurt on its way": error(400, "BadDigest"),
@@ -222,6 +223,14 @@ async def test_a_bucket_that_is_gone_does_not_pass_for_a_lost_object() -> None:
             await backend.size("a")
         with pytest.raises(NoSuchBlob):
             await backend.size("a")
+
+
+async def test_an_object_is_missing_only_when_the_server_says_so() -> None:
+    async with bucket([answer(404, b"<html>")] * 4 + [error(404, "NoSuchKey")]) as (backend, _):
+        with pytest.raises(RemoteUnavailable):
+            await backend.get("a", 0, 4)
+        with pytest.raises(NoSuchBlob):
+            await backend.get("a", 0, 4)
 
 
 async def test_a_listing_that_is_none_is_asked_for_again() -> None:
