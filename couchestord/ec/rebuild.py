@@ -201,9 +201,16 @@ class Rebuilder:
         return place.missing | away
 
     def _endangered(self) -> list[PlacementRow]:
-        """Where segments with lost shards lie, those with the least left first."""
-        found = [place for place in self._catalog.placements() if self._lost(place)]
+        """Where segments with lost shards lie, those with the least left first. None of which nothing can be made until
+        disks are back: of these there may be so many that the others would have no turn.
+        """
+        found = [place for place in self._catalog.placements() if self._lost(place) and self._is_enough_here(place)]
         return sorted(found, key=lambda place: place.m - self._lost(place).bit_count())
+
+    def _is_enough_here(self, place: PlacementRow) -> bool:
+        """Whether as many shards as are needed lie on disks that are here, damaged ones too."""
+        here_count = sum(self._disks.get(disk) is not None for disk in place.disks)
+        return here_count >= len(place.disks) - place.m
 
     async def _choose(self) -> ShardRebuild | None:
         now = trio.current_time()

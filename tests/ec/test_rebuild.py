@@ -341,6 +341,25 @@ async def test_the_most_endangered_comes_first(tmp_path: Path) -> None:
         assert sorted(placed) == [(ids[0], 0), (ids[1], 1), (ids[1], 2), (ids[2], 3)]
 
 
+async def test_what_cannot_be_made_before_disks_are_back_keeps_no_other_waiting(tmp_path: Path) -> None:
+    """However soon it would be tried again: with many such segments each has waited when all were tried."""
+    async with open_rig(tmp_path, disks_count=9) as rig:
+        bench = Bench(rig, retry_s=0.0)
+        rig.disks.failures = dict.fromkeys((6, 7, 8), "pulled")
+        lost = await bench.put(1)
+        rig.disks.failures = dict.fromkeys((0, 7, 8), "pulled")
+        endangered = await bench.put(2)
+        rig.disks.failures = dict.fromkeys((0, 1, 2), "pulled")
+        bench.restart()
+        await bench.run()
+        assert set(rig.segment(endangered).disks) == set(range(3, 9))
+        assert set(rig.segment(lost).disks) == set(range(6))
+        rig.disks.failures = {}
+        bench.restart()
+        await bench.run()
+        await bench.check()
+
+
 async def test_clients_come_first_unless_nothing_is_to_spare(tmp_path: Path) -> None:
     async with open_rig(tmp_path) as rig:
         bench = Bench(rig)
