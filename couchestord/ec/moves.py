@@ -33,6 +33,7 @@ class Moved:
     moved_count: int
     written_bytes: int
     unreadable: tuple[ExtentRow, ...]
+    """At their old place, or at the new one: trying again at once would do the same."""
     left_count: int
     """Not tried, because they would not have filled a stripe."""
 
@@ -142,6 +143,7 @@ class Mover:
             for extent, place, start in batch.written
             if place.segment not in bad_segments
         ]
+        batch.unreadable += [extent for extent, place, _ in batch.written if place.segment in bad_segments]
         moved_count = 0
         for at in range(0, len(moves), MOVES_PER_REQUEST_MAX):
             moved_count += await self._submit(MoveExtents(tuple(moves[at : at + MOVES_PER_REQUEST_MAX])))

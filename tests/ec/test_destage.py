@@ -200,7 +200,7 @@ async def test_headers_that_are_not_there_stop_the_move(tmp_path: Path) -> None:
         for sim in rig.sims[:3]:
             lose_syncs(sim)
         bench.destager.force()
-        await bench.destager.work()
+        assert await bench.run() <= 1, "not again and again"
         assert bench.in_journal() == 5
         for id_ in bodies:
             row = rig.catalog.reading.extent(id_)
