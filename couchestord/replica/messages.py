@@ -84,6 +84,13 @@ class ReplicaDamage(_Message, frozen=True, tag=9):
     disk: int
 
 
+class CopyDamage(_Message, frozen=True, tag=16):
+    """The copy of an extent in a blob is missing or wrong."""
+
+    blob: int
+    extent: int
+
+
 class Counted(_Message, frozen=True, tag=7):
     """Requests since the last time, as `Metrics.take` gives them."""
 
@@ -205,6 +212,7 @@ FromReader = (
     | Release
     | Damage
     | ReplicaDamage
+    | CopyDamage
     | Counted
     | CatalogFailed
     | Counts

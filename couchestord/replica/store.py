@@ -102,7 +102,7 @@ async def open_replica(
                     )
                     return found
 
-                copies = None if backend is None else _copies(catalog, backend, disks.store_id)
+                copies = None if backend is None else _copies(catalog, backend, disks.store_id, link)
                 pins = ReplicaPins(page, number, lambda: catalog.version)
                 journal = ReplicaJournal(disks, find_record, lambda path, disk: link.tell(ms.ReplicaDamage(path, disk)))
                 l2 = second_tier(link, cache, opened.l2_opening)
@@ -133,12 +133,14 @@ async def open_replica(
         page.see(number, page.version)
 
 
-def _copies(catalog: ReplicaCatalog, backend: Backend, store_id: bytes) -> "Copies":
+def _copies(catalog: ReplicaCatalog, backend: Backend, store_id: bytes, link: Link) -> "Copies":
     # most stores have no bucket, and need not load what it takes to read from one
     from couchestord.remote.blobs import Blobs
     from couchestord.store.copies import Copies
 
-    return Copies(catalog.copies, Blobs(backend, store_id))
+    copies = Copies(catalog.copies, Blobs(backend, store_id))
+    copies.on_damage = lambda blob, extent: link.tell(ms.CopyDamage(blob, extent))
+    return copies
 
 
 async def _tell(link: Link, catalog: ReplicaCatalog, pins: ReplicaPins, telling: "_Telling") -> None:

@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
+from bucket_rig import NOW, l3_of, lose_stripes, upload
+from memory_backend import MemoryBackend
+from publish_rig import QUICK
 from replica_rig import READER, Pair, linked, pair, settled
 from small_store import body_of, finish, md5_of, new_store, read, segments, shard_files, stream
 
@@ -31,6 +34,7 @@ from couchestord.replica import store as replica_store
 from couchestord.replica.host import Host
 from couchestord.replica.journal import ReplicaJournal
 from couchestord.replica.store import open_replica
+from couchestord.store.options import L3Options
 
 LONG = 700_001
 
@@ -193,6 +197,29 @@ async def test_damaged_copy_of_the_journal_is_told_and_made_good(tmp_path: Path)
         both.link.tell(ms.ReplicaDamage(file.path, 99))
         await both.link.ask(lambda id_: ms.Hold(id_, [], []), None)
         assert core.journal.damaged == {(file.path, file.replicas[0])}
+
+
+async def test_damaged_copy_in_the_bucket_is_told_and_made_anew(tmp_path: Path) -> None:
+    backend, body = MemoryBackend(keys_per_page=100), body_of(LONG)
+    l3 = L3Options(lambda _clock: backend, "cache", NOW, publish=QUICK)
+    async with pair(tmp_path, backend=backend, l3=l3) as both:
+        await both.store.put("box", b"k", body)
+        await upload(both.store)
+        for key, data in backend.objects.items():
+            if key.startswith("blobs/"):
+                backend.objects[key] = data[:-100] + bytes(100)
+        here = {file: file.read_bytes() for file in shard_files(tmp_path)}
+        lose_stripes(tmp_path)
+        with pytest.raises(DataLost):
+            await read(both.replica, b"k")
+        for file, data in here.items():
+            file.write_bytes(data)
+        await both.link.ask(lambda id_: ms.Hold(id_, [], []), None)
+        await upload(both.store)
+        assert l3_of(both.store).status()["lost_copies"] == 1
+        await upload(both.store)
+        lose_stripes(tmp_path)
+        assert await read(both.replica, b"k") == body
 
 
 async def test_reader_goes_on_while_its_object_is_destaged_deleted_and_compacted(tmp_path: Path) -> None:
