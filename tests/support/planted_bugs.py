@@ -229,9 +229,30 @@ BUGS = (
     _bug(
         "rot is made good by whole ranges only",
         "ec/stripes.py",
-        "                    if len(columns) == 1:",
+        "                    if len(columns) == 1 and len(lost) == len(wanted):",
         "                    if columns:",
         _STRIPES + "test_rot_at_other_places_of_each_shard_loses_nothing",
+    ),
+    _bug(
+        "a stripe that cannot be made whole is left out",
+        "ec/rebuild_shard.py",
+        "        for column in by_blocks([whole]):",
+        "        for column in by_blocks([whole])[:0]:",
+        "ec/test_rebuild.py::test_where_a_stripe_cannot_be_made_whole_no_block_is_lost_that_can_be_read",
+    ),
+    _bug(
+        "segments that cannot be made are tried first",
+        "ec/rebuild.py",
+        "        return here_count >= len(place.disks) - place.m",
+        "        return here_count >= 0",
+        "ec/test_rebuild.py::test_what_cannot_be_made_before_disks_are_back_keeps_no_other_waiting",
+    ),
+    _bug(
+        "a copy is given up for what the bucket says once",
+        "store/cleaning.py",
+        "            if await self._read_here(extent) is not None:",
+        "            if extent:",
+        "store/test_l3.py::test_the_last_copy_is_not_given_up_because_the_bucket_failed_for_once",
     ),
     _bug(
         "a call that comes just when a thread finds none waits",
@@ -941,7 +962,7 @@ BUGS = (
     _bug(
         "what was packed for nothing is compared with the disks alone",
         "store/l3.py",
-        "            data = await source.load(0, row.length)",
+        "            data = await (source.load_here if here else source.load)(0, row.length)",
         "            data = await source.load_here(0, row.length)",
         "store/test_packing_cut.py::test_wherever_the_power_goes",
     ),
