@@ -87,6 +87,9 @@ class Uploader:
         self._marks: deque[tuple[int, float]] = deque()
         self._marks_apart_s = _MARKS_APART_S
         self._skipped: set[int] = set()
+        """Extents that could not be read ..."""
+        self._behind = 0
+        """... and of those up to this one so many that they are passed over, all of them, as long as others wait."""
         self._backoff = Backoff("uploads were put off", options.retry_s, options.retry_s_max)
         self.copied_extents_count = 0
         self.copied_bytes = 0
@@ -117,6 +120,7 @@ class Uploader:
             batch = self._next()
             if not batch:
                 self._skipped.clear()
+                self._behind = 0
                 return Progress.IDLE
             try:
                 await self._upload(batch)
@@ -149,7 +153,7 @@ class Uploader:
         options = self._options
         batch: list[Waiting] = []
         size_bytes = 0
-        for one in self._ledger.waiting(0, options.extents_max + len(self._skipped)):
+        for one in self._ledger.waiting(self._behind, options.extents_max + len(self._skipped)):
             if one.extent in self._skipped:
                 continue
             if batch and size_bytes + one.length > options.blob_bytes:
@@ -189,5 +193,6 @@ class Uploader:
                 break  # frames and index made it too long: the rest waits
         self.unreadable_extents_count += unreadable_count
         if unreadable_count and not packer.extents_count:
+            self._behind = batch[-1].extent
             raise Unavailable(f"none of {unreadable_count} extents could be read")
         return packer

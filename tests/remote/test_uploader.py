@@ -10,6 +10,7 @@ from backends import OpenBackend
 from upload_rig import QUICK, STORE, Crash, UploadRig, crash_at
 
 from couchestord.errors import BlobExists, RemoteDenied, RemoteUnavailable
+from couchestord.remote import uploader as uploader_module
 from couchestord.remote.claims import try_backend
 from couchestord.remote.uploader import Uploader
 from couchestord.service import Progress
@@ -196,6 +197,21 @@ async def test_what_cannot_be_read_keeps_nothing_else_back() -> None:
     assert "could be read" in uploader.trouble
     rig.unreadable.clear()
     await run(uploader)
+    assert set(rig.copies) == set(rig.extents)
+
+
+async def test_however_many_cannot_be_read_what_comes_behind_them_is_uploaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uploader_module, "_SKIPPED_MAX", 4)
+    rig = UploadRig()
+    rig.unreadable |= {rig.make(10) for _ in range(50)}
+    good = rig.make(1000)
+    uploader = await rig.start(replace(QUICK, extents_max=10))
+    for _ in range(10):
+        await uploader.work()
+    assert set(rig.copies) == {good}
+    rig.unreadable.clear()
+    for _ in range(10):
+        await uploader.work()
     assert set(rig.copies) == set(rig.extents)
 
 
