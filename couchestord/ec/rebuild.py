@@ -49,7 +49,10 @@ class RebuildOptions:
     """How long a disk may be away before its shards are made anew elsewhere."""
     interval_s: float = 5.0
     retry_s: float = 60.0
-    """After a shard could not be rebuilt whole."""
+    """After a shard could not be rebuilt whole; twice as long each further time until a disk returns, up to
+    `retry_s_max`: all of it is written anew each time, but what is lost.
+    """
+    retry_s_max: float = 3600.0
     stripes_per_step: int = 8
     damages_max: int = 4096
 
@@ -88,6 +91,8 @@ class Rebuilder:
         self._damages: set[tuple[int, int, int]] = set()
         self._away_since: dict[int, float] = {}
         self._not_before: dict[tuple[int, int], float] = {}
+        self._pauses_s: dict[tuple[int, int], float] = {}
+        """How long it was waited last, of shards of which something is lost."""
         self._current: ShardRebuild | None = None
         self.turn = trio.Lock()
         """Held while a shard is made and put in its place: hold it to judge which files of shards are of use."""
@@ -177,6 +182,10 @@ class Rebuilder:
     def _watch_disks(self) -> None:
         now = trio.current_time()
         away = set(range(self._disks.count)) - set(self._disks.good())
+        if self._away_since.keys() - away or len(self._pauses_s) > self._options.damages_max:
+            # one is back: what was lost may be there now
+            self._not_before.clear()
+            self._pauses_s.clear()
         self._away_since = {disk: self._away_since.get(disk, now) for disk in away}
 
     async def _record_damages(self) -> None:
@@ -297,7 +306,7 @@ class Rebuilder:
         if lost and row.disks[index] not in (-1, current.target):
             # what could not be made anew, the disk that it was written to may have: when it is back, if it was away
             log.warning("a shard waits for its disk", segment=row.id, shard=index, disk=row.disks[index])
-            self._put_off(current)
+            self._put_off(current, is_lost=True)
             await remove_shard(self._disks, current.target, row.id, index)
             return
         if not await self._submit(PlaceShard(row.id, index, current.target)):
@@ -305,7 +314,7 @@ class Rebuilder:
             return
         if lost:
             log.error("stripes are lost", segment=row.id, shard=index, stripes=lost[:16], count=len(lost))
-            self._put_off(current)
+            self._put_off(current, is_lost=True)
             await self._submit(LoseShards(row.id, 1 << index))
             return
         if row.disks[index] != current.target:
@@ -349,8 +358,12 @@ class Rebuilder:
             return False
         return True
 
-    def _put_off(self, current: ShardRebuild) -> None:
-        self._not_before[current.row.id, current.index] = trio.current_time() + self._options.retry_s
+    def _put_off(self, current: ShardRebuild, *, is_lost: bool = False) -> None:
+        which, options = (current.row.id, current.index), self._options
+        pause_s = options.retry_s
+        if is_lost:
+            pause_s = self._pauses_s[which] = min(2 * self._pauses_s.get(which, pause_s / 2), options.retry_s_max)
+        self._not_before[which] = trio.current_time() + pause_s
 
     async def _abandon(self, current: ShardRebuild) -> None:
         self._current = None

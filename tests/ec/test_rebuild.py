@@ -477,6 +477,31 @@ async def test_a_lost_stripe_does_not_keep_the_others_from_being_rebuilt(tmp_pat
         assert await bench.run() == 0  # not for ever
 
 
+def test_what_is_lost_for_good_is_tried_ever_less_often_until_a_disk_returns(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with open_rig(tmp_path, disks_count=7) as rig:
+            bench = Bench(rig, grace_s=1e9)
+            id_ = await bench.put()
+            for index in (0, 2, 3):
+                sim_of(rig, id_, index).rot(shard_path(id_, index), (2 + 17) * PAGE_BYTES)
+            bench.restart()
+            bench.report(id_, 0b1101)
+            tries: list[float] = []
+            begun_s = trio.current_time()
+            while trio.current_time() < begun_s + 14_000:
+                if await bench.run():
+                    tries.append(trio.current_time() - begun_s)
+                await trio.sleep(30)
+            assert tries == [0, 60, 180, 420, 900, 1860, 3780, 7380, 10_980]
+            (spare,) = set(range(7)) - set(rig.segment(id_).disks)
+            rig.disks.fail(spare, "pulled")
+            assert await bench.run() == 0
+            rig.disks.failures.clear()
+            assert await bench.run() > 0
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
 @pytest.mark.parametrize("away", [(), (4, 5)], ids=["all are here", "two are away"])
 async def test_where_a_stripe_cannot_be_made_whole_no_block_is_lost_that_can_be_read(
     tmp_path: Path, away: tuple[int, ...]
