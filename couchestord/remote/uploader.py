@@ -89,7 +89,9 @@ class Uploader:
         self._skipped: set[int] = set()
         """Extents that could not be read ..."""
         self._behind = 0
-        """... and of those up to this one so many that they are passed over, all of them, as long as others wait."""
+        """... and of those up to this one so many that they are passed over, all of them ..."""
+        self._skipped_until = 0.0
+        """... until then."""
         self._backoff = Backoff("uploads were put off", options.retry_s, options.retry_s_max)
         self.copied_extents_count = 0
         self.copied_bytes = 0
@@ -107,9 +109,10 @@ class Uploader:
     def age_s(self) -> float:
         """How long the oldest extent that waits has waited, since this start; a hundredth less, at most. 0: none."""
         first = self._ledger.waiting(0, 1)
-        if not first:
-            return 0.0
-        return max((trio.current_time() - at for newest, at in self._marks if newest >= first[0].extent), default=0.0)
+        return self._age_s(first[0].extent) if first else 0.0
+
+    def _age_s(self, extent: int) -> float:
+        return max((trio.current_time() - at for newest, at in self._marks if newest >= extent), default=0.0)
 
     async def work(self) -> Progress:
         """Upload one blob, if one is due. Steps take turns."""
@@ -119,8 +122,9 @@ class Uploader:
                 return Progress.IDLE
             batch = self._next()
             if not batch:
-                self._skipped.clear()
-                self._behind = 0
+                if trio.current_time() >= self._skipped_until:
+                    self._skipped.clear()
+                    self._behind = 0
                 return Progress.IDLE
             try:
                 await self._upload(batch)
@@ -161,7 +165,10 @@ class Uploader:
             batch.append(one)
             size_bytes += one.length
         is_full = size_bytes >= options.blob_bytes or len(batch) >= options.extents_max
-        return batch if is_full or self._is_urgent() or self.age_s() >= options.linger_s else []
+        if not batch or is_full or self._is_urgent():
+            return batch
+        # what cannot be read waits for ever: others need not go one by one for that
+        return batch if self._age_s(batch[0].extent) >= options.linger_s else []
 
     # -- one blob --------------------------------------------------------------------------------------------------
 
@@ -186,6 +193,7 @@ class Uploader:
             except DataLost as error:
                 log.warning("an extent could not be uploaded", extent=one.extent, reason=str(error))
                 unreadable_count += 1
+                self._skipped_until = trio.current_time() + self._options.linger_s
                 if len(self._skipped) < _SKIPPED_MAX:
                     self._skipped.add(one.extent)
                 continue

@@ -200,6 +200,26 @@ async def test_what_cannot_be_read_keeps_nothing_else_back() -> None:
     assert set(rig.copies) == set(rig.extents)
 
 
+def test_beside_one_that_cannot_be_read_others_linger_as_ever() -> None:
+    async def main() -> None:
+        rig = UploadRig()
+        uploader = await rig.start(replace(QUICK, linger_s=600.0))
+        rig.unreadable.add(rig.make(1000))
+        for _ in range(360):
+            rig.make(10)
+            while await uploader.work() is Progress.BUSY:
+                pass
+            await trio.sleep(10)
+        assert len(rig.begun) <= 2 * 3600 / 600
+        rig.unreadable.clear()
+        await trio.sleep(1200)
+        for _ in range(3):
+            await uploader.work()
+        assert set(rig.copies) == set(rig.extents)
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
 async def test_however_many_cannot_be_read_what_comes_behind_them_is_uploaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(uploader_module, "_SKIPPED_MAX", 4)
     rig = UploadRig()
