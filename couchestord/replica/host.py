@@ -236,9 +236,10 @@ class _Reader:
             case ms.ReplicaDamage():
                 if self.is_reading:
                     self._host.store.core.journal.report(message.path, message.disk)
-            case ms.CopyDamage():
-                if self.is_reading and (l3 := self._host.store.core.jobs.l3) is not None:
-                    l3.copies.on_damage(message.blob, message.extent)
+            case ms.CopyDamage() if self.is_reading and (l3 := self._host.store.core.jobs.l3) is not None:
+                l3.copies.on_damage(message.blob, message.extent)
+            case ms.SegmentsRead() if self.is_reading and (l3 := self._host.store.core.jobs.l3) is not None:
+                l3.note_read(message.segments)
             case ms.KeepChunk():
                 # who does not read now may have it from an earlier opening, in which its id stood for other bytes
                 if (l2 := self._l2()) is not None:

@@ -91,6 +91,12 @@ class CopyDamage(_Message, frozen=True, tag=16):
     extent: int
 
 
+class SegmentsRead(_Message, frozen=True, tag=17):
+    """Segments that were read from since the last time."""
+
+    segments: list[int]
+
+
 class Counted(_Message, frozen=True, tag=7):
     """Requests since the last time, as `Metrics.take` gives them."""
 
@@ -213,6 +219,7 @@ FromReader = (
     | Damage
     | ReplicaDamage
     | CopyDamage
+    | SegmentsRead
     | Counted
     | CatalogFailed
     | Counts

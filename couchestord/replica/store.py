@@ -3,6 +3,7 @@
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -41,6 +42,8 @@ log = logs.get(__name__)
 _DEADLINE_S: Final = 5.0
 SETTLE_S: Final = 3.0
 """For what is in memory to get to the cache below it, at the end."""
+SEGMENTS_TOLD_MAX: Final = 4096
+"""Of those read from since the last time: more say nothing of which was not."""
 _LET_GO_S: Final = 1.0
 """So long a file may stay open here that is to go."""
 
@@ -109,11 +112,12 @@ async def open_replica(
                 if l2 is not None:
                     nursery.start_soon(l2.run)
                 manager = CacheManager(cache, nursery, l2)
-                parts = ReaderParts(catalog.reading, journal, stripes, pins, manager, copies)
+                read_at: dict[int, float] | None = None if backend is None else {}
+                parts = ReaderParts(catalog.reading, journal, stripes, pins, manager, copies, read_at)
                 nursery.start_soon(_follow_disks, link, disks)
                 nursery.start_soon(_let_go, disks)
                 seam = _Parts(link, catalog, parts)
-                telling = _Telling(link, metrics, parts.cache, stripes, journal)
+                telling = _Telling(link, metrics, parts, stripes, journal)
                 nursery.start_soon(_tell, link, catalog, pins, telling)
                 caches = Caches(seam)
                 link.obey = lambda command: nursery.start_soon(_obey, link, caches, telling, command)
@@ -161,11 +165,12 @@ class _Telling:
     """Tells the store's process what was counted here, when that is something new."""
 
     def __init__(
-        self, link: Link, metrics: Metrics, cache: CacheManager, stripes: StripeStore, journal: ReplicaJournal
+        self, link: Link, metrics: Metrics, parts: ReaderParts, stripes: StripeStore, journal: ReplicaJournal
     ) -> None:
         self._link = link
         self._metrics = metrics
-        self._cache = cache
+        self._cache = parts.cache
+        self._read_at = parts.read_at
         self._stripes = stripes
         self._journal = journal
         self._told: ReaderStats | None = None
@@ -174,6 +179,9 @@ class _Telling:
         counts = self._metrics.take()
         if counts:
             self._link.tell(ms.Counted(ms.raw(counts)))
+        if self._read_at:
+            self._link.tell(ms.SegmentsRead(list(islice(self._read_at, SEGMENTS_TOLD_MAX))))
+            self._read_at.clear()
         degraded = self._stripes.degraded_reads_count, self._journal.degraded_reads_count
         stats = ReaderStats(os.getpid(), self._cache.stats(), *degraded)
         if stats != self._told:

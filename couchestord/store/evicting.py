@@ -6,6 +6,8 @@ that the segment is dropped. It is a move as any other: compared with where the 
 
 from collections.abc import Awaitable, Callable, Iterable
 
+import trio
+
 from couchestord import logs
 from couchestord.ec.segments import Submit
 from couchestord.ec.shards import PAGE_BYTES
@@ -63,6 +65,10 @@ class Evictor:
     def interval_s(self) -> float:
         # who writes asks how full the disks are, too
         return _INTERVAL_S if self.fill_percent < self._watermarks.high else _INTERVAL_FULL_S
+
+    def note_read(self, segments: Iterable[int]) -> None:
+        """They were read from just now."""
+        self._read_at |= dict.fromkeys(segments, trio.current_time())
 
     async def work(self) -> Progress:
         """Look how full the disks are; evict a segment when they are too full."""

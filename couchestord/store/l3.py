@@ -4,7 +4,7 @@ Mode `cache`: everything stays on the disks as well. Mode `tiered`: when the dis
 longest is in the bucket only.
 """
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any
 
 import trio
@@ -149,6 +149,11 @@ class L3:
         is_tight = len(disks.roomy()) < replicas_needed(disks.m, disks.missing_count()) <= len(disks.good())
         is_full = self._evictor.fill_percent >= self._options.watermarks.bypass
         return self._overflow if is_tight or is_full else None
+
+    def note_read(self, segments: Iterable[int]) -> None:
+        """Another process has just read from these."""
+        if self._evictor is not None:
+            self._evictor.note_read(segments)
 
     async def _left_bytes(self) -> int:
         return sum(room.left_bytes for room in (await ask_room(self._disks)).values())

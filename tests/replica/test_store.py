@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
-from bucket_rig import NOW, l3_of, lose_stripes, upload
+from bucket_rig import NOW, l3_of, lose_stripes, seal_all, upload
 from memory_backend import MemoryBackend
 from publish_rig import QUICK
 from replica_rig import READER, Pair, linked, pair, settled
@@ -34,7 +34,7 @@ from couchestord.replica import store as replica_store
 from couchestord.replica.host import Host
 from couchestord.replica.journal import ReplicaJournal
 from couchestord.replica.store import open_replica
-from couchestord.store.options import L3Options
+from couchestord.store.options import L3Options, Watermarks
 
 LONG = 700_001
 
@@ -220,6 +220,30 @@ async def test_damaged_copy_in_the_bucket_is_told_and_made_anew(tmp_path: Path) 
         await upload(both.store)
         lose_stripes(tmp_path)
         assert await read(both.replica, b"k") == body
+
+
+async def test_what_is_read_leaves_the_disks_last(tmp_path: Path) -> None:
+    backend = MemoryBackend(keys_per_page=100)
+    l3 = L3Options(lambda _clock: backend, "tiered", NOW, Watermarks(0, 0), publish=QUICK)
+    async with pair(tmp_path, backend=backend, l3=l3) as both:
+        for number in range(3):
+            await both.store.put("box", b"%d" % number, body_of(LONG, number))
+            await seal_all(both.store)
+        evictor = next(job for job in l3_of(both.store).services() if job.name == "evict")
+        for job in l3_of(both.store).services():
+            if job is not evictor:
+                await finish(job)
+        assert await read(both.replica, b"0") == body_of(LONG)
+        with trio.fail_after(10):
+            while not both.store.core.reader_parts.read_at:
+                await trio.sleep(0.01)
+        left: list[int] = []
+        while not left or left[-1] < 3:
+            await evictor.work()
+            left.append(sum(not row.live_bytes for row in segments(both.store)))
+            if left[-1] == 2:
+                where = (await both.store.describe("box", b"0"))["extents"]
+                assert "segment" in where[0], "it was read"
 
 
 async def test_reader_goes_on_while_its_object_is_destaged_deleted_and_compacted(tmp_path: Path) -> None:
