@@ -65,8 +65,8 @@ class Cleaner:
 
     async def work(self) -> Progress:
         """Forget bad copies, drop dead blobs, delete dropped ones: some of each."""
-        for blob, extent in list(self._bad)[:_BAD_PER_STEP]:
-            await self._forget_copy(blob, extent)
+        bad = list(self._bad)[:_BAD_PER_STEP]
+        has_more = all([await self._forget_copy(blob, extent) for blob, extent in bad]) and bool(self._bad)
         for row in self._catalog.dead(_BLOBS_PER_STEP):
             if self._is_free(row.id):
                 await self._submit(rq.DropBlob(row.id))
@@ -84,14 +84,18 @@ class Cleaner:
             self.trouble = str(error)
             return Progress.IDLE
         self.trouble = ""
-        return Progress.BUSY if len(dropped) == _BLOBS_PER_STEP else Progress.IDLE
+        return Progress.BUSY if has_more or len(dropped) == _BLOBS_PER_STEP else Progress.IDLE
 
-    async def _forget_copy(self, blob: int, extent: int) -> None:
-        """Only of what is on the disks still: else it may be the last, and the bucket have failed for once."""
+    async def _forget_copy(self, blob: int, extent: int) -> bool:
+        """Only of what is on the disks still: else it may be the last, and the bucket have failed for once. False: it
+        stays.
+        """
         try:
             if await self._read_here(extent) is not None:
                 await self._submit(rq.LoseCopies(blob, (extent,)))
                 self.lost_copies_count += 1
             del self._bad[blob, extent]
+            return True
         except DataLost:
             self._bad[blob, extent] = self._bad.pop((blob, extent))  # behind the others: its disks may come back
+            return False
