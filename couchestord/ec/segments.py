@@ -236,6 +236,7 @@ class StripeWriter:
         self._parity: list[list[bytearray]] = []
         self._last_end = 0
         self._last_full = False
+        self._reserved_bytes = 0
         self.buffers_are_free = True
         """False: a disk that hangs may still read what was handed to the last append. Never write to that again."""
         self.runs: list[Extent] = []
@@ -290,6 +291,7 @@ class StripeWriter:
         places = []
         for data, each in zip(datas, encoded, strict=True):
             segment.data_bytes += len(data)
+            self._reserved_bytes = max(0, self._reserved_bytes - len(data))
             self._note(segment, stripe, len(data), stripe + each.pages_count)
             places.append(Place(segment.row.id, stripe))
             stripe += each.pages_count
@@ -311,13 +313,16 @@ class StripeWriter:
         return encoded
 
     async def reserve(self, length: int) -> None:
-        """Make that the next `length` bytes go to one segment, unless a disk fails meanwhile."""
+        """Make that the next `length` bytes go to one segment, though it be longer than others for that, unless a disk
+        fails meanwhile.
+        """
         segment = self._segment
         if segment is not None and segment.data_bytes + length > self._pool.options.segment_bytes:
             await self._leave(segment)
         segment = await self._current()
         if segment.data_bytes + length > self._pool.options.segment_bytes and segment.data_bytes:
             await self._leave(segment)
+        self._reserved_bytes = length
 
     async def sync(self) -> None:
         """All that was appended is durable on return, on as many shards as are asked for. Raises TooFewDisks."""
@@ -331,7 +336,8 @@ class StripeWriter:
 
     async def _current(self) -> OpenSegment:
         segment = self._segment
-        if segment is not None and segment.data_bytes >= self._pool.options.segment_bytes:
+        is_full = segment is not None and segment.data_bytes >= self._pool.options.segment_bytes
+        if segment is not None and is_full and not self._reserved_bytes:
             await self._leave(segment)
         asked_s = trio.current_time()
         while self._segment is None:
@@ -351,7 +357,7 @@ class StripeWriter:
         """Done with a segment: what this stream has in it is made durable, then it is sealed."""
         if self.runs and self.runs[-1].segment == segment.row.id:
             await segment.sync(self.policy.shards_min)
-        self._segment = None
+        self._segment, self._reserved_bytes = None, 0
         await self._pool.seal(segment)
 
     def _note(self, segment: OpenSegment, stripe: int, length: int, end: int) -> None:

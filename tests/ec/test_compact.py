@@ -222,6 +222,25 @@ async def test_long_extents_move_too_with_shards_missing(tmp_path: Path) -> None
         assert await rig.extent_bytes(kept) == pattern(3 * STRIPE_BYTES, 5)
 
 
+async def test_an_extent_that_is_longer_than_segments_are_is_moved(tmp_path: Path) -> None:
+    """A long body is written several stripes at once, and the last ones go beyond what a segment holds."""
+    async with open_rig(tmp_path) as rig:
+        bench = Bench(rig)
+        bench.is_pressed = True
+        await bench.put(b"before", 3 * STRIPE_BYTES)
+        data = pattern(5 * STRIPE_BYTES, 7)
+        async with bench.pool.writer() as writer:
+            await writer.append_many([data[at : at + STRIPE_BYTES] for at in range(0, len(data), STRIPE_BYTES)])
+            await writer.sync()
+            (run,) = writer.runs
+            id_ = rig.put(b"long", [run])
+        await bench.seal()
+        rig.delete(b"before")
+        await bench.run()
+        assert rig.catalog.reading.segment(run.segment) is None
+        assert await rig.extent_bytes(id_) == data
+
+
 async def test_the_room_of_a_segment_without_a_known_end_is_that_of_its_files(tmp_path: Path) -> None:
     async with open_rig(tmp_path) as rig:
         bench = Bench(rig)
