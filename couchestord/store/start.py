@@ -300,6 +300,9 @@ def _judge_ahead(disks: Disks, catalog: Catalog, log_chain: Chain) -> str:
         why = "it may end on disks that are missing"
     elif log_chain.reach > log_chain.end or log_chain.ends_in_rest:
         why = "the end of the log is damaged on every disk that is here"
+    elif max((file.epoch for file in log_chain.files), default=0) < disks.epoch:
+        # who took an epoch and had anything applied to the catalog since began a file in it
+        why = "the files that the log ended in are on no disk that is here"
     else:
         return f"it is ahead of the disks: it ends at {sequence}, the log at {log_chain.end - 1}"
     lost = [row for row in catalog.reading.extents_in_journal(0, EXTENTS_COUNTED_MAX) if row.stripe >= log_chain.end]

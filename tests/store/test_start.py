@@ -382,11 +382,27 @@ async def rot_all(sims: list[SimDisk]) -> None:
         sim.rot(path, 0, length=len(data))
 
 
-@pytest.mark.parametrize("rot", [rot_last_record, rot_middle, rot_header, rot_all])
+async def lose_epoch(sims: list[SimDisk]) -> None:
+    """What was written under the newest epoch."""
+    path, _, _ = await last_file(sims)
+    for sim in sims:
+        for name in await sim.list("journal"):
+            if name.partition("-")[0] == path.removeprefix("journal/").partition("-")[0]:
+                await sim.unlink(f"journal/{name}")
+
+
+async def lose_log(sims: list[SimDisk]) -> None:
+    for sim in sims:
+        for name in await sim.list("journal"):
+            await sim.unlink(f"journal/{name}")
+
+
+@pytest.mark.parametrize("rot", [rot_last_record, rot_middle, rot_header, rot_all, lose_epoch, lose_log])
 async def test_a_catalog_that_knows_more_than_a_damaged_log_is_kept(tmp_path: Path, rot: Rot) -> None:
     path = tmp_path / "catalog.sqlite"
     sims = await new_disks(8)
-    await work(sims, path, 1, 30)
+    for seed in (1, 3):
+        await work(sims, path, seed, 15)
     before = dump(path)
     await rot(sims)
     for _ in range(2):
