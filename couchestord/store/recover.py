@@ -26,13 +26,15 @@ class Recovered:
 async def recover_catalog(path: Path, options: StoreOptions) -> Recovered:
     """Set the catalog of the store in the data folder `path` aside and make it again from its snapshot and the log.
 
-    When this fails, the old catalog is put back. Raises DiskLocked, and touches nothing, while a daemon runs on it;
-    NotAStore, JournalDamaged, TooFewDisks, ...
+    When this fails, the old catalog is put back; when it is cut off, the next attempt begins with that. Raises
+    DiskLocked, and touches nothing, while a daemon runs on it; NotAStore, JournalDamaged, TooFewDisks, ...
     """
     catalog = path / CATALOG_NAME
     # the locks of the disks come first: who holds them has the catalog open
     disks = await load_directories(path, options)
     try:
+        if not catalog.exists():
+            _take_back(catalog)
         was_there = catalog.exists()
         _set_aside(catalog)
     except BaseException:
@@ -62,9 +64,17 @@ def _set_aside(catalog: Path) -> None:
 
 
 def _put_back(catalog: Path) -> None:
+    # the main file first: what is there of the failed attempt is no catalog from now on
     for suffix in FILE_SUFFIXES:
         Path(f"{catalog}{suffix}").unlink(missing_ok=True)
-    for suffix in FILE_SUFFIXES:
-        file = Path(f"{catalog}{suffix}{SET_ASIDE}")
-        if file.exists():
-            file.replace(f"{catalog}{suffix}")
+    _take_back(catalog)
+
+
+def _take_back(catalog: Path) -> None:
+    """Give the catalog that was set aside its name, which no other has."""
+    if Path(f"{catalog}{SET_ASIDE}").exists():
+        # the main file last: while it has not its name, there is no catalog
+        for suffix in reversed(FILE_SUFFIXES):
+            file = Path(f"{catalog}{suffix}{SET_ASIDE}")
+            if file.exists():
+                file.replace(f"{catalog}{suffix}")

@@ -1,6 +1,8 @@
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,7 @@ from small_store import (
 from couchestord.errors import DiskLocked, JournalDamaged, NotAStore, TooFewDisks
 from couchestord.io.catalog.catalog import FILE_SUFFIXES, dump
 from couchestord.store.door import ObjectStore
+from couchestord.store.opening import CATALOG_NAME
 from couchestord.store.recover import SET_ASIDE, recover_catalog
 
 BODIES = {b"%d" % number: body_of(20_000, number) for number in range(30)} | {b"long": body_of(20 * STRIPE_BYTES)}
@@ -100,6 +103,43 @@ async def test_put_back_when_it_fails(tmp_path: Path) -> None:
             await recover_catalog(tmp_path, SMALL)
         assert {file: file.read_bytes() for file in catalog_files(tmp_path)} == bytes_before
         assert catalog_files(tmp_path, SET_ASIDE) == []
+    assert dump(catalog_of(tmp_path)) == kept
+
+
+class Killed(BaseException):
+    """What the process would do next it does not."""
+
+
+async def test_cut_off_and_called_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The catalog that was set aside may be all there is: whatever was begun, another attempt has it back."""
+    kept = await filled(tmp_path)
+    for file in shard_files(tmp_path):
+        for at in range(4096, file.stat().st_size - 8, 1024):
+            flip(file, at, 8)
+    bytes_before = {file: file.read_bytes() for file in catalog_files(tmp_path)}
+    changes_count, is_cut = 0, True
+    while is_cut:
+        left, is_cut = changes_count, False
+
+        def changing(real: Callable[..., object], path: object, *arguments: object, **how: object) -> object:
+            nonlocal left, is_cut
+            if CATALOG_NAME in str(path):
+                is_cut = is_cut or not left
+                if is_cut:
+                    raise Killed
+                left -= 1
+            return real(path, *arguments, **how)
+
+        for name in ("replace", "unlink", "rename"):
+            monkeypatch.setattr(os, name, partial(changing, getattr(os, name)))
+        with pytest.raises((Killed, JournalDamaged)):
+            await recover_catalog(tmp_path, SMALL)
+        monkeypatch.undo()
+        with pytest.raises(JournalDamaged):
+            await recover_catalog(tmp_path, SMALL)
+        assert {file: file.read_bytes() for file in catalog_files(tmp_path)} == bytes_before
+        changes_count += 1
+    assert changes_count > 10
     assert dump(catalog_of(tmp_path)) == kept
 
 
