@@ -39,6 +39,7 @@ from couchestord.replica.door import serve_door
 from couchestord.replica.host import Host
 from couchestord.servicemanager import notify_systemd
 from couchestord.store import ObjectStore, StoreOptions
+from couchestord.store.opening import folders_there
 from couchestord.store.options import L3Options, Watermarks
 from couchestord.versions import program_version
 
@@ -284,7 +285,7 @@ class _Daemon:
         stop: _Stop,
     ) -> None:
         config = self._config
-        disks_count = len(config.store.disks or _disks_there(config)) or create_disks_count or 1
+        disks_count = len(config.store.disks or await _disks_there(config)) or create_disks_count or 1
         self._clients_max = openfiles.make_room(like_disks(config, disks_count), self._clients_max)
         async with AsyncExitStack() as stack:
             s3 = await self._make_front(config, self._host, self._metrics, self._clients_max, stack)
@@ -370,7 +371,7 @@ class _Daemon:
         async with AsyncExitStack() as stack:
             store = None
             try:
-                if create_disks_count is None or _disks_there(self._config):
+                if create_disks_count is None or await _disks_there(self._config):
                     store = await stack.enter_async_context(open_store(self._config, self._cache))
             except NotAStore:
                 if create_disks_count is None:
@@ -392,9 +393,7 @@ class _Daemon:
         return snapshot_of(program_version(), store.health().state, status)
 
 
-def _disks_there(config: Config) -> list[Path]:
+async def _disks_there(config: Config) -> list[Path]:
     """The folders where disks could be."""
-    try:
-        return [disk for disk in config.store.disks or config.store.data.glob("disk-*") if disk.exists()]
-    except OSError as error:
-        raise ConfigError(f"cannot look at {error.filename}: {error.strerror}") from None
+    store = config.store
+    return await folders_there(store.disks or store.data.glob("disk-*"), store.disk_deadline_s)

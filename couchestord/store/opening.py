@@ -1,7 +1,7 @@
 """Folders into a running store."""
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +11,7 @@ import trio
 from couchestord import logs
 from couchestord.clock import Clock
 from couchestord.ec.placement import check_policy
-from couchestord.errors import AccessDenied, DiskError, DiskLocked, InvalidArgument, NotAStore
+from couchestord.errors import AccessDenied, ConfigError, DiskError, DiskLocked, InvalidArgument, NotAStore
 from couchestord.io.directory import DirectoryDisk
 from couchestord.io.disk import Disk
 from couchestord.io.disks import Disks, load_disks
@@ -99,8 +99,9 @@ async def open_directories(path: Path, options: StoreOptions, clock: Clock) -> A
 
 
 async def _open_disk(folder: Path, options: StoreOptions) -> Disk | None:
-    if not await trio.to_thread.run_sync(_is_there, folder, abandon_on_cancel=True):
-        log.warning("disk is missing", disk=str(folder))
+    is_there = await _ask(_is_there, folder, options.disk_deadline_s)
+    if not is_there:
+        log.warning("disk is missing" if is_there is False else "disk does not answer", disk=str(folder))
         return None
     try:
         return await DirectoryDisk.open(folder, deadline_s=options.disk_deadline_s)
@@ -109,6 +110,21 @@ async def _open_disk(folder: Path, options: StoreOptions) -> Disk | None:
     except DiskError as error:
         log.error("disk cannot be opened", disk=str(folder), reason=str(error))
         return None
+
+
+async def folders_there(folders: Iterable[Path], deadline_s: float) -> list[Path]:
+    """Those of them that are there, or do not say so in time. Raises ConfigError."""
+    try:
+        return [folder for folder in folders if await _ask(Path.exists, folder, deadline_s) is not False]
+    except OSError as error:
+        raise ConfigError(f"cannot look at {error.filename}: {error.strerror}") from None
+
+
+async def _ask(question: Callable[[Path], bool], folder: Path, deadline_s: float) -> bool | None:
+    """What a folder says, None when it hangs: a disk that does may hang whoever only looks at it."""
+    with trio.move_on_after(deadline_s):
+        return await trio.to_thread.run_sync(question, folder, abandon_on_cancel=True)
+    return None
 
 
 def _is_there(folder: Path) -> bool:

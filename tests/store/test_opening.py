@@ -2,10 +2,12 @@ import gc
 import os
 import shutil
 import sqlite3
+import threading
 import weakref
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio.testing
@@ -23,7 +25,7 @@ from couchestord.errors import (
     UnknownFormat,
 )
 from couchestord.store.door import ObjectStore
-from couchestord.store.opening import disk_folders
+from couchestord.store.opening import disk_folders, folders_there, load_directories
 
 BODIES = {b"small": b"few bytes", b"long": body_of(6 * STRIPE_BYTES)}
 
@@ -80,6 +82,29 @@ async def test_store_is_not_made_over_another(tmp_path: Path) -> None:
         await ObjectStore.create(tmp_path, SMALL)
     assert fingerprints([tmp_path / "disk-5"]) == before
     assert not list(tmp_path.glob("disk-[0-4]/superblock"))
+
+
+async def test_a_disk_that_hangs_whoever_looks_at_it_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await make_store(tmp_path)
+    hung, real = tmp_path / "disk-3", os.stat
+    thawed = threading.Event()
+
+    def stat(path: str | Path, *arguments: Any, **how: Any) -> os.stat_result:
+        if str(path).startswith(str(hung)):
+            thawed.wait(30)  # longer than anything here waits
+        return real(path, *arguments, **how)
+
+    monkeypatch.setattr(os, "stat", stat)
+    try:
+        folders = disk_folders(tmp_path, SMALL)
+        assert await folders_there([*folders, tmp_path / "none"], 0.5) == folders, "it may be one"
+        disks = await load_directories(tmp_path, replace(SMALL, disk_deadline_s=2.0))
+        disks.close()
+        assert list(disks.failures) == [3]
+    finally:
+        thawed.set()
 
 
 async def test_folders_and_files_are_the_owners_alone(tmp_path: Path) -> None:

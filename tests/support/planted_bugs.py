@@ -109,8 +109,8 @@ BUGS = (
     _bug(
         "a missing disk is made anew",
         "store/opening.py",
-        "    if not await trio.to_thread.run_sync(_is_there, folder, abandon_on_cancel=True):",
-        "    folder.mkdir(exist_ok=True)\n    if not await trio.to_thread.run_sync(_is_there, folder, abandon_on_cancel=True):",
+        "    is_there = await _ask(_is_there, folder, options.disk_deadline_s)",
+        "    folder.mkdir(exist_ok=True)\n    is_there = await _ask(_is_there, folder, options.disk_deadline_s)",
         _LOSSES + "test_deleted_folders_leave_the_redundancy_that_is_possible",
     ),
     _bug(
@@ -1971,6 +1971,13 @@ BUGS = (
         "        if not catalog.exists():",
         "        if False:",
         "store/test_recover.py::test_cut_off_and_called_again",
+    ),
+    _bug(
+        "a start waits for a folder that hangs",
+        "store/opening.py",
+        "    with trio.move_on_after(deadline_s):",
+        "    with trio.CancelScope():",
+        "store/test_opening.py::test_a_disk_that_hangs_whoever_looks_at_it_is_missing",
     ),
     _bug(
         "a disk that was not compared is believed in by the next start",
