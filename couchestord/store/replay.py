@@ -1,5 +1,7 @@
 """The log onto the catalog: the same code that commits, without decisions."""
 
+from contextlib import aclosing
+
 from couchestord.io import mutations as mu
 from couchestord.io.catalog.catalog import Catalog
 from couchestord.io.journal import Journal
@@ -21,13 +23,14 @@ async def replay(catalog: Catalog, journal: Journal) -> int:
     """Apply the records that the catalog has not, and commit; returns how many. Raises DataLost, Corrupt."""
     count = 0
     try:
-        async for sequence, meta, _, body_sum in journal.records(catalog.applier.sequence + 1):
-            if count % RECORDS_PER_TRANSACTION == 0:
-                if count:
-                    catalog.commit()
-                catalog.begin()
-            catalog.applier.apply(mu.decode(meta), sequence, record_digest(meta, body_sum))
-            count += 1
+        async with aclosing(journal.records(catalog.applier.sequence + 1)) as records:
+            async for sequence, meta, _, body_sum in records:
+                if count % RECORDS_PER_TRANSACTION == 0:
+                    if count:
+                        catalog.commit()
+                    catalog.begin()
+                catalog.applier.apply(mu.decode(meta), sequence, record_digest(meta, body_sum))
+                count += 1
         if count:
             catalog.commit()
     except BaseException:

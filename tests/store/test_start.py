@@ -8,7 +8,7 @@ catalog discarded before the new one is made.
 import random
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 
 import pytest
@@ -26,6 +26,7 @@ from couchestord.errors import (
     ForeignDisk,
     JournalDamaged,
     NoSpace,
+    NoSuchFile,
     TooFewDisks,
     UnknownFormat,
 )
@@ -222,6 +223,25 @@ async def test_a_start_that_fails_leaves_the_catalog_for_the_next(
     started.catalog.close()
     assert started.rebuilt is None
     assert dump(path) == before
+
+
+async def test_a_start_says_why_a_catalog_that_contradicts_the_log_cannot_be_made_anew(tmp_path: Path) -> None:
+    path, older = tmp_path / "catalog.sqlite", tmp_path / "older.sqlite"
+    sims = await new_disks(14)
+    await work(sims, path, 1)
+    copy_catalog(path, older)
+    await work(sims, path, 2)
+    put_back_older(path, older)
+    with closing(open_writer(path)) as connection:
+        connection.execute("drop table entry")
+    store_sums(path)
+    first = min([name for sim in sims for name in await sim.list("journal")])
+    for sim in sims:
+        with suppress(NoSuchFile):
+            await sim.unlink(f"journal/{first}")
+    with pytest.raises(JournalDamaged, match="records 1 to"):
+        await begin(sims, path)
+    assert not Path(f"{path}.discarded").exists()
 
 
 async def test_starts_cut_off_anywhere_lose_nothing(tmp_path: Path) -> None:

@@ -173,9 +173,9 @@ BUGS = (
     _bug(
         "replay forgets uploads",
         "store/replay.py",
-        "            catalog.applier.apply(mu.decode(meta), sequence, record_digest(meta, body_sum))\n            count += 1",
-        "            catalog.applier.apply(mu.decode(meta), sequence, record_digest(meta, body_sum))\n"
-        '            catalog.applier._run("delete from part")\n            count += 1',
+        "                catalog.applier.apply(mu.decode(meta), sequence, record_digest(meta, body_sum))\n                count += 1",
+        "                catalog.applier.apply(mu.decode(meta), sequence, record_digest(meta, body_sum))\n"
+        '                catalog.applier._run("delete from part")\n                count += 1',
         _CATALOG + "test_log_alone_gives_all_tables",
     ),
     _bug(

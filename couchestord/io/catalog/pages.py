@@ -69,7 +69,10 @@ class MainFile:
         return data
 
     def close(self) -> None:
-        os.close(self._descriptor)
+        """As connections: again does nothing, where another file may have the number by then."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
 
 
 def page_sums(main: MainFile) -> "array[int]":
