@@ -42,7 +42,7 @@ from couchestord.store.core import run_core
 from couchestord.store.known import JOB as DISKS_JOB
 from couchestord.store.opening import CATALOG_NAME, NO_CONTENT, STORE_ID_BYTES, disk_folders
 from couchestord.store.options import StoreOptions
-from couchestord.store.replay import RECORDS_PER_TRANSACTION
+from couchestord.store.replay import RECORDS_PER_TRANSACTION, bound_wal
 from couchestord.store.snapshot import JOB as SNAPSHOT_JOB
 
 log = logs.get(__name__)
@@ -258,6 +258,7 @@ async def _replay(roots: Roots, root: Root, catalog: Catalog, report: Report) ->
                 if count % RECORDS_PER_TRANSACTION == 0:
                     if count:
                         catalog.commit()
+                        await bound_wal(catalog)
                     report("log", count, 0)
                     catalog.begin()
                 catalog.applier.apply(mu.decode(entry.meta), sequence, record_digest(entry.meta, entry.body_sum))

@@ -27,7 +27,7 @@ from couchestord.errors import (
     WritesStopped,
 )
 from couchestord.io import mutations as mu
-from couchestord.io.catalog.catalog import Catalog
+from couchestord.io.catalog.catalog import WAL_BYTES_MAX, Catalog
 from couchestord.io.catalog.reserve import Reserve
 from couchestord.io.checksum import xxh3_64
 from couchestord.io.disks import Disks, replicas_needed
@@ -49,8 +49,6 @@ GATHER_S_MAX = 0.004
 CATALOG_ROOM_BYTES_MIN = 8 << 20
 """More than the largest group adds to the catalog's WAL. New data needs so much beside the reserve; with less, and no
 reserve left, all writes are refused until there is room again."""
-WAL_BYTES_MAX = 256 << 20
-"""With a longer WAL of the catalog writers of new data are refused; checkpoints empty it."""
 SLOW_FROM = 0.9
 """How full the journal is when writers of new data begin to be slowed."""
 SLOW_S_MAX = 0.2

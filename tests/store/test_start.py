@@ -244,6 +244,31 @@ async def test_a_start_says_why_a_catalog_that_contradicts_the_log_cannot_be_mad
     assert not Path(f"{path}.discarded").exists()
 
 
+async def test_a_long_log_is_applied_with_a_short_wal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "catalog.sqlite"
+    sims = await new_disks(15)
+    for seed in (1, 2):
+        await work(sims, path, seed, 150)
+    before, real = dump(path), Catalog.commit
+    deleted(path, path)
+    lengths: list[int] = []
+
+    def commit(catalog: Catalog) -> None:
+        real(catalog)
+        lengths.append(catalog.wal_bytes())
+
+    monkeypatch.setattr(Catalog, "commit", commit)
+    monkeypatch.setattr("couchestord.store.replay.RECORDS_PER_TRANSACTION", 10)
+    monkeypatch.setattr("couchestord.store.replay.WAL_BYTES_MAX", 150_000)
+    started = await begin(sims, path)
+    started.catalog.close()
+    assert len(lengths) > 20
+    assert max(lengths) < 300_000
+    assert dump(path) == before
+    verify_pages(path)
+    check_catalog(path)
+
+
 async def test_starts_cut_off_anywhere_lose_nothing(tmp_path: Path) -> None:
     path, lost = tmp_path / "catalog.sqlite", tmp_path / "lost.sqlite"
     sims = await new_disks(4)

@@ -31,7 +31,8 @@ from couchestord.model import Policy
 FIRST_ID = 16
 """Ids below are reserved: 0 is no id, segment 0 the journal, and so on (`mutations.LOST`)."""
 
-
+WAL_BYTES_MAX = 256 << 20
+"""With a longer WAL writers of new data are refused; checkpoints empty it."""
 FILE_SUFFIXES = ("", "-wal", "-shm", ".sums")
 """What the names of a catalog's files end in."""
 OPEN_SUFFIXES = ("", "-wal", "-shm")
