@@ -25,6 +25,7 @@ from couchestord.io.journalfile import (
     Record,
     ShortFile,
     cut,
+    holds_end,
     read_body_nowait,
     read_record,
     taken,
@@ -356,14 +357,13 @@ class Journal:
         """A disk that was away is here: the files that it should hold whole and does not are to be copied to it, those
         that it holds and a start without it did not see are read from it too.
 
-        By size; what lies in them is verified when it is read. Raises DiskError.
+        By their ends; what lies in them is verified when it is read. Raises DiskError.
         """
         disk = self._disks.get(index)
         if disk is None:
             return
-        sizes = await disk.list(FOLDER)
-        for file in self._files:
-            is_whole = sizes.get(rec.file_name(file.epoch, file.first), 0) >= file.end_offset
+        for file in list(self._files):
+            is_whole = await holds_end(self._disks.store_id, disk, file)
             if is_whole and index not in file.replicas:
                 file.replicas.append(index)
             elif not is_whole and index in file.replicas:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from couchestord import logs
 from couchestord.errors import Corrupt, DiskError
 from couchestord.io import records as rec
+from couchestord.io.disk import Disk
 from couchestord.io.disks import Disks
 from couchestord.io.journalindex import index_name
 from couchestord.io.recovery import FOLDER, FoundFile
@@ -122,6 +123,23 @@ async def read_record(
             log.warning("journal replica is damaged", disk=disks.name(index), sequence=sequence, reason=str(error))
             on_damage(file, index)
     return None
+
+
+async def holds_end(store_id: bytes, disk: Disk, file: JournalFile) -> bool:
+    """Whether the last record is there, on a disk that was away: an old copy of one has zeroes in its place, which are
+    written ahead. Raises DiskError when the disk answers no more.
+    """
+    if not file.offsets:
+        return True
+    sequence = file.end - 1
+    offset, size = file.place(sequence)
+    try:
+        file.unpack(store_id, sequence, await disk.read(file.path, offset, size))
+    except (Corrupt, DiskError):
+        if disk.failure is not None:
+            raise  # that of the disk as a whole, which says nothing of the file
+        return False
+    return True
 
 
 @dataclass(frozen=True, slots=True)

@@ -1987,6 +1987,13 @@ BUGS = (
         "store/test_start.py::test_a_long_log_is_applied_with_a_short_wal",
     ),
     _bug(
+        "a copy of a journal file is whole when it is there",
+        "io/journalfile.py",
+        "        file.unpack(store_id, sequence, await disk.read(file.path, offset, size))",
+        "        await disk.read(file.path, offset, size)",
+        "io/test_rejournal.py::test_an_old_copy_of_a_disk_is_not_taken_for_what_it_lacks",
+    ),
+    _bug(
         "a disk that was not compared is believed in by the next start",
         "store/jobs.py",
         "    await known.doubt(index, disk_id)",
