@@ -185,9 +185,12 @@ async def restore_snapshot(path: Path, disks: Disks, stripes: StripeStore) -> bo
 
 
 async def find_segments(disks: Disks) -> dict[int, SegmentRow]:
-    """Every segment on the good disks, as the headers of its shard files tell, without a catalog."""
+    """Every segment on the good disks, as the headers of its shard files tell, without a catalog. Of two files of a
+    shard the longer one counts: in the other it was not written to its end, and it was made anew elsewhere.
+    """
     headers: dict[int, SegmentHeader] = {}
     places: dict[int, dict[int, int]] = {}
+    lengths: dict[tuple[int, int], int] = {}
     for disk_index in disks.good():
         disk = disks.get(disk_index)
         if disk is None:
@@ -197,9 +200,9 @@ async def find_segments(disks: Disks) -> dict[int, SegmentRow]:
         except DiskError as error:
             disks.fail(disk_index, error)
             continue
-        for name in names:
+        for name, length in names.items():
             parsed = parse_shard_name(name)
-            if parsed is None:
+            if parsed is None or length <= lengths.get(parsed, 0):
                 continue
             try:
                 header = unpack_segment_header(await disk.read(f"{FOLDER}/{name}", 0, PAGE_BYTES))
@@ -207,6 +210,7 @@ async def find_segments(disks: Disks) -> dict[int, SegmentRow]:
                 continue
             if header.store_id == disks.store_id and (header.segment, header.index) == parsed:
                 headers[header.segment] = header
+                lengths[parsed] = length
                 places.setdefault(header.segment, {})[header.index] = disk_index
     return {id_: _row(header, places[id_]) for id_, header in headers.items()}
 

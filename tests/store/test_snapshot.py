@@ -25,6 +25,7 @@ from small_store import (
     shard_files,
 )
 
+from couchestord.ec.shards import PAGE_BYTES, shard_path
 from couchestord.errors import JournalDamaged, TooFewDisks
 from couchestord.io.catalog.catalog import FILE_SUFFIXES, dump
 from couchestord.store.door import ObjectStore
@@ -291,6 +292,28 @@ async def test_snapshot_is_read_without_a_catalog_from_any_four_shards(tmp_path:
     assert {name: rows for name, rows in again.items() if name != "state"} == {
         name: rows for name, rows in kept.items() if name != "state"
     }
+
+
+@pytest.mark.parametrize("is_at_home", [True, False])
+async def test_snapshot_is_read_from_the_whole_one_of_two_files_of_a_shard(tmp_path: Path, is_at_home: bool) -> None:
+    """One disk failed while it was written to, the shard was made anew on another, and the first is back."""
+    options = replace(SMALL, disks_count=7)
+    await make_store(tmp_path, options)
+    async with ObjectStore.open(tmp_path, options) as store:
+        await put_all(store, BODIES)
+        await store.destage()
+        (row,) = (row for row in segments(store) if row.id in holding(store))
+    (spare,) = set(range(7)) - set(row.disks)
+    home, *others = row.disks
+    files = [tmp_path / f"disk-{disk}" / shard_path(row.id, 0) for disk in (home, spare)]
+    shutil.copy(*files)
+    os.truncate(files[is_at_home], PAGE_BYTES)
+    for disk in others[:2]:
+        shutil.rmtree(tmp_path / f"disk-{disk}")
+    lose_catalog(tmp_path)
+    async with ObjectStore.open(tmp_path, options) as store:
+        for key, body in BODIES.items():
+            assert await read(store, key) == body
 
 
 async def test_taken_when_due(tmp_path: Path) -> None:
