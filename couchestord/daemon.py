@@ -322,7 +322,7 @@ class _Daemon:
         async with AsyncExitStack() as stack:
             try:
                 store = await stack.enter_async_context(self._open(create_disks_count))
-            except Error as error:
+            except (Error, OSError) as error:
                 if not self._announced:
                     raise
                 _log.error("the store cannot be opened again; it is tried on", reason=str(error))

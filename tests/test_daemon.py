@@ -3,6 +3,7 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,38 @@ async def test_s3_clients_are_held_to_the_configured_rate_and_late_ones_counted(
     assert arguments[2].bytes_per_s_min == 12345
     options["observe_late"]("body")
     assert b'couchestord_late_clients_total{awaited="body"} 1.0' in made._metrics.render(Snapshot())
+
+
+@pytest.mark.parametrize("error", [TooFewDisks("none is here"), OSError(errno.EROFS, "Read-only file system")])
+async def test_a_store_that_cannot_be_opened_again_is_tried_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    here = Address("127.0.0.1", 0)
+    config = Config(
+        StoreConfig(data=tmp_path), s3=S3Config(here), metrics=MetricsConfig(here), health=HealthConfig(here)
+    )
+    opened_count, real = 0, daemon.open_store
+
+    @asynccontextmanager
+    async def open_store(*arguments: Any) -> AsyncIterator[ObjectStore]:
+        nonlocal opened_count
+        opened_count += 1
+        if opened_count == 2:
+            raise error
+        async with real(*arguments) as store:
+            if opened_count == 3:
+                await stop.watch(signals_of(signal.SIGTERM))
+            yield store
+
+    async def go_on(_: object) -> None:
+        await trio.lowlevel.checkpoint()
+
+    monkeypatch.setattr(ObjectStore, "wait_until_better", go_on)
+    monkeypatch.setattr(daemon._Daemon, "_pause", go_on)
+    monkeypatch.setattr(daemon, "open_store", open_store)
+    stop = daemon._Stop(trio.CancelScope())
+    await daemon._Daemon(config, {}).run(go_on, lambda _: None, 6, stop)
+    assert opened_count == 3
 
 
 async def test_a_store_that_cannot_be_written_after_all_is_served_in_between(
