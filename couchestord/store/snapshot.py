@@ -159,26 +159,24 @@ async def _read(
 
 
 async def restore_snapshot(path: Path, disks: Disks, stripes: StripeStore) -> bool:
-    """Write the newest snapshot to `path`, synced. False when none was ever taken. Raises DataLost, Corrupt."""
+    """Write the newest snapshot to `path`, where nothing of a catalog is; synced. False when none was ever taken.
+    Raises DataLost, Corrupt.
+    """
     root = disks.slot.snapshot
     if root is None:
         return False
     segments = await find_segments(disks)
     table = await read_table(root, stripes, segments)
-    temporary = Path(f"{path}.new")
     try:
-        async with await trio.open_file(temporary, "wb") as file:
+        async with await trio.open_file(path, "wb") as file:
             os.fchmod(file.fileno(), 0o600)
             async for piece in read_pieces(table, stripes, segments):
                 await file.write(piece)
             await file.flush()
             await trio.to_thread.run_sync(os.fsync, file.fileno())
     except BaseException:
-        temporary.unlink(missing_ok=True)  # it may have been the room for it that was lacking
+        path.unlink(missing_ok=True)  # it may have been the room for it that was lacking
         raise
-    for suffix in ("-wal", "-shm", ".sums"):
-        Path(f"{path}{suffix}").unlink(missing_ok=True)
-    temporary.replace(path)
     await trio.to_thread.run_sync(store_sums, path)
     log.warning("catalog restored from its snapshot", sequence=table.sequence, size_bytes=table.size)
     return True

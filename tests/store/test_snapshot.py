@@ -1,9 +1,10 @@
 import errno
 import os
 import shutil
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 import trio
@@ -28,6 +29,7 @@ from small_store import (
 from couchestord.ec.shards import PAGE_BYTES, shard_path
 from couchestord.errors import JournalDamaged, TooFewDisks
 from couchestord.io.catalog.catalog import FILE_SUFFIXES, dump
+from couchestord.store import snapshot
 from couchestord.store.door import ObjectStore
 from couchestord.store.fsck import check_store
 from couchestord.store.snapshot import JOB, Table, protected_segments, read_table
@@ -292,6 +294,32 @@ async def test_snapshot_is_read_without_a_catalog_from_any_four_shards(tmp_path:
     assert {name: rows for name, rows in again.items() if name != "state"} == {
         name: rows for name, rows in kept.items() if name != "state"
     }
+
+
+async def test_what_a_kill_leaves_of_a_snapshot_that_is_read_is_removed_by_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, killed = tmp_path / "store", tmp_path / "killed"
+    path.mkdir()
+    async with new_store(path) as store:
+        await put_all(store, BODIES)
+        await store.destage()
+    await settled(path)
+    catalog, real = catalog_of(path).read_bytes(), snapshot.read_pieces
+
+    async def read_pieces(*arguments: Any) -> AsyncIterator[object]:
+        async for piece in real(*arguments):
+            yield piece
+            shutil.copytree(path, killed, dirs_exist_ok=True)
+
+    monkeypatch.setattr(snapshot, "read_pieces", read_pieces)
+    lose_catalog(path)
+    await settled(path)
+    assert list(killed.glob("catalog.sqlite.new*"))
+    # a repair was killed: the one before is in its place
+    catalog_of(killed).write_bytes(catalog)
+    await settled(killed)
+    assert not list(killed.glob("catalog.sqlite.new*"))
 
 
 @pytest.mark.parametrize("is_at_home", [True, False])

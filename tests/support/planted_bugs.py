@@ -188,9 +188,9 @@ BUGS = (
     _bug(
         "uploads are left out of the snapshot",
         "store/snapshot.py",
-        "    temporary.replace(path)\n",
-        "    import sqlite3\n    db = sqlite3.connect(temporary)\n    db.execute('delete from part')\n    db.commit()\n"
-        "    db.close()\n    temporary.replace(path)\n",
+        "    await trio.to_thread.run_sync(store_sums, path)\n",
+        "    import sqlite3\n    db = sqlite3.connect(path)\n    db.execute('delete from part')\n    db.commit()\n"
+        "    db.close()\n    await trio.to_thread.run_sync(store_sums, path)\n",
         _CATALOG + "test_snapshot_and_log_with_a_disk_missing",
     ),
     # kill -9
