@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import trio
 
 from couchestord import logs
+from couchestord.ec.opensegment import FIRST_STRIPE
 from couchestord.ec.rebuild_shard import ShardRebuild, StripeWalk, is_live
 from couchestord.ec.segments import Submit
 from couchestord.ec.shardfile import remove_shard
-from couchestord.ec.shards import CHECK_BYTES, FOLDER, StripeHeader, parse_shard_name, shard_path
+from couchestord.ec.shards import CHECK_BYTES, FOLDER, PAGE_BYTES, StripeHeader, parse_shard_name, shard_path
 from couchestord.ec.stripes import StripeStore
 from couchestord.ec.throttle import Throttle
 from couchestord.errors import (
@@ -97,6 +98,8 @@ class Rebuilder:
         self.turn = trio.Lock()
         """Held while a shard is made and put in its place: hold it to judge which files of shards are of use."""
         self._swept = False
+        self._unseen: set[int] | None = None
+        """Disks of which a start knows no more than what their superblocks say; None before the first step."""
         self._saved = b""
         self.rebuilt_shards_count = 0
 
@@ -131,6 +134,7 @@ class Rebuilder:
     async def _work(self) -> Progress:
         self._watch_disks()
         try:
+            await self._look_at_disks()
             await self._record_damages()
             if self._current is None:
                 self._current = await self._choose()
@@ -152,11 +156,26 @@ class Rebuilder:
             return Progress.IDLE
         return Progress.BUSY
 
-    async def check_returned(self, disk_index: int, *, open_too: bool = False) -> int:
+    async def _look_at_disks(self) -> None:
+        """Once after a start: a superblock tells of a disk that was away no more once it was told of a new epoch, and
+        nothing of an old copy of one. Raises what the store's writer raises.
+        """
+        if self._unseen is None:
+            self._unseen = set(self._disks.good())
+        for disk_index in sorted(self._unseen):
+            try:
+                await self.check_returned(disk_index, listed_too=False)
+            except DiskError as error:
+                # when it is back it is compared
+                log.warning("a disk was not looked at", disk=self._disks.name(disk_index), reason=str(error))
+            self._unseen.discard(disk_index)
+
+    async def check_returned(self, disk_index: int, *, open_too: bool = False, listed_too: bool = True) -> int:
         """Compare the files of a disk that was away with what the catalog says it holds; what is missing is queued.
 
         Of sealed segments; with `open_too` also of those that are written to: a shard that was not begun yet, or is
-        being written, may then be made anew for nothing. Looks at every header and at the last bytes, not at other
+        being written, may then be made anew for nothing. Without `listed_too` only of those whose files are not there,
+        or shorter than they should be. Looks at every header and at the last bytes, not at other
         payloads: those are verified whenever they are read. Returns how many shards are to be rebuilt. Raises
         DiskFailed when the disk goes meanwhile, which says nothing of what lies on it, and what the store's writer
         raises.
@@ -164,14 +183,19 @@ class Rebuilder:
         disk = self._disks.get(disk_index)
         if disk is None:
             return 0
+        listed = {} if listed_too else await disk.list(FOLDER)
+        sizes = {f"{FOLDER}/{name}": size for name, size in listed.items()}
         count = after = 0
         while rows := self._catalog.segments(after, COMPARED_MAX):
+            await trio.lowlevel.checkpoint()
             after = rows[-1].id
             for row in rows:
                 if row.state != STATE_SEALED and not open_too:
                     continue
                 for index, number in enumerate(row.disks):
                     if number != disk_index or row.missing >> index & 1:
+                        continue
+                    if not listed_too and _is_as_long(row, sizes.get(shard_path(row.id, index), 0)):
                         continue
                     if not await self._has_headers(disk, row, index):
                         count += await self._lose(row.id, index, disk_index)
@@ -382,3 +406,10 @@ class Rebuilder:
         if state != self._saved:
             await self._submit(SaveJob(JOB, state))
             self._saved = state
+
+
+def _is_as_long(row: SegmentRow, length: int) -> bool:
+    """Whether the file of a shard is as long as it should be, as far as the catalog knows; 0: it is not there."""
+    if row.stripes_end <= FIRST_STRIPE and not row.live_bytes:
+        return True  # nothing was ever written, perhaps
+    return length >= max(1, row.stripes_end) * PAGE_BYTES

@@ -39,12 +39,20 @@ class Rejournaler:
                 self._swept = True
                 for index in self._disks.good():
                     await self._sweep(index)
+                    await self._look_at(index)
             return await self._work()
 
     async def sweep(self, index: int) -> None:
         """Remove copies that were cut short from a disk that was away."""
         async with self._turn:
             await self._sweep(index)
+
+    async def _look_at(self, index: int) -> None:
+        """After a start: what an old copy of a disk lacks its superblock does not tell."""
+        try:
+            await self._journal.check_returned(index)
+        except DiskError as error:
+            log.warning("a disk was not looked at", disk=self._disks.name(index), reason=str(error))
 
     async def _sweep(self, index: int) -> None:
         await remove_cut_short(self._disks, index, FOLDER, rec.parse_file_name)

@@ -3,6 +3,7 @@ import os
 import shutil
 import threading
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -546,6 +547,48 @@ async def test_what_a_store_did_not_compare_before_it_ended_the_next_one_compare
         assert health(core).reasons == ()
     async with ObjectStore.open(tmp_path, SMALL) as store:
         assert not core_of(store).jobs.monitor.uncompared
+
+
+@pytest.mark.parametrize("is_cut_off", [False, True])
+async def test_what_an_old_copy_of_a_disk_lacks_is_found_whatever_its_superblock_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_cut_off: bool
+) -> None:
+    """It is told of the epoch of a start that is cut off before anything else was recorded; or the others went on in
+    the epoch that it knows.
+    """
+    await make_store(tmp_path)
+    if is_cut_off:
+        shutil.copytree(tmp_path / "disk-2", tmp_path / "old")
+    async with ObjectStore.open(tmp_path, SMALL) as store:
+        if not is_cut_off:
+            shutil.copytree(tmp_path / "disk-2", tmp_path / "old")
+        await put_all(store, BODIES)
+        for number in range(40):
+            await store.put("box", b"behind/%d" % number, b"a record each")
+    shutil.rmtree(tmp_path / "disk-2")
+    (tmp_path / "old").rename(tmp_path / "disk-2")
+    if is_cut_off:
+        monkeypatch.setattr("couchestord.store.core.seal_left_open", partial(_fail, RuntimeError("killed")))
+        with pytest.raises(RuntimeError, match="killed"):
+            async with ObjectStore.open(tmp_path, SMALL):
+                pass
+        monkeypatch.undo()
+    async with ObjectStore.open(tmp_path, SMALL) as store:
+        core = core_of(store)
+        assert not core.jobs.monitor.uncompared, "nothing tells of it"
+        await finish(core.jobs.rebuilder)
+        await finish(core.jobs.rejournaler)
+        assert health(core).reasons == ()
+    for gone in ("disk-0", "disk-5"):
+        shutil.rmtree(tmp_path / gone)
+    async with ObjectStore.open(tmp_path, SMALL) as store:
+        for key, body in BODIES.items():
+            assert await read(store, key) == body
+        assert await read(store, b"behind/1") == b"a record each"
+
+
+async def _fail(error: Exception, *_: object) -> None:
+    raise error
 
 
 @pytest.mark.parametrize("error", [DiskFull("ENOSPC"), DiskFailed("EROFS")], ids=["full", "read-only"])

@@ -2001,6 +2001,20 @@ BUGS = (
         "store/test_snapshot.py::test_snapshot_is_read_from_the_whole_one_of_two_files_of_a_shard",
     ),
     _bug(
+        "a superblock is believed: shards",
+        "ec/rebuild.py",
+        "                await self.check_returned(disk_index, listed_too=False)",
+        "                pass",
+        "store/test_monitor.py::test_what_an_old_copy_of_a_disk_lacks_is_found_whatever_its_superblock_says",
+    ),
+    _bug(
+        "a superblock is believed: the log",
+        "io/rejournal.py",
+        "                    await self._look_at(index)",
+        "                    pass",
+        "io/test_rejournal.py::test_an_old_copy_of_a_disk_is_not_taken_for_what_it_lacks",
+    ),
+    _bug(
         "a disk that was not compared is believed in by the next start",
         "store/jobs.py",
         "    await known.doubt(index, disk_id)",
