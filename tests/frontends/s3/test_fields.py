@@ -48,6 +48,8 @@ def test_conditions() -> None:
         (b"bytes=0-1,2-3", None),
         (b"bytes=a-b", None),
         (b"lines=0-1", None),
+        (b"bytes=5-9223372036854775806", ByteRange(5, (1 << 63) - 2)),  # all from 5 on, as some SDKs say it
+        (b"bytes=-" + b"9" * 30, ByteRange(None, 10**30 - 1)),
         (b"bytes=0-" + b"9" * 5000, None),
         (b" bytes = 5 - 9 ", ByteRange(5, 9)),
         (b"bytes=" + b" " * 200 + b"0-1", None),
