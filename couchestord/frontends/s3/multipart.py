@@ -10,6 +10,7 @@ from couchestord.errors import (
     InvalidArgument,
     InvalidPart,
     InvalidPartOrder,
+    InvalidRange,
     InvalidRequest,
     NoSuchUpload,
     NotModified,
@@ -88,12 +89,13 @@ async def upload_part_copy(call: Call) -> Response:
     number = _part_number(call)
     bucket, key, version_id = parse_copy_source(call.headers[b"x-amz-copy-source"])
     await call.check_bucket(bucket)
-    wanted = call.headers.get(b"x-amz-copy-source-range")
+    given = call.headers.get(b"x-amz-copy-source-range")
+    wanted = None if given is None else fields.copy_range(given)
     try:
         reader = await call.store.get(
             bucket,
             key,
-            byte_range=None if wanted is None else fields.copy_range(wanted),
+            byte_range=wanted,
             version_id=version_id,
             conditions=fields.read_conditions(call.headers, b"x-amz-copy-source-"),
         )
@@ -101,6 +103,9 @@ async def upload_part_copy(call: Call) -> Response:
         raise PreconditionFailed(str(error)) from None
     pieces = Pieces(reader)
     try:
+        if wanted is not None and wanted.last != reader.first + reader.length - 1:
+            # who reads gets what there is; a part would be shorter than its client believes
+            raise InvalidRange("the range goes beyond the end of the source", reader.info.size_bytes)
         if reader.length > call.options.put_bytes_max:
             raise EntityTooLarge(f"a part has at most {call.options.put_bytes_max} bytes")
         part = await call.store.put_part(

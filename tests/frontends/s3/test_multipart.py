@@ -1,7 +1,8 @@
 """Checksums of objects of parts, by a real client.
 
 Seen to fail with: parts combined in another order; what the client says of the object not compared; a complete that
-names checksums refused when it is repeated; a type that the upload was not begun for taken.
+names checksums refused when it is repeated; a type that the upload was not begun for taken; a range of a source cut to
+what the source has.
 """
 
 import base64
@@ -98,3 +99,15 @@ def test_a_checksum_of_the_object_is_never_believed_unseen(s3: Any, bucket: str)
     s3.complete_multipart_upload(**place, MultipartUpload=listed, ChecksumCRC32=value, ChecksumType="FULL_OBJECT")
     head = s3.head_object(Bucket=bucket, Key="m", ChecksumMode="ENABLED")
     assert (head["ChecksumCRC32"], head["ChecksumType"]) == (value, "FULL_OBJECT")
+
+
+def test_a_part_is_never_shorter_than_the_range_it_is_copied_from(s3: Any, bucket: str) -> None:
+    s3.put_object(Bucket=bucket, Key="source", Body=b"0123456789")
+    place = {"Bucket": bucket, "Key": "m", "UploadId": s3.create_multipart_upload(Bucket=bucket, Key="m")["UploadId"]}
+    for asked in ("bytes=0-10", "bytes=9-21", "bytes=10-11"):
+        with pytest.raises(ClientError) as raised:
+            s3.upload_part_copy(**place, PartNumber=1, CopySource=f"{bucket}/source", CopySourceRange=asked)
+        assert code_of(raised) == ("InvalidRange", 416)
+    assert "Parts" not in s3.list_parts(**place)
+    s3.upload_part_copy(**place, PartNumber=1, CopySource=f"{bucket}/source", CopySourceRange="bytes=5-9")
+    assert s3.list_parts(**place)["Parts"][0]["Size"] == 5
