@@ -13,7 +13,6 @@ from couchestord.store.values import (
     NULL_VERSION,
     decode_attributes,
     encode_attributes,
-    etag_text,
     is_marker,
     object_info,
     parse_version_id,
@@ -141,8 +140,7 @@ class ObjectDecisions:
             return self._delete_version(bucket, request)
         place = self._it.place(bucket.root, request.key)
         current = self._it.live(place)
-        if request.conditions.if_match:
-            check_write(request.conditions, current, request.key)
+        check_write(request.conditions, current, request.key)
         if bucket.versioning:
             return self._mark_deleted(bucket, place, current)
         if current is None:
@@ -175,8 +173,7 @@ class ObjectDecisions:
             directory, name, row = self._it.version(bucket, request.key, request.version_id)
         except (NoSuchVersion, NoSuchKey):
             return Decision(None, DeleteResult(request.version_id))
-        if request.conditions.if_match and etag_text(row.etag) not in request.conditions.if_match:
-            check_write(request.conditions, row, request.key)
+        check_write(request.conditions, row, request.key)
         answer = DeleteResult(request.version_id, is_marker(row))
         if row.inode == directory:
             return Decision(self._deleted(bucket, directory, name), answer)

@@ -110,8 +110,9 @@ def test_what_is_begun_and_what_is_left_to_the_handler(live: Any, bucket: str) -
     assert raw.ask(live.admin, "PUT", path, more={"x-amz-content-sha256": sha256}, body=b"abc").status == 200
     assert dict(raw.ask(live.admin, "PUT", path, more=crc32, body=b"abc").headers)["x-amz-checksum-crc32"]
     assert raw.ask(live.admin, "PUT", path, more={"if-none-match": "*"}, body=b"abc").status == 412
+    assert raw.ask(live.admin, "DELETE", path, more={"if-none-match": "*"}).status == 412
     assert raw.ask(live.admin, "DELETE", path).status == 204
-    assert seen == [True] * 5
+    assert seen == [True] * 6
     raw.close()
     for key, method, query, more, body, status in (
         (live.admin, "PUT", "", {"wrong": "yes"}, b"abc", 403),
@@ -124,13 +125,14 @@ def test_what_is_begun_and_what_is_left_to_the_handler(live: Any, bucket: str) -
         raw = Raw(live.port)
         assert raw.ask(key, method, path, query, more, body).status == status
         raw.close()
-    assert seen == [True] * 5 + [False] * 5
+    assert seen == [True] * 6 + [False] * 5
     live.begin.pop()
     assert [observed for observed in live.seen()[before:] if observed[1] in (200, 204, 412)] == [
         ("PutObject", 200, 3, 0),
         ("PutObject", 200, 3, 0),
         ("PutObject", 200, 3, 0),
         ("PutObject", 412, 3, live.seen()[before + 3][3]),
+        ("DeleteObject", 412, 0, live.seen()[before + 4][3]),
         ("DeleteObject", 204, 0, 0),
         ("DeleteObject", 204, 0, 0),
     ]

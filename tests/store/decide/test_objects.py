@@ -163,6 +163,10 @@ def test_conditions_of_deletes(rig: DecideRig) -> None:
         rig.delete(KEY, conditions=Conditions(if_match=("0" * 32,)))
     with pytest.raises(PreconditionFailed):
         rig.delete(KEY, "null", conditions=Conditions(if_match=("0" * 32,)))
+    for version in (None, "null"):
+        with pytest.raises(PreconditionFailed):  # S3 has no such condition; the key is not deleted against it
+            rig.delete(KEY, version, conditions=Conditions(if_none_match=("*",)))
+    assert rig.delete(b"gone", conditions=Conditions(if_none_match=("*",))) == DeleteResult()
     assert rig.delete(KEY, conditions=Conditions(if_match=(info.etag,))) == DeleteResult()
 
 
