@@ -59,7 +59,7 @@ class PutObject:
 
 @dataclass(frozen=True, slots=True)
 class CopyObject:
-    """By reference. `attributes` None: the source's."""
+    """By reference. `attributes` None: the source's, whose checksums the copy has in any case."""
 
     bucket: str
     key: bytes

@@ -197,7 +197,7 @@ class Objects(Accounts, Uploads):
     ) -> ObjectInfo:
         """Copy by reference, in constant time; the bytes stay under the policy they were written under.
 
-        `attributes` None: the source's. Raises as `get` and `put` do."""
+        `attributes` None: the source's, whose checksums the copy has in any case. Raises as `get` and `put` do."""
         info: ObjectInfo = await self._core.submit(
             rq.CopyObject(
                 bucket, key, source_bucket, source_key, source_version_id, attributes, conditions, source_conditions

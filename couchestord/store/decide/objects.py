@@ -1,5 +1,7 @@
 """Decisions about objects."""
 
+from dataclasses import replace
+
 from couchestord.errors import InvalidArgument, MethodNotAllowed, NoSuchKey, NoSuchVersion
 from couchestord.io import mutations as mu
 from couchestord.io import requests as rq
@@ -103,13 +105,15 @@ class ObjectDecisions:
             raise InvalidArgument(
                 "this copy onto itself would change nothing: replace the metadata, or copy to another key"
             )
+        kept = decode_attributes(source.attributes)
         outcome, answer = self.replace(
             bucket,
             request.key,
             request.conditions,
             size=source.size,
             etag=source.etag,
-            attributes=decode_attributes(source.attributes) if request.attributes is None else request.attributes,
+            # the bytes are the same, and so are their checksums
+            attributes=kept if request.attributes is None else replace(request.attributes, checksums=kept.checksums),
             pieces=self.pieces(source, 0, source.size),
         )
         return Decision(outcome, answer)

@@ -1,5 +1,6 @@
 """Real clients against a live server over the real store."""
 
+import base64
 import contextlib
 import hashlib
 import http.client
@@ -162,12 +163,14 @@ def test_listing(s3: Any, bucket: str) -> None:
 
 
 def test_copy(s3: Any, bucket: str) -> None:
-    s3.put_object(Bucket=bucket, Key="src +?ü", Body=b"x", Metadata={"a": "b"})
+    s3.put_object(Bucket=bucket, Key="src +?ü", Body=b"x", Metadata={"a": "b"}, ChecksumAlgorithm="SHA256")
     source = {"Bucket": bucket, "Key": "src +?ü"}
     s3.copy_object(Bucket=bucket, Key="copy", CopySource=source)
     assert s3.head_object(Bucket=bucket, Key="copy")["Metadata"] == {"a": "b"}
     s3.copy_object(Bucket=bucket, Key="copy", CopySource=source, MetadataDirective="REPLACE", Metadata={"c": "d"})
-    assert s3.head_object(Bucket=bucket, Key="copy")["Metadata"] == {"c": "d"}
+    copied = s3.head_object(Bucket=bucket, Key="copy", ChecksumMode="ENABLED")
+    assert copied["Metadata"] == {"c": "d"}
+    assert copied["ChecksumSHA256"] == base64.b64encode(hashlib.sha256(b"x").digest()).decode()
     refused: list[tuple[dict[str, Any], tuple[str, int]]] = [
         ({"CopySource": source, "Key": source["Key"]}, ("InvalidRequest", 400)),
         ({"CopySource": source, "CopySourceIfMatch": '"0"'}, ("PreconditionFailed", 412)),
