@@ -1,9 +1,32 @@
 """The body of a request as a handler reads it, over whatever receives it."""
 
-from typing import Protocol
+from typing import Final, Protocol
+
+import trio
 
 from couchestord.errors import IncompleteBody, RequestTimeout
 from couchestord.frontends.http.protocol import HttpProtocol
+
+_TURN_BYTES: Final = 1 << 20
+"""So much of a body is read or sent before other tasks have a turn, when the client is always ahead."""
+_PIECE_BYTES_MIN: Final = 64 << 10
+"""What a piece counts for at least in that: a small one costs time too."""
+
+
+class Turns:
+    """Leaves others a turn now and then while one body moves."""
+
+    __slots__ = ("_moved_bytes",)
+
+    def __init__(self) -> None:
+        self._moved_bytes = 0
+
+    async def after(self, piece_bytes: int) -> None:
+        """A piece of that length has moved."""
+        self._moved_bytes += max(piece_bytes, _PIECE_BYTES_MIN)
+        if self._moved_bytes >= _TURN_BYTES:
+            self._moved_bytes = 0
+            await trio.lowlevel.checkpoint()
 
 
 class BodySource(Protocol):
@@ -23,13 +46,14 @@ class BodySource(Protocol):
 class ConnectionBody:
     """`RequestBody` over a connection."""
 
-    __slots__ = ("_begun", "_connection", "_left", "broken", "ended")
+    __slots__ = ("_begun", "_connection", "_left", "_turns", "broken", "ended")
 
     def __init__(self, connection: BodySource, length: int | None) -> None:
         self._connection = connection
         self._left = length
         self.ended = length == 0
         self._begun = False
+        self._turns = Turns()
         self.broken = False
 
     def __aiter__(self) -> "ConnectionBody":
@@ -43,6 +67,8 @@ class ConnectionBody:
         self._begun = True
         try:
             piece = await self._connection.read_body(self._left)
+            if piece is not None:
+                await self._turns.after(len(piece))
         except BaseException:
             self.broken = True
             raise

@@ -16,7 +16,7 @@ from typing import Final
 import trio
 
 from couchestord.errors import DataLost, IncompleteBody, RequestTimeout
-from couchestord.frontends.http.bodies import ConnectionBody
+from couchestord.frontends.http.bodies import ConnectionBody, Turns
 from couchestord.frontends.http.messages import Handler, Head, Later, Limits, Quick, Request, Response, ResponseBody
 from couchestord.frontends.http.patience import Patience, ignore_late, untaken_bytes
 from couchestord.frontends.http.protocol import END, NEED_DATA, HttpProtocol, MalformedMessage
@@ -33,10 +33,6 @@ _LOOKS_TO_PASS_MAX: Final = 31
 _BEGUN: Final = (b"PUT", b"DELETE")  # what the hall may begin
 _QUICK_IN_A_ROW: Final = 3
 """After so many requests that the hall would take a task lets its connection wait in the hall."""
-_TURN_BYTES: Final = 1 << 20
-"""So much of a body is read or sent before other tasks have a turn, when the client is always ahead."""
-_PIECE_BYTES_MIN: Final = 64 << 10
-"""What a piece counts for at least in that: a small one costs time too."""
 _LINGER_BYTES_MAX: Final = 4 << 20
 _LINGER_TIMEOUT_S: Final = 2.0
 
@@ -75,7 +71,6 @@ class Connection:
         self._sent_bytes = 0  # of the body under way
         self._partly_sent_bytes = 0  # of the piece under way
         self._received_bytes = 0  # of all bodies
-        self._turn_bytes = _TURN_BYTES  # once so much was received, others have a turn
         self._reading: Patience | None = None
         self._writing: Patience | None = None
         self._looks_to_pass = self._looks_passed = 0
@@ -234,9 +229,6 @@ class Connection:
     async def _receive_body(self, left: int | None) -> bytes:
         """Bytes of a body that lacks `left` bytes, None: unknown. A handler is mostly slower than the client."""
         bytes_max = self._limits.receive_bytes if left is None else min(left, self._limits.receive_bytes)
-        if self._received_bytes >= self._turn_bytes:
-            self._turn_bytes = self._received_bytes + _TURN_BYTES
-            await trio.lowlevel.checkpoint()
         while True:
             try:
                 data = self.socket.recv(bytes_max)
@@ -336,7 +328,7 @@ class Connection:
 
     async def _send_pieces(self, source: ResponseBody, length: int) -> None:
         """Sends a body piece by piece. Raises ValueError when it is not `length` bytes long: the connection is cut."""
-        since_turn_bytes = 0
+        turns = Turns()
         try:
             async for piece in source:
                 if len(piece) > length - self._sent_bytes:
@@ -344,10 +336,7 @@ class Connection:
                 if len(piece):
                     await self._send(piece)
                     self._sent_bytes += len(piece)
-                    since_turn_bytes += max(len(piece), _PIECE_BYTES_MIN)
-                    if since_turn_bytes >= _TURN_BYTES:
-                        since_turn_bytes = 0
-                        await trio.lowlevel.checkpoint()
+                    await turns.after(len(piece))
         except (_Gone, OSError, ValueError):
             raise
         except Exception as error:

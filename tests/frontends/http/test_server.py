@@ -533,6 +533,48 @@ async def test_a_client_that_is_always_ahead_leaves_turns_to_others() -> None:
     assert taken[0] >= 32
 
 
+class Crumbs(socket.socket):
+    """A client that has always sent more: chunks of a byte each. It goes once nobody asks for a body any more."""
+
+    def __init__(self, fileno: int) -> None:
+        super().__init__(fileno=fileno)
+        self.heads = [b"", b"PUT / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"]
+
+    def recv(self, bytes_max: int, *_: object) -> bytes:
+        return self.heads.pop() if bytes_max < Limits().receive_bytes else b"1\r\na\r\n" * (bytes_max // 6)
+
+
+@pytest.mark.parametrize("is_read", [True, False])
+async def test_tiny_chunks_leave_turns_to_others_whether_they_are_read_or_thrown_away(is_read: bool) -> None:
+    turns, before, pieces = 0, 0, 20_000
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await trio.lowlevel.checkpoint()
+
+    async def answer(request: Request) -> Response:
+        nonlocal before
+        before, read = turns, 0
+        while is_read and read < pieces:
+            read += len(await anext(request.body))
+        return Response(403)
+
+    ours, theirs = socket.socketpair()
+    with theirs:
+        theirs.send(b"x")
+        ours.setblocking(False)
+        crumbs = Crumbs(ours.detach())
+        crumbs.setblocking(False)
+        limits = Limits(unread_body_bytes_max=0 if is_read else pieces)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(others)
+            await Connection(crumbs, answer, limits, lambda: b"", never_quick).run()
+            nursery.cancel_scope.cancel()
+    assert turns - before >= pieces // 20
+
+
 async def test_many_slow_clients_do_not_keep_an_honest_one_out() -> None:
     async with serving() as (server, port):
         slow = [socket.create_connection(("127.0.0.1", port)) for _ in range(200)]
