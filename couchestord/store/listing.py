@@ -1,7 +1,7 @@
 """A page of a listing from the tree of keys. A page costs what the page costs."""
 
 from couchestord.io.catalog.read import CatalogReader, EntryRow
-from couchestord.io.catalog.tree import EmptyDirectory, ListRow
+from couchestord.io.catalog.tree import EmptyDirectory, Found, ListRow
 from couchestord.io.keys import prefix_range
 from couchestord.model import LIST_KEYS_MAX, ListEntry, ListPage
 from couchestord.store.values import etag_text, object_of_directory
@@ -34,10 +34,11 @@ class _Page:
         self.last = b""
         self.truncated = False
         self._directories = 0
-        self._low: bytes | None = start_after + b"\0" if start_after else b""
+        self._is_over = False
+        self._low = start_after + b"\0" if start_after else b""
         if start_after and self._common(start_after) == start_after:
             # a page ended with this common prefix: nothing below it comes again
-            self._low = prefix_range(start_after)[1]
+            self._pass_over(start_after)
 
     def _common(self, key: bytes) -> bytes | None:
         """The common prefix that a key falls under."""
@@ -46,44 +47,45 @@ class _Page:
         at = key.find(self._delimiter, len(self._prefix))
         return key[: at + len(self._delimiter)] if at >= 0 else None
 
-    def fill(self) -> None:
-        while self._low is not None and not self.truncated:
-            self._low = self._fill_from(self._low)
+    def _pass_over(self, common: bytes) -> None:
+        low = prefix_range(common)[1]
+        self._is_over = low is None
+        self._low = low or b""
 
-    def _fill_from(self, low: bytes) -> bytes | None:
-        """Walk from `low`; answers where to walk on after a common prefix found on a key, None at the end."""
-        walk = self._reader.walk(self._root, low, self._prefix)
-        skip: bool | None = None
+    def fill(self) -> None:
+        walk = self._reader.walk(self._root, self._low, self._prefix)
+        wish: bool | bytes | None = None
         try:
-            while True:
-                path, row = walk.send(skip)
-                skip = None
-                if isinstance(row, int):
-                    self._directories += 1
-                    if self._directories > DIRECTORIES_MAX and self.last:
-                        self.truncated = True
-                        return None
-                    # with `/` for a delimiter a directory is a common prefix, or lies in one: no need to go in
-                    if self._delimiter != b"/" or low.startswith(path):
-                        continue
-                    skip = True
-                    depth = self._reader.key_depth(row)
-                    self._directories += depth
-                    if not depth:
-                        continue
-                common = self._common(path)
-                if common is not None:
-                    self._add_prefix(common)
-                    if common != path or not isinstance(row, int):
-                        return prefix_range(common)[1]
-                elif not isinstance(row, int):
-                    self._add_key(path, object_of_directory(row) if isinstance(row, EmptyDirectory) else row)
-                if self.truncated:
-                    return None
+            while not (self._is_over or self.truncated):
+                wish = self._take(*walk.send(wish))
         except StopIteration:
-            return None
+            return
         finally:
             walk.close()
+
+    def _take(self, path: bytes, row: Found) -> bool | bytes | None:
+        """What the walk came to. Answers what to send it: see there."""
+        if isinstance(row, int):
+            self._directories += 1
+            if self._directories > DIRECTORIES_MAX and self.last:
+                self.truncated = True
+                return None
+            # with `/` for a delimiter a directory is a common prefix, or lies in one: no need to go in
+            if self._delimiter != b"/" or self._low.startswith(path):
+                return None
+            depth = self._reader.key_depth(row)
+            self._directories += depth
+            if not depth:
+                return True
+        common = self._common(path)
+        if common is not None:
+            self._add_prefix(common)
+            if common != path or not isinstance(row, int):
+                self._pass_over(common)
+                return self._low
+        elif not isinstance(row, int):
+            self._add_key(path, object_of_directory(row) if isinstance(row, EmptyDirectory) else row)
+        return True
 
     def _full(self) -> bool:
         if len(self.entries) + len(self.prefixes) >= self.room:

@@ -159,6 +159,25 @@ def test_a_directory_that_has_many_is_not_read_to_its_end(tmp_path: Path, monkey
     bucket.rig.close()
 
 
+@pytest.mark.parametrize("is_asked_for", [True, False])
+def test_the_way_down_to_common_prefixes_is_gone_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_asked_for: bool
+) -> None:
+    deep = b"a/" * 100
+    bucket = Bucket(tmp_path, [b"%b%02d-%d" % (deep, number, each) for number in range(50) for each in range(2)])
+    each, questions = bucket.rig.catalog.reading._each, list[object]()
+
+    def counted(*question: object) -> Iterator[object]:
+        questions.append(question)
+        return each(*question)
+
+    monkeypatch.setattr(bucket.rig.catalog.reading, "_each", counted)
+    prefix = deep if is_asked_for else b""
+    assert items(bucket.page(prefix, b"-", b"", 1000)) == [(b"%b%02d-" % (deep, number), True) for number in range(50)]
+    assert 50 < len(questions) < 200
+    bucket.rig.close()
+
+
 @pytest.mark.parametrize("key", [b"/" * 1024, b"a/" * 512])
 def test_the_deepest_key_lists(tmp_path: Path, key: bytes) -> None:
     bucket = Bucket(tmp_path, [key, b"z"])

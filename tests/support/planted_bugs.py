@@ -1525,8 +1525,8 @@ BUGS = (
     _bug(
         "an empty directory comes again on the next page",
         "io/catalog/tree.py",
-        "                if fresh and name is None and path >= low:",
-        "                if fresh and name is None:",
+        "                if is_fresh and name is None and path >= low:",
+        "                if is_fresh and name is None:",
         "store/test_listing.py::test_empty_directories_come_in_pages",
     ),
     _bug(

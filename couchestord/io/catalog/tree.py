@@ -37,41 +37,49 @@ class TreeReader:
         )
         return EmptyDirectory(*row) if row else None
 
-    def walk(self, root: int, low: bytes, prefix: bytes) -> Generator[tuple[bytes, Found], bool | None, None]:
+    def walk(self, root: int, low: bytes, prefix: bytes) -> Generator[tuple[bytes, Found], bool | bytes | None, None]:
         """Keys and directories below a root from key `low` on, in S3's order, within `prefix`.
 
         Yields (path, id) before it goes into a directory whose path is longer than the prefix: send True to pass it
-        over. Yields (key, row) for an object, and for a directory in which it found nothing (key: its path). Stays
-        inside one read transaction: take a page, then close it.
+        over. Yields (key, row) for an object, and for a directory in which it found nothing (key: its path). Send a
+        later key to go on from there: the directories that lead to both are not gone through again. Stays inside one
+        read transaction: take a page, then close it.
         """
         low = max(low, prefix)
-        # directories on the way down: (path, id until a row was seen, rows not yet seen). A stack of our own: a key may
-        # have 1024 directories
-        stack = [(b"", 0, self._names_from(root, b"", low))]
+        # directories on the way down: (path, id, whether no row was seen, rows not yet seen). A stack of our own: a key
+        # may have 1024 directories
+        stack = [(b"", root, False, self._names_from(root, b"", low))]
         while stack:
-            path, fresh, rows = stack[-1]
-            name = None
+            path, directory, is_fresh, rows = stack[-1]
+            name, wish = None, None
             for name, child, *row in rows:
                 key = path + name
                 if not key.startswith(prefix) and not prefix.startswith(key):
                     if key > prefix:
                         return
                     continue
-                if not child:
-                    if key.startswith(prefix):
-                        yield key, ListRow(*row)
-                    continue
-                if len(key) > len(prefix) and (yield key, child):
-                    continue
-                stack[-1] = path, 0, rows
-                stack.append((key, child, self._names_from(child, key, low)))
-                break
+                if child:
+                    wish = (yield key, child) if len(key) > len(prefix) else None
+                    if not wish:
+                        stack[-1] = path, directory, False, rows
+                        stack.append((key, child, True, self._names_from(child, key, low)))
+                        break
+                elif key.startswith(prefix):
+                    wish = yield key, ListRow(*row)
+                if isinstance(wish, bytes):
+                    break
             else:
                 stack.pop()
-                if fresh and name is None and path >= low:
-                    empty = self.empty_directory(fresh)
+                if is_fresh and name is None and path >= low:
+                    empty = self.empty_directory(directory)
                     if empty is not None:
-                        yield path, empty
+                        wish = yield path, empty
+            if isinstance(wish, bytes):
+                low = wish
+                while not low.startswith(stack[-1][0]):
+                    stack.pop()
+                path, directory, *_ = stack.pop()
+                stack.append((path, directory, False, self._names_from(directory, path, low)))
 
     def _names_from(self, directory: int, path: bytes, low: bytes) -> Iterator[Any]:
         """Rows of a directory at `path`, without those whose keys all come before `low`."""
