@@ -32,7 +32,7 @@ async def head_bucket(call: Call) -> Response:
 
 
 async def delete_bucket(call: Call) -> Response:
-    await call.store.delete_bucket(call.bucket, owner=call.owner_needed(call.bucket))
+    await call.store.delete_bucket(call.bucket, owner=call.owner_needed())
     return Response(204)
 
 

@@ -66,9 +66,9 @@ class Call(NamedTuple):
             headers = {name: value for name, value in headers.items() if not name.startswith(b"x-amz-checksum-")}
         return VerifiedBody(self.request, headers, self.authorized)
 
-    def owner_needed(self, bucket: str) -> str | None:
-        """Whom a bucket must belong to for this call; None: anybody."""
-        whose = b"" if bucket == self.target.bucket else b"source-"
+    def owner_needed(self, *, of_source: bool = False) -> str | None:
+        """Whom the bucket, or that of a copy's source, must belong to for this call; None: anybody."""
+        whose = b"source-" if of_source else b""
         expected = self.headers.get(b"x-amz-%bexpected-bucket-owner" % whose)
         if expected is not None:
             return fields.text(expected)
@@ -80,7 +80,7 @@ class Call(NamedTuple):
         That the bucket belongs to who may change it was checked when the request came; but while its body came, the
         bucket may have gone and been made anew by somebody else.
         """
-        return fields.write_conditions(self.headers, self.owner_needed(self.target.bucket))
+        return fields.write_conditions(self.headers, self.owner_needed())
 
     async def read_xml(self, body: VerifiedBody, bytes_max: int, read: Callable[[bytes, int], Read], most: int) -> Read:
         """The body as `read` understands it, with at most so many entries; in a thread when that takes long.
@@ -92,12 +92,13 @@ class Call(NamedTuple):
             return read(document, most)
         return await trio.to_thread.run_sync(read, document, most)
 
-    async def check_bucket(self, bucket: str) -> BucketInfo | None:
-        """Lets the call touch a bucket. Raises AccessDenied, NoSuchBucket. None: no look-up was needed.
+    async def check_bucket(self, bucket: str, *, of_source: bool = False) -> BucketInfo | None:
+        """Lets the call touch a bucket, or with `of_source` copy from it. None: no look-up was needed. Raises
+        AccessDenied, NoSuchBucket.
 
         `x-amz-expected-bucket-owner` is a condition and holds for administrators too.
         """
-        needed = self.owner_needed(bucket)
+        needed = self.owner_needed(of_source=of_source)
         if needed is None:
             return None
         info = await self.store.head_bucket(bucket)

@@ -88,7 +88,7 @@ async def upload_part_copy(call: Call) -> Response:
     fields.refuse_unsupported(call.headers)
     number = _part_number(call)
     bucket, key, version_id = parse_copy_source(call.headers[b"x-amz-copy-source"])
-    await call.check_bucket(bucket)
+    await call.check_bucket(bucket, of_source=True)
     given = call.headers.get(b"x-amz-copy-source-range")
     wanted = None if given is None else fields.copy_range(given)
     try:

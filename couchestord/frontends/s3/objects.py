@@ -73,7 +73,7 @@ async def copy_object(call: Call) -> Response:
     if call.request.content_length != 0:
         await call.body().read(0)
     bucket, key, version_id = parse_copy_source(call.headers[b"x-amz-copy-source"])
-    await call.check_bucket(bucket)
+    await call.check_bucket(bucket, of_source=True)
     directive = call.headers.get(b"x-amz-metadata-directive", b"COPY").upper()
     if directive not in (b"COPY", b"REPLACE"):
         raise InvalidArgument("x-amz-metadata-directive must be COPY or REPLACE")
@@ -91,7 +91,7 @@ async def copy_object(call: Call) -> Response:
         attributes=attributes,
         conditions=call.write_conditions(),
         source_conditions=replace(
-            fields.read_conditions(call.headers, b"x-amz-copy-source-"), bucket_owner=call.owner_needed(bucket)
+            fields.read_conditions(call.headers, b"x-amz-copy-source-"), bucket_owner=call.owner_needed(of_source=True)
         ),
     )
     headers = fields.version_headers(info.version_id)
@@ -256,7 +256,7 @@ async def _delete_row(call: Call, key: DeletedKey, *, quiet: bool) -> str:
     if key.version_id is not None:
         named += element("VersionId", key.version_id)
     try:
-        conditions = Conditions(() if key.etag is None else (key.etag,), bucket_owner=call.owner_needed(call.bucket))
+        conditions = Conditions(() if key.etag is None else (key.etag,), bucket_owner=call.owner_needed())
         result = await call.store.delete(call.bucket, key.key, version_id=key.version_id, conditions=conditions)
     except Error as error:
         code = s3_code(error)[0]

@@ -81,7 +81,7 @@ class BegunWrites:
             return None
         request = Request(head.method, head.target, head.headers, Received(body), head.content_length, headers)
         call = Call(self._store, self._options, request, headers, target, authorized, user)
-        needed = call.owner_needed(target.bucket)
+        needed = call.owner_needed()
         if needed is not None:
             owner = self._handed_over.owner(target.bucket)
             if owner != needed or not (user.admin or owner == user.name):

@@ -282,6 +282,17 @@ def test_a_user_reaches_only_own_buckets(s3: Any, live: Any, bucket: str) -> Non
     with pytest.raises(ClientError) as raised:
         s3.head_object(Bucket="of-ann", Key="k", ExpectedBucketOwner="root")
     assert code_of(raised) == ("403", 403)
+    for source in (bucket, "of-ann"):
+        with pytest.raises(ClientError) as raised:
+            s3.copy_object(Bucket=bucket, Key="c", CopySource=f"{source}/k", ExpectedSourceBucketOwner="nobody")
+        assert code_of(raised) == ("AccessDenied", 403), source
+    s3.copy_object(
+        Bucket=bucket,
+        Key="c",
+        CopySource="of-ann/k",
+        ExpectedBucketOwner="root",
+        ExpectedSourceBucketOwner="ann",
+    )
     ann.close()
 
 
