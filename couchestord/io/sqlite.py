@@ -34,6 +34,7 @@ class Shut:
     def __init__(self, reason: str) -> None:
         self.reason = reason
         self.in_transaction = False
+        self.total_changes = 0
 
     def execute(self, *_: object) -> NoReturn:
         raise Unavailable(self.reason)

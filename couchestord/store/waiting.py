@@ -1,5 +1,6 @@
 """Requests on their way through the writer."""
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,8 @@ from couchestord.errors import InternalError
 from couchestord.io.catalog.changes import Changes
 
 log = logs.get(__name__)
+GROUP_MUTATIONS_MAX = 256
+GROUP_BYTES_MAX = 4 << 20
 Answered = Callable[[outcomes.Outcome[Any]], object]
 """Is told, on the loop, what a request was answered. Raises nothing."""
 
@@ -34,3 +37,14 @@ class Waiting:
             self.answered(self.result or outcomes.Error(InternalError("no answer")))
         except Exception:
             log.exception("whoever asked could not be told; others are", request=type(self.request).__name__)
+
+
+def take_group(queue: deque[Waiting]) -> list[Waiting]:
+    """Those at the head of a queue that may be committed together: so many at most, of so many bytes."""
+    group: list[Waiting] = []
+    size_bytes = 0
+    while queue and len(group) < GROUP_MUTATIONS_MAX and size_bytes < GROUP_BYTES_MAX:
+        waiting = queue.popleft()
+        size_bytes += waiting.size_bytes
+        group.append(waiting)
+    return group

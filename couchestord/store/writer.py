@@ -39,11 +39,11 @@ from couchestord.store.answering import Answering
 from couchestord.store.decide import Decider
 from couchestord.store.fill import Fill
 from couchestord.store.growing import Room, grows
-from couchestord.store.waiting import Answered, Waiting
+from couchestord.store.waiting import GROUP_MUTATIONS_MAX, Answered, Waiting, take_group
 
 log = logs.get(__name__)
-GROUP_MUTATIONS_MAX = 256
-GROUP_BYTES_MAX = 4 << 20
+GROUP_ROWS_MAX = 4096
+"""A group that has changed so many rows of the catalog is complete: nobody else has a turn while it is decided."""
 GATHER_S_MAX = 0.004
 """So long a group waits at most for those who are expected to come, and never longer than the sync before it took."""
 CATALOG_ROOM_BYTES_MIN = 8 << 20
@@ -240,12 +240,7 @@ class Writer:
             await self._turn.acquire()
 
     async def _commit_waiting(self) -> list[Waiting]:
-        group: list[Waiting] = []
-        size_bytes = 0
-        while self._queue and len(group) < GROUP_MUTATIONS_MAX and size_bytes < GROUP_BYTES_MAX:
-            waiting = self._queue.popleft()
-            size_bytes += waiting.size_bytes
-            group.append(waiting)
+        group = take_group(self._queue)
         await self._take_turn()
         try:
             await self._commit(group)
@@ -319,7 +314,9 @@ class Writer:
             )
 
     def _decide(self, group: list[Waiting]) -> list[Entry]:
-        """Decide and apply the group in one transaction. A request whose outcome cannot be applied is taken out."""
+        """Decide and apply the group in one transaction. A request whose outcome cannot be applied is taken out; those
+        behind a full transaction go back to the queue.
+        """
         excluded: set[int] = set()
         room = self._look_for_room()
         self._catalog.applier.watch.is_on = self._decider.mounts.are_there
@@ -342,6 +339,9 @@ class Writer:
                         raise
                     self._exclude(excluded, number, waiting, error)
                     break
+                if self._catalog.changed_rows >= GROUP_ROWS_MAX:
+                    self._queue.extendleft(reversed(group[number + 1 :]))
+                    del group[number + 1 :]
             else:
                 return entries
             # half of an outcome may be in the transaction: begin the group again without that request

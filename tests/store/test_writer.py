@@ -229,6 +229,42 @@ async def test_requests_of_a_group_see_each_other_in_order(tmp_path: Path, monke
         assert rig.catalog.reading.buckets() == []
 
 
+async def test_a_group_that_changes_many_rows_is_cut_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key may have a thousand directories of its own: a group of 256 such held the loop for seconds."""
+    monkeypatch.setattr(writer, "GATHER_S_MAX", 0.0)
+    async with open_rig(tmp_path) as (rig, nursery):
+        await rig.writer.submit(rq.MakeBucket("bucket", ""))
+        groups: list[int] = []
+        append = rig.journal.append
+
+        async def counted(first: int, entries: list[Any]) -> None:
+            groups.append(len(entries))
+            await append(first, entries)
+
+        monkeypatch.setattr(rig.journal, "append", counted)
+
+        async def all_at_once(keys: list[bytes]) -> None:
+            rig.freeze(True)
+            nursery.start_soon(rig.ask, b"first", put_request("bucket", b"first", b"1"))
+            await trio.testing.wait_all_tasks_blocked()
+            groups.clear()
+            for key in keys:
+                nursery.start_soon(rig.ask, key, put_request("bucket", key, b"1"))
+                await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(rig.ask, b"last", rq.DeleteObject("bucket", keys[-1], None, Conditions()))
+            await trio.testing.wait_all_tasks_blocked()
+            rig.freeze(False)
+            await trio.testing.wait_all_tasks_blocked()
+            assert all(not isinstance(rig.answers[key], Exception) for key in (*keys, b"last"))
+            assert [bool(rig.read(key)) for key in keys] == [True] * (len(keys) - 1) + [False], "in their order"
+
+        deep = [b"%d" % number + b"/" * 900 for number in range(10)]
+        await all_at_once(deep)
+        assert max(groups) == 2
+        await all_at_once([b"%03d" % number for number in range(250)])
+        assert groups == [251]
+
+
 def test_those_who_were_answered_are_waited_for(tmp_path: Path) -> None:
     """Until as many are here as were under way, or a sync would have been over."""
     clock = trio.testing.MockClock()

@@ -78,6 +78,7 @@ class Catalog:
         self.files = FileReader(self._reader, self._reader_failed)
         self._on_change: Callable[[Catalog], None] | None = None
         self._finds_waiting = False
+        self._changes_before = 0
         self._hold()
 
     def tell(self, on_change: Callable[["Catalog"], None] | None) -> None:
@@ -244,6 +245,12 @@ class Catalog:
     def begin(self) -> None:
         """Open the writing transaction."""
         self._writer.execute("begin immediate")
+        self._changes_before = self._writer.total_changes
+
+    @property
+    def changed_rows(self) -> int:
+        """How many rows the open transaction has changed so far."""
+        return self._writer.total_changes - self._changes_before
 
     def commit(self) -> None:
         """Write the counters and commit. Raises Corrupt; the transaction may then be open or gone."""
