@@ -61,7 +61,10 @@ class Objects(Accounts, Uploads):
         return made
 
     async def delete_bucket(self, bucket: str, *, owner: str | None = None) -> None:
-        """Raises NoSuchBucket, BucketNotEmpty, AccessDenied unless it is `owner`'s. Open uploads go with the bucket."""
+        """Raises NoSuchBucket, BucketNotEmpty, AccessDenied unless it is `owner`'s. Open uploads go first, one by one:
+        they are gone, too, when somebody makes an object meanwhile.
+        """
+        await self._abort_all(bucket, owner)
         await self._core.submit(rq.RemoveBucket(bucket, owner))
 
     async def head_bucket(self, bucket: str) -> BucketInfo:

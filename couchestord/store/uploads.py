@@ -1,6 +1,7 @@
 """Multipart uploads, as the store's callers see them."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 
 from couchestord.errors import NoSuchBucket, NoSuchUpload
 from couchestord.io import requests as rq
@@ -124,6 +125,25 @@ class Uploads:
     async def abort_upload(self, bucket: str, key: bytes, upload_id: str) -> None:
         """Forget an upload and its parts. Raises NoSuchUpload."""
         await self._core.submit(rq.AbortUpload(bucket, key, upload_id))
+
+    async def _abort_all(self, bucket: str, owner: str | None) -> None:
+        """Before a bucket is removed, unless that will be refused. All at once would hold up everybody: nobody has a
+        turn while a record is applied, and each upload may have ten thousand parts.
+        """
+        after = (b"", "")
+        while True:
+            self._core.catalog.refresh()
+            reading = self._core.catalog.reading
+            row = reading.bucket(bucket)
+            if row is None or owner not in (None, row.owner) or reading.has_keys(row.root):
+                return
+            rows = self._core.catalog.accounts.uploads(bucket, after, UPLOADS_LISTED_MAX)
+            if not rows:
+                return
+            for upload in rows:
+                with suppress(NoSuchUpload):
+                    await self.abort_upload(bucket, upload.key, upload.id)
+            after = (rows[-1].key, rows[-1].id)
 
     async def list_parts(
         self, bucket: str, key: bytes, upload_id: str, *, start_after: int = 0, max_parts: int = 1000

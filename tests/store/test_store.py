@@ -22,6 +22,7 @@ from small_store import (
 )
 
 from couchestord.errors import (
+    AccessDenied,
     BucketNotEmpty,
     EntityTooSmall,
     InvalidArgument,
@@ -304,6 +305,30 @@ async def test_aborted_upload_leaves_nothing(tmp_path: Path) -> None:
     async with ObjectStore.open(tmp_path, SMALL) as store:
         await finish(core_of(store).jobs.compactor)
         assert shard_files(tmp_path) == []
+    assert faults_of(tmp_path) == []
+
+
+async def test_uploads_of_a_bucket_that_is_removed_go_one_by_one(tmp_path: Path) -> None:
+    """A record that forgets all of them would hold the loop as long as they have parts."""
+    async with new_store(tmp_path) as store:
+        await store.create_user("ann")
+        await store.create_bucket("hers", owner="ann")
+        for key in (b"a", b"b", b"b", b"c/d"):
+            upload = (await store.create_upload("hers", key)).upload_id
+            await store.put_part("hers", key, upload, 1, b"part")
+        await store.put("hers", b"in/the/way", b"")
+        stats = core_of(store).writer.stats
+        with pytest.raises(BucketNotEmpty):
+            await store.delete_bucket("hers", owner="ann")
+        await store.delete("hers", b"in/the/way")
+        with pytest.raises(AccessDenied):
+            await store.delete_bucket("hers", owner="bob")
+        assert len((await store.list_uploads("hers"))[0]) == 4
+        before = stats.mutations
+        await store.delete_bucket("hers", owner="ann")
+        assert stats.mutations == before + 5
+        with pytest.raises(NoSuchBucket):
+            await store.delete_bucket("hers")
     assert faults_of(tmp_path) == []
 
 
