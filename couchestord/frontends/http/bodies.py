@@ -85,6 +85,7 @@ class ConnectionBody:
         self._begun = True
         try:
             count = await self._connection.read_body_into(buffer)
+            await self._turns.after(count)
         except BaseException:
             self.broken = True
             raise
