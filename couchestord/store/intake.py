@@ -230,8 +230,11 @@ class _Stream:
                 # raised outside of the nursery, which would wrap it
                 failure = error
             nursery.cancel_scope.cancel()
-        if failure is not None:
-            raise failure
+        try:
+            if failure is not None:
+                raise failure
+        finally:
+            del failure  # which holds this frame, and so itself, and with it all that a batch takes
         assert taken is not None
         return taken
 
@@ -280,8 +283,11 @@ class _Stream:
                 except Exception as error:
                     failure = error
             self._laid_at = trio.current_time()
-        if failure is not None:
-            raise failure
+        try:
+            if failure is not None:
+                raise failure
+        finally:
+            del failure  # see `take`
         return batch if self._writer.buffers_are_free else self._batches.take(self._stripe_bytes)
 
     async def _watch(self) -> None:

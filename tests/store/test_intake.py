@@ -1,9 +1,13 @@
 import errno
+import gc
 import math
 import resource
+import weakref
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
+from mmap import mmap
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -25,7 +29,8 @@ from small_store import (
     stream,
 )
 
-from couchestord.errors import BadDigest, EntityTooLarge, IncompleteBody, MetadataTooLarge, ShuttingDown
+from couchestord.ec.segments import StripeWriter
+from couchestord.errors import BadDigest, EntityTooLarge, IncompleteBody, MetadataTooLarge, ShuttingDown, TooFewDisks
 from couchestord.io.directory import DirectoryDisk
 from couchestord.io.disk import Buffer
 from couchestord.model import OBJECT_BYTES_MAX, Attributes
@@ -46,6 +51,40 @@ async def failing(body: bytes, error: Exception) -> AsyncIterator[bytes]:
     async for piece in stream(body):
         yield piece
     raise error
+
+
+@pytest.mark.parametrize("fails_to_lay", [False, True])
+@pytest.mark.parametrize("stripes", [BATCH_STRIPES - 1, BATCH_STRIPES + 1])
+async def test_a_body_that_fails_leaves_no_memory_for_the_collector(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails_to_lay: bool, stripes: int
+) -> None:
+    """Which comes seldom: a client that broke off one upload after the other had the daemon take a GiB."""
+    taken: list[weakref.ref[Any]] = []
+
+    class Batch(mmap):
+        def __new__(cls, *where: int, **how: int) -> "Batch":
+            batch = super().__new__(cls, *where, **how)
+            taken.append(weakref.ref(batch))
+            return batch
+
+    async def body() -> AsyncIterator[bytes]:
+        yield body_of(stripes * STRIPE_BYTES)
+        raise IncompleteBody("the client is gone")
+
+    async def fail(*_: object) -> None:
+        raise TooFewDisks("none is left")
+
+    monkeypatch.setattr("couchestord.store.intake.mmap", Batch)
+    async with new_store(tmp_path) as store:
+        if fails_to_lay:
+            monkeypatch.setattr(StripeWriter, "append_many", fail)
+        gc.disable()
+        try:
+            with pytest.raises(TooFewDisks if fails_to_lay and stripes > BATCH_STRIPES else IncompleteBody):
+                await store.put("box", b"key", body())
+            assert [batch() for batch in taken] == [None]
+        finally:
+            gc.enable()
 
 
 async def test_bodies_of_every_size_as_bytes_and_as_streams(tmp_path: Path) -> None:
