@@ -57,6 +57,8 @@ HANDLERS: Final[Mapping[Operation, Handler]] = {
 }
 _WITHOUT_BUCKET: Final = frozenset({Operation.LIST_BUCKETS, Operation.CREATE_BUCKET})
 _ONCE: Final = frozenset({b"authorization", b"host", b"x-amz-content-sha256", b"x-amz-date", b"content-md5"})
+_MAKING: Final = frozenset({b"PUT", b"POST"})
+"""Methods of what makes objects. What a mount has made may have a longer key, and is served and deleted."""
 _UNROUTED: Final = "Unknown"
 
 
@@ -148,7 +150,7 @@ class _Answer:
         if user is None:
             raise AccessDenied("access denied")
         self._operation = operation = route(request.method, target, copy_source=b"x-amz-copy-source" in headers)
-        if len(target.key) > KEY_LENGTH_BYTES_MAX:
+        if request.method in _MAKING and len(target.key) > KEY_LENGTH_BYTES_MAX:
             raise KeyTooLong(f"a key has at most {KEY_LENGTH_BYTES_MAX} bytes")
         call = Call(server._store, server._options, request, headers, target, authorized, user)
         self._call = call

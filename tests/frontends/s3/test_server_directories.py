@@ -96,3 +96,19 @@ def test_who_deletes_all_that_is_listed_can_delete_the_bucket(live: Any, s3: Any
     assert "Errors" not in s3.delete_objects(Bucket=bucket, Delete={"Objects": listed})
     assert "Contents" not in s3.list_objects_v2(Bucket=bucket)
     s3.delete_bucket(Bucket=bucket)
+
+
+def test_a_key_that_is_longer_than_s3_makes_any_is_served_and_deleted(live: Any, s3: Any, bucket: str) -> None:
+    make(live, bucket, *[b"%d" % number + b"d" * 200 for number in range(6)])
+    (row,) = s3.list_objects_v2(Bucket=bucket)["Contents"]
+    place = {"Bucket": bucket, "Key": row["Key"]}
+    assert len(row["Key"]) > 1024
+    assert s3.get_object(**place)["ETag"] == s3.head_object(**place)["ETag"] == row["ETag"]
+    for call in (s3.put_object, s3.create_multipart_upload):
+        with pytest.raises(ClientError) as raised:
+            call(**place)
+        assert code_of(raised) == ("KeyTooLongError", 400)
+    s3.delete_object(**place)
+    with pytest.raises(ClientError) as raised:
+        s3.get_object(**place)
+    assert code_of(raised) == ("NoSuchKey", 404)
