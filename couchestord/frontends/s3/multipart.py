@@ -179,6 +179,7 @@ async def _all_parts(call: Call, upload_id: str) -> list[PartInfo]:
 
 
 async def abort_upload(call: Call) -> Response:
+    fields.refuse_unsupported(call.headers)
     await call.store.abort_upload(call.bucket, call.key, _upload_id(call))
     return Response(204)
 

@@ -6,6 +6,7 @@ what the source has.
 """
 
 import base64
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -111,3 +112,12 @@ def test_a_part_is_never_shorter_than_the_range_it_is_copied_from(s3: Any, bucke
     assert "Parts" not in s3.list_parts(**place)
     s3.upload_part_copy(**place, PartNumber=1, CopySource=f"{bucket}/source", CopySourceRange="bytes=5-9")
     assert s3.list_parts(**place)["Parts"][0]["Size"] == 5
+
+
+def test_an_upload_is_not_aborted_under_a_condition_that_is_not_looked_at(s3: Any, bucket: str) -> None:
+    place = {"Bucket": bucket, "Key": "m", "UploadId": s3.create_multipart_upload(Bucket=bucket, Key="m")["UploadId"]}
+    with pytest.raises(ClientError) as raised:
+        s3.abort_multipart_upload(**place, IfMatchInitiatedTime=datetime(2000, 1, 1, tzinfo=UTC))
+    assert code_of(raised) == ("NotImplemented", 501)
+    assert "Parts" not in s3.list_parts(**place)
+    s3.abort_multipart_upload(**place)
