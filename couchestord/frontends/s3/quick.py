@@ -180,6 +180,9 @@ class QuickAnswers:
                 self._young.pop(raw, None)
                 return None
             kept = _Kept(target, look)
+            if not look.holds():  # its row is too large to be kept, and so are headers
+                self._young.pop(raw, None)
+                return kept
         if len(self._young) >= _KEPT_MAX // 2:
             self._young, self._old = {}, self._young
         self._young[raw] = kept

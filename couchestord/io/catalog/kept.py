@@ -6,12 +6,12 @@ from typing import Generic, TypeVar
 from couchestord.io.catalog.generations import Generations, slot_of_extent, slot_of_name
 
 OBJECTS_KEPT_MAX = 16_384
-"""Some 700 bytes each."""
+"""Some 700 bytes each, and what they have of attributes."""
 
 Row = TypeVar("Row")
 Place = tuple[int, bytes]
 """(directory, name)."""
-Reading = Callable[[Place], tuple[Row, int] | None]
+Reading = Callable[[Place], tuple[Row, int | None] | None]
 
 
 class KeptObjects(Generic[Row]):
@@ -37,13 +37,17 @@ class KeptObjects(Generic[Row]):
         return row if slots[slot] == changes and slots[place_slot] == moves else None
 
     def look_up(self, place: Place, read: Reading[Row]) -> Row | None:
-        """What `read` finds, which is kept: a row, and the extent whose place it names, 0 for none."""
+        """What `read` finds, which is kept: a row, and the extent whose place it names, 0 for none; None for a row that
+        is too large for that.
+        """
         slots, slot = self._now.slots, slot_of_name(*place)
         changes = slots[slot]
         found = read(place)
         if found is None:
             return None
         row, extent = found
+        if extent is None:
+            return row
         place_slot = slot_of_extent(extent)
         moves = slots[place_slot]
         # last: numbers of after a commit, of which a row of before must not be kept, come only behind its being told

@@ -12,6 +12,8 @@ from couchestord.io.sqlite import Connection, OnError, Questions, Shut
 PATHS_CACHED_MAX = 65_536
 NAMES_CACHED_MAX = 4096
 SEGMENTS_CACHED_MAX = 4096
+ATTRIBUTES_KEPT_BYTES_MAX = 4096
+"""An object that has more of them, S3 takes 32 KiB, is looked up each time: thousands of such are no small table."""
 
 
 class BucketRow(NamedTuple):
@@ -166,13 +168,14 @@ class CatalogReader(TreeReader):
         place = (directory, name)
         return self._objects.get(place) or self._objects.look_up(place, self._object)
 
-    def _object(self, place: tuple[int, bytes]) -> tuple[EntryRow, int] | None:
+    def _object(self, place: tuple[int, bytes]) -> tuple[EntryRow, int | None] | None:
         found = self._row(_FOUND, place)
         if found is None:
             return None
         *entry, id_, start, length, segment, stripe, stripe_start = found
         extent = None if id_ is None else ExtentRow(id_, start, length, segment, stripe, stripe_start)
-        return EntryRow._make((*entry, extent)), id_ or 0
+        row = EntryRow._make((*entry, extent))
+        return row, None if len(row.attributes or b"") > ATTRIBUTES_KEPT_BYTES_MAX else id_ or 0
 
     def live(self, root: int, key: bytes) -> EntryRow | None:
         """The live object of that key, None when there is none."""

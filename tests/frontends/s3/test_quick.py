@@ -241,3 +241,18 @@ def test_what_is_kept_of_objects_is_bounded_and_never_old(
     assert raw.ask(live.admin, "DELETE", again).status == 204
     assert raw.ask(live.admin, "GET", again).status == 404
     raw.close()
+
+
+def test_objects_with_many_attributes_are_answered_and_not_kept(live: Any, bucket: str) -> None:
+    """Thousands of them with 30 KiB each had the daemon take a GiB."""
+    kept, raw = live.server.quick.__self__, Raw(live.port)
+    sizes = {b"few": 3000, b"many": 5000}
+    for name, size in sizes.items():
+        path = f"/{bucket}/".encode() + name
+        for value in ("x", "y" * size, "z" * size):
+            assert raw.ask(live.admin, "PUT", path, more={"cache-control": value}, body=b"abc").status == 200
+            for method, body in (("GET", b"abc"), ("HEAD", b""), ("GET", b"abc")):
+                answer = raw.ask(live.admin, method, path)
+                assert (dict(answer.headers)["cache-control"], answer.body) == (value, body)
+        assert (path in {**kept._young, **kept._old}) == (name == b"few")
+    raw.close()

@@ -29,6 +29,8 @@ def test_what_changed_or_moved_is_read_again_and_nothing_else() -> None:
     assert objects.get(PLACE) is None
     assert objects.look_up(PLACE, lambda _: None) is None
     assert objects.get(PLACE) is None
+    assert objects.look_up(PLACE, lambda _: ("too large", None)) == "too large"
+    assert objects.get(PLACE) is None
 
 
 @pytest.mark.parametrize("change", [lambda it: it.change_object(*PLACE), lambda it: it.change_place(5)])
