@@ -282,10 +282,10 @@ class FileSystem(OpenFiles):
         return self._shown(known) if known is not None else self.stat(ino)
 
     async def _change_inode(self, request: fr.ChangeInode) -> NodeRow | None:
-        opened = self._open.get(request.inode)
+        opened = self._open.get(request.inode) if request.modified_ns is not None else None
         if opened is None or opened.draft is None or not opened.draft.is_publishing:
             return await self._store().change(request)
-        # what is on its way, with older times, may wait for room, which this does not
+        # what is on its way, with an older time, may wait for room, which this does not
         async with opened.turn:
             return await self._store().change(request)
 

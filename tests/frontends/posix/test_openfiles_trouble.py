@@ -240,6 +240,20 @@ async def test_times_that_are_set_outlast_what_is_on_its_way(tmp_path: Path, mon
         assert it.system.stat(id_).modified_ns == 5
 
 
+async def test_rights_wait_for_nothing_that_is_on_its_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with rig(tmp_path, monkeypatch) as it, trio.open_nursery() as nursery:
+        handle, id_ = await it.create(b"f")
+        await it.system.write(handle, 0, b"bytes")
+        gate = it.gate(id_)
+        nursery.start_soon(it.system._publish, id_, it.system._open[id_])
+        await wait_all_tasks_blocked()
+        with trio.fail_after(30):
+            assert (await it.system.change(id_, mode=0o640)).mode & 0o777 == 0o640
+        gate.set()
+        await wait_all_tasks_blocked()
+        await it.system.close(handle)
+
+
 async def test_the_time_of_a_change_does_not_go_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with rig(tmp_path, monkeypatch) as it:
         handle, id_ = await it.create(b"f")
