@@ -246,6 +246,8 @@ class Draft:
         self._below: Layer | None = None
         self._top = Layer(size, size)
         self.is_dirty = False
+        self.is_asked_for = False
+        """Whoever changed it has asked since for all of it to be published."""
         self.modified_ns = self.changed_ns = 0
         self._are_times_sent = False
 
@@ -290,7 +292,7 @@ class Draft:
         self._touch(now_ns)
 
     def _touch(self, now_ns: int) -> None:
-        self.is_dirty = True
+        self.is_dirty, self.is_asked_for = True, False
         self.modified_ns = self.changed_ns = now_ns
 
     def layers(self) -> list[Layer]:

@@ -46,12 +46,15 @@ class _Open:
     draft: Draft | None = None
     failure: str = ""
     """Why it could not be published when that was tried last."""
-    is_told: bool = False
-    """Whoever asked for it knows."""
     dirty_since_s: float = 0.0
     written_s: float = 0.0
     turn: trio.Lock = field(default_factory=trio.Lock)
     """Of publishing."""
+
+    @property
+    def is_told(self) -> bool:
+        """Whoever wrote knows that what the draft holds could not be published."""
+        return bool(self.failure) and self.draft is not None and self.draft.is_asked_for
 
 
 class OpenFiles:
@@ -230,11 +233,9 @@ class OpenFiles:
         """What was written is durable, and visible to S3, on return."""
         id_ = self._handles[handle]
         opened = self._open[id_]
-        try:
-            await self._publish(id_, opened)
-        except Error:
-            opened.is_told = True
-            raise
+        if opened.draft is not None:
+            opened.draft.is_asked_for = True
+        await self._publish(id_, opened)
 
     def is_owed(self, handle: int) -> bool:
         """Whether something is to be synced yet, as `is_dirty` says, and nobody knows that it could not be. Who knows
@@ -279,7 +280,7 @@ class OpenFiles:
                 begun_s = trio.current_time()
                 try:
                     await publish(self._store(), id_, opened.draft)
-                    opened.failure, opened.is_told, opened.dirty_since_s = "", False, begun_s
+                    opened.failure, opened.dirty_since_s = "", begun_s
                 except BaseException as error:
                     opened.failure = str(error) or repr(error)
                     raise

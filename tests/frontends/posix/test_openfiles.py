@@ -30,7 +30,7 @@ class Rig:
     store: ObjectStore
     files: OpenFiles
     gate: trio.Event = field(default_factory=trio.Event)
-    error: errors.Error | None = None
+    error: Exception | None = None
     published_count: int = 0
 
     async def open(self, name: bytes) -> int:
@@ -271,3 +271,48 @@ async def test_what_was_given_up_is_opened_once_nobody_keeps_it(
         await wait_all_tasks_blocked()
         assert len(opened) == 1
         assert await it.files.read(opened[0], 0, 10) == b""
+
+
+@pytest.mark.parametrize("is_cut", [False, True])
+async def test_what_comes_after_a_sync_that_failed_is_published_when_it_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_cut: bool
+) -> None:
+    """Through a mapping, or by the name of the file: who was told that the rest is lost knows nothing of it."""
+    async with rig(tmp_path, monkeypatch) as it:
+        handle = await it.open(b"f")
+        await it.files.write(handle, 0, b"told")
+        it.error = errors.NoSpace("full")
+        with pytest.raises(errors.NoSpace):
+            await it.files.sync(handle)
+        assert not it.files.is_owed(handle)
+        it.error = None
+        if is_cut:
+            await it.files._truncate(it.files._handles[handle], 2)
+        else:
+            await it.files.write(handle, 2, b"x")
+        assert it.files.is_owed(handle)
+        await it.files.close(handle)
+        assert await read(it.store, b"f") == (b"to" if is_cut else b"toxd")
+
+
+async def test_what_comes_while_a_sync_fails_is_published_when_it_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with rig(tmp_path, monkeypatch) as it, trio.open_nursery() as nursery:
+        handle = await it.open(b"f")
+        await it.files.write(handle, 0, b"told")
+        it.gate, it.error = trio.Event(), errors.NoSpace("full")
+
+        async def sync() -> None:
+            with pytest.raises(errors.NoSpace):
+                await it.files.sync(handle)
+
+        nursery.start_soon(sync)
+        await wait_all_tasks_blocked()
+        await it.files.write(handle, 4, b", too")
+        it.gate.set()
+        await wait_all_tasks_blocked()
+        assert it.files.is_owed(handle)
+        it.error = None
+        await it.files.close(handle)
+        assert await read(it.store, b"f") == b"told, too"
