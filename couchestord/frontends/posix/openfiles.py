@@ -244,7 +244,7 @@ class OpenFiles:
         return self.is_dirty(handle) and not self._open[self._handles[handle]].is_told
 
     async def close(self, handle: int) -> None:
-        """The handle is given back. Raises nothing: whoever wants to know has synced before."""
+        """The handle is given back. Raises nothing that is foreseen: whoever wants to know has synced before."""
         id_ = self._handles.pop(handle)
         opened = self._open[id_]
         is_writer = handle in self._writers
@@ -259,14 +259,14 @@ class OpenFiles:
             pass  # it is said below, or others have the file open
         finally:
             self._let_go(id_, opened)
-        if id_ not in self._open and opened.draft is not None and opened.draft.is_dirty:
-            log.error("what was written to a file that was closed is given up", file=id_, reason=opened.failure)
-            opened.draft = None  # who goes through what was open would publish it yet
-            self._forgetting[id_] = trio.Event()
-            try:
-                await self.forget(id_)
-            finally:
-                self._forgetting.pop(id_).set()
+            if id_ not in self._open and opened.draft is not None and opened.draft.is_dirty:
+                log.error("what was written to a file that was closed is given up", file=id_, reason=opened.failure)
+                opened.draft = None  # who goes through what was open would publish it yet
+                self._forgetting[id_] = trio.Event()
+                try:
+                    await self.forget(id_)
+                finally:
+                    self._forgetting.pop(id_).set()
 
     async def wait_forgotten(self, ino: int) -> None:
         """While something may be shown of a file that was given up. Before it is opened anew."""

@@ -316,3 +316,23 @@ async def test_what_comes_while_a_sync_fails_is_published_when_it_is_closed(
         it.error = None
         await it.files.close(handle)
         assert await read(it.store, b"f") == b"told, too"
+
+
+async def test_what_is_given_up_for_what_nobody_foresaw_is_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with rig(tmp_path, monkeypatch) as it:
+        told = []
+
+        async def forget(id_: int) -> None:
+            told.append(id_)
+
+        it.files.forget = forget
+        handle = await it.open(b"f")
+        id_ = it.files._handles[handle]
+        await it.files.write(handle, 0, b"lost")
+        it.error = ZeroDivisionError()
+        with pytest.raises(ZeroDivisionError):
+            await it.files.close(handle)
+        assert told == [id_]
+        assert [record.levelname for record in caplog.records] == ["ERROR"]
