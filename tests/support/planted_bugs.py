@@ -1938,6 +1938,13 @@ BUGS = (
         "frontends/posix/test_openfiles_trouble.py::test_rights_wait_for_nothing_that_is_on_its_way",
     ),
     _bug(
+        "a new file that S3 was faster to make is no error that the kernel knows",
+        "frontends/posix/filesystem.py",
+        "            if exclusive:\n                raise\n",
+        "            raise\n",
+        "system/test_mount_caches.py::test_a_new_file_that_s3_has_just_put_is_opened_as_one_that_is_there",
+    ),
+    _bug(
         "times that are set overtake older ones",
         "frontends/posix/filesystem.py",
         "if opened is None or opened.draft is None or not opened.draft.is_publishing:",

@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -216,6 +217,43 @@ def test_what_changed_while_a_mount_had_no_daemon(node: Node, box: Mounted) -> N
         client.put_object(Bucket="box", Key="dir/new", Body=b"new")
         holder.kill()
     _until(lambda: (top / "dir/new").exists() and (top / "dir/file").read_bytes() == b"after")
+
+
+MAKER = """
+import os
+folder = os.open("box", os.O_PATH)
+os.setgid(1000)
+os.setuid(1000)
+print("asks", flush=True)
+try:
+    os.write(os.open("file", os.O_CREAT | os.O_WRONLY | {flags}, 0o600, dir_fd=folder), b"new")
+    print("opened")
+except PermissionError:
+    print("refused")
+"""
+
+
+@pytest.mark.parametrize(("flags", "mode"), [("0", 0o644), ("os.O_TRUNC", 0o666)])
+def test_a_new_file_that_s3_has_just_put_is_opened_as_one_that_is_there(
+    node: Node, tmp_path: Path, flags: str, mode: int
+) -> None:
+    """The kernel keeps that there is none, and asks for a new one."""
+    with Mounted(node.data, tmp_path / "box", options=["--allow-other"]) as box:
+        box.folder.chmod(0o777)
+        assert not (box.folder / "file").exists()
+        maker = [sys.executable, "-c", MAKER.format(flags=flags)]
+        with stopped(box), subprocess.Popen(maker, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as asking:
+            metadata = {"mode": str(mode)}
+            node.s3().put_object(Bucket="box", Key="file", Body=b"put by S3", Metadata=metadata)
+            assert asking.stdout is not None
+            assert asking.stdout.readline() == "asks\n"
+            time.sleep(1)
+            assert box.process is not None
+            box.process.send_signal(signal.SIGCONT)
+            assert asking.stdout.readline() == ("opened\n" if mode & 2 else "refused\n")
+        found = b"new" if mode & 2 else b"put by S3"
+        _until(lambda: (box.folder / "file").read_bytes() == found)
+        assert node.s3().get_object(Bucket="box", Key="file")["Body"].read() == found
 
 
 def _until(is_so: Callable[[], bool]) -> None:

@@ -16,7 +16,15 @@ from weakref import WeakKeyDictionary
 import trio
 
 from couchestord.clock import Clock
-from couchestord.errors import EntryExists, NameTooLong, NoSuchEntry, NoSuchXattr, NotPermitted, Unavailable
+from couchestord.errors import (
+    EntryExists,
+    NameTooLong,
+    NoSuchEntry,
+    NoSuchXattr,
+    NotPermitted,
+    StaleInode,
+    Unavailable,
+)
 from couchestord.frontends.posix.attributes import DIRECTORY_MODE, Stat, nearest_ns, stat_of
 from couchestord.frontends.posix.drafts import Draft
 from couchestord.frontends.posix.listing import PARENT, SELF, OpenDirectory
@@ -209,18 +217,17 @@ class FileSystem(OpenFiles):
         return self._shown(node)
 
     async def create(
-        self, parent: int, name: bytes, mode: int, who: Caller, *, exclusive: bool = True, truncate: bool = False
+        self, parent: int, name: bytes, mode: int, who: Caller, *, exclusive: bool = True
     ) -> tuple[int, Stat]:
-        """(handle, attributes) of a new file; without `exclusive` of the one that is there, if S3 was faster. Raises as
-        `make` and `open`.
+        """(handle, attributes) of a new file. Raises as `make`; StaleInode without `exclusive` when S3 was faster: who
+        asked looks the name up again, and whether it may open what is there.
         """
         try:
             found = await self.make(parent, name, stat.S_IFREG | stat.S_IMODE(mode), who)
         except EntryExists:
             if exclusive:
                 raise
-            found = self.lookup(parent, name)
-            return self.open(found.ino, writes=True, truncate=truncate), found
+            raise StaleInode("somebody else has made it") from None
         self._check_kept(found.ino)  # S3 may have deleted it before this was known to be done
         return self._hand_out(found.ino, writes=True), found
 

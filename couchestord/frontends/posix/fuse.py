@@ -281,14 +281,9 @@ class _Operations(pyfuse3.Operations):
     async def create(
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, flags: FlagT, ctx: RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
-        handle, made = await self.files.create(
-            parent_inode,
-            name,
-            mode & ~ctx.umask,
-            _caller(ctx),
-            exclusive=bool(flags & os.O_EXCL),
-            truncate=bool(flags & os.O_TRUNC),
-        )
+        who, is_new = _caller(ctx), bool(flags & os.O_EXCL)
+        # told that it is stale, the kernel looks up the name again, and then opens what it finds
+        handle, made = await self.files.create(parent_inode, name, mode & ~ctx.umask, who, exclusive=is_new)
         return _opened(handle), self._entry(made, name)
 
     @_answered

@@ -336,6 +336,17 @@ async def test_unlinked_while_nobody_has_it_open(tmp_path: Path) -> None:
             system.stat(made.ino)
 
 
+async def test_a_name_that_is_taken_is_looked_up_again(tmp_path: Path) -> None:
+    """Whether who makes a file may open one that is there, the kernel knows."""
+    async with mounted(tmp_path) as (store, system):
+        await store.put("box", b"f", b"bytes")
+        with pytest.raises(errors.EntryExists):
+            await system.create(ROOT, b"f", 0o600, ME)
+        with pytest.raises(errors.StaleInode):
+            await system.create(ROOT, b"f", 0o600, ME, exclusive=False)
+        assert system.written() == []
+
+
 async def test_unlinked_between_a_look_and_an_open(tmp_path: Path) -> None:
     """The kernel asks for a name, then opens the number that it was told: what came between them loses nothing."""
     async with mounted(tmp_path) as (store, system):
