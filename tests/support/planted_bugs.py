@@ -1945,6 +1945,13 @@ BUGS = (
         "system/test_mount_caches.py::test_a_new_file_that_s3_has_just_put_is_opened_as_one_that_is_there",
     ),
     _bug(
+        "a file that hangs at the end keeps the others",
+        "frontends/posix/openfiles.py",
+        "                    nursery.start_soon(self._finish, id_, opened)",
+        "                    await self._finish(id_, opened)",
+        "frontends/posix/test_openfiles.py::test_a_file_that_hangs_at_the_end_is_logged_and_keeps_no_other",
+    ),
+    _bug(
         "times that are set overtake older ones",
         "frontends/posix/filesystem.py",
         "if opened is None or opened.draft is None or not opened.draft.is_publishing:",

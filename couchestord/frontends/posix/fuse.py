@@ -44,8 +44,10 @@ _KEPT_BY_OLD_S: Final = 10.0
 """The same of a kernel that cannot be told to forget everything, when there was no daemon to say what has changed."""
 _AGAIN_S: Final = 30.0
 _PAUSE_S: Final = 0.1
+_TAKE_S: Final = 5.0
+"""So long the kernel may take at the end to hand over what it keeps, of a file that hangs too, ..."""
 _FINISH_S: Final = 10.0
-"""So long publishing at the end may take."""
+"""... and so long publishing it."""
 _BLOCK_BYTES: Final = 4096
 _NO_ATTRIBUTES: Final = frozenset(
     (b"system.posix_acl_access", b"system.posix_acl_default", b"security.capability", b"security.selinux")
@@ -378,8 +380,9 @@ async def serve_mount(
             nursery.start_soon(serve)
             ready(notices)
             await ending.wait()
-            with trio.move_on_after(_FINISH_S):
+            with trio.move_on_after(_TAKE_S):
                 await notices.take_written(files.written())
+            with trio.move_on_after(_FINISH_S):
                 await files.finish()
             nursery.cancel_scope.cancel()
     finally:

@@ -104,17 +104,23 @@ class OpenFiles:
         return is_well
 
     async def finish(self) -> None:
-        """Publishes all that was written, at the end; what cannot be is logged."""
-        for id_, opened in list(self._open.items()):
-            try:
-                await self._publish(id_, opened)
-            except Exception as error:
-                log.error(
-                    "a file that is open could not be published at the end",
-                    file=id_,
-                    reason=str(error),
-                    exc_info=_unforeseen(error),
-                )
+        """Publishes all that was written, at the end, and no file waits for another; what cannot be, or is not before
+        this is cancelled, is logged.
+        """
+        async with trio.open_nursery() as nursery:
+            for id_, opened in self._open.items():
+                if opened.draft is not None and (opened.draft.is_dirty or opened.draft.is_publishing):
+                    nursery.start_soon(self._finish, id_, opened)
+
+    async def _finish(self, id_: int, opened: _Open) -> None:
+        what = "a file that is open could not be published at the end"
+        try:
+            await self._publish(id_, opened)
+        except Exception as error:
+            log.error(what, file=id_, reason=str(error), exc_info=_unforeseen(error))
+        except trio.Cancelled:
+            log.error(what, file=id_, reason="it took too long")
+            raise
 
     def which_open(self, inodes: Sequence[int]) -> list[int]:
         """Those of these files without a name that somebody has open; the others are not opened any more."""

@@ -238,6 +238,31 @@ async def test_at_the_end_all_is_published_that_can_be(
         assert [record.levelname for record in caplog.records] == ["ERROR"]
 
 
+async def test_a_file_that_hangs_at_the_end_is_logged_and_keeps_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with rig(tmp_path, monkeypatch) as it, trio.open_nursery() as nursery:
+        handles = [await it.open(name) for name in (b"a", b"b", b"c")]
+        hung = it.files._handles[handles[0]]
+        for handle in handles[:2]:
+            await it.files.write(handle, 0, b"bytes")
+        change = it.store.files.change
+
+        async def hang(request: Any) -> Any:
+            if request.inode == hung:
+                await trio.sleep_forever()
+            return await change(request)
+
+        monkeypatch.setattr(it.store.files, "change", hang)
+        nursery.start_soon(it.files.finish)
+        with trio.fail_after(30):
+            while await read(it.store, b"b") != b"bytes":
+                await trio.sleep(0.01)
+        nursery.cancel_scope.cancel()
+    (record,) = caplog.records
+    assert (record.levelname, f"'file': {hung}" in record.getMessage()) == ("ERROR", True)
+
+
 async def test_what_was_given_up_is_opened_once_nobody_keeps_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
