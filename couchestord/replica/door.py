@@ -26,6 +26,8 @@ log = logs.get(__name__)
 SOCKET_NAME: Final = "store.sock"
 _CLIENTS_MAX: Final = 16
 _WORDS_BYTES_MAX: Final = 1 << 10
+_GRANTED: Final = 4
+"""Descriptors: two sockets, the page, and words."""
 _SAY_S: Final = 10.0
 """Who has connected says what it wants within so long."""
 
@@ -130,27 +132,38 @@ async def knock(folder: Path) -> Link:
     """A link to the daemon whose data folder is `folder`; the caller runs it. Raises ConfigError when none runs, or it
     is another version, AccessDenied for another user's, Unavailable.
     """
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
-        client.settimeout(_SAY_S)
-        try:
-            connect_in_folder(client, folder / SOCKET_NAME)
-            client.send(msgspec.msgpack.encode(_Wish(program_version())))
-            client.setblocking(False)
-            with trio.fail_after(_SAY_S):
-                await trio.lowlevel.wait_readable(client)
-            said, descriptors, _, _ = socket.recv_fds(client, _WORDS_BYTES_MAX, 4)
-        except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
-            raise Unavailable(f"no daemon runs on {folder}: start it with couchestord up --data {folder}") from None
-        except PermissionError:
-            raise AccessDenied(f"{folder} belongs to another user; run this as root or as the daemon's user") from None
-        except (OSError, trio.TooSlowError) as error:
-            raise Unavailable(f"the daemon on {folder} does not answer: {error}") from None
+    try:
+        said, descriptors = await _ask(folder / SOCKET_NAME)
+    except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
+        raise Unavailable(f"no daemon runs on {folder}: start it with couchestord up --data {folder}") from None
+    except PermissionError:
+        raise AccessDenied(f"{folder} belongs to another user; run this as root or as the daemon's user") from None
+    except (OSError, trio.TooSlowError) as error:
+        raise Unavailable(f"the daemon on {folder} does not answer: {error}") from None
     if not said:
         raise Unavailable(f"the daemon on {folder} went away")
     grant = msgspec.msgpack.decode(said, type=_Grant)
     if grant.refusal:
         raise ConfigError(f"the daemon on {folder} refuses: {grant.refusal}")
+    if len(descriptors) < _GRANTED:
+        for each in descriptors:
+            os.close(each)
+        raise Unavailable("what the daemon gives cannot be taken: no more files may be open")
     requests, bodies, page, words = descriptors
     shared = SharedPage(page, words)
     shared.close()
     return Link(socket.socket(fileno=requests), socket.socket(fileno=bodies), shared, ALONE)
+
+
+async def _ask(path: Path) -> tuple[bytes, list[int]]:
+    """What the daemon says to who knocks, and descriptors, fewer when no more files may be open here. Raises OSError,
+    TooSlowError.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
+        client.setblocking(False)
+        connect_in_folder(client, path)
+        client.send(msgspec.msgpack.encode(_Wish(program_version())))
+        with trio.fail_after(_SAY_S):
+            await trio.lowlevel.wait_readable(client)
+        said, descriptors, _, _ = socket.recv_fds(client, _WORDS_BYTES_MAX, _GRANTED)
+    return said, descriptors

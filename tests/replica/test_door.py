@@ -1,12 +1,13 @@
 """Processes that the daemon has not forked come to read its store."""
 
 import os
+import resource
 import socket
 import stat
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -71,6 +72,45 @@ async def answer(client: socket.socket) -> str:
     assert not descriptors
     (refusal,) = msgspec.msgpack.decode(words, type=tuple[str])
     return refusal
+
+
+@contextmanager
+def descriptors_left(count: int) -> Iterator[None]:
+    """No more files may be opened meanwhile."""
+    before, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = 1 + max(int(each) for each in os.listdir("/proc/self/fd"))
+    with ExitStack() as opened:
+        opened.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (before, most))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (used, most))
+        with suppress(OSError):
+            while True:
+                opened.callback(os.close, os.open("/dev/null", os.O_RDONLY))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (used + count, most))
+        yield
+
+
+@pytest.mark.parametrize("count", range(5))
+async def test_who_may_open_no_more_files_tries_again(tmp_path: Path, count: int) -> None:
+    """A mount that has lost its daemon goes on to look for one."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(os.fspath(tmp_path / SOCKET_NAME))
+        listener.listen()
+        listener.setblocking(False)
+
+        async def grant() -> None:
+            await trio.lowlevel.wait_readable(listener)
+            given = [listener.fileno()] * 4
+            with listener.accept()[0] as client:
+                client.recv(1024)
+                socket.send_fds(client, [msgspec.msgpack.encode([""])], given)
+
+        with descriptors_left(count), trio.fail_after(30):
+            async with trio.open_nursery() as nursery:
+                if count > 1:
+                    nursery.start_soon(grant)
+                with pytest.raises(Unavailable):
+                    await knock(tmp_path)
+                nursery.cancel_scope.cancel()
 
 
 async def test_who_comes_in_reads_and_writes(tmp_path: Path) -> None:
