@@ -24,12 +24,17 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, TypeVar, TypeVarTuple
+from typing import Any, Final, TypeVar, TypeVarTuple
 
 import trio
 
 from couchestord.errors import DiskError, DiskFailed, DiskTimeout
 from couchestord.io.joint import Joint
+
+STOOD_STILL_S: Final = 1.0
+"""Who looks so late whether another one was in time stood still itself, with the whole process perhaps: a machine that
+is moved to another host, say. Then a deadline begins anew, once.
+"""
 
 Result = TypeVar("Result")
 Arguments = TypeVarTuple("Arguments")
@@ -242,7 +247,10 @@ class DiskThreads:
     async def _watch(self, crew: _Crew, until_ended: trio.CancelScope) -> None:
         with until_ended:
             while crew.under_way:
-                await trio.sleep_until(crew.oldest_begun() + self._deadline_s)
+                due_s = crew.oldest_begun() + self._deadline_s
+                await trio.sleep_until(due_s)
+                if trio.current_time() - due_s > STOOD_STILL_S:
+                    await trio.sleep(self._deadline_s)
                 if trio.current_time() - crew.oldest_begun() >= self._deadline_s:
                     crew.deliver()  # what has come home is not to be lost with the rest
                     self._failure = f"{self._name}: no answer within {self._deadline_s:g} s"

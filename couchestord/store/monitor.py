@@ -13,6 +13,7 @@ from couchestord.io.directory import DirectoryDisk
 from couchestord.io.disks import Disks, read_superblock, replicas_needed
 from couchestord.io.room import ask_room
 from couchestord.io.superblock import PATH
+from couchestord.io.threads import STOOD_STILL_S
 from couchestord.service import Progress
 
 log = logs.get(__name__)
@@ -119,8 +120,12 @@ class Monitor:
         the process does in threads, keep nobody waiting here. Raises DiskTimeout.
         """
         threads = self._threads.setdefault(folder, trio.CapacityLimiter(1))
-        with trio.move_on_after(self._deadline_s):
-            return await trio.to_thread.run_sync(question, abandon_on_cancel=True, limiter=threads)
+        for _ in range(2):
+            until_s = trio.current_time() + self._deadline_s
+            with trio.move_on_after(self._deadline_s):
+                return await trio.to_thread.run_sync(question, abandon_on_cancel=True, limiter=threads)
+            if trio.current_time() - until_s <= STOOD_STILL_S:
+                break
         raise DiskTimeout(f"{folder} does not answer")
 
     def _punish_failures(self) -> None:

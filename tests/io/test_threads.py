@@ -187,6 +187,29 @@ def test_one_call_that_hangs_is_late_for_all() -> None:
     run_by_hand(main)
 
 
+def test_who_stood_still_says_of_no_disk_that_it_was_late() -> None:
+    """All threads stood still with it. But one that goes on to hang is late then."""
+
+    async def main(clock: trio.testing.MockClock) -> None:
+        threads = DiskThreads("disk", 2, 5.0)
+        held = Held(threads)
+        async with trio.open_nursery() as nursery:
+            await held.start(nursery, 4, at_once=2)
+            clock.jump(60.0)
+            await trio.testing.wait_all_tasks_blocked()
+            assert threads.failure is None
+            for number in (0, 1, 2):
+                await held.end(number)
+            clock.jump(5.0)
+            await held.until(lambda: len(held.ended) == 4)
+        assert isinstance(held.ended.pop(3), DiskTimeout)
+        assert held.ended == {number: number for number in range(3)}
+        held.end_all()
+        threads.close()
+
+    run_by_hand(main)
+
+
 async def test_as_many_calls_at_once_as_there_are_threads() -> None:
     threads = DiskThreads("disk", 3, 30.0)
     meeting = threading.Barrier(3, timeout=20)

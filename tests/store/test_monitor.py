@@ -328,6 +328,29 @@ def test_folder_that_hangs_is_asked_once(tmp_path: Path, monkeypatch: pytest.Mon
     trio.run(main, clock=clock)
 
 
+def test_a_disk_is_not_gone_when_the_whole_process_stood_still(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, asked_count = trio.testing.MockClock(), 0
+    is_present = DirectoryDisk.is_present
+
+    def look(disk: DirectoryDisk) -> bool:
+        nonlocal asked_count
+        asked_count += 1
+        if asked_count == 1:
+            trio.from_thread.run_sync(clock.jump, 10 * SMALL.disk_deadline_s)
+            trio.from_thread.run(trio.testing.wait_all_tasks_blocked)
+        return is_present(disk)
+
+    async def main() -> None:
+        async with new_store(tmp_path) as store:
+            core = core_of(store)
+            monkeypatch.setattr(DirectoryDisk, "is_present", look)
+            await core.jobs.monitor.work()
+            assert asked_count == core.disks.count + 1
+            assert core.disks.failures == {}
+
+    trio.run(main, clock=clock)
+
+
 async def test_disks_are_looked_at_though_all_threads_are_busy(tmp_path: Path) -> None:
     """Those that bodies are hashed in, say: a disk is not gone because many write."""
     threads = trio.to_thread.current_default_thread_limiter()

@@ -404,9 +404,23 @@ BUGS = (
     _bug(
         "deadlines are ignored",
         "io/threads.py",
-        "await trio.sleep_until(crew.oldest_begun() + self._deadline_s)",
-        "await trio.sleep_until(crew.oldest_begun() + 1e6)",
+        "due_s = crew.oldest_begun() + self._deadline_s",
+        "due_s = crew.oldest_begun() + 1e6",
         _FROZEN,
+    ),
+    _bug(
+        "a disk is late when the whole process was",
+        "io/threads.py",
+        "if trio.current_time() - due_s > STOOD_STILL_S:",
+        "if False:",
+        "io/test_threads.py::test_who_stood_still_says_of_no_disk_that_it_was_late",
+    ),
+    _bug(
+        "a disk is gone when the whole process stood still",
+        "store/monitor.py",
+        "if trio.current_time() - until_s <= STOOD_STILL_S:",
+        "if True:",
+        "store/test_monitor.py::test_a_disk_is_not_gone_when_the_whole_process_stood_still",
     ),
     _bug(
         "a disk of which much is asked is late",
