@@ -68,7 +68,7 @@ class Indexer:
         except NoSuchFile:
             pass
         except DiskError as error:
-            self._disks.fail(index, error)
+            self._disks.fail(index, error, disk)
 
     async def _sweep(self) -> None:
         """Remove indexes without a file: a cut between two removals may leave one."""

@@ -59,7 +59,7 @@ class Spares:
             else:
                 await disk.unlink(PATH)  # its making was cut short, or more is kept now
         except DiskError as error:
-            self._disks.fail(index, error)
+            self._disks.fail(index, error, disk)
 
     async def take(self, index: int, disk: Disk, path: str, page: Buffer) -> int:
         """Turn the disk's file into the one at `path`, with `page` at its beginning, synced but for the name. Its size,
@@ -101,6 +101,6 @@ class Spares:
         except DiskFull:
             return  # what was made is found too short by the next step
         except DiskError as error:
-            self._disks.fail(index, error)
+            self._disks.fail(index, error, disk)
             return
         self._there[index] = disk_id, self._size_bytes

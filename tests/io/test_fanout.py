@@ -11,6 +11,7 @@ from couchestord.io.disk import Disk
 from couchestord.io.disks import Disks
 from couchestord.io.fanout import call_all, write_all
 from couchestord.io.room import ask_room
+from couchestord.io.spare import Spares
 
 INDEXES = [0, 1, 2, 3]
 BYTES = [b"what all get"]
@@ -36,8 +37,13 @@ async def epoch(disks: Disks) -> bool:
     return disks.good() == INDEXES
 
 
+async def spare(disks: Disks) -> bool:
+    await Spares(disks, 1 << 20, 1 << 21).look()
+    return disks.good() == INDEXES
+
+
 @pytest.mark.parametrize("returned", [False, True])
-@pytest.mark.parametrize("run", [call, write, room, epoch], ids=lambda run: run.__name__)
+@pytest.mark.parametrize("run", [call, write, room, epoch, spare], ids=lambda run: run.__name__)
 async def test_the_disk_that_failed_is_given_up_and_not_the_one_in_its_place(
     run: Callable[[Disks], Awaitable[bool]], returned: bool
 ) -> None:

@@ -5,6 +5,8 @@ than its replica holds believed; a block written at the wrong place.
 """
 
 import pytest
+import trio
+import trio.testing
 from log_rig import NO_PREALLOCATION, STORE_ID, Log, eager_indexer, entry, new_disks, open_log, renew
 from log_rig import start_log as start
 from simdisk import SimDisk
@@ -193,3 +195,22 @@ async def test_a_disk_that_fails_is_given_up_and_the_others_are_indexed() -> Non
     again = await open_log(killed(sims))
     assert sum(indexed(again)) == 3
     await renew(again)
+
+
+async def test_a_disk_that_returned_is_not_given_up_for_an_index_that_failed_before() -> None:
+    sims = await new_disks(1)
+    log = await start(sims, NO_PREALLOCATION)
+    indexer = eager_indexer(log)
+    for _ in range(2):
+        await finish(indexer)
+        await fill(log, 2)
+    index = log.journal.files()[-1].replicas[0]
+    sims[index].frozen = True
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(finish, indexer)
+        await trio.testing.wait_all_tasks_blocked()
+        sims[index].gone = True
+        log.disks.fail(index, "pulled")
+        log.disks.take(index, sims[index].crash(keep_all=True))
+        sims[index].frozen = False
+    assert not log.disks.failures
