@@ -169,7 +169,7 @@ def build_jobs(
         housekeeper=Housekeeper(
             catalog, clock, submit, pool, sweep, options.upload_results_kept_s, options.uploads_kept_s
         ),
-        monitor=Monitor(disks, options.monitor_interval_s, options.disk_deadline_s, returned, nursery),
+        monitor=Monitor(disks, options.monitor_interval_s, options.disk_deadline_s, known.doubt, returned, nursery),
         repairer=Repairer(catalog, journal, writer, checkpointer, restore, reserve, disks.default_policy),
         spares=journal.spares,
         known=known,
@@ -197,7 +197,7 @@ async def _compare(
 ) -> None:
     """A disk that was away is here: remove what is gone, queue what it missed. Raises DiskError, Unavailable."""
     disk, disk_id = disks.get(index), disks.ids[index]
-    await known.doubt(index, disk_id)
+    await known.doubt(index)
     await sweep(index)
     is_sealed = await pool.seal_unfit()
     await rejournaler.sweep(index)

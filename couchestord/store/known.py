@@ -11,7 +11,7 @@ from couchestord.io.requests import SaveJob
 
 JOB: Final = "disks"
 _DOUBTED: Final = "?"
-"""Before the id of a disk that was away and is not compared yet."""
+"""Before the id of a disk that is away, or was and is not compared yet; alone where none was named before."""
 
 
 class KnownDisks:
@@ -20,8 +20,8 @@ class KnownDisks:
     A shard that the catalog has on disk 3 lies on the disk 3 that it was compared with. Another one in that place,
     empty or an old one, lacks it, whatever epoch its superblock says: so before a disk takes another's place nobody is
     known there, and a disk is known once all that it lacks is recorded. One that was away lacks what was written
-    meanwhile, which its superblock does not say either once it is back. What is cut off in between is compared at the
-    next start. Places whose disk was never away are not named.
+    meanwhile, which its superblock does not say either once it is back: so it is doubted before. What is cut off in
+    between is compared at the next start. Places whose disk was never away are not named.
     """
 
     def __init__(self, jobs: Callable[[], Mapping[str, bytes]], submit: Submit) -> None:
@@ -36,14 +36,14 @@ class KnownDisks:
 
     def is_another(self, index: int, disk_id: bytes) -> bool:
         """Whether another disk had that place when it was compared last."""
-        return self._ids().get(str(index), disk_id.hex()).removeprefix(_DOUBTED) != disk_id.hex()
+        known = self._ids().get(str(index), _DOUBTED)
+        return known != _DOUBTED and known.removeprefix(_DOUBTED) != disk_id.hex()
 
-    async def doubt(self, index: int, disk_id: bytes) -> None:
-        """That disk is back, and what it lacks is not recorded. Durable on return; raises what the store's writer
-        raises.
+    async def doubt(self, index: int) -> None:
+        """The disk in that place is away, or is back, and what it lacks is not recorded. Durable on return; raises what
+        the store's writer raises.
         """
-        if not self.is_stranger(index, disk_id):
-            await self._save(index, _DOUBTED + disk_id.hex())
+        await self._save(index, None)
 
     async def forget(self, index: int) -> None:
         """Another disk is going to take that place; durable on return. Raises what the store's writer raises."""
@@ -53,9 +53,16 @@ class KnownDisks:
         """What that disk lacks is recorded. Durable on return; raises what the store's writer raises."""
         await self._save(index, disk_id.hex())
 
-    async def _save(self, index: int, value: str) -> None:
+    async def _save(self, index: int, value: str | None) -> None:
+        """None: what it was, doubted."""
         async with self._turn:
-            await self._submit(SaveJob(JOB, json.dumps(self._ids() | {str(index): value}).encode()))
+            ids = self._ids()
+            known = ids.get(str(index))
+            if value is None:
+                is_doubted = known is not None and (not known or known.startswith(_DOUBTED))
+                value = known if is_doubted else _DOUBTED + (known or "")
+            if value != known:
+                await self._submit(SaveJob(JOB, json.dumps(ids | {str(index): value}).encode()))
 
     def _ids(self) -> dict[str, str]:
         state = self._jobs().get(JOB)

@@ -42,13 +42,17 @@ class Monitor:
         disks: Disks,
         interval_s: float,
         deadline_s: float,
+        missed: Callable[[int], Awaitable[None]],
         returned: Callable[[int], Awaitable[None]],
         nursery: trio.Nursery,
     ) -> None:
-        """`returned` compares a disk that was away, in a task of `nursery`; cancel it before the disks are closed."""
+        """`missed` is told of each disk that is away, again and again, and returns when that is durable. `returned`
+        compares a disk that was away, in a task of `nursery`; cancel it before the disks are closed.
+        """
         self._nursery = nursery
         self._disks = disks
         self._deadline_s = deadline_s
+        self._missed = missed
         self._returned = returned
         self.folders: list[Path] = []
         self._threads: dict[str, trio.CapacityLimiter] = {}
@@ -102,6 +106,7 @@ class Monitor:
             self._held()
         self._punish_failures()
         if self._disks.missing_count():
+            await self._note_missing()
             self._disks.release_failed()
             for folder in self.folders:
                 await self._try_return(folder)
@@ -149,6 +154,16 @@ class Monitor:
                 self._disks.set_tight(index, False)
             if room.free_bytes > kept_bytes * KEPT_AGAIN:
                 self._disks.room_again(index)
+
+    async def _note_missing(self) -> None:
+        """Before any of them is back: its superblock says then that it knows all."""
+        try:
+            self._disks.check_writable()
+            for index in list(self._disks.failures):
+                await self._missed(index)
+        except Error as error:
+            # where nothing can be written they miss nothing
+            log.debug("disks that are away could not be noted", reason=str(error))
 
     async def _try_return(self, folder: Path) -> None:
         """Take a disk back that lies in `folder`, if it is one of ours that is missing."""

@@ -34,6 +34,7 @@ from couchestord.io.folder import LockedFolder
 from couchestord.io.superblock import Slot
 from couchestord.store.door import ObjectStore
 from couchestord.store.health import health
+from couchestord.store.monitor import Monitor
 
 BODIES = {b"%d" % number: body_of(size, number) for number, size in enumerate((10, 70_000, 6 * STRIPE_BYTES, 900_000))}
 
@@ -550,12 +551,12 @@ async def test_what_a_store_did_not_compare_before_it_ended_the_next_one_compare
     tmp_path: Path, comparisons: Comparisons
 ) -> None:
     """The superblock of the disk says no more that it was away."""
-    async with new_store(tmp_path) as store:
-        await leave(store, tmp_path / "disk-2")
+    async with new_store(tmp_path):
+        (tmp_path / "disk-2").rename(tmp_path / "away")
+    async with ObjectStore.open(tmp_path, SMALL) as store:
         await store.put("box", b"new", body_of(5 * STRIPE_BYTES))
-        await come_back(store, tmp_path / "disk-2")
-        await comparisons.begin(1)
-    for opened_count in (2, 3):
+        (tmp_path / "away").rename(tmp_path / "disk-2")
+    for opened_count in (1, 2, 3):
         async with ObjectStore.open(tmp_path, SMALL) as store:
             core = core_of(store)
             assert core.jobs.monitor.uncompared == {2}
@@ -612,6 +613,32 @@ async def test_what_an_old_copy_of_a_disk_lacks_is_found_whatever_its_superblock
 
 async def _fail(error: Exception, *_: object) -> None:
     raise error
+
+
+@pytest.mark.parametrize("at_a_start", [False, True])
+async def test_a_disk_that_is_away_is_doubted_before_it_is_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_a_start: bool
+) -> None:
+    """The daemon may be killed when its superblock knows all again, and nothing of it is in the log yet."""
+    async with new_store(tmp_path) as store:
+        await leave(store, tmp_path / "disk-2")
+        if not at_a_start:
+            monkeypatch.setattr(core_of(store).jobs.monitor, "_returned", lambda _: trio.sleep_forever())
+            await come_back(store, tmp_path / "disk-2")
+    if at_a_start:
+        async with ObjectStore.open(tmp_path, SMALL) as store:
+            await core_of(store).jobs.monitor.work()
+            (tmp_path / "away-disk-2").rename(tmp_path / "disk-2")
+        with monkeypatch.context() as patch:
+            patch.setattr(Monitor, "welcome", lambda *_: None)
+            async with ObjectStore.open(tmp_path, SMALL):
+                """It takes an epoch, and is killed."""
+    async with ObjectStore.open(tmp_path, SMALL) as store:
+        assert core_of(store).jobs.monitor.uncompared == {2}
+        await look(store)
+        assert not core_of(store).jobs.monitor.uncompared
+    async with ObjectStore.open(tmp_path, SMALL) as store:
+        assert not core_of(store).jobs.monitor.uncompared
 
 
 @pytest.mark.parametrize("error", [DiskFull("ENOSPC"), DiskFailed("EROFS")], ids=["full", "read-only"])

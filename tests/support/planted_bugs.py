@@ -409,6 +409,13 @@ BUGS = (
         _FROZEN,
     ),
     _bug(
+        "a disk that is away is believed in until it is back",
+        "store/monitor.py",
+        "                await self._missed(index)",
+        "                pass",
+        "store/test_monitor.py::test_a_disk_that_is_away_is_doubted_before_it_is_back",
+    ),
+    _bug(
         "a disk is late when the whole process was",
         "io/threads.py",
         "if trio.current_time() - due_s > STOOD_STILL_S:",
@@ -2059,7 +2066,7 @@ BUGS = (
     _bug(
         "a disk that was not compared is believed in by the next start",
         "store/jobs.py",
-        "    await known.doubt(index, disk_id)",
+        "    await known.doubt(index)",
         "    pass",
         "store/test_monitor.py::test_what_a_store_did_not_compare_before_it_ended_the_next_one_compares",
     ),
