@@ -21,6 +21,10 @@ def main(folder: Path, seed: str, names_count: int) -> None:
         with path.open("xb", buffering=0) as file:
             file.write(seed.encode() * rng.randrange(100))
 
+    def create_or_cut(path: Path) -> None:
+        with path.open("wb", buffering=0) as file:
+            file.write(seed.encode() * rng.randrange(100))
+
     def write(path: Path) -> None:
         with path.open("r+b", buffering=0) as file:
             file.write(seed.encode() * rng.randrange(100))
@@ -31,7 +35,7 @@ def main(folder: Path, seed: str, names_count: int) -> None:
     def rename(path: Path) -> None:
         path.rename(folder / str(rng.randrange(names_count)))
 
-    calls: list[Callable[[Path], object]] = [create, create, write, read, rename, Path.unlink, Path.unlink]
+    calls: list[Callable[[Path], object]] = [create, create_or_cut, write, read, rename, Path.unlink, Path.unlink]
     while not select.select([sys.stdin], [], [], 0)[0]:
         call, path = rng.choice(calls), folder / str(rng.randrange(names_count))
         began_s = time.monotonic()
