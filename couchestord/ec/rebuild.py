@@ -7,11 +7,10 @@ from dataclasses import dataclass
 import trio
 
 from couchestord import logs
-from couchestord.ec.opensegment import FIRST_STRIPE
-from couchestord.ec.rebuild_shard import ShardRebuild, StripeWalk, is_live
+from couchestord.ec.rebuild_shard import ShardRebuild, StripeWalk, check_ends, is_as_long, is_live
 from couchestord.ec.segments import Submit
 from couchestord.ec.shardfile import remove_shard
-from couchestord.ec.shards import CHECK_BYTES, FOLDER, PAGE_BYTES, StripeHeader, parse_shard_name, shard_path
+from couchestord.ec.shards import FOLDER, parse_shard_name, shard_path
 from couchestord.ec.stripes import StripeStore
 from couchestord.ec.throttle import Throttle
 from couchestord.errors import (
@@ -195,7 +194,7 @@ class Rebuilder:
                 for index, number in enumerate(row.disks):
                     if number != disk_index or row.missing >> index & 1:
                         continue
-                    if not listed_too and _is_as_long(row, sizes.get(shard_path(row.id, index), 0)):
+                    if not listed_too and is_as_long(row, sizes.get(shard_path(row.id, index), 0)):
                         continue
                     if not await self._has_headers(disk, row, index):
                         count += await self._lose(row.id, index, disk_index)
@@ -360,20 +359,8 @@ class Rebuilder:
             return
 
     async def _has_headers(self, disk: Disk, row: SegmentRow, index: int) -> bool:
-        last: tuple[int, StripeHeader] | None = None
         try:
-            file = self._stripes.file(row, index)
-            await file.segment_header()
-            walk = StripeWalk(self._stripes, self._catalog, row)
-            while (found := await walk.next()) is not None:
-                page, shape = found
-                if shape is not None:
-                    last = page, await file.header(page)
-            if last is not None:
-                # not its size, as it was listed when all this began: what was open then, or came since, has grown
-                page, header = last
-                end = header.shard_length
-                await file.blocks(page, header, (end - 1) // CHECK_BYTES * CHECK_BYTES, end)
+            await check_ends(self._stripes, self._catalog, row, index)
         except UnknownFormat:
             return True  # a newer program's: not ours to judge, and not to be overwritten
         except (Corrupt, DiskError) as error:
@@ -406,10 +393,3 @@ class Rebuilder:
         if state != self._saved:
             await self._submit(SaveJob(JOB, state))
             self._saved = state
-
-
-def _is_as_long(row: SegmentRow, length: int) -> bool:
-    """Whether the file of a shard is as long as it should be, as far as the catalog knows; 0: it is not there."""
-    if row.stripes_end <= FIRST_STRIPE and not row.live_bytes:
-        return True  # nothing was ever written, perhaps
-    return length >= max(1, row.stripes_end) * PAGE_BYTES

@@ -14,6 +14,7 @@ from couchestord.ec.opensegment import FIRST_STRIPE, segment_header_page
 from couchestord.ec.shapes import by_blocks
 from couchestord.ec.shardfile import ShardFile
 from couchestord.ec.shards import (
+    CHECK_BYTES,
     FOLDER,
     PAGE_BYTES,
     StripeHeader,
@@ -69,6 +70,29 @@ def is_live(row: SegmentRow, extents: Sequence[ExtentRow], page: int) -> bool:
         if (page - extent.stripe) % step == 0 and 0 <= (page - extent.stripe) // step < turns:
             return True
     return False
+
+
+def is_as_long(row: SegmentRow, length: int) -> bool:
+    """Whether the file of a shard is as long as it should be, as far as the catalog knows; 0: it is not there."""
+    if row.stripes_end <= FIRST_STRIPE and not row.live_bytes:
+        return True  # nothing was ever written, perhaps
+    return length >= max(1, row.stripes_end) * PAGE_BYTES
+
+
+async def check_ends(stripes: StripeStore, catalog: CatalogReader, row: SegmentRow, index: int) -> None:
+    """Read all headers of a shard's file and the end of its last stripe. Raises Corrupt, UnknownFormat, DiskError."""
+    last: tuple[int, StripeHeader] | None = None
+    file, walk = stripes.file(row, index), StripeWalk(stripes, catalog, row)
+    await file.segment_header()
+    while (found := await walk.next()) is not None:
+        page, shape = found
+        if shape is not None:
+            last = page, await file.header(page)
+    if last is not None:
+        # not its size, as it was listed when all this began: what was open then, or came since, has grown
+        page, header = last
+        end = header.shard_length
+        await file.blocks(page, header, (end - 1) // CHECK_BYTES * CHECK_BYTES, end)
 
 
 class ShardRebuild:

@@ -882,9 +882,9 @@ BUGS = (
     ),
     _bug(
         "the end of a shard is not missed on a returned disk",
-        "ec/rebuild.py",
-        "                await file.blocks(page, header, (end - 1) // CHECK_BYTES * CHECK_BYTES, end)",
-        "                assert end",
+        "ec/rebuild_shard.py",
+        "        await file.blocks(page, header, (end - 1) // CHECK_BYTES * CHECK_BYTES, end)",
+        "        assert end",
         "ec/test_rebuild.py::test_a_returned_disk_is_compared_and_what_it_misses_is_queued",
     ),
     _bug(
