@@ -396,4 +396,4 @@ class _Daemon:
 async def _disks_there(config: Config) -> list[Path]:
     """The folders where disks could be."""
     store = config.store
-    return await folders_there(store.disks or store.data.glob("disk-*"), store.disk_deadline_s)
+    return await folders_there(store.disks, store.data, store.disk_deadline_s)

@@ -174,10 +174,9 @@ class Rebuilder:
 
         Of sealed segments; with `open_too` also of those that are written to: a shard that was not begun yet, or is
         being written, may then be made anew for nothing. Without `listed_too` only of those whose files are not there,
-        or shorter than they should be. Looks at every header and at the last bytes, not at other
-        payloads: those are verified whenever they are read. Returns how many shards are to be rebuilt. Raises
-        DiskFailed when the disk goes meanwhile, which says nothing of what lies on it, and what the store's writer
-        raises.
+        or shorter than they should be. Looks at every header and at the last bytes, not at other payloads: those are
+        verified whenever they are read. Returns how many shards are to be rebuilt. Raises DiskFailed when the disk goes
+        meanwhile, which says nothing of what lies on it, and what the store's writer raises.
         """
         disk = self._disks.get(disk_index)
         if disk is None:
@@ -197,7 +196,11 @@ class Rebuilder:
                     if not listed_too and is_as_long(row, sizes.get(shard_path(row.id, index), 0)):
                         continue
                     if not await self._has_headers(disk, row, index):
-                        count += await self._lose(row.id, index, disk_index)
+                        is_lost = await self._lose(row.id, index, disk_index)
+                        count += is_lost
+                        if is_lost and not listed_too:
+                            where = f"shard {index} on {disk.name}"
+                            log.warning("shard found damaged", shard=where, segment=row.id, reason="it is gone or cut")
         return count
 
     # -- what is to be done --------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Folders into a running store."""
 
 import os
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -112,9 +112,10 @@ async def _open_disk(folder: Path, options: StoreOptions) -> Disk | None:
         return None
 
 
-async def folders_there(folders: Iterable[Path], deadline_s: float) -> list[Path]:
-    """Those of them that are there, or do not say so in time. Raises ConfigError."""
+async def folders_there(disks: Sequence[Path], data: Path, deadline_s: float) -> list[Path]:
+    """Those of `disks` that are there, or do not say so in time; none named: those below `data`. Raises ConfigError."""
     try:
+        folders = disks or data.glob("disk-*")
         return [folder for folder in folders if await _ask(Path.exists, folder, deadline_s) is not False]
     except OSError as error:
         raise ConfigError(f"cannot look at {error.filename}: {error.strerror}") from None

@@ -99,7 +99,7 @@ async def test_a_disk_that_hangs_whoever_looks_at_it_is_missing(
     monkeypatch.setattr(os, "stat", stat)
     try:
         folders = disk_folders(tmp_path, SMALL)
-        assert await folders_there([*folders, tmp_path / "none"], 0.5) == folders, "it may be one"
+        assert await folders_there([*folders, tmp_path / "none"], tmp_path, 0.5) == folders, "it may be one"
         disks = await load_directories(tmp_path, replace(SMALL, disk_deadline_s=2.0))
         disks.close()
         assert list(disks.failures) == [3]
