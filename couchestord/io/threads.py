@@ -12,7 +12,8 @@ A deadline counts from when a thread takes a call: how long the call waited for 
 not how the disk is. So deadlines cost next to nothing per call: each thread notes since when it is at a call, the one
 that is for longest is the next to miss its deadline, and a single system task sleeps until then. It ends when it finds
 nothing under way and is started again by the next call. A disk that hangs keeps all who wait for a thread no longer
-than its deadline: the threads hang too, and the first of them to be late is late for all.
+than its deadline: the threads hang too, and the first of them to be late is late for all. One that answers each call
+just in time would keep them for long: so it is late, too, when calls wait for a deadline in which few are begun.
 
 A thread that hangs in the kernel cannot be stopped. When a call misses its deadline the whole crew of threads is given
 up: every call under way ends with DiskTimeout, what still waits in the queue is never begun, what a hung thread brings
@@ -36,6 +37,9 @@ STOOD_STILL_S: Final = 1.0
 is moved to another host, say. Then a deadline begins anew, once.
 """
 
+BEGUN_MIN: Final = 2
+"""So many calls a thread begins within a deadline, on average, while others wait; of a disk that is well, far more."""
+
 Result = TypeVar("Result")
 Arguments = TypeVarTuple("Arguments")
 
@@ -43,13 +47,16 @@ Arguments = TypeVarTuple("Arguments")
 class Call:
     """One function call on its way through the threads: for the task that made it, or for a joint."""
 
-    __slots__ = ("arguments", "error", "function", "joint", "result", "task")
+    __slots__ = ("arguments", "ended_before", "error", "function", "joint", "made_s", "result", "task")
 
     def __init__(self, function: Callable[..., Any], arguments: tuple[Any, ...], joint: Joint | None) -> None:
         self.function = function
         self.arguments = arguments
         self.joint = joint
         self.task = trio.lowlevel.current_task()
+        self.made_s = trio.current_time()
+        self.ended_before = 0
+        """Calls of the same crew."""
         self.result: Any = None
         self.error: BaseException | None = None
 
@@ -74,6 +81,8 @@ class _Crew:
         """Locks of threads that wait for a call."""
         self.done: deque[Call] = deque()
         self.under_way: dict[Call, None] = {}
+        """In the order in which they were made."""
+        self._ended_count = 0
         self.announced = False
         self.watch: trio.CancelScope | None = None
         self.ended = False
@@ -89,6 +98,12 @@ class _Crew:
             self._work(index)
         finally:
             self.on_leave()
+
+    def make(self, call: Call) -> None:
+        """On the loop: a call is under way from now on."""
+        call.ended_before = self._ended_count
+        self.under_way[call] = None
+        self.put(call)
 
     def put(self, call: Call | None) -> None:
         """A call for some thread; None: one of them leaves."""
@@ -144,6 +159,7 @@ class _Crew:
             call = done.popleft()
             if call in self.under_way:
                 del self.under_way[call]
+                self._ended_count += 1
                 if call.joint is not None:
                     call.joint.end()
                 else:
@@ -152,6 +168,26 @@ class _Crew:
     def oldest_begun(self) -> float:
         """When the call was begun that a thread is at for longest; now, if no thread is at one."""
         return min(self._now(), *self._at_it_since)
+
+    def next_look(self, deadline_s: float) -> float:
+        """When the disk may be late at the earliest. Something is under way."""
+        waits_s = next(iter(self.under_way)).made_s + deadline_s
+        now_s = self._now()
+        # one that has waited for so long already was looked at
+        return min(waits_s if now_s < waits_s else now_s + deadline_s / BEGUN_MIN, self.oldest_begun() + deadline_s)
+
+    def late_because(self, deadline_s: float) -> str:
+        """Why the disk is late, empty when it is not."""
+        now_s = self._now()
+        if now_s - self.oldest_begun() >= deadline_s:
+            return f"no answer within {deadline_s:g} s"
+        for oldest in self.under_way:
+            waited_s = now_s - oldest.made_s
+            begun_count = self._ended_count - oldest.ended_before + self.threads_count
+            if waited_s >= deadline_s and begun_count < BEGUN_MIN * self.threads_count * waited_s / deadline_s:
+                return f"calls wait, and each takes more than {deadline_s / BEGUN_MIN:g} s"
+            break
+        return ""
 
     def end(self, error: type[DiskError], message: str) -> None:
         """On the loop: no call is begun any more, those under way end with `error`; idle threads leave."""
@@ -206,8 +242,8 @@ class DiskThreads:
         """Call `function` in a thread; its result or exception is that of the call.
 
         Raises DiskTimeout when the deadline, counted from when a thread took it, passes for this call or for one that
-        is under way beside it: the function may still be running and may still take effect. Raises DiskFailed from then
-        on. A call waits for a thread as long as others end. Cancellation before the call is delivered at once; later it
+        is under way beside it, or calls wait for so long and few are begun: the function may still be running and may
+        still take effect. Raises DiskFailed from then on. Cancellation before the call is delivered at once; later it
         waits for the end of the call, as above, and comes at the next checkpoint, so the caller always learns how a
         write ended.
         """
@@ -237,23 +273,22 @@ class DiskThreads:
         if crew is None or crew.token is not trio.lowlevel.current_trio_token():
             crew = self._crew = self._hire()
         call = Call(function, arguments, joint)
-        crew.under_way[call] = None
+        crew.make(call)
         if crew.watch is None:
             crew.watch = trio.CancelScope()
             trio.lowlevel.spawn_system_task(self._watch, crew, crew.watch)
-        crew.put(call)
         return call
 
     async def _watch(self, crew: _Crew, until_ended: trio.CancelScope) -> None:
         with until_ended:
             while crew.under_way:
-                due_s = crew.oldest_begun() + self._deadline_s
+                due_s = crew.next_look(self._deadline_s)
                 await trio.sleep_until(due_s)
                 if trio.current_time() - due_s > STOOD_STILL_S:
                     await trio.sleep(self._deadline_s)
-                if trio.current_time() - crew.oldest_begun() >= self._deadline_s:
+                if reason := crew.late_because(self._deadline_s):
                     crew.deliver()  # what has come home is not to be lost with the rest
-                    self._failure = f"{self._name}: no answer within {self._deadline_s:g} s"
+                    self._failure = f"{self._name}: {reason}"
                     crew.end(DiskTimeout, self._failure)
         crew.watch = None
 

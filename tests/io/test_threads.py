@@ -152,12 +152,37 @@ def test_however_much_is_asked_of_a_disk_that_answers_it_is_not_late() -> None:
         async with trio.open_nursery() as nursery:
             await held.start(nursery, 12, at_once=2)
             for number in range(0, 12, 2):
-                clock.jump(4.0)
+                clock.jump(2.0)
                 await trio.testing.wait_all_tasks_blocked()
                 await held.end(number)
                 await held.end(number + 1)
         assert held.ended == {number: number for number in range(12)}
         assert threads.failure is None
+        threads.close()
+
+    run_by_hand(main)
+
+
+def test_a_disk_that_answers_each_call_just_in_time_is_late() -> None:
+    """Else it would keep waiting whoever needs it."""
+
+    async def main(clock: trio.testing.MockClock) -> None:
+        threads = DiskThreads("disk", 2, 5.0)
+        held = Held(threads)
+        async with trio.open_nursery() as nursery:
+            await held.start(nursery, 12, at_once=2)
+            clock.jump(3.0)
+            await trio.testing.wait_all_tasks_blocked()
+            for number in (0, 1):
+                await held.end(number)
+            clock.jump(2.5)
+            try:
+                await held.until(lambda: threads.failure is not None)
+            finally:
+                held.end_all()
+        assert threads.failure == "disk: calls wait, and each takes more than 2.5 s"
+        assert {number for number, end in held.ended.items() if end == number} == {0, 1}
+        assert held.begun == [0, 1, 2, 3], "what waits is not begun"
         threads.close()
 
     run_by_hand(main)

@@ -404,9 +404,16 @@ BUGS = (
     _bug(
         "deadlines are ignored",
         "io/threads.py",
-        "due_s = crew.oldest_begun() + self._deadline_s",
-        "due_s = crew.oldest_begun() + 1e6",
+        "if reason := crew.late_because(self._deadline_s):",
+        'if reason := "":',
         _FROZEN,
+    ),
+    _bug(
+        "a disk that answers each call just in time keeps all waiting",
+        "io/threads.py",
+        "            if waited_s >= deadline_s and begun_count",
+        "            if False and begun_count",
+        "io/test_threads.py::test_a_disk_that_answers_each_call_just_in_time_is_late",
     ),
     _bug(
         "a disk that is away is believed in until it is back",
