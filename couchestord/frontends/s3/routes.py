@@ -239,6 +239,8 @@ def _object(method: bytes, target: Target, named: list[bytes], *, copy_source: b
             raise InvalidArgument("partNumber is missing")
         named = [name for name in named if name != b"partNumber"]
     operation = _chosen(_OBJECT, _OBJECT_SUBRESOURCES, method, named)
+    if method == b"PUT" and "versionId" in target.query:
+        raise InvalidArgument("a version cannot be written to: PUT takes no versionId")
     if copy_source:
         if operation is Operation.PUT_OBJECT:
             return Operation.COPY_OBJECT

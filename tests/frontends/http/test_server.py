@@ -1,11 +1,13 @@
 """The HTTP shell over real loopback sockets: framing, limits, deadlines, drain."""
 
+import errno
 import itertools
 import math
 import random
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import cast
 
 import pytest
 import trio
@@ -183,6 +185,26 @@ async def test_refuses_more_connections_than_the_limit_and_recovers() -> None:
             await trio.lowlevel.checkpoint()
         assert (await exchange(port, GET)).startswith(b"HTTP/1.1 200")
         await second.aclose()
+
+
+class _NetworkDown:
+    """A listener whose connections fail before they are accepted; then it is closed."""
+
+    def __init__(self) -> None:
+        self.socket = self
+        self.left = [errno.ECONNABORTED, errno.ENETDOWN, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EBADF]
+
+    async def accept(self) -> None:
+        await trio.lowlevel.checkpoint()
+        raise OSError(self.left.pop(0), "not accepted")
+
+
+async def test_the_network_fails_and_the_server_lives() -> None:
+    down = _NetworkDown()
+    async with serving() as (server, _):
+        with pytest.raises(OSError, match="not accepted") as ended:
+            await server.accept(cast(trio.SocketListener, down))
+    assert ended.value.errno == errno.EBADF
 
 
 async def test_100_continue_is_sent_only_when_the_body_is_read() -> None:

@@ -103,5 +103,11 @@ def test_refusals() -> None:
             routed(method, raw)
 
 
+def test_no_version_is_written_to() -> None:
+    for query in ("versionId=null", "partNumber=1&uploadId=u&versionId=1"):
+        with pytest.raises(InvalidArgument, match="versionId"):
+            route(b"PUT", parse_target(f"/bucket/key?{query}".encode()), copy_source=False)
+
+
 def test_each_operation_has_a_handler() -> None:
     assert set(HANDLERS) == set(Operation)
