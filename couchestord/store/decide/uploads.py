@@ -43,8 +43,8 @@ class UploadDecisions:
         self._it.bucket(request.bucket)
         check_key(request.key)
         now_ns = self._it.clock.now_ns()
-        # begins with the time, so that ids of one key sort by age
-        upload = f"{now_ns:016x}{self._it.clock.random_bytes(16).hex()}"
+        # begins with the time, and of one tick of the clock with the record, so that ids of one key sort by age
+        upload = f"{now_ns:016x}{self._it.applier.sequence:016x}{self._it.clock.random_bytes(8).hex()}"
         outcome = mu.UploadMade(upload, request.bucket, request.key, now_ns, encode_attributes(request.attributes))
         return Decision(outcome, UploadInfo(upload, request.bucket, request.key, now_ns))
 

@@ -264,6 +264,7 @@ async def test_rights_that_are_what_they_were_cost_no_record_while_a_file_is_wri
     async with mounted(tmp_path) as (store, system):
         handle, made = await system.create(ROOT, b"f", 0o600, ME)
         same = {"mode": made.mode, "uid": made.uid, "gid": made.gid}
+        await trio.sleep(0.02)  # more than a tick of the kernel's clock
         assert (await system.change(made.ino, **same)).changed_ns > made.changed_ns
         before = core_of(store).catalog.committed_sequence
         clock = system._clock

@@ -54,7 +54,13 @@ def test_begin_refusals(rig: DecideRig) -> None:
     refused(rig, NoSuchBucket, lambda: rig.upload(KEY, bucket="nobody"))
     refused(rig, InvalidArgument, lambda: rig.upload(b""))
     refused(rig, KeyTooLong, lambda: rig.upload(b"x" * 1025))
-    assert rig.upload(KEY) < rig.upload(KEY), "ids of one key sort by age"
+
+
+def test_ids_of_one_key_sort_by_age(rig: DecideRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert rig.upload(KEY) < rig.upload(KEY)
+    monkeypatch.setattr(rig.clock, "now_ns", lambda: 1 << 60)  # within a tick of it
+    made = [rig.upload(KEY) for _ in range(20)]
+    assert made == sorted(made)
 
 
 def test_part_refusals(rig: DecideRig) -> None:
