@@ -7,6 +7,7 @@ import trio
 
 from couchestord import logs
 from couchestord.ec.codec import Buffer
+from couchestord.ec.losing import Losses
 from couchestord.ec.moves import Mover
 from couchestord.ec.segments import SegmentPool, Submit
 from couchestord.errors import NoSpace, ShuttingDown, Unavailable
@@ -35,7 +36,7 @@ class Destager:
 
     A pass begins when the journal is fuller than the threshold, when the interval is over, or when `force` asks for it;
     it ends when nothing is left. One of the first kind writes a stripe that is not full only when no other is to be
-    written. An extent that cannot be read is skipped and counted, and tried again in the next pass.
+    written. An extent that cannot be read is skipped and counted, and tried again in the next pass; see `Losses`.
     """
 
     name = "destage"
@@ -48,7 +49,9 @@ class Destager:
         read_journal: ReadJournal,
         fill_percent: Callable[[], float],
         options: DestageOptions = DestageOptions(),
+        is_whole: Callable[[], bool] = lambda: False,
     ) -> None:
+        """`is_whole`: as in `Losses`."""
         self._catalog = catalog
         self._mover = Mover(pool, submit)
         self._read_journal = read_journal
@@ -62,6 +65,9 @@ class Destager:
         """Nothing was moved since the pass began."""
         self._short = False
         self._skipped: set[int] = set()
+        self._unreadable: dict[int, ExtentRow] = {}
+        """Of this pass."""
+        self.losses = Losses(submit, self._load, is_whole)
         self.moved_extents_count = 0
         self.unreadable_extents_count = 0
 
@@ -91,7 +97,7 @@ class Destager:
             left = {policy: extents for policy, extents in batch.items() if extents[0].id not in self._skipped}
             progressed = await self._move_all(left, False)
         if not progressed or len(self._skipped) > self._options.unreadable_max:
-            return self._end()
+            return await self._end()
         self._is_fruitless = False
         return Progress.BUSY
 
@@ -112,6 +118,7 @@ class Destager:
             self.moved_extents_count += moved.moved_count
             self.unreadable_extents_count += len(moved.unreadable)
             self._skipped.update(extent.id for extent in moved.unreadable)
+            self._unreadable.update((extent.id, extent) for extent in moved.unreadable)
             progressed |= moved.left_count < len(extents)
         return progressed
 
@@ -124,15 +131,20 @@ class Destager:
             self._short = True
             self._forced = False
             self._due = now + self._options.interval_s
-        if wanted or self._fill_percent() >= self._options.threshold_percent:
+        if wanted or self._is_pressed():
             self._passing = True
         return self._passing
 
-    def _end(self) -> Progress:
+    def _is_pressed(self) -> bool:
+        return self._fill_percent() >= self._options.threshold_percent
+
+    async def _end(self) -> Progress:
         self._passing = False
         self._is_fruitless = True
         self._short = False
         self._skipped.clear()
+        unreadable, self._unreadable = self._unreadable, {}
+        await self.losses.settle(unreadable.values(), self._is_pressed())
         return Progress.IDLE
 
     def _next(self) -> tuple[dict[int, list[ExtentRow]], bool, bool]:
@@ -153,4 +165,7 @@ class Destager:
         return batch, False, len(rows) == limit
 
     async def _read(self, extent: ExtentRow) -> AsyncGenerator[Buffer, None]:
-        yield await self._read_journal(extent.stripe, extent.stripe_start, extent.length)
+        yield await self._load(extent)
+
+    def _load(self, extent: ExtentRow) -> Awaitable[Buffer]:
+        return self._read_journal(extent.stripe, extent.stripe_start, extent.length)

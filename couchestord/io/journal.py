@@ -73,6 +73,9 @@ class Journal:
     def size_bytes_max(self) -> int:
         return self._options.size_bytes
 
+    def fill_percent(self) -> float:
+        return 100 * self.size_bytes / self.size_bytes_max
+
     @property
     def replicas_wanted(self) -> int:
         """Replicas of a new file when all disks are good: each on a disk of its own, so never more than disks."""

@@ -20,7 +20,8 @@ IN_JOURNAL = 0
 IN_BLOB = 1
 LOST = 2
 """Places that are no segments: ids of segments begin above them. Of a body in the record `stripe`; in the blob
-`stripe`, whose frames begin at `start`; and nowhere, for what a node that was made anew from a bucket did not get back.
+`stripe`, whose frames begin at `start`; and nowhere, for what a node that was made anew from a bucket did not get back,
+and what was given up (`ec.losing`).
 """
 
 

@@ -161,13 +161,17 @@ class _Checker:
         return connection
 
     def _find_lost(self, connection: Connection) -> None:
-        """What a node that was made anew did not find in its bucket."""
+        """What was given up, and what a node that was made anew did not find in its bucket."""
         objects = lost_objects(connection)
         for name in islice(objects, _LOST_NAMED_MAX):
             version = f", version {name.version:016x}" if name.version else ""
-            self._find("lost", f"{name.bucket}/{name.key.decode('utf-8', 'backslashreplace')}", f"had no copy{version}")
+            self._find(
+                "lost",
+                f"{name.bucket}/{name.key.decode('utf-8', 'backslashreplace')}",
+                f"its bytes are nowhere{version}",
+            )
         if more := sum(1 for _ in objects):
-            self._find("lost", "objects", f"{more} more had no copy")
+            self._find("lost", "objects", f"{more} more")
 
     async def _check_segments(self, reader: CatalogReader, accounts: AccountReader, report: Report) -> None:
         rows = reader.segments()

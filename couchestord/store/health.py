@@ -74,6 +74,8 @@ def _health(core: "Core", before: list[str]) -> Health:
     lost = redundancy(disks, places)["lost"]
     if lost:
         reasons.append(f"{lost} segments have fewer shards left than their data can be read from: bring disks back")
+    if core.catalog.reading.has_lost():
+        reasons.append("bytes of some objects are lost: fsck names them, delete them or write them again")
     return Health("unhealthy" if unhealthy else "degraded" if reasons else "healthy", tuple(reasons))
 
 

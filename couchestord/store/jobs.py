@@ -89,6 +89,7 @@ class Jobs:
             "destage": {
                 "moved_extents": self.destager.moved_extents_count,
                 "unreadable_extents": self.destager.unreadable_extents_count,
+                "lost_extents": self.destager.losses.lost_extents_count,
             },
             "compact": {
                 "dropped_segments": self.compactor.dropped_segments_count,
@@ -148,28 +149,22 @@ def build_jobs(
     rejournaler, known = Rejournaler(disks, journal), KnownDisks(catalog.accounts.jobs, submit)
     sweep = partial(_sweep, catalog, compactor, rebuilder)
     returned = partial(_compare, disks, known, sweep, journal, pool, rejournaler, rebuilder)
+    monitor = Monitor(disks, options.monitor_interval_s, options.disk_deadline_s, known.doubt, returned, nursery)
+    kept_s = options.upload_results_kept_s, options.uploads_kept_s
+    destage = DestageOptions(options.destage_threshold_percent, options.destage_interval_s)
     snapshot_of = disks, catalog, journal, writer, checkpointer, stripes, pool, pins, views
     return Jobs(
         checkpointer=checkpointer,
         snapshotter=Snapshotter(*snapshot_of, options.snapshot_bytes_min, clock.random_bytes),
         rejournaler=rejournaler,
         indexer=Indexer(disks, journal),
-        destager=Destager(
-            catalog.reading,
-            pool,
-            submit,
-            journal.read,
-            lambda: 100 * journal.size_bytes / journal.size_bytes_max,
-            DestageOptions(options.destage_threshold_percent, options.destage_interval_s),
-        ),
+        destager=Destager(catalog.reading, pool, submit, journal.read, journal.fill_percent, destage, monitor.is_whole),
         compactor=compactor,
         joiner=joiner,
         rebuilder=rebuilder,
         orphans=orphans,
-        housekeeper=Housekeeper(
-            catalog, clock, submit, pool, sweep, options.upload_results_kept_s, options.uploads_kept_s
-        ),
-        monitor=Monitor(disks, options.monitor_interval_s, options.disk_deadline_s, known.doubt, returned, nursery),
+        housekeeper=Housekeeper(catalog, clock, submit, pool, sweep, *kept_s),
+        monitor=monitor,
         repairer=Repairer(catalog, journal, writer, checkpointer, restore, reserve, disks.default_policy),
         spares=journal.spares,
         known=known,

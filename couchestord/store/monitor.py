@@ -113,6 +113,10 @@ class Monitor:
         self.welcome(self.uncompared)
         return Progress.IDLE
 
+    def is_whole(self) -> bool:
+        """True when every disk is here, and it is known what each holds."""
+        return not self._disks.missing_count() and not self.uncompared
+
     async def _is_present(self, disk: DirectoryDisk) -> bool:
         """Whether the folder is still where it was; a disk that does not say so in time counts as gone."""
         try:

@@ -94,8 +94,8 @@ async def test_a_node_made_anew(elsewhere: Elsewhere, tmp_path: Path) -> None:
     assert made.copied_bytes == 18 * 5000 + 6000 + 900_000
     assert {what for what, _, _ in said} == {"catalog", "log", "snapshot"}
     assert await check_store(tmp_path / "new", SMALL) == [
-        Finding("lost", "box/in stripes", "had no copy"),
-        Finding("lost", "box/in the log", "had no copy"),
+        Finding("lost", "box/in stripes", "its bytes are nowhere"),
+        Finding("lost", "box/in the log", "its bytes are nowhere"),
     ]
     await check(tmp_path / "new", backend, bodies)
 

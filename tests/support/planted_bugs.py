@@ -100,6 +100,20 @@ BUGS = (
         _LOSSES + "test_lost_before_destage",
     ),
     _bug(
+        "what no replica of the journal has is kept there",
+        "store/jobs.py",
+        "destage, monitor.is_whole)",
+        "destage)",
+        "ec/test_losing_store.py",
+    ),
+    _bug(
+        "what lies on a disk that is away is given up",
+        "store/monitor.py",
+        "        return not self._disks.missing_count() and not self.uncompared",
+        "        return True",
+        "ec/test_losing_store.py::test_a_body_that_rotted_everywhere_ends_no_writes",
+    ),
+    _bug(
         "a disk that returns is not taken back",
         "store/monitor.py",
         "            self._disks.release_failed()",
@@ -941,7 +955,7 @@ BUGS = (
     _bug(
         "data goes to the bucket only without a copy there",
         "store/decide/segments.py",
-        "            if move.new[0] != mu.IN_BLOB or (copy is not None and (copy.blob, copy.start) == move.new[1:]):",
+        "            if self._may_lie(move.extent, move.new):",
         "            if True:",
         "store/decide/test_blobs.py",
     ),

@@ -7,6 +7,7 @@ from couchestord.io.catalog.kept import KeptObjects
 from couchestord.io.catalog.segments import pack_disks, unpack_disks
 from couchestord.io.catalog.tree import TreeReader
 from couchestord.io.keys import split_key
+from couchestord.io.mutations import LOST
 from couchestord.io.sqlite import Connection, OnError, Questions, Shut
 
 PATHS_CACHED_MAX = 65_536
@@ -258,6 +259,10 @@ class CatalogReader(TreeReader):
             (limit,),
         )
         return [(policy, ExtentRow(*row)) for policy, *row in rows]
+
+    def has_lost(self) -> bool:
+        """True when the bytes of an extent are nowhere."""
+        return bool(self._rows(f"select 1 from extent where segment={LOST} limit 1", ()))
 
     def extents_in_segment(self, segment: int, after_stripe: int, limit: int) -> list[ExtentRow]:
         """Extents that begin in stripes of a segment after that one, in order of stripes."""

@@ -54,11 +54,17 @@ class SegmentDecisions:
             row = self._it.reader.extent(move.extent)
             if row is None or (row.segment, row.stripe, row.stripe_start) != move.old:
                 continue
-            copy = self._it.copies.copy(move.extent) if move.new[0] == mu.IN_BLOB else None
-            if move.new[0] != mu.IN_BLOB or (copy is not None and (copy.blob, copy.start) == move.new[1:]):
+            if self._may_lie(move.extent, move.new):
                 moves.append(mu.Move(move.extent, *move.new))
-        targets = {move.segment for move in moves if move.segment != mu.IN_BLOB}
+        targets = {move.segment for move in moves if move.segment > mu.LOST}
         if any(self._it.reader.segment(segment) is None for segment in targets):
             # the segment was dropped while its bytes were being written: whoever asked begins again
             return Decision(None, 0)
         return Decision(mu.ExtentsMoved(tuple(moves)) if moves else None, len(moves))
+
+    def _may_lie(self, extent: int, place: tuple[int, int, int]) -> bool:
+        """In a blob where its copy is, and nowhere only without one. Of stripes nothing is asked here."""
+        copy = self._it.copies.copy(extent) if place[0] <= mu.LOST else None
+        if place[0] == mu.IN_BLOB:
+            return copy is not None and (copy.blob, copy.start) == place[1:]
+        return copy is None

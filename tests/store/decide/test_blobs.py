@@ -70,6 +70,16 @@ def test_what_is_confirmed_waits_no_more(rig: DecideRig) -> None:
     assert copies.totals() == (1, 1000, 20, 0)
 
 
+def test_what_has_no_copy_may_be_lost(rig: DecideRig) -> None:
+    one, two = in_stripes(rig, segment(rig), b"1", b"2")
+    upload(rig, [one])
+    for row, moved_count in ((one, 0), (two, 1)):
+        move = rq.ExtentMove(row.id, (row.segment, row.stripe, row.stripe_start), (mu.LOST, 0, 0))
+        assert rig.do(rq.MoveExtents((move,))) == moved_count
+    assert extent(rig, one.id) == one
+    assert extent(rig, two.id)[3:] == (mu.LOST, 0, 0)
+
+
 def test_only_what_is_still_the_same_gets_a_copy(rig: DecideRig) -> None:
     gone, there, copied = in_stripes(rig, segment(rig), b"1", b"2", b"3")
     upload(rig, [copied])
