@@ -4,14 +4,15 @@ A root is put behind all that it needs, so one that is there was whole. Whoever 
 an older one when a piece is gone or rotten.
 """
 
-from collections.abc import AsyncGenerator, Collection, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from functools import partial
 from itertools import zip_longest
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 import trio
 
 from couchestord import logs
-from couchestord.errors import Corrupt, NoSuchBlob, UnknownFormat
+from couchestord.errors import Corrupt, NoSuchBlob, RemoteUnavailable, UnknownFormat
 from couchestord.remote.backend import Backend, Buffer, all_objects
 from couchestord.remote.root import (
     Entry,
@@ -31,6 +32,7 @@ from couchestord.remote.root import (
 )
 
 log = logs.get(__name__)
+_T = TypeVar("_T", Root, Run, bytes)
 ROOTS_KEPT: Final = 2
 OBJECT_BYTES_MAX: Final = 16 << 20
 """Of a root, a piece or a run: nothing that is put comes near. A run has 4 MiB of records and one more, a root 2 MiB at
@@ -103,15 +105,18 @@ class Roots:
 
     async def read_root(self, name: RootName) -> Root:
         """Raises NoSuchBlob, Corrupt, UnknownFormat, RemoteError."""
-        return unpack_root(name, await self._read(name.key))
+        return await self._read(name.key, partial(unpack_root, name))
 
     async def read_piece(self, digest: bytes) -> bytes:
         """Verified. Raises NoSuchBlob, Corrupt, RemoteError."""
         key = piece_key(self._store_id, digest)
-        piece = await self._read(key)
-        if await trio.to_thread.run_sync(digest_of, piece) != digest:
-            raise Corrupt(f"{key} fails its checksum")
-        return piece
+
+        def verified(piece: bytes) -> bytes:
+            if digest_of(piece) != digest:
+                raise Corrupt(f"{key} fails its checksum")
+            return piece
+
+        return await self._read(key, verified)
 
     async def entries(self, root: Root) -> AsyncGenerator[tuple[int, Entry, int], None]:
         """(sequence, record, time of its upload in ns) of the log behind a root, up to where it ends: at a gap, or at a
@@ -136,10 +141,28 @@ class Roots:
                     at += 1
 
     async def _read_run(self, name: RunName) -> Run:
-        return unpack_run(name, await self._read(name.key))
+        return await self._read(name.key, partial(unpack_run, name))
 
-    async def _read(self, key: str) -> bytes:
-        data = await self._backend.get(key, 0, OBJECT_BYTES_MAX + 1)
+    async def _read(self, key: str, unpack: Callable[[bytes], _T]) -> _T:
+        """What an object says. Who hears that it is gone or damaged takes an older catalog, or a shorter log: so no
+        single answer is believed.
+
+        Raises NoSuchBlob when it is not listed either, Corrupt when it was read twice, and what `unpack` raises.
+        """
+        try:
+            return await trio.to_thread.run_sync(unpack, await self._get(key))
+        except Corrupt as error:
+            log.warning("an object in the backend is read again", key=key, reason=str(error))
+            return await trio.to_thread.run_sync(unpack, await self._get(key))
+
+    async def _get(self, key: str) -> bytes:
+        try:
+            data = await self._backend.get(key, 0, OBJECT_BYTES_MAX + 1)
+        except NoSuchBlob:
+            if any([one.key == key async for one in all_objects(self._backend, key)]):
+                why = f"{self._backend.name} lists {key} and does not find it"
+                raise RemoteUnavailable(f"{why}: ask again later, or delete it to do without") from None
+            raise
         if len(data) > OBJECT_BYTES_MAX:
             raise Corrupt(f"{key} has more than {OBJECT_BYTES_MAX} bytes: it is none of ours")
         return data

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from publish_rig import STORE, PublishRig, run
 
-from couchestord.errors import Corrupt, NotAStore, RemoteUnavailable, UnknownFormat
+from couchestord.errors import Corrupt, NoSuchBlob, NotAStore, RemoteUnavailable, UnknownFormat
 from couchestord.io.checksum import xxh3_64
 from couchestord.remote.root import Entry, Run, piece_key
 from couchestord.remote.roots import OBJECT_BYTES_MAX, Roots, store_ids
@@ -25,6 +25,12 @@ async def published() -> PublishRig:
         await run(publisher)
     assert [name.sequence for name in await rig.roots.names()] == [170, 140]
     return rig
+
+
+async def sequences(rig: PublishRig, path: Path) -> tuple[int, int]:
+    """Of the root that a lost node is made from, and of the last record behind it."""
+    root, end = await rig.recover(path)
+    return root.sequence, end
 
 
 async def test_all_of_it(tmp_path: Path) -> None:
@@ -96,6 +102,42 @@ async def test_what_has_no_end_is_not_read_to_its_end(
     root, end = await rig.recover(tmp_path / "file")
     assert (root.sequence, end) == ((170, last_run.first - 1) if what == "run" else (140, 180))
     assert f"more than {OBJECT_BYTES_MAX} bytes" in caplog.text
+
+
+@pytest.mark.parametrize("what", ["roots", "pieces", "log"])
+async def test_no_single_answer_costs_what_is_there(what: str, tmp_path: Path) -> None:
+    """With another root the log is another one, too: all since the last start may be in the newest only."""
+    rig = await published()
+    publisher = await rig.start()
+    await run(publisher)
+    rig.commit(100)
+    await run(publisher)
+    false_answers: list[str] = []
+
+    def deny(call: str, key: str) -> None:
+        if call == "get" and key.startswith(what) and not false_answers:
+            false_answers.append(key)
+            raise NoSuchBlob(key)
+
+    rig.backend.before = deny
+    with pytest.raises(RemoteUnavailable, match="does not find it"):
+        await sequences(rig, tmp_path / "file")
+    assert await sequences(rig, tmp_path / "file") == (publisher.rooted_sequence, len(rig.log))
+
+    rig.backend.before = lambda _call, _key: None
+    get = rig.backend.get
+
+    async def spoil(key: str, offset: int, length: int) -> bytes:
+        data = await get(key, offset, length)
+        if key.startswith(what) and not false_answers:
+            false_answers.append(key)
+            data = data[:-1] + bytes([data[-1] ^ 1])
+        return data
+
+    false_answers.clear()
+    rig.backend.get = spoil  # type: ignore[method-assign]
+    assert await sequences(rig, tmp_path / "file") == (publisher.rooted_sequence, len(rig.log))
+    assert false_answers
 
 
 async def test_the_last_run_is_gone(tmp_path: Path) -> None:
