@@ -26,6 +26,7 @@ from couchestord.io.disks import TORN, Disks
 from couchestord.io.journalindex import block_bytes, blocks, index_name, parse_index_name
 
 FOLDER = rec.FOLDER
+_READ_BYTES = 1 << 20
 
 
 @dataclass(slots=True)
@@ -127,6 +128,11 @@ async def scan(disks: Disks, *, indexed: bool = True) -> list[FoundFile]:
     return found[::-1]
 
 
+async def read_on(disk: Disk, path: str, start: int, end: int) -> bytes:
+    """All of a file from `start` to `end`, in calls short enough for a slow disk to answer each of them in time."""
+    return b"".join([await disk.read(path, at, min(_READ_BYTES, end - at)) for at in range(start, end, _READ_BYTES)])
+
+
 async def _scan_file(
     disks: Disks,
     epoch: int,
@@ -157,7 +163,7 @@ async def _scan_file(
             at = file.end_offset
             # an index may end where another file begins, and records follow that nobody has looked at
             is_whole = len(seen) > 0 and len(file.offsets) > 0 and file.end in begun
-            part = _Part(at, b"" if is_whole else await disk.read(file.path, at, max(0, size - at)))
+            part = _Part(at, b"" if is_whole else await read_on(disk, file.path, at, size))
         except Corrupt:
             rotten.append(index)
             continue
@@ -187,7 +193,7 @@ async def _scan_file(
 async def _take_index(store_id: bytes, disk: Disk, file: FoundFile, size: int, index: int, length: int) -> None:
     """Take over what the index on a disk names, as far as the replica there can hold it. Raises DiskError."""
     read_bytes = 0
-    data = await disk.read(f"{FOLDER}/{index_name(file.epoch, file.first)}", 0, length)
+    data = await read_on(disk, f"{FOLDER}/{index_name(file.epoch, file.first)}", 0, length)
     for block in blocks(store_id, file.epoch, file.first, data):
         if block.end > size:
             break
@@ -206,7 +212,7 @@ async def _read_headless(disks: Disks, file: FoundFile, sizes: dict[int, int]) -
         if disk is None:
             continue
         try:
-            data = await disk.read(file.path, rec.FILE_HEADER_BYTES, max(0, size - rec.FILE_HEADER_BYTES))
+            data = await read_on(disk, file.path, rec.FILE_HEADER_BYTES, size)
         except DiskError as error:
             disks.fail(index, error)
             continue

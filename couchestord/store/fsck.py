@@ -25,7 +25,7 @@ from couchestord.io.directory import DirectoryDisk
 from couchestord.io.disk import Disk
 from couchestord.io.disks import Disks, load_disks, replicas_needed
 from couchestord.io.records import unpack_record
-from couchestord.io.recovery import Chain, FoundFile, chain, scan
+from couchestord.io.recovery import Chain, FoundFile, chain, read_on, scan
 from couchestord.io.sqlite import Connection, open_reader, sqlite_errors
 from couchestord.store.opening import CATALOG_NAME, disk_folders
 from couchestord.store.options import StoreOptions
@@ -127,7 +127,7 @@ class _Checker:
         if disk is None:
             return False
         try:
-            data = await disk.read(file.path, 0, file.end_offset)
+            data = await read_on(disk, file.path, 0, file.end_offset)
             for sequence, offset in enumerate(file.offsets, start=file.first):
                 head = unpack_record(self._disks.store_id, data, offset)
                 if (head.epoch, head.sequence) != (file.epoch, sequence):

@@ -14,6 +14,7 @@ from couchestord.errors import DiskFailed, UnknownFormat
 from couchestord.io import records as rec
 from couchestord.io.checksum import xxh3_64
 from couchestord.io.disks import load_disks
+from couchestord.io.journalfile import JournalOptions
 from couchestord.io.recovery import Chain, FoundFile, chain, scan
 
 
@@ -283,4 +284,24 @@ async def test_rot_where_a_void_file_begins_hides_nothing() -> None:
     sims[replicas[0]].rot(path, data.index(b"acknowledged 0"))
     found = await open_log(sims, NO_PREALLOCATION)
     assert found.chain.end == 7
+    assert await found.contents() == held
+
+
+async def test_a_slow_disk_is_not_given_up_for_a_long_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One call for all of it would miss the deadline there."""
+    sims = await new_disks(14)
+    log = await start_log(sims, JournalOptions(size_bytes=64 << 20, file_bytes=64 << 20, preallocate_bytes=0))
+    for number in range(1, 21):
+        await log.journal.append(number, [entry(b"%d" % number, bytes(700_000))])
+    held = await log.contents()
+    whole = SimDisk.read
+
+    async def read(disk: SimDisk, path: str, offset: int, length: int) -> bytes:
+        if length > 5_000_000:
+            raise DiskFailed("no answer within the deadline")
+        return await whole(disk, path, offset, length)
+
+    monkeypatch.setattr(SimDisk, "read", read)
+    found = await open_log(sims, JournalOptions(size_bytes=64 << 20, file_bytes=64 << 20))
+    assert not found.disks.failures
     assert await found.contents() == held
