@@ -8,6 +8,7 @@ from couchestord.io.catalog.catalog import FILE_SUFFIXES
 from couchestord.store.core import run_core
 from couchestord.store.opening import CATALOG_NAME, load_directories
 from couchestord.store.options import StoreOptions
+from couchestord.store.start import told_by_its_file_system
 
 SET_ASIDE = ".set-aside"
 
@@ -33,10 +34,11 @@ async def recover_catalog(path: Path, options: StoreOptions) -> Recovered:
     # the locks of the disks come first: who holds them has the catalog open
     disks = await load_directories(path, options)
     try:
-        if not catalog.exists():
-            _take_back(catalog)
-        was_there = catalog.exists()
-        _set_aside(catalog)
+        with told_by_its_file_system(catalog):
+            if not catalog.exists():
+                _take_back(catalog)
+            was_there = catalog.exists()
+            _set_aside(catalog)
     except BaseException:
         disks.close()
         raise

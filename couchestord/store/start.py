@@ -7,8 +7,8 @@ served, nor applied to the catalog, before the tail of the log, which may lie on
 under a new epoch.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import closing, suppress
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from couchestord.errors import (
     JournalDamaged,
     NoSpace,
     TooFewDisks,
+    Unavailable,
     UnknownFormat,
 )
 from couchestord.io.catalog.catalog import Catalog, put_in_place, remove
@@ -53,6 +54,15 @@ class Started:
     replayed_count: int
     read_only: TooFewDisks | NoSpace | None
     """Why nothing may be written until the next start, None when it may."""
+
+
+@contextmanager
+def told_by_its_file_system(catalog_path: Path) -> Iterator[None]:
+    """Turns what the file system of the catalog refuses into Unavailable: it is no fault of the program's."""
+    try:
+        yield
+    except OSError as error:
+        raise Unavailable(f"the catalog in {catalog_path.parent} cannot be opened: {error}") from error
 
 
 async def start(

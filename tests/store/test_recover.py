@@ -1,3 +1,4 @@
+import errno
 import os
 import shutil
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from small_store import (
     shard_files,
 )
 
-from couchestord.errors import DiskLocked, JournalDamaged, NotAStore, TooFewDisks
+from couchestord.errors import DiskLocked, JournalDamaged, NotAStore, TooFewDisks, Unavailable
 from couchestord.io.catalog.catalog import FILE_SUFFIXES, dump
 from couchestord.store.door import ObjectStore
 from couchestord.store.opening import CATALOG_NAME
@@ -209,3 +210,30 @@ async def test_too_few_disks_to_reach_back(tmp_path: Path) -> None:
     async with ObjectStore.open(tmp_path, SMALL) as store:
         assert core_of(store).started.rebuilt is None
     assert dump(catalog_of(tmp_path))["entry"] == kept["entry"]
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+async def test_a_file_system_that_refuses_is_told_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_there: bool
+) -> None:
+    """Read-only, or of another user: whoever asks, the catalog stays as it is."""
+    kept = await filled(tmp_path)
+    catalog = catalog_of(tmp_path)
+    if not is_there:
+        for file in catalog_files(tmp_path):
+            file.unlink()
+
+    def refuse(path: Path, *_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    with monkeypatch.context() as patch:
+        for name in ("unlink", "chmod", "replace"):
+            patch.setattr(os, name, refuse)
+        with pytest.raises(Unavailable, match=f"{tmp_path} cannot be opened: .*Read-only"):
+            await recover_catalog(tmp_path, SMALL)
+        with pytest.raises(Unavailable, match=f"{tmp_path} cannot be opened: .*Read-only"):
+            async with ObjectStore.open(tmp_path, SMALL):
+                pass
+    async with ObjectStore.open(tmp_path, SMALL):
+        pass
+    assert dump(catalog) == kept
