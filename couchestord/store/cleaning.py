@@ -1,6 +1,7 @@
 """Blobs that nobody needs, and copies that turned out to be none: the job `clean-bucket`."""
 
-from collections.abc import Awaitable, Callable
+import json
+from collections.abc import Awaitable, Callable, Mapping
 
 from couchestord import logs
 from couchestord.ec.segments import Submit
@@ -35,10 +36,12 @@ class Cleaner:
         check_claim: Callable[[], Awaitable[None]],
         is_free: Callable[[int], bool],
         kept_from: Callable[[], int],
+        jobs: Callable[[], Mapping[str, bytes]],
     ) -> None:
         """`read_here`: from the disks alone; None for what is gone, or lies on none by right. `is_free`: whether no
         reader is at a blob. `kept_from`: catalogs in the bucket are of that sequence, or of later ones. `check_claim`:
-        RemoteRefused when the bucket is another's by now.
+        RemoteRefused when the bucket is another's by now. `jobs` answers the states of all jobs, as the catalog has
+        them.
         """
         self._catalog = catalog
         self._submit = submit
@@ -48,7 +51,9 @@ class Cleaner:
         self._check_claim = check_claim
         self._is_free = is_free
         self._kept_from = kept_from
-        self._bad: dict[tuple[int, int], None] = {}
+        state = jobs().get(self.name)
+        self._bad: dict[tuple[int, int], None] = {(blob, extent): None for blob, extent in json.loads(state or "[]")}
+        self._noted = set(self._bad)
         self.deleted_count = 0
         self.lost_copies_count = 0
         self.trouble = ""
@@ -60,11 +65,12 @@ class Cleaner:
             log.error("a copy in the bucket is missing or damaged", blob=blob, extent=extent)
 
     def is_bad(self, blob: int, extent: int) -> bool:
-        """Whether that was reported, and is not recorded yet: nothing may rely on the copy."""
+        """Whether that was reported, and the catalog still names the copy: nothing may rely on it."""
         return (blob, extent) in self._bad
 
     async def work(self) -> Progress:
         """Forget bad copies, drop dead blobs, delete dropped ones: some of each."""
+        await self._note_bad()
         bad = list(self._bad)[:_BAD_PER_STEP]
         has_more = all([await self._forget_copy(blob, extent) for blob, extent in bad]) and bool(self._bad)
         for row in self._catalog.dead(_BLOBS_PER_STEP):
@@ -85,6 +91,13 @@ class Cleaner:
             return Progress.IDLE
         self.trouble = ""
         return Progress.BUSY if has_more or len(dropped) == _BLOBS_PER_STEP else Progress.IDLE
+
+    async def _note_bad(self) -> None:
+        """For the next start: the disks may be back then, and what they give is worth more than such a copy."""
+        bad = set(self._bad)
+        if bad != self._noted:
+            await self._submit(rq.SaveJob(self.name, json.dumps(sorted(bad)).encode() if bad else b""))
+            self._noted = bad
 
     async def _forget_copy(self, blob: int, extent: int) -> bool:
         """Only of what is on the disks still: else it may be the last, and the bucket have failed for once. False: it

@@ -85,6 +85,7 @@ class L3:
             self._gate.check,
             lambda blob: views.is_unseen(blob) and not pool.is_pinned(blob),
             lambda: publisher.kept_from,
+            self._catalog.accounts.jobs,
         )
         self.copies.on_damage = self._cleaner.report
         if self.is_tiered:

@@ -1,6 +1,7 @@
 """A store with a bucket behind it: copies of all, and reading them when the disks have less."""
 
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,13 @@ from small_store import (
 
 from couchestord.errors import DataLost, IncompleteBody, NoSpace, RemoteUnavailable, Unavailable
 from couchestord.model import ByteRange
+from couchestord.service import Service
+from couchestord.store.door import ObjectStore
+
+
+def job_of(store: ObjectStore, name: str) -> Service:
+    return next(job for job in l3_of(store).services() if job.name == name)
+
 
 BODIES = {
     b"small": body_of(1000),
@@ -123,8 +131,11 @@ async def test_the_last_copy_is_not_given_up_because_the_bucket_failed_for_once(
         assert l3_of(store).status()["waiting_bytes"] == 0
 
 
-async def test_what_has_a_copy_that_is_known_to_be_damaged_stays_on_the_disks(tmp_path: Path) -> None:
-    """More disks than are made good were away for a while, so that the copy was read."""
+@pytest.mark.parametrize("is_started_anew", [False, True])
+async def test_what_has_a_copy_that_is_known_to_be_damaged_stays_on_the_disks(
+    tmp_path: Path, is_started_anew: bool
+) -> None:
+    """More disks than are made good were away for a while, perhaps until the next start, so that the copy was read."""
     await make_store(tmp_path, UNCACHED)
     rig = BucketRig(tmp_path)
     async with rig.open() as store:
@@ -137,15 +148,20 @@ async def test_what_has_a_copy_that_is_known_to_be_damaged_stays_on_the_disks(tm
     blob[-100] ^= 1
     rig.backend.objects[key] = bytes(blob)
     rig.set_mode("tiered")
-    async with rig.open() as store:
-        evictor = next(job for job in l3_of(store).services() if job.name == "evict")
+    async with AsyncExitStack() as stack:
+        store = await stack.enter_async_context(rig.open())
         here = {file: file.read_bytes() for file in shard_files(tmp_path)}
         lose_stripes(tmp_path)
         with pytest.raises(DataLost):
             await read(store, b"large")
+        if is_started_anew:
+            await finish(job_of(store, "clean-bucket"))
+            await stack.aclose()
         for file, data in here.items():
             file.write_bytes(data)
-        await finish(evictor)
+        if is_started_anew:
+            store = await stack.enter_async_context(rig.open())
+        await finish(job_of(store, "evict"))
         await upload(store)
         for name, body in BODIES.items():
             assert await read(store, name) == body, name
