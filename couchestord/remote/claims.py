@@ -1,8 +1,9 @@
 """Whether a backend may be trusted with blobs, and whether the store that asks is the only one of its identity."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import Protocol
 
 import trio
 
@@ -10,6 +11,7 @@ from couchestord.errors import BlobExists, NoSuchBlob, RemoteRefused
 from couchestord.remote.backend import Backend, Stored, all_objects
 
 _RANDOM_BYTES = 16
+_KNOWN_MAX = 14
 _CLAIM = re.compile(r"claims/[0-9a-f]{32}/[0-9a-f]{16}")
 
 
@@ -70,6 +72,21 @@ class Claim:
         for key in [one.key async for one in all_objects(self._backend, f"{self._folder}/") if one.key < self._key]:
             await self._backend.delete(key)
 
+    async def before(self, own: Sequence[bytes]) -> list[bytes]:
+        """The bytes of the newest claim of an older epoch, if there is one. Raises RemoteRefused when it is not among
+        the store's `own`, if it knows any, or when a newer claim is there; RemoteError.
+        """
+        there = [one.key async for one in all_objects(self._backend, f"{self._folder}/")]
+        if any(key > self._key for key in there):
+            raise self._copied()
+        older = [key for key in there if key < self._key]
+        if not older:
+            return []
+        found = await self._backend.get(max(older), 0, _RANDOM_BYTES)
+        if own and found not in own:
+            raise RemoteRefused(f"{self._copied()}. When the other one is gone for good, delete {max(older)} there")
+        return [found]
+
     async def check(self) -> None:
         """Before anything is deleted, here or there. Raises RemoteRefused when a newer claim is there; RemoteError."""
         if [one async for one in all_objects(self._backend, f"{self._folder}/") if one.key > self._key]:
@@ -79,16 +96,34 @@ class Claim:
         return RemoteRefused(f"{self._backend.name} is in use by a copy of this store: stop one, and find out why")
 
 
+class Memory(Protocol):
+    """What a store keeps of claims, over its starts."""
+
+    def claims(self) -> Sequence[bytes]:
+        """The bytes of those that are its own; none: it never kept any."""
+        ...
+
+    async def keep(self, claims: Sequence[bytes]) -> None:
+        """These are, and no others; durable on return. Raises Unavailable."""
+        ...
+
+
 class Gate:
     """Whether the bucket may be written now: it was tried, the start has claimed it, and nobody claimed it after that.
+
+    A start follows upon its own store's claim only. Epochs alone do not tell: those of a node that another one took the
+    place of, or of a copy, grow with each of its starts, too, beyond those of the other in the end.
 
     Nothing is asked before the first `check`, so a bucket that does not answer keeps no store from starting.
     """
 
-    def __init__(self, backend: Backend, store_id: bytes, epoch: int, random_bytes: Callable[[int], bytes]) -> None:
+    def __init__(
+        self, backend: Backend, store_id: bytes, epoch: int, random_bytes: Callable[[int], bytes], memory: Memory
+    ) -> None:
         self._backend = backend
         self._claim = Claim(backend, store_id, epoch)
         self._random_bytes = random_bytes
+        self._memory = memory
         # a claim whose answer was lost is made again with the same bytes: it is ours
         self._own = random_bytes(_RANDOM_BYTES)
         self._turn = trio.Lock()
@@ -96,11 +131,17 @@ class Gate:
         """The bucket was claimed by this start."""
 
     async def check(self) -> None:
-        """Raises RemoteRefused when the bucket cannot be used, or a copy of this store uses it; RemoteError."""
+        """Raises RemoteRefused when the bucket cannot be used, or a copy of this store uses it; RemoteError,
+        Unavailable.
+        """
         async with self._turn:
             if self.is_open:
                 await self._claim.check()
                 return
             await try_backend(self._backend, self._random_bytes)
+            known = self._memory.claims()
+            before = await self._claim.before(known)
+            # all of them: what this one follows upon, and some that may be there or not
+            await self._memory.keep(list(dict.fromkeys([*known[-_KNOWN_MAX:], *before, self._own])))
             await self._claim.take(lambda _count: self._own)
             self.is_open = True

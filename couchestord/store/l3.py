@@ -29,7 +29,7 @@ from couchestord.store.cleaning import Cleaner
 from couchestord.store.copies import Copies
 from couchestord.store.evicting import Evictor
 from couchestord.store.history import StoreHistory
-from couchestord.store.ledger import CatalogLedger
+from couchestord.store.ledger import CatalogLedger, ClaimsKept
 from couchestord.store.options import L3Options
 from couchestord.store.overflow import Overflow
 from couchestord.store.packing import BlobCompactor
@@ -50,7 +50,7 @@ class L3:
         self._epoch = disks.epoch
         self._blobs = Blobs(backend, disks.store_id)
         self._clock = clock
-        self._gate = Gate(backend, disks.store_id, self._epoch, clock.random_bytes)
+        self._gate: Gate | None = None
         self.copies = Copies(catalog.copies, self._blobs)
         self._uploader: Uploader | None = None
         self._leftovers: Leftovers | None = None
@@ -71,18 +71,21 @@ class L3:
     ) -> None:
         """Make the jobs; nothing runs yet. Not for a store that is read only: it writes nothing to a bucket either."""
         self._catalog.find_waiting()
-        ledger = CatalogLedger(self._catalog.copies, submit, self._disks.store_id, self._epoch)
+        store_id, random_bytes = self._disks.store_id, self._clock.random_bytes
+        memory = ClaimsKept(self._catalog.accounts.jobs, submit)
+        self._gate = gate = Gate(self._backend, store_id, self._epoch, random_bytes, memory)
+        ledger = CatalogLedger(self._catalog.copies, submit, store_id, self._epoch)
         read = _reading(parts, throttle)
         options = self._options
-        self._leftovers = Leftovers(ledger, self._blobs, read, self._gate.check)
-        self._publisher = publisher = self._publishing(history)
+        self._leftovers = Leftovers(ledger, self._blobs, read, gate.check)
+        self._publisher = publisher = self._publishing(history, gate)
         self._cleaner = Cleaner(
             self._catalog.copies,
             submit,
             _reading(parts, throttle, here=True),
             self._blobs,
             self._epoch,
-            self._gate.check,
+            gate.check,
             lambda blob: views.is_unseen(blob) and not pool.is_pinned(blob),
             lambda: publisher.kept_from,
             self._catalog.accounts.jobs,
@@ -95,7 +98,7 @@ class L3:
             self._overflow = Overflow(
                 ledger,
                 self._blobs,
-                self._gate.check,
+                gate.check,
                 pool.pin,
                 lambda blob: pool.unpin([blob]),
                 read_back=options.upload.read_back,
@@ -105,7 +108,7 @@ class L3:
             ledger,
             self._blobs,
             read,
-            self._gate.check,
+            gate.check,
             options.upload,
             is_urgent=lambda: evictor is not None and evictor.is_short,
         )
@@ -114,7 +117,7 @@ class L3:
             ledger,
             self._blobs,
             read,
-            self._gate.check,
+            gate.check,
             parts.pins,
             throttle,
             options.upload,
@@ -123,14 +126,14 @@ class L3:
             is_put_off=lambda: bool(uploader.trouble) or (evictor is not None and evictor.is_short),
         )
 
-    def _publishing(self, history: StoreHistory) -> Publisher:
+    def _publishing(self, history: StoreHistory, gate: Gate) -> Publisher:
         return Publisher(
             history,
             Roots(self._backend, self._disks.store_id),
             self._disks.store_id,
             self._epoch,
             history.founding(),
-            self._gate.check,
+            gate.check,
             self._clock.now_ns,
             self._options.publish,
             # what was dropped stays until no catalog there names it
@@ -193,7 +196,7 @@ class L3:
         return {
             "mode": self._options.mode,
             "backend": self._backend.name,
-            "claimed": self._gate.is_open,
+            "claimed": self._gate is not None and self._gate.is_open,
             "trouble": uploader.trouble if uploader else "the store is read only",
             "blobs": blobs_count,
             "bytes": size_bytes,

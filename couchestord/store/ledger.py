@@ -1,6 +1,8 @@
 """What the jobs that keep the bucket ask of the catalog, and tell it."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
 
 from couchestord.ec.segments import Submit
 from couchestord.io import requests as rq
@@ -8,6 +10,7 @@ from couchestord.io.catalog.copies import CopyReader
 from couchestord.remote.blob import BlobName, Held, size_of
 from couchestord.remote.uploader import Waiting
 
+CLAIMS_JOB: Final = "claims"
 _CONFIRMED_PER_RECORD = 256
 """Extents: a record of more would hold up those who wait for the writer."""
 _LEFT_MAX = 1024
@@ -57,3 +60,18 @@ class CatalogLedger:
 
     async def drop(self, name: BlobName) -> None:
         await self._submit(rq.ForgetBlob(self._epoch, name.number))
+
+
+class ClaimsKept:
+    """`Memory` of `remote.claims`, as the state of a job."""
+
+    def __init__(self, jobs: Callable[[], Mapping[str, bytes]], submit: Submit) -> None:
+        """`jobs` answers the states of all jobs, as the catalog has them."""
+        self._jobs = jobs
+        self._submit = submit
+
+    def claims(self) -> Sequence[bytes]:
+        return [bytes.fromhex(claim) for claim in json.loads(self._jobs().get(CLAIMS_JOB) or "[]")]
+
+    async def keep(self, claims: Sequence[bytes]) -> None:
+        await self._submit(rq.SaveJob(CLAIMS_JOB, json.dumps([claim.hex() for claim in claims]).encode()))

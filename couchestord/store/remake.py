@@ -40,6 +40,7 @@ from couchestord.remote.root import Root
 from couchestord.remote.roots import Roots, store_ids
 from couchestord.store.core import run_core
 from couchestord.store.known import JOB as DISKS_JOB
+from couchestord.store.ledger import CLAIMS_JOB
 from couchestord.store.opening import CATALOG_NAME, NO_CONTENT, STORE_ID_BYTES, disk_folders
 from couchestord.store.options import StoreOptions
 from couchestord.store.replay import RECORDS_PER_TRANSACTION, bound_wal
@@ -48,7 +49,7 @@ from couchestord.store.snapshot import JOB as SNAPSHOT_JOB
 log = logs.get(__name__)
 LOST_SHOWN_MAX = 1000
 _NAMES_SHOWN_MAX = 5
-_JOBS_OF_DISKS = (SNAPSHOT_JOB, DISKS_JOB, "rebuild")
+_JOBS_OF_NODE = (SNAPSHOT_JOB, DISKS_JOB, CLAIMS_JOB, "rebuild")
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,7 +280,7 @@ async def _finish(made: Path, disks_count: int, options: StoreOptions) -> Policy
 
     def lose() -> None:
         with sqlite_errors(f"changing the catalog {made}"), closing(open_writer(made)) as connection:
-            lost.lose_disks(connection, _JOBS_OF_DISKS)
+            lost.lose_disks(connection, _JOBS_OF_NODE)
         # the last connection left everything in the main file, synced
         store_sums(made)
 

@@ -11,7 +11,7 @@ from memory_backend import MemoryBackend
 from couchestord.clock import SystemClock
 from couchestord.errors import BlobExists, RemoteRefused, RemoteUnavailable
 from couchestord.remote.backend import Buffer, Page
-from couchestord.remote.claims import Claim, try_backend
+from couchestord.remote.claims import Claim, Gate, try_backend
 
 RANDOM = SystemClock().random_bytes
 STORE = bytes(range(16))
@@ -133,3 +133,84 @@ async def test_two_that_claim_at_once_are_never_both_content() -> None:
         assert 6 in content
         with pytest.raises(RemoteRefused):
             await Claim(backend, STORE, 5).check()
+
+
+class Node:
+    """What is left of a node over its starts."""
+
+    def __init__(self, backend: MemoryBackend, epoch: int = 0, claims: Sequence[bytes] = ()) -> None:
+        self.backend = backend
+        self.epoch = epoch
+        self.known = tuple(claims)
+
+    def claims(self) -> Sequence[bytes]:
+        return self.known
+
+    async def keep(self, claims: Sequence[bytes]) -> None:
+        await trio.lowlevel.checkpoint()
+        self.known = tuple(claims)
+
+    def copy(self) -> "Node":
+        return Node(self.backend, self.epoch, self.known)
+
+    async def start(self) -> Gate:
+        self.epoch += 1
+        gate = Gate(self.backend, STORE, self.epoch, RANDOM, self)
+        await gate.check()
+        return gate
+
+
+async def test_a_node_that_was_replaced_never_takes_the_bucket_back() -> None:
+    """Its epochs grow with each start, beyond those of the one in its place."""
+    backend = MemoryBackend()
+    old = Node(backend, 5)
+    await old.start()
+    new = Node(backend, 6)
+    await Claim(backend, STORE, new.epoch + 1).take(RANDOM)  # as it is made anew
+    new.epoch += 1
+    gate = await new.start()
+    for _ in range(5):
+        with pytest.raises(RemoteRefused, match="copy of this store"):
+            await old.start()
+        await gate.check()
+    assert old.epoch > new.epoch
+    with pytest.raises(RemoteRefused, match=f"delete claims/{STORE.hex()}/{new.epoch:016x} there"):
+        await old.start()
+    new.epoch = old.epoch + 1
+    await new.start()
+    (left,) = backend.objects
+    del backend.objects[left]
+    await old.start()
+
+
+async def test_of_two_copies_one_has_the_bucket_however_often_they_start() -> None:
+    backend = MemoryBackend()
+    one = Node(backend, 5)
+    await one.start()
+    two = one.copy()
+    gate = await two.start()
+    for _ in range(5):
+        with pytest.raises(RemoteRefused):
+            await one.start()
+        await gate.check()
+
+
+@pytest.mark.parametrize("call", ["put_new", "list", "get", "delete"])
+@pytest.mark.parametrize("is_done", [False, True])
+async def test_starts_that_are_cut_off_at_their_claim_keep_no_later_one_out(call: str, is_done: bool) -> None:
+    backend = MemoryBackend()
+    node = Node(backend)
+    await node.start()
+    for turn in range(40):
+
+        def fail(name: str, key: str) -> None:
+            if name == call and key.startswith("claims/"):
+                raise RemoteUnavailable("planted")
+
+        if turn % 20 < 18:
+            setattr(backend, "after" if is_done else "before", fail)
+        with suppress(RemoteUnavailable):
+            await node.start()
+        backend.before = backend.after = lambda _call, _key: None
+    await node.start()
+    assert len(node.known) <= 16

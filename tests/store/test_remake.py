@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import pytest
 import trio
+from bucket_rig import UNCACHED, BucketRig, l3_of, upload
 from memory_backend import MemoryBackend
 from remake_rig import Lost, copy_all, lose_node, publish, read_copies
 from small_store import SMALL, HandClock, body_of, catalog_of, core_of, faults_of, fingerprints, make_store, read
@@ -137,6 +138,35 @@ async def test_the_old_node_may_change_nothing_from_then_on(tmp_path: Path) -> N
     async with ObjectStore.open(tmp_path / "new", SMALL) as store:
         (claimed,) = [key for key in backend.objects if key.startswith("claims/")]
         assert core_of(store).disks.epoch > int(claimed[-16:], 16)
+
+
+async def test_the_old_node_has_the_bucket_no_more_however_often_it_starts(tmp_path: Path) -> None:
+    await make_store(tmp_path / "old", UNCACHED)
+    old, new = BucketRig(tmp_path / "old"), BucketRig(tmp_path / "new")
+    new.backend, new.options = old.backend, old.options
+    async with old.open() as store:
+        await store.put("box", b"key", body_of(200_000))
+        await upload(store)
+    await remake(tmp_path / "new", old.backend)
+    async with ObjectStore.open(new.path, new.options) as there:
+        await there.put("box", b"key", body_of(300_000))
+        await upload(there)
+        assert not l3_of(there).reasons()
+        for _ in range(4):
+            before = dict(old.backend.objects)
+            async with ObjectStore.open(old.path, old.options) as store:
+                await store.put("box", b"old", body_of(200_000))
+                await core_of(store).destage_all()
+                for job in l3_of(store).services():
+                    await job.work()
+                assert "copy of this store" in " ".join(l3_of(store).reasons())
+            assert old.backend.objects == before
+        await there.put("box", b"another", body_of(300_000))
+        await upload(there)
+        assert not l3_of(there).reasons()
+    async with ObjectStore.open(new.path, new.options) as there:
+        await upload(there)
+        assert not l3_of(there).reasons()
 
 
 async def test_ids_that_clients_may_know_are_not_given_again(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ class Remains(NamedTuple):
 def lose_disks(connection: Connection, jobs: Iterable[str]) -> None:
     """No segment is there any more, nor a record: extents with a copy lie in its blob only, others are lost.
 
-    `jobs`: those whose state is about disks, which is forgotten. Commits.
+    `jobs`: those whose state is about the node, which is forgotten. Commits.
     """
     connection.execute("begin immediate")
     connection.execute(
