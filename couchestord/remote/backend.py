@@ -9,13 +9,14 @@ import re
 from collections.abc import AsyncGenerator, Sequence
 from typing import Final, NamedTuple, Protocol
 
-from couchestord.errors import InvalidArgument, RemoteRefused
+from couchestord.errors import InvalidArgument, RemoteDenied, RemoteError, RemoteRefused
 
 Buffer = bytes | bytearray | memoryview
 KEYS_PER_PAGE: Final = 1000
 _WORD = r"[a-z0-9][a-z0-9._-]*"
 _KEY = re.compile(rf"{_WORD}(?:/{_WORD})*")
 _KEY_LENGTH_MAX: Final = 200
+_FAILED_IN_ROW_MAX: Final = 3
 
 
 class Stored(NamedTuple):
@@ -97,6 +98,27 @@ async def all_objects(backend: Backend, prefix: str) -> AsyncGenerator[Stored, N
             raise RemoteRefused(f"{backend.name} lists the same objects again and again: it ignores start-after")
         begun.add(page.objects[0].key)
         page = await backend.list(prefix, page.objects[-1].key)
+
+
+async def delete_each(backend: Backend, keys: Sequence[str]) -> tuple[set[str], RemoteError | None]:
+    """Delete what can be deleted: which objects are gone, and why the first of the others is not. A few failures one
+    after the other are the backend's; those that are left are not tried then.
+    """
+    gone: set[str] = set()
+    failure: RemoteError | None = None
+    failed_in_row = 0
+    for key in keys:
+        try:
+            await backend.delete(key)
+        except RemoteError as error:
+            failure = failure or error
+            failed_in_row += not isinstance(error, RemoteDenied | RemoteRefused)  # these are told at once
+            if failed_in_row == _FAILED_IN_ROW_MAX:
+                break
+        else:
+            gone.add(key)
+            failed_in_row = 0
+    return gone, failure
 
 
 def check_key(key: str) -> None:

@@ -30,8 +30,8 @@ Unavailable.
 class BegunBlobs(Protocol):
     """What the catalog says of them."""
 
-    def left(self) -> Sequence[BlobName]:
-        """Begun in epochs before this one and not confirmed."""
+    def left(self, after: int) -> Sequence[BlobName]:
+        """Begun in epochs before this one and not confirmed: some of greater numbers, in order; none at the end."""
         ...
 
     async def drop(self, name: BlobName) -> None:
@@ -52,6 +52,8 @@ class Leftovers:
         self._read = read
         self._check_claim = check_claim
         self._turn = trio.Lock()
+        self._after = 0
+        """Number of the one that was judged last."""
         self.kept: set[BlobName] = set()
         """Those that stay: nobody could say that they are not needed."""
         self.deleted_count = 0
@@ -59,9 +61,15 @@ class Leftovers:
     async def work(self) -> Progress:
         """Judge one blob. Steps take turns."""
         async with self._turn:
-            name = next((name for name in self._begun.left() if name not in self.kept), None)
-            if name is None:
+            page = self._begun.left(self._after)
+            if not page:
+                self._after = 0
                 return Progress.IDLE
+            name = next((name for name in page if name not in self.kept), None)
+            # one that cannot be judged now keeps no other from it
+            self._after = (name or page[-1]).number
+            if name is None:
+                return Progress.BUSY
             try:
                 await self._judge(name)
             except (RemoteError, Unavailable) as error:

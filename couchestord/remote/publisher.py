@@ -18,7 +18,7 @@ from couchestord.errors import Corrupt, DataLost, RemoteError, Unavailable
 from couchestord.remote.backend import Buffer
 from couchestord.remote.backoff import Backoff
 from couchestord.remote.options import PublishOptions
-from couchestord.remote.root import Entry, Founding, Root, Run
+from couchestord.remote.root import Entry, Founding, Root, RootName, Run
 from couchestord.remote.roots import Roots
 from couchestord.service import Progress
 
@@ -103,6 +103,7 @@ class Publisher:
         """Behind the newest root, or since a newer one was asked for."""
         self._rooted_at = 0.0
         self._backoff = Backoff("the catalog was not published", options.retry_s, options.retry_s_max)
+        self._removal = Backoff("old metadata stays in the backend", options.retry_s, options.retry_s_max)
         self.kept_from = 0
         """No catalog that may come back from the backend is of an older sequence."""
         self.roots_count = 0
@@ -146,24 +147,35 @@ class Publisher:
             await self._put_runs()
             await self._put_root()
             return True
-        if self._is_littered:
-            await self._check_claim()
-            collected = await self._roots.collect(self._root.name)
-            if collected is not None:
-                self.kept_from = collected.kept_from
-                self.removed_objects_count += collected.removed_count
-            self._is_littered = False
-            return True
         options = self._options
         is_old = trio.current_time() - self._rooted_at >= options.root_age_s
         if self._runs_count >= options.runs_max or (is_old and self._is_awaited()):
             self._history.ask_for_snapshot()
             self._runs_count, self._rooted_at = 0, trio.current_time()  # if there is none, not again at once
         await self._gather()
-        if not self._is_due():
+        if self._is_due():
+            await self._check_claim()
+            await self._put_run()
+            return True
+        return await self._collect(self._root.name)
+
+    async def _collect(self, newest: RootName) -> bool:
+        """Remove what is old. What cannot be removed keeps nothing from being put."""
+        if not self._is_littered or not self._removal.is_due(trio.current_time()):
             return False
         await self._check_claim()
-        await self._put_run()
+        try:
+            collected = await self._roots.collect(newest)
+            if collected is not None:
+                self.kept_from = collected.kept_from
+                self.removed_objects_count += collected.removed_count
+                if collected.failure is not None:
+                    raise collected.failure
+        except RemoteError as error:
+            self._removal.failed(error, trio.current_time())
+            return False
+        self._removal.succeeded()
+        self._is_littered = False
         return True
 
     # -- roots -----------------------------------------------------------------------------------------------------

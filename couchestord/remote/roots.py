@@ -12,8 +12,8 @@ from typing import Final, NamedTuple, TypeVar
 import trio
 
 from couchestord import logs
-from couchestord.errors import Corrupt, NoSuchBlob, RemoteUnavailable, UnknownFormat
-from couchestord.remote.backend import Backend, Buffer, all_objects
+from couchestord.errors import Corrupt, NoSuchBlob, RemoteError, RemoteUnavailable, UnknownFormat
+from couchestord.remote.backend import Backend, Buffer, all_objects, delete_each
 from couchestord.remote.root import (
     Entry,
     Root,
@@ -50,6 +50,8 @@ class Collected(NamedTuple):
     """Objects that went."""
     kept_from: int
     """No root that is left is of an older sequence."""
+    failure: RemoteError | None
+    """Why some are still there."""
 
 
 class Roots:
@@ -172,8 +174,8 @@ class Roots:
     async def collect(self, newest: RootName) -> Collected | None:
         """Remove what that root and the one before it do not need. The caller has put the root, and checked its claim.
 
-        None, and nothing goes, while a root there is of a newer program. Raises Corrupt when the root is not the newest
-        that is whole; RemoteError.
+        None, and nothing goes, while a root there is of a newer program. One that cannot be deleted keeps no other from
+        that. Raises Corrupt when the root is not the newest that is whole; RemoteError.
         """
         names = await self.names()
         try:
@@ -187,9 +189,9 @@ class Roots:
         gone = [name.key for name in names if name not in {root.name for root in kept}]
         gone += [name.key for name in _needless(await self.runs(), kept)]
         gone += [piece_key(self._store_id, digest) for digest in sorted(await self.pieces() - needed)]
-        for key in gone:  # roots first: none is left that names what is not there
-            await self._backend.delete(key)
-        return Collected(len(gone), min(root.sequence for root in kept))
+        # roots first: none is left that names what is not there
+        removed, failure = await delete_each(self._backend, gone)
+        return Collected(len(removed), min(name.sequence for name in names if name.key not in removed), failure)
 
     async def _whole(self, names: Sequence[RootName]) -> list[Root]:
         """The newest roots that can be read and whose pieces are all there."""

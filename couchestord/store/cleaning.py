@@ -7,7 +7,7 @@ from couchestord import logs
 from couchestord.ec.segments import Submit
 from couchestord.errors import DataLost, RemoteError
 from couchestord.io import requests as rq
-from couchestord.io.catalog.copies import CopyReader
+from couchestord.io.catalog.copies import BlobRow, CopyReader
 from couchestord.remote.blobs import Blobs
 from couchestord.remote.uploader import Read
 from couchestord.service import Progress
@@ -16,6 +16,7 @@ log = logs.get(__name__)
 _BLOBS_PER_STEP = 16
 _BAD_PER_STEP = 16
 _BAD_MAX = 4096
+_PASSED_OVER_MAX = 4096
 
 
 class Cleaner:
@@ -54,6 +55,7 @@ class Cleaner:
         state = jobs().get(self.name)
         self._bad: dict[tuple[int, int], None] = {(blob, extent): None for blob, extent in json.loads(state or "[]")}
         self._noted = set(self._bad)
+        self._passed_over: set[int] = set()
         self.deleted_count = 0
         self.lost_copies_count = 0
         self.trouble = ""
@@ -76,13 +78,15 @@ class Cleaner:
         for row in self._catalog.dead(_BLOBS_PER_STEP):
             if self._is_free(row.id):
                 await self._submit(rq.DropBlob(row.id))
-        dropped = self._catalog.dropped(self._kept_from(), _BLOBS_PER_STEP)
+        dropped = self._dropped()
         try:
             if dropped:
                 await self._check_claim()
             for row in dropped:
+                self._passed_over.add(row.id)  # when it cannot be deleted, until all others were tried
                 await self._blobs.delete(self._blobs.name(row.epoch, row.id))
                 await self._submit(rq.ForgetBlob(self._epoch, row.id))
+                self._passed_over.discard(row.id)
                 self.deleted_count += 1
         except RemoteError as error:
             if str(error) != self.trouble:
@@ -91,6 +95,14 @@ class Cleaner:
             return Progress.IDLE
         self.trouble = ""
         return Progress.BUSY if has_more or len(dropped) == _BLOBS_PER_STEP else Progress.IDLE
+
+    def _dropped(self) -> list[BlobRow]:
+        """Some that may be deleted; nothing, once, when those that are left were all tried."""
+        rows = self._catalog.dropped(self._kept_from(), _BLOBS_PER_STEP + len(self._passed_over))
+        found = [row for row in rows if row.id not in self._passed_over]
+        if not found or len(self._passed_over) > _PASSED_OVER_MAX:
+            self._passed_over.clear()
+        return found[:_BLOBS_PER_STEP]
 
     async def _note_bad(self) -> None:
         """For the next start: the disks may be back then, and what they give is worth more than such a copy."""

@@ -54,8 +54,8 @@ class CatalogLedger:
             copied_count += await self._submit(rq.ConfirmBlob(name.epoch, name.number, size, held, old))
         return copied_count
 
-    def left(self) -> Sequence[BlobName]:
-        rows = self._catalog.begun_before(self._epoch, _LEFT_MAX)
+    def left(self, after: int) -> Sequence[BlobName]:
+        rows = self._catalog.begun_before(self._epoch, after, _LEFT_MAX)
         return [BlobName(self._store_id, row.epoch, row.id) for row in rows]
 
     async def drop(self, name: BlobName) -> None:

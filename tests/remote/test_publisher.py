@@ -11,7 +11,7 @@ from backends import OpenBackend
 from publish_rig import QUICK, STORE, PublishRig, run
 from upload_rig import Crash, crash_at
 
-from couchestord.errors import Corrupt, RemoteDenied, RemoteUnavailable
+from couchestord.errors import Corrupt, RemoteDenied, RemoteError, RemoteUnavailable
 from couchestord.io.checksum import xxh3_64
 from couchestord.remote.root import Entry, RootName, Run
 from couchestord.service import Progress
@@ -370,6 +370,43 @@ async def test_a_root_whose_answer_was_lost_is_put_again() -> None:
     rig.at = lambda _event: None
     await run(publisher)
     assert publisher.roots_count == 1
+
+
+@pytest.mark.parametrize("error", [RemoteDenied, RemoteUnavailable])
+@pytest.mark.parametrize("kind", ["roots", "pieces", "log"])
+async def test_what_cannot_be_removed_keeps_nothing_from_being_put(
+    kind: str, error: type[RemoteError], tmp_path: Path
+) -> None:
+    """One object under a retention lock: what could be recovered got older and older."""
+    rig = PublishRig()
+    publisher = await rig.start()
+    locked: list[str] = []
+
+    def refuse(call: str, key: str) -> None:
+        if call == "delete" and key.startswith(kind):
+            locked[:] = locked or [key]
+            if key in locked:
+                raise error(key)
+
+    rig.backend.before = refuse
+    for _ in range(4):
+        rig.commit(12)
+        await run(publisher)
+        rig.take()
+        rig.commit(12)
+        await run(publisher)
+    assert publisher.sequence == len(rig.log)
+    root, end = await rig.recover(tmp_path / "file")
+    assert (root.sequence, end) == (84, 96)
+    assert locked
+    assert locked[0] in rig.backend.objects
+    kept = await rig.roots.names()
+    assert publisher.kept_from == kept[-1].sequence == (0 if kind == "roots" else 60)
+    assert len(kept) == (3 if kind == "roots" else 2), "others went"
+    rig.backend.before = lambda _call, _key: None
+    await run(publisher)
+    assert locked[0] not in rig.backend.objects
+    assert publisher.kept_from == 60
 
 
 async def test_nothing_goes_while_a_newer_program_has_a_root_there(caplog: pytest.LogCaptureFixture) -> None:

@@ -30,7 +30,7 @@ from small_store import (
     stream,
 )
 
-from couchestord.errors import DataLost, IncompleteBody, NoSpace, RemoteUnavailable, Unavailable
+from couchestord.errors import DataLost, IncompleteBody, NoSpace, RemoteDenied, RemoteUnavailable, Unavailable
 from couchestord.model import ByteRange
 from couchestord.service import Service
 from couchestord.store.door import ObjectStore
@@ -185,6 +185,30 @@ async def test_what_was_deleted_goes_from_the_bucket(tmp_path: Path) -> None:
         await upload_until_older_catalogs_are_gone(store)
         assert not rig.blobs()
         assert l3_of(store).status()["blobs"] == 0
+
+
+async def test_a_blob_that_cannot_be_deleted_keeps_no_other(tmp_path: Path) -> None:
+    await make_store(tmp_path, UNCACHED)
+    rig = BucketRig(tmp_path)
+    async with rig.open() as store:
+        for number in range(20):
+            await store.put("box", b"%d" % number, body_of(2 * STRIPE_BYTES, number))
+            await upload(store)
+        locked = min(rig.blobs())
+
+        def refuse(call: str, key: str) -> None:
+            if call == "delete" and key == locked:
+                raise RemoteDenied(key)
+
+        rig.backend.before = refuse
+        for number in range(20):
+            await store.delete("box", b"%d" % number)
+        for _ in range(2):
+            await upload_until_older_catalogs_are_gone(store)
+        assert rig.blobs() == [locked]
+        rig.backend.before = lambda _call, _key: None
+        await upload_until_older_catalogs_are_gone(store)
+        assert not rig.blobs()
 
 
 async def test_a_reader_keeps_its_blob(tmp_path: Path) -> None:

@@ -101,9 +101,10 @@ class UploadRig:
 
     # -- BegunBlobs ------------------------------------------------------------------------------------------------
 
-    def left(self) -> Sequence[BlobName]:
+    def left(self, after: int) -> Sequence[BlobName]:
         confirmed = {name for name, _ in self.copies.values()}
-        return [name for name in self.begun if name.epoch < self.epoch and name not in confirmed]
+        found = [name for name in self.begun if name.epoch < self.epoch and name not in confirmed]
+        return [name for name in found if name.number > after][:3]
 
     async def drop(self, name: BlobName) -> None:
         self.at("before drop")

@@ -95,10 +95,11 @@ class CopyReader:
         row = self._row("select * from blob where id=?", (id_,))
         return BlobRow(*row) if row else None
 
-    def begun_before(self, epoch: int, limit: int) -> list[BlobRow]:
-        """Begun in earlier epochs and not confirmed."""
+    def begun_before(self, epoch: int, after: int, limit: int) -> list[BlobRow]:
+        """Begun in earlier epochs and not confirmed, of greater ids, in order."""
         rows = self._rows(
-            "select * from blob where state=? and epoch<? order by id limit ?", (STATE_BEGUN, epoch, limit)
+            "select * from blob where state=? and epoch<? and id>? order by id limit ?",
+            (STATE_BEGUN, epoch, after, limit),
         )
         return [BlobRow(*row) for row in rows]
 

@@ -263,8 +263,8 @@ def test_what_is_dropped(rig: DecideRig) -> None:
     begun = rig.do(rq.BeginBlob(EPOCH))
     assert not rig.do(rq.DropBlob(begun))
     assert not rig.do(rq.ForgetBlob(EPOCH, begun)), "it is being put perhaps"
-    assert [row.id for row in rig.catalog.copies.begun_before(EPOCH + 1, 10)] == [begun]
-    assert not rig.catalog.copies.begun_before(EPOCH, 10)
+    assert [row.id for row in rig.catalog.copies.begun_before(EPOCH + 1, 0, 10)] == [begun]
+    assert not rig.catalog.copies.begun_before(EPOCH, 0, 10)
     assert rig.do(rq.ForgetBlob(EPOCH + 1, begun))
     assert rig.catalog.copies.blob(begun) is None
 
