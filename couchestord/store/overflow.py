@@ -2,11 +2,14 @@
 
 Only in tiered mode, where the bucket has the only copy of much in any case. Each blob holds one extent, so that a body
 is never held whole in memory. Its record is committed when all of its blobs are proved to be there.
+
+A piece is taken in before it is the body's turn to go to the bucket: so a client that stands still holds up nobody. A
+few bodies have long pieces in memory, others short ones, as a thousand clients may be slow.
 """
 
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Final
 
 import trio
@@ -20,8 +23,13 @@ from couchestord.store.ledger import CatalogLedger
 
 PIECE_BYTES: Final = 16 << 20
 """Of a body in one blob, and in memory."""
+LONG_PIECES_MAX: Final = 8
+"""Pieces of that length in memory at once; others are shorter."""
+SHORT_PIECE_BYTES: Final = 1 << 20
+SHORT_PIECES_MAX: Final = 1 << 16
+"""Of a body, so that its extents are never more than it has ids."""
 STREAMS_MAX: Final = 4
-"""Bodies that go to the bucket at once; others wait."""
+"""Pieces that go to the bucket at once; others wait."""
 IDS_PER_BODY: Final = 1 << 20
 """Extents of the longest body, and more."""
 _BLOB_BYTES_MAX: Final = 64 << 20
@@ -50,6 +58,7 @@ class Overflow:
         self._release = release
         self._read_back = read_back
         self._streams = trio.CapacityLimiter(STREAMS_MAX)
+        self._long_pieces_count = 0
         self.bodies_count = 0
 
     @asynccontextmanager
@@ -60,8 +69,7 @@ class Overflow:
         """
         held: list[int] = []
         try:
-            async with self._streams:
-                taken = await self._take(body, held)
+            taken = await self._take(body, held)
             self.bodies_count += 1
             yield taken
         finally:
@@ -71,20 +79,33 @@ class Overflow:
     async def _take(self, body: FillingBody, held: list[int]) -> tuple[int, bytes, tuple[Extent, ...], int]:
         extents: list[Extent] = []
         md5, size, first = hashlib.md5(usedforsecurity=False), 0, 0
-        piece = bytearray(PIECE_BYTES)
         try:
             await self._check_claim()
-            while filled := await _fill(body, piece):
-                data = memoryview(piece)[:filled]
-                await trio.to_thread.run_sync(md5.update, data)
-                if not first:
-                    first = (await self._ledger.begin(IDS_PER_BODY)).number + 1
-                name, kept = await self._put(first + len(extents), data, held)
-                extents.append(Extent(filled, IN_BLOB, name.number, kept.offset))
-                size += filled
+            while True:
+                with self._piece(len(extents)) as piece:
+                    if not (filled := await _fill(body, piece)):
+                        break
+                    async with self._streams:
+                        data = memoryview(piece)[:filled]
+                        await trio.to_thread.run_sync(md5.update, data)
+                        if not first:
+                            first = (await self._ledger.begin(IDS_PER_BODY)).number + 1
+                        name, kept = await self._put(first + len(extents), data, held)
+                    extents.append(Extent(filled, IN_BLOB, name.number, kept.offset))
+                    size += filled
         except (RemoteError, Corrupt) as error:
             raise Unavailable(f"the disks are full, and the bucket does not take the body now: {error}") from error
         return size, md5.digest(), tuple(extents), first
+
+    @contextmanager
+    def _piece(self, number: int) -> Iterator[bytearray]:
+        """Memory for that piece of a body."""
+        is_long = self._long_pieces_count < LONG_PIECES_MAX or number >= SHORT_PIECES_MAX
+        self._long_pieces_count += is_long
+        try:
+            yield bytearray(PIECE_BYTES if is_long else SHORT_PIECE_BYTES)
+        finally:
+            self._long_pieces_count -= is_long
 
     async def _put(self, extent: int, data: memoryview, held: list[int]) -> tuple[BlobName, Held]:
         packer = BlobPacker(_BLOB_BYTES_MAX)

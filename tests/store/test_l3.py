@@ -5,6 +5,8 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
+import trio
+import trio.testing
 from bucket_rig import (
     UNCACHED,
     BucketRig,
@@ -34,6 +36,7 @@ from couchestord.errors import DataLost, IncompleteBody, NoSpace, RemoteDenied, 
 from couchestord.model import ByteRange
 from couchestord.service import Service
 from couchestord.store.door import ObjectStore
+from couchestord.store.overflow import LONG_PIECES_MAX
 
 
 def job_of(store: ObjectStore, name: str) -> Service:
@@ -356,6 +359,32 @@ async def test_long_bodies_go_past_full_disks(tmp_path: Path) -> None:
         await store.delete("box", b"long")
         await upload_until_older_catalogs_are_gone(store)
         assert not rig.blobs()
+
+
+async def test_clients_that_stand_still_keep_no_other_from_the_bucket(tmp_path: Path) -> None:
+    await make_store(tmp_path, UNCACHED)
+    rig = BucketRig(tmp_path, "tiered")
+    goes_on = trio.Event()
+    long = body_of(3 << 20)
+
+    async def standing_still() -> AsyncIterator[bytes]:
+        yield long
+        await goes_on.wait()
+        yield b"the rest"
+
+    async with rig.open() as store, trio.open_nursery() as nursery:
+        set_tight(store)
+        for number in range(LONG_PIECES_MAX + 2):
+            nursery.start_soon(store.put, "box", b"slow/%d" % number, standing_still())
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        with trio.fail_after(60):
+            await store.put("box", b"another", stream(long, 1 << 20))
+        assert await read(store, b"another") == long
+        assert len((await store.describe("box", b"another"))["extents"]) == 3, "others have short pieces meanwhile"
+        goes_on.set()
+    async with rig.open() as store:
+        for number in range(LONG_PIECES_MAX + 2):
+            assert await read(store, b"slow/%d" % number) == long + b"the rest"
 
 
 async def test_a_body_that_breaks_off_leaves_nothing_in_the_bucket(tmp_path: Path) -> None:
