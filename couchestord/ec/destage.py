@@ -10,7 +10,7 @@ from couchestord.ec.codec import Buffer
 from couchestord.ec.losing import Losses
 from couchestord.ec.moves import Mover
 from couchestord.ec.segments import SegmentPool, Submit
-from couchestord.errors import NoSpace, ShuttingDown, Unavailable
+from couchestord.errors import Error, NoSpace, ShuttingDown, TooFewDisks, Unavailable
 from couchestord.io.catalog.read import CatalogReader, ExtentRow
 from couchestord.service import Progress
 
@@ -64,9 +64,13 @@ class Destager:
         self._is_fruitless = True
         """Nothing was moved since the pass began."""
         self._short = False
-        self._skipped: set[int] = set()
-        self._unreadable: dict[int, ExtentRow] = {}
-        """Of this pass."""
+        self._skipped: dict[int, ExtentRow] = {}
+        """Those of this pass that cannot be read."""
+        self._put_off: dict[int, Error] = {}
+        self._passed = 0
+        """Up to this record nothing is left for this pass."""
+        self.stuck: dict[int, Error] = {}
+        """Policies that there were no disks for in the last pass, and why: what is written under them stays here."""
         self.losses = Losses(submit, self._load, is_whole)
         self.moved_extents_count = 0
         self.unreadable_extents_count = 0
@@ -88,17 +92,19 @@ class Destager:
         if not self._begin():
             return Progress.IDLE
         batch, cut_by_bytes, more = self._next()
+        if more and not batch:
+            return Progress.BUSY
         leave_short = cut_by_bytes or not self._short
         if more and not cut_by_bytes:
             leave_short = False  # so many tiny ones: they are a stripe's worth of work
+        before_count = self.moved_extents_count
         progressed = await self._move_all(batch, leave_short)
         if not progressed and (cut_by_bytes or self._is_fruitless):
             # nothing fills a stripe, but it keeps a journal that is full of what is dead: short ones it is
-            left = {policy: extents for policy, extents in batch.items() if extents[0].id not in self._skipped}
-            progressed = await self._move_all(left, False)
+            progressed = await self._move_all(batch, False)
         if not progressed or len(self._skipped) > self._options.unreadable_max:
             return await self._end()
-        self._is_fruitless = False
+        self._is_fruitless = self._is_fruitless and self.moved_extents_count == before_count
         return Progress.BUSY
 
     async def _move_all(self, batch: Mapping[int, Sequence[ExtentRow]], leave_short: bool) -> bool:
@@ -113,14 +119,20 @@ class Destager:
                 raise
             except (NoSpace, Unavailable) as error:
                 log.warning("destage was put off", policy=policy, reason=str(error))
-                self._skipped.update(extent.id for extent in extents)
+                self._put_off[policy] = error
+                self._note_stuck()
+                progressed = True
                 continue
             self.moved_extents_count += moved.moved_count
             self.unreadable_extents_count += len(moved.unreadable)
-            self._skipped.update(extent.id for extent in moved.unreadable)
-            self._unreadable.update((extent.id, extent) for extent in moved.unreadable)
+            self._skipped |= {extent.id: extent for extent in moved.unreadable}
             progressed |= moved.left_count < len(extents)
         return progressed
+
+    def _note_stuck(self) -> None:
+        # whatever else keeps it in the journal is not the disks'
+        short = NoSpace | TooFewDisks
+        self.stuck |= {policy: error for policy, error in self._put_off.items() if isinstance(error, short)}
 
     def _begin(self) -> bool:
         now = trio.current_time()
@@ -140,10 +152,13 @@ class Destager:
 
     async def _end(self) -> Progress:
         self._passing = False
+        self.stuck.clear()
+        self._note_stuck()
+        self._put_off.clear()
+        self._passed = 0
         self._is_fruitless = True
         self._short = False
-        self._skipped.clear()
-        unreadable, self._unreadable = self._unreadable, {}
+        unreadable, self._skipped = self._skipped, {}
         await self.losses.settle(unreadable.values(), self._is_pressed())
         return Progress.IDLE
 
@@ -152,17 +167,22 @@ class Destager:
         journal.
         """
         limit = self._options.batch_extents + len(self._skipped)
-        rows = self._catalog.extents_to_destage(limit)
+        rows = self._catalog.extents_to_destage(self._passed, limit)
         batch: dict[int, list[ExtentRow]] = {}
         size_bytes = 0
         for policy, row in rows:
-            if row.id in self._skipped:
+            if row.id in self._skipped or policy in self._put_off:
                 continue
             if batch and size_bytes + row.length > self._options.batch_bytes:
                 return batch, True, True
             batch.setdefault(policy, []).append(row)
             size_bytes += row.length
-        return batch, False, len(rows) == limit
+        more = len(rows) == limit
+        if more and not batch:
+            # all of its last record, unless there is nothing else
+            last = rows[-1][1].stripe
+            self._passed = max(last - 1, self._passed + (rows[0][1].stripe == last))
+        return batch, False, more
 
     async def _read(self, extent: ExtentRow) -> AsyncGenerator[Buffer, None]:
         yield await self._load(extent)

@@ -39,7 +39,7 @@ from couchestord.store.options import StoreOptions
 from couchestord.store.pins import Pins
 from couchestord.store.snapshot import JOB as SNAPSHOT_JOB
 from couchestord.store.snapshot import protected_segments, restore_snapshot
-from couchestord.store.start import Started, start, told_by_its_file_system
+from couchestord.store.start import Started, start
 from couchestord.store.waiting import Answered
 from couchestord.store.writer import CATALOG_ROOM_BYTES_MIN, Writer
 
@@ -181,8 +181,7 @@ async def _build(nursery: trio.Nursery, disks: Disks, catalog_path: Path, option
     before = _mark(disks)
     if options.cache.l2_bytes:
         disks.random_bytes = clock.random_bytes
-    with told_by_its_file_system(catalog_path):
-        started = await start(disks, catalog_path, options.journal, restore, verify_pages)
+    started = await start(disks, catalog_path, options.journal, restore, verify_pages)
     catalog, journal = started.catalog, started.journal
     reserve = Reserve(catalog_path, options.catalog_reserve_bytes)
 
@@ -210,6 +209,7 @@ async def _build(nursery: trio.Nursery, disks: Disks, catalog_path: Path, option
         options, clock, disks, catalog, journal, writer, stripes, pool, parts, pins, reserve, restore, nursery, orphans
     )
     jobs.append(built)
+    writer.stuck = lambda: built.destager.stuck
     if l3 is None or not l3.is_tiered:  # else what the disks have no room for goes past them
         intake.fill = writer.fill = built.fill
     built.l3 = l3

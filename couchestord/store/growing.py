@@ -1,6 +1,7 @@
 """Which requests need room, and when they are refused for the lack of it. Pure."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 from couchestord.errors import Error
@@ -26,6 +27,10 @@ _FREEING: Final = (
 """What background jobs and a start must be able to write, or a journal that is full stays full."""
 
 
+STUCK_FROM: Final = 0.5
+"""So full the journal may become with bodies that there are no disks for: the rest is for what leaves it again."""
+
+
 def grows(request: object) -> bool:
     """Whether a request needs room that it does not give back. A file that is only cut needs none."""
     return isinstance(request, _GROWING) or (isinstance(request, fr.PublishFile) and bool(request.contents))
@@ -41,6 +46,16 @@ def _is_written(request: object) -> bool:
     return False
 
 
+def _policies_in_journal(request: object) -> set[int]:
+    """Those under which bytes ride in its record."""
+    match request:
+        case rq.PutObject() | rq.PutPart():
+            return {request.policy} if request.body else set()
+        case fr.PublishFile():
+            return {each.policy for each in request.contents if any(not extent.segment for extent in each.extents)}
+    return set()
+
+
 @dataclass(frozen=True, slots=True)
 class Room:
     """Why a group may not grow, None while it may."""
@@ -49,11 +64,15 @@ class Room:
     for_others: Error | None
     on_disks: Error | None = None
     """For new data that is yet to be written to the disks."""
+    stuck: Mapping[int, Error] = field(default_factory=dict)
+    """For bodies under these policies, which would stay in the journal."""
 
     def check(self, request: object) -> None:
         """Raises why there is no room for a request."""
         refusal = self.for_others
         if grows(request):
             refusal = self.for_new_data or (None if _is_written(request) else self.on_disks)
+            if self.stuck and refusal is None:
+                refusal = next((self.stuck[each] for each in _policies_in_journal(request) & self.stuck.keys()), None)
         if refusal is not None and not isinstance(request, _FREEING):
             raise type(refusal)(str(refusal))

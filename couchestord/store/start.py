@@ -75,21 +75,22 @@ async def start(
     the tail of the log, or so many disks refuse to be written that no epoch can be taken.
 
     Raises JournalDamaged when acknowledged records are on no disk that is here and the catalog does not hold what they
-    said; NoSpace when the file system of the catalog is full, which stays as it is; TooFewDisks when more than m disks
-    are missing and the catalog too; ForeignDisk when two parts of the store were written apart; UnknownFormat for files
-    of a newer program.
+    said; NoSpace when the file system of the catalog is full, which stays as it is, Unavailable when it refuses what a
+    start needs; TooFewDisks when more than m disks are missing and the catalog too; ForeignDisk when two parts of the
+    store were written apart; UnknownFormat for files of a newer program.
     """
-    found = await scan(disks)
-    check_torn(disks, found)
-    _note_behind(disks, found)
-    indexed = any(file.indexed for file in found)
-    try:
-        return await _start(disks, catalog_path, options, restore, verify, chain(found))
-    except DataLost as error:
-        if not indexed:
-            raise
-        log.warning("the indexes of the journal promise what is not there: it is read whole", reason=str(error))
-    return await _start(disks, catalog_path, options, restore, verify, chain(await scan(disks, indexed=False)))
+    with told_by_its_file_system(catalog_path):
+        found = await scan(disks)
+        check_torn(disks, found)
+        _note_behind(disks, found)
+        indexed = any(file.indexed for file in found)
+        try:
+            return await _start(disks, catalog_path, options, restore, verify, chain(found))
+        except DataLost as error:
+            if not indexed:
+                raise
+            log.warning("the indexes of the journal promise what is not there: it is read whole", reason=str(error))
+        return await _start(disks, catalog_path, options, restore, verify, chain(await scan(disks, indexed=False)))
 
 
 async def _start(

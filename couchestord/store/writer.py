@@ -6,7 +6,7 @@ then is anybody answered, the refused ones too, since a refusal may rest on a mu
 """
 
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -38,7 +38,7 @@ from couchestord.io.sqlite import is_damage, is_failure
 from couchestord.store.answering import Answering
 from couchestord.store.decide import Decider
 from couchestord.store.fill import Fill
-from couchestord.store.growing import Room, grows
+from couchestord.store.growing import STUCK_FROM, Room, grows
 from couchestord.store.waiting import GROUP_MUTATIONS_MAX, Answered, Waiting, take_group
 
 log = logs.get(__name__)
@@ -99,6 +99,8 @@ class Writer:
         self._answering: Answering | None = None
         self.fill: Fill | None = None
         """New data waits for it."""
+        self.stuck: Callable[[], Mapping[int, Error]] = dict
+        """Policies whose bodies do not leave the journal, and why."""
 
     async def submit(self, request: object, origin: object = None) -> Any:
         """Decide, apply and make durable. Returns the answer, or raises the refusal, once both are certain and mounts
@@ -375,7 +377,7 @@ class Writer:
         needed = replicas_needed(self._disks.m, self._disks.missing_count())
         if len(self._disks.roomy()) < needed <= len(self._disks.good()):
             return Room(None, others, NoSpace("the disks are full: delete something, or add room"))
-        return Room(None, others)
+        return Room(None, others, None, self.stuck() if self._filled >= STUCK_FROM else {})
 
     def _decide_one(self, waiting: Waiting, room: Room, entries: list[Entry]) -> None:
         room.check(waiting.request)

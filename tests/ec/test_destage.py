@@ -9,6 +9,7 @@ from couchestord.ec.destage import DestageOptions, Destager
 from couchestord.ec.shards import shard_path
 from couchestord.errors import DataLost, DiskFailed, JournalFull
 from couchestord.io import requests as rq
+from couchestord.model import Policy
 from couchestord.service import Progress
 
 BODY = 10_000
@@ -225,11 +226,34 @@ async def test_a_writer_that_refuses_puts_it_off(tmp_path: Path) -> None:
         bodies = fill(rig, 5)
         rig.refuse = JournalFull("full")
         bench.destager.force()
-        assert await bench.destager.work() is Progress.IDLE
+        assert await bench.run() <= 1
+        assert not bench.destager.stuck, "that says nothing of disks"
         rig.refuse = None
         bench.destager.force()
         await bench.run()
         assert bench.in_journal() == 0
+        await check(rig, bodies)
+
+
+async def test_what_there_are_no_disks_for_keeps_nothing_else_in_the_journal(tmp_path: Path) -> None:
+    """However much of it comes first, and however many of it a record holds."""
+    async with open_rig(tmp_path) as rig:
+        bench = Bench(rig, batch_extents=8, unreadable_max=10)
+        rig.policies[1] = Policy(id=1, name="fast", disk_class="nvme")
+        for number in range(50):
+            rig.put_small(b"stuck %d" % number, b"x" * BODY, policy=1)
+        bodies = fill(rig, 30)
+        rig.put_small(b"stuck", b"x", policy=1)
+        for _ in range(2):
+            bench.destager.force()
+            await bench.run()
+            assert bench.in_journal() == 51
+            assert list(bench.destager.stuck) == [1]
+        rig.policies[1] = Policy(id=1, name="fast", stripe_bytes=STRIPE_BYTES)
+        bench.destager.force()
+        await bench.run()
+        assert bench.in_journal() == 0
+        assert not bench.destager.stuck
         await check(rig, bodies)
 
 

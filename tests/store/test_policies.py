@@ -236,6 +236,34 @@ async def test_a_class_is_kept_to_also_while_its_disks_are_away(tmp_path: Path) 
             assert await read(store, key, "quick") == body_of(5 * STRIPE_BYTES, number)
 
 
+async def test_what_there_are_no_disks_for_leaves_half_of_the_journal_to_others(tmp_path: Path) -> None:
+    journal = replace(SMALL.journal, size_bytes=8 << 20)
+    body = body_of(100_000)
+    async with new_store(tmp_path, disks_count=8, disk_classes=CLASSES, journal=journal) as store:
+        core = core_of(store)
+        await store.policies.add(replace(SAFE, name="fast", k=2, m=1, disk_class="ssd"))
+        await store.create_bucket("quick", policy="fast")
+        for index in (0, 2, 4):
+            core.disks.set_tight(index, True)
+        kept_count = 0
+        while core.journal.size_bytes < core.journal.size_bytes_max // 2:
+            await store.put("quick", b"%d" % kept_count, body)
+            await core.destage_all()
+            kept_count += 1
+        with pytest.raises(NoSpace):
+            await store.put("quick", b"more", body)
+        assert 0.5 <= core.journal.size_bytes / core.journal.size_bytes_max < 0.6
+        for number in range(20):
+            await store.put("box", b"%d" % number, body)
+        await store.put("quick", b"empty", b"")
+        for index in (0, 2, 4):
+            core.disks.set_tight(index, False)
+        await core.destage_all()
+        await store.put("quick", b"again", body)
+        for number in range(kept_count):
+            assert await read(store, b"%d" % number, "quick") == body
+
+
 async def test_each_disk_has_one_class(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument, match="2 classes for 6 disks"):
         await ObjectStore.create(tmp_path, replace(SMALL, disk_classes=("ssd", "hdd")))

@@ -250,13 +250,15 @@ class CatalogReader(TreeReader):
         )
         return [ExtentRow(*row) for row in rows]
 
-    def extents_to_destage(self, limit: int) -> list[tuple[int, ExtentRow]]:
-        """Extents whose bytes still lie in the journal, oldest first, each behind the policy of its content."""
+    def extents_to_destage(self, after: int, limit: int) -> list[tuple[int, ExtentRow]]:
+        """Extents whose bytes still lie in the journal, in records after that one, oldest first, each behind the policy
+        of its content.
+        """
         # the ids of a content's extents begin with its own: the content that comes last before an extent is its
         rows = self._rows(
             "select (select policy from content where content.id<=extent.id order by content.id desc limit 1), "
-            f"{_EXTENT} from extent where segment=0 order by stripe limit ?",
-            (limit,),
+            f"{_EXTENT} from extent where segment=0 and stripe>? order by stripe limit ?",
+            (after, limit),
         )
         return [(policy, ExtentRow(*row)) for policy, *row in rows]
 
