@@ -10,7 +10,7 @@ not fit. A sync that failed is never tried again on that file.
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -87,18 +87,27 @@ class SegmentPool:
         self._new = NewSegments(disks, options.segment_bytes)
 
     def writer(
-        self, policy: int = 0, *, alone: bool = False, dips: bool = False, await_more: AwaitMore = no_wait
+        self,
+        policy: int = 0,
+        *,
+        alone: bool = False,
+        dips: bool = False,
+        await_more: AwaitMore = no_wait,
+        stripe_bytes_min: int = 0,
     ) -> "StripeWriter":
         """A stream's writer under a policy as it is now, an async context manager. Waits for its turn at the first
         append.
 
         `alone`: in segments of its own, sealed behind it, for what goes all at once. `dips`: it makes room, and may
-        take half of the reserve. `await_more`: called while there is no room.
+        take half of the reserve. `await_more`: called while there is no room. `stripe_bytes_min`: stripes are at least
+        so long, for who is alone.
 
         Keep the context open until the mutation that references its stripes has been committed (`release` gives the
         segment to others before that): until then no background job may drop what is not referenced yet.
         """
-        return StripeWriter(self, self._policies(policy), alone, dips, await_more)
+        found = self._policies(policy)
+        found = replace(found, stripe_bytes=max(found.stripe_bytes, stripe_bytes_min))
+        return StripeWriter(self, found, alone, dips, await_more)
 
     def is_pinned(self, segment_id: int) -> bool:
         """True while a writer may still reference new stripes of a segment: it must not be dropped."""

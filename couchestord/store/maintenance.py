@@ -198,16 +198,16 @@ class Snapshotter:
         nothing_left = not self._catalog.reading.extents_in_journal(0, 1)
         return nothing_left and behind > max(IDLE_LOG_BYTES_MIN, catalog_bytes // 4)
 
-    def _strongest(self) -> int:
-        """Id of the policy that makes most lost disks good: the catalog of all must not go before the data of one."""
-        return max(self._catalog.accounts.policies(), key=lambda policy: (self._spare(policy), -policy.id)).id
+    def _strongest(self) -> Policy:
+        """The policy that makes most lost disks good: the catalog of all must not go before the data of one."""
+        return max(self._catalog.accounts.policies(), key=lambda policy: (self._spare(policy), -policy.id))
 
     def _spare(self, policy: Policy) -> int:
         return disks_to_spare(policy.k, policy.m, len(self._disks.of_class(policy.disk_class)))
 
     def _is_weak(self) -> bool:
         """The newest snapshot would be lost with fewer disks than the strongest policy makes good."""
-        spare = self._spare(self._catalog.accounts.policy(self._strongest()))
+        spare = self._spare(self._strongest())
         held = sn.protected_segments(self._catalog.accounts.jobs().get(sn.JOB))
         rows = [row for id_ in held if (row := self._catalog.reading.segment(id_)) is not None]
         return any(disks_to_spare(row.k, row.m, self._disks.count) < spare for row in rows)

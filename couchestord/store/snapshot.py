@@ -24,7 +24,7 @@ from couchestord import logs
 from couchestord.ec.segments import SegmentPool
 from couchestord.ec.shards import FOLDER, PAGE_BYTES, SegmentHeader, parse_shard_name, unpack_segment_header
 from couchestord.ec.stripes import StripeStore
-from couchestord.errors import Corrupt, DataLost, DiskError, InternalError
+from couchestord.errors import Corrupt, DataLost, DiskError
 from couchestord.io import requests as rq
 from couchestord.io.catalog.pages import PAGE_BYTES as CATALOG_PAGE_BYTES
 from couchestord.io.catalog.pages import MainFile, check_pages, store_sums, stored_sums
@@ -33,11 +33,14 @@ from couchestord.io.catalog.segments import STATE_SEALED
 from couchestord.io.checksum import xxh3_64
 from couchestord.io.disks import Disks
 from couchestord.io.superblock import SnapshotRoot
+from couchestord.model import Policy
 
 log = logs.get(__name__)
 JOB = "snapshot"
 PIECE_BYTES = 1 << 20
-"""A piece is one stripe, so it is smaller where stripes are."""
+"""A piece is one stripe, so it is smaller where stripes are; longer where the catalog is very large for them."""
+NAMED_BYTES_MAX = 32
+"""What a piece takes in the table, at most."""
 SEGMENTS_KEPT_MAX = 16
 """A segment is kept for the next snapshot when half of its room and this part of the catalog are still wanted."""
 
@@ -70,7 +73,7 @@ _TABLE = msgspec.msgpack.Decoder(Table)
 
 
 async def write_snapshot(
-    main: MainFile, sequence: int, pool: SegmentPool, policy: int, earlier: Earlier | None, seed: int
+    main: MainFile, sequence: int, pool: SegmentPool, policy: Policy, earlier: Earlier | None, seed: int
 ) -> tuple[SnapshotRoot, set[int]]:
     """Write the main file of a catalog, which nobody may change meanwhile, to stripes; synced on return.
 
@@ -82,11 +85,11 @@ async def write_snapshot(
     if earlier is not None:
         seed = earlier.table.seed
     pieces: list[PieceOf] = []
+    sums = await trio.to_thread.run_sync(stored_sums, main)
+    piece_bytes = _piece_bytes(len(sums) * CATALOG_PAGE_BYTES, policy.stripe_bytes)
     # in segments of its own: when later snapshots need no more of them, their room is free at once
-    async with pool.writer(policy, alone=True) as writer:
-        piece_bytes = min(PIECE_BYTES, writer.policy.stripe_bytes) // CATALOG_PAGE_BYTES * CATALOG_PAGE_BYTES
+    async with pool.writer(policy.id, alone=True, stripe_bytes_min=piece_bytes) as writer:
         unchanged = await _unchanged(main, piece_bytes, earlier) if earlier else {}
-        sums = await trio.to_thread.run_sync(stored_sums, main)
         size = 0
         while data := await trio.to_thread.run_sync(main.read, size, piece_bytes):
             check_pages(sums, size // CATALOG_PAGE_BYTES, data)
@@ -99,12 +102,21 @@ async def write_snapshot(
         if size != len(sums) * CATALOG_PAGE_BYTES:
             raise Corrupt(f"the catalog has {size} bytes, and had {len(sums)} pages at the last checkpoint")
         table = msgspec.msgpack.encode(Table(sequence, size, tuple(pieces), seed))
-        if len(table) > piece_bytes:
-            raise InternalError(f"the catalog of {size} bytes is too large for one table of pieces")
+        assert len(table) <= piece_bytes
         segment, stripe = await writer.append(table)
         await writer.sync()
     root = SnapshotRoot(segment, stripe, len(table), sequence, xxh3_64(table))
     return root, {piece.segment for piece in pieces} | {segment}
+
+
+def _piece_bytes(size_bytes: int, stripe_bytes: int) -> int:
+    """Of a catalog of that size: a stripe's, or more where one would not hold the table. Without a snapshot the journal
+    is never trimmed, and takes nothing any more once it is full.
+    """
+    piece_bytes = min(PIECE_BYTES, stripe_bytes) // CATALOG_PAGE_BYTES * CATALOG_PAGE_BYTES
+    while size_bytes // piece_bytes * NAMED_BYTES_MAX > piece_bytes:
+        piece_bytes *= 2
+    return piece_bytes
 
 
 async def _unchanged(main: MainFile, piece_bytes: int, earlier: Earlier) -> dict[int, PieceOf]:

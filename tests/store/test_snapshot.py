@@ -97,6 +97,29 @@ async def test_snapshot_of_many_stripes(tmp_path: Path) -> None:
     assert await settled(tmp_path) == kept
 
 
+async def test_stripes_that_are_short_for_the_catalog(tmp_path: Path) -> None:
+    """The table of so many pieces as there are stripes in the catalog is longer than a stripe."""
+    short = replace(SMALL, k=1, m=2, disks_count=3, stripe_bytes=8 << 10)
+    await make_store(tmp_path, short)
+    async with ObjectStore.open(tmp_path, short) as store:
+        for turn, count in enumerate((200, 1800)):
+            await put_all(store, {b"%d/%04d%s" % (turn, number, b"k" * 1000): b"" for number in range(count)})
+            await store.destage()
+            snapshotter = core_of(store).jobs.snapshotter
+            assert snapshotter.sequence >= count, "no snapshot was taken"
+        assert (core_of(store).journal.first_sequence or 0) > count, "the journal was not trimmed"
+        assert await core_of(store).jobs.snapshotter.take(), "what is longer now is named again"
+    async with ObjectStore.open(tmp_path, short):
+        pass
+    kept = dump(catalog_of(tmp_path))
+    lose_catalog(tmp_path)
+    shutil.rmtree(tmp_path / "disk-1")
+    async with ObjectStore.open(tmp_path, short) as store:
+        assert len((await store.list("box", prefix=b"1/")).entries) == 1000
+    assert {**dump(catalog_of(tmp_path)), "state": 0} == {**kept, "state": 0}
+    assert faults_of(tmp_path) == []
+
+
 async def test_new_snapshot_takes_the_place_of_the_old(tmp_path: Path) -> None:
     await make_store(tmp_path)
     async with ObjectStore.open(tmp_path, SMALL) as store:
