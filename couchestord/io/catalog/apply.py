@@ -282,7 +282,7 @@ class Applier:
         )
 
     def _part_put(self, it: mu.PartPut) -> None:
-        if it.pieces:
+        if it.pieces or (it.size and not it.extents):  # of others; or of nothing, zeroes that a mount has left out
             pieces = it.pieces
             for piece in pieces:
                 self._run("update content set refs=refs+1 where id=?", (piece.content,))

@@ -1,5 +1,6 @@
 """What an upload is refused for, and that a refusal changes nothing."""
 
+import stat
 from collections.abc import Callable
 
 import pytest
@@ -18,12 +19,18 @@ from couchestord.errors import (
     NoSuchUpload,
     PreconditionFailed,
 )
+from couchestord.io import filerequests as fr
+from couchestord.io import mutations as mu
 from couchestord.io import requests as rq
+from couchestord.io.checksum import xxh3_64
+from couchestord.io.fileoutcomes import Lay
 from couchestord.model import OBJECT_BYTES_MAX, PART_BYTES_MIN, PART_NUMBER_MAX, Attributes, Conditions
 from couchestord.store.decide.context import find_version
 
 KEY = b"a/key"
 MIN = PART_BYTES_MIN
+HOLES = ((1, MIN), (2, 2 * MIN - 5))
+"""(part, where it begins in the source): one of zeroes alone, one that begins with some."""
 
 
 @pytest.fixture(autouse=True)
@@ -46,8 +53,16 @@ def size_of(rig: DecideRig, key: bytes = KEY) -> int:
     return find_version(rig.catalog.reading, bucket, key, None)[2].size
 
 
-def part_copy(upload: str, source: bytes, first: int | None = None, last: int | None = None) -> rq.CopyPart:
-    return rq.CopyPart("bucket", KEY, upload, 1, "bucket", source, None, first, last, Conditions())
+def root_of(rig: DecideRig) -> int:
+    bucket = rig.catalog.reading.bucket("bucket")
+    assert bucket is not None
+    return bucket.root
+
+
+def part_copy(
+    upload: str, source: bytes, first: int | None = None, last: int | None = None, number: int = 1
+) -> rq.CopyPart:
+    return rq.CopyPart("bucket", KEY, upload, number, "bucket", source, None, first, last, Conditions())
 
 
 def test_begin_refusals(rig: DecideRig) -> None:
@@ -91,6 +106,21 @@ def test_part_copy_refusals(rig: DecideRig) -> None:
     assert rig.do(part_copy(upload, b"empty")).size_bytes == 0
     whole = rig.do(part_copy(upload, b"source"))
     assert (whole.size_bytes, whole.etag) == (100, info.etag)
+
+
+def test_a_part_may_be_a_hole_of_its_source(rig: DecideRig) -> None:
+    node = rig.do(fr.MakeNode(root_of(rig), b"sparse", stat.S_IFREG | 0o644, 0, 0))
+    new = fr.NewBytes(MIN, (mu.Extent(MIN),), (Lay(2 * MIN, 0, MIN),))
+    rig.do(fr.PublishFile(node.id, 3 * MIN, 0, (new,), 1, 1, bytes(MIN), xxh3_64(bytes(MIN))))
+    upload = rig.upload(KEY)
+    copies = [rig.do(part_copy(upload, b"sparse", first, first + MIN - 1, number)) for number, first in HOLES]
+    assert [part.size_bytes for part in copies] == [MIN, MIN]
+    rig.complete(KEY, upload, [(number, part.etag) for (number, _), part in zip(HOLES, copies, strict=True)])
+    assert size_of(rig) == 2 * MIN
+    hole = rig.upload(KEY)
+    part = rig.do(part_copy(hole, b"sparse", 5, 6))
+    rig.complete(KEY, hole, [(1, part.etag)])
+    assert size_of(rig) == 2
 
 
 def test_complete_refusals_leave_the_upload(rig: DecideRig) -> None:
