@@ -8,6 +8,8 @@ from couchestord.store.values import etag_text, object_of_directory
 
 DIRECTORIES_MAX = 5000
 """A page that had to go through so many directories ends, however few it found: a key may have 512 of its own."""
+KEYS_BYTES_MAX = 4 << 20
+"""A page with keys of so many bytes ends: what a mount has made may lie under one of a megabyte."""
 
 
 def list_page(
@@ -34,6 +36,7 @@ class _Page:
         self.last = b""
         self.truncated = False
         self._directories = 0
+        self._keys_bytes = 0
         self._is_over = False
         self._low = start_after + b"\0" if start_after else b""
         if start_after and self._common(start_after) == start_after:
@@ -88,16 +91,20 @@ class _Page:
         return True
 
     def _full(self) -> bool:
-        if len(self.entries) + len(self.prefixes) >= self.room:
+        if len(self.entries) + len(self.prefixes) >= self.room or self._keys_bytes >= KEYS_BYTES_MAX:
             self.truncated = True
         return self.truncated
 
     def _add_key(self, key: bytes, row: ListRow | EntryRow) -> None:
         if not self._full():
             self.entries.append(ListEntry(key, row.size, etag_text(row.etag), row.modified_ns))
-            self.last = key
+            self._note(key)
 
     def _add_prefix(self, common: bytes) -> None:
         if not self._full():
             self.prefixes.append(common)
-            self.last = common
+            self._note(common)
+
+    def _note(self, last: bytes) -> None:
+        self.last = last
+        self._keys_bytes += len(last)

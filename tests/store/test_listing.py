@@ -2,6 +2,8 @@
 
 import itertools
 import random
+import stat
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -141,6 +143,46 @@ def test_a_page_ends_after_so_many_directories(
     pages = [items(page) for page in bucket.pages(b"", delimiter, b"", 1000)]
     assert [item for page in pages for item in page] == expected(keys, b"", delimiter, b"")
     assert max(map(len, pages)) <= 2
+    bucket.rig.close()
+
+
+def nested(bucket: Bucket, depth: int) -> int:
+    """Directories of long names that a mount makes one in the other; answers the last."""
+    at = bucket.root
+    for _ in range(depth):
+        at = bucket.rig.do(fr.MakeNode(at, b"n" * 255, stat.S_IFDIR | 0o755, 0, 0)).id
+    return at
+
+
+def test_the_way_down_takes_little_more_memory_than_the_path(tmp_path: Path) -> None:
+    """Not that of each directory on it for itself: of 3000 they are a gigabyte."""
+    bucket = Bucket(tmp_path, [], versioning="")
+    bucket.rig.do(fr.MakeNode(nested(bucket, 300), b"file", stat.S_IFREG | 0o644, 0, 0))
+    bucket.page(b"", b"", b"", 10)
+    tracemalloc.start()
+    try:
+        [(key, _)] = items(bucket.page(b"", b"", b"", 10))
+        _, most_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(key) == 300 * 256 + 4
+    assert most_bytes < 30 * len(key)  # rows and statements of each directory are half of it
+    bucket.rig.close()
+
+
+def test_a_page_ends_with_so_many_bytes_of_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("couchestord.store.listing.KEYS_BYTES_MAX", 8 * 256)
+    bucket = Bucket(tmp_path, [], versioning="")
+    at = nested(bucket, 4)
+    for number in range(5):
+        bucket.rig.do(fr.MakeNode(at, b"%d" % number, stat.S_IFREG | 0o644, 0, 0))
+        bucket.rig.do(fr.MakeNode(at, b"d%d" % number, stat.S_IFDIR | 0o755, 0, 0))
+    path = (b"n" * 255 + b"/") * 4
+    keys = [path + b"%d" % number for number in range(5)] + [path + b"d%d/" % number for number in range(5)]
+    for prefix, delimiter in ((b"", b""), (path, b"/")):
+        pages = [items(page) for page in bucket.pages(prefix, delimiter, b"", 1000)]
+        assert [item for page in pages for item in page] == expected(keys, prefix, delimiter, b"")
+        assert [len(page) for page in pages] == [2, 2, 2, 2, 2]
     bucket.rig.close()
 
 

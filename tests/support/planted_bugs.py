@@ -59,8 +59,8 @@ BUGS = (
     _bug(
         "listing drops a key at a page's end",
         "store/listing.py",
-        "            self.entries.append(ListEntry(key, row.size, etag_text(row.etag), row.modified_ns))\n            self.last = key",
-        "            self.entries.append(ListEntry(key, row.size, etag_text(row.etag), row.modified_ns))\n        self.last = key",
+        "            self.entries.append(ListEntry(key, row.size, etag_text(row.etag), row.modified_ns))\n            self._note(key)",
+        "            self.entries.append(ListEntry(key, row.size, etag_text(row.etag), row.modified_ns))\n        self._note(key)",
         _TREE + "test_tree",
     ),
     _bug(

@@ -46,11 +46,13 @@ class TreeReader:
         read transaction: take a page, then close it.
         """
         low = max(low, prefix)
-        # directories on the way down: (path, id, whether no row was seen, rows not yet seen). A stack of our own: a key
-        # may have 1024 directories
-        stack = [(b"", root, False, self._names_from(root, b"", low))]
+        # the path to where it is, and the directories on the way down: (length of the path, id, whether no row was
+        # seen, rows not yet seen). A stack of our own: a key may have 1024 directories, and below a mount any number
+        path = b""
+        stack = [(0, root, False, self._names_from(root, b"", low))]
         while stack:
-            path, directory, is_fresh, rows = stack[-1]
+            length, directory, is_fresh, rows = stack[-1]
+            path = path[:length]
             name, wish = None, None
             for name, child, *row in rows:
                 key = path + name
@@ -61,8 +63,9 @@ class TreeReader:
                 if child:
                     wish = (yield key, child) if len(key) > len(prefix) else None
                     if not wish:
-                        stack[-1] = path, directory, False, rows
-                        stack.append((key, child, True, self._names_from(child, key, low)))
+                        stack[-1] = length, directory, False, rows
+                        stack.append((len(key), child, True, self._names_from(child, key, low)))
+                        path = key
                         break
                 elif key.startswith(prefix):
                     wish = yield key, ListRow(*row)
@@ -76,10 +79,10 @@ class TreeReader:
                         wish = yield path, empty
             if isinstance(wish, bytes):
                 low = wish
-                while not low.startswith(stack[-1][0]):
+                while not low.startswith(path[: stack[-1][0]]):
                     stack.pop()
-                path, directory, *_ = stack.pop()
-                stack.append((path, directory, False, self._names_from(directory, path, low)))
+                length, directory, *_ = stack.pop()
+                stack.append((length, directory, False, self._names_from(directory, path[:length], low)))
 
     def _names_from(self, directory: int, path: bytes, low: bytes) -> Iterator[Any]:
         """Rows of a directory at `path`, without those whose keys all come before `low`."""
