@@ -12,8 +12,8 @@ batch or two, and the room that it takes meanwhile is theirs. Which files are wo
 pieces; none is searched for.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from couchestord import logs
@@ -40,6 +40,9 @@ PAGE_PIECES: Final = 512
 """Looked at in one step."""
 LOOK_BYTES: Final = 256 << 10
 """What a step costs that finds nothing, as bytes."""
+PIECES_COUNTED_MAX: Final = 8192
+"""In one step, to find contents of which little is left: nobody else has a turn meanwhile."""
+PIECES_MANY: Final = 64
 CANDIDATES_MAX: Final = 16
 HANDS_MAX: Final = 4096
 _END: Final = 1 << 62
@@ -64,6 +67,8 @@ class _Hand:
     at: int = 0
     is_fruitless: bool = True
     """Nothing was found since its beginning."""
+    full: set[int] = field(default_factory=set)
+    """Contents of many pieces of which more than little was left. Written at random, they are in every page."""
 
 
 class Joiner:
@@ -160,13 +165,18 @@ class Joiner:
         found = self._parts.catalog.pieces(row.inode, hand.at, _END, PAGE_PIECES)
         # the first may end before
         page = [piece for piece in found if piece.start + piece.length > hand.at]
+        is_last, contents = len(found) < PAGE_PIECES, dict[int, int]()
+        if sought.live_percent:
+            count, contents = self._to_count(page, hand)
+            is_last = is_last and count == len(page)
+            del page[count:]
         end = page[-1].start + page[-1].length if page else hand.at
         if not sought.live_percent:
             crowded, behind = self._next_crowded(page, hand.at)
             joined_bytes = await self._join(row.inode, crowded) if crowded else 0
         else:
             joined_bytes, behind = 0, end
-            for inode, pieces in self._of_loose_contents(sought, page).items():
+            for inode, pieces in self._of_loose_contents(sought, contents, hand).items():
                 joined_bytes += await self._join(inode, sorted(pieces))
             if joined_bytes:
                 behind = hand.at  # there may be more
@@ -175,7 +185,7 @@ class Joiner:
         else:
             self._throttle.spend(LOOK_BYTES)
         hand.at = behind
-        if behind < end or len(found) == PAGE_PIECES:
+        if behind < end or not is_last:
             return
         del self._hands[sought]
         if hand.is_fruitless:
@@ -190,14 +200,29 @@ class Joiner:
         found, behind = next_crowded([piece for piece in page if self._is_here(piece)], at)
         return found, behind if found else page[-1].start + page[-1].length
 
-    def _of_loose_contents(self, sought: _Sought, page: Sequence[PieceRow]) -> dict[int, list[PieceRow]]:
-        """Pieces of contents of which little is left, by inode: a copy of a file has some of them, too."""
+    def _to_count(self, page: Sequence[PieceRow], hand: _Hand) -> tuple[int, dict[int, int]]:
+        """How many pieces of a page can be looked at in one step, and the contents of those whose pieces are to be
+        counted, with how many there are.
+        """
+        refs = self._files.references({piece.content for piece in page})
+        contents: dict[int, int] = {}
+        for index, piece in enumerate(page):
+            if piece.content in hand.full or piece.content in contents:
+                continue
+            if contents and sum(contents.values()) + refs[piece.content] > PIECES_COUNTED_MAX:
+                return index, contents
+            contents[piece.content] = refs[piece.content]
+        return len(page), contents
+
+    def _of_loose_contents(
+        self, sought: _Sought, contents: Mapping[int, int], hand: _Hand
+    ) -> dict[int, list[PieceRow]]:
+        """Pieces of those contents of which little is left, by inode: a copy of a file has some of them, too."""
         wanted: dict[int, list[PieceRow]] = {}
-        if not page:
-            return wanted
+        loose = self._files.loose_contents(contents, sought.live_percent)
+        hand.full |= {content for content, refs in contents.items() if refs >= PIECES_MANY} - set(loose)
         left_bytes, left_count = BATCH_BYTES, BATCH_PIECES
-        first, last = page[0].start, page[-1].start
-        for content in self._files.loose_contents(sought.inode, first, last, sought.live_percent):
+        for content in loose:
             found = self._files.pieces_of(content, left_count)
             if not all(self._is_here(piece) for _, piece in found):
                 continue

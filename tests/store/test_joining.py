@@ -20,6 +20,7 @@ from couchestord.frontends.posix.publishing import publish
 from couchestord.io import filerequests as fr
 from couchestord.io.catalog.files import WornRow
 from couchestord.io.mutations import IN_BLOB
+from couchestord.io.sqlite import Connection
 from couchestord.model import PART_BYTES_MIN, Policy
 from couchestord.service import Progress
 from couchestord.store import ObjectStore
@@ -219,6 +220,49 @@ async def test_more_is_given_back_while_the_disks_are_nearly_full(
         monkeypatch.setattr(joiner_of(store), "_is_pressed", lambda: True)
         await finish(joiner_of(store))
         assert held_bytes(store) <= 4 / 3 * len(file.data)
+
+
+async def most_steps(store: ObjectStore) -> tuple[int, int]:
+    """(hundreds of steps of SQLite's machine that readers took in one step of the job at most, those of all steps)."""
+    most = total = taken = 0
+
+    def count() -> int:
+        nonlocal taken
+        taken += 1
+        return 0
+
+    reader = core_of(store).catalog._reader
+    assert isinstance(reader, Connection)
+    reader.set_progress_handler(count, 100)
+    while await joiner_of(store).work() is Progress.BUSY:
+        most, total, taken = max(most, taken), total + taken, 0
+    reader.set_progress_handler(None, 0)
+    return most, total
+
+
+async def test_a_step_counts_few_of_the_pieces_of_contents_that_lie_all_over_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those of what is written at random: each page has some of most of them."""
+    monkeypatch.setattr("couchestord.io.catalog.piecerows.PIECES_FREE", 1 << 20)
+    monkeypatch.setattr("couchestord.store.joining.PIECES_COUNTED_MAX", 400, raising=False)
+    length, each, count = 20, 200, 60
+    size = length * each * count
+    async with written(tmp_path, size + 1) as file:
+        store = file.store
+        await store.copy("box", b"copy", "box", KEY)
+        for number in range(count):
+            starts = [(turn * count + number) * length for turn in range(each)]
+            await file.write(*((start, file.rng.randbytes(length)) for start in starts))
+        monkeypatch.setattr(joiner_of(store), "_is_pressed", lambda: True)
+        most, total = await most_steps(store)
+        assert joiner_of(store).joined_bytes == 0, "nothing is to be gained, and all is looked at"
+        assert most < 400
+        assert total < 8000
+        await file.write((0, body_of(size * 7 // 10)))
+        most, _ = await most_steps(store)
+        assert joiner_of(store).joined_bytes > 0
+        assert most < 400
 
 
 async def test_a_long_content_goes_extent_by_extent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """Questions to the catalog about files and directories, by number and by name in a directory."""
 
 import stat
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 from couchestord.errors import StaleInode
@@ -221,15 +222,20 @@ class FileReader:
         )
         return [WornRow(*row) for row in rows]
 
-    def loose_contents(self, inode: int, first: int, last: int, percent: int) -> list[int]:
-        """Of the contents of the pieces that begin from `first` to `last`: those of whose bytes no more than that are
-        in pieces, each counted as often as it is, and that nothing else refers to.
+    def references(self, contents: Collection[int]) -> dict[int, int]:
+        """Pieces and others that refer to each of these contents, at most some hundred."""
+        marks = ", ".join("?" * len(contents))
+        return dict(self._rows(f"select id, refs from content where id in ({marks})", tuple(contents)))
+
+    def loose_contents(self, contents: Collection[int], percent: int) -> list[int]:
+        """Those of these contents of whose bytes no more than that are in pieces, each counted as often as it is, and
+        that nothing else refers to. Reads all pieces of all of them.
         """
+        marks = ", ".join("?" * len(contents))
         rows = self._rows(
-            "select c.id from content c join piece p on p.content=c.id where c.id in "
-            "(select content from piece where inode=? and start>=? and start<=?) "
+            f"select c.id from content c join piece p on p.content=c.id where c.id in ({marks}) "
             "group by c.id having count(*)=c.refs and 100*sum(p.length)<=?*c.length order by c.id",
-            (inode, first, last, percent),
+            (*contents, percent),
         )
         return [id_ for (id_,) in rows]
 

@@ -251,7 +251,7 @@ class World:
             at = chosen % SIZE_MAX
             self._read(inode, next_crowded([row for row in rows if row.start + row.length > at], at)[0])
         elif how == "loose":
-            for content in files.loose_contents(inode, 0, 1 << 40, 50)[:2]:
+            for content in files.loose_contents({row.content for row in rows}, 50)[:2]:
                 for of in {of for of, _ in files.pieces_of(content, 100)}:
                     self._read(of, [piece for each, piece in files.pieces_of(content, 100) if each == of])
         else:
