@@ -16,6 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+import trio
+
 from couchestord import logs
 from couchestord.ec.codec import Buffer
 from couchestord.ec.moves import find_bad
@@ -45,6 +47,8 @@ PIECES_COUNTED_MAX: Final = 8192
 PIECES_MANY: Final = 64
 CANDIDATES_MAX: Final = 16
 HANDS_MAX: Final = 4096
+PASSED_OVER_S: Final = 900.0
+"""A file that was searched in vain is searched again after so long: a copy that had its contents, too, may be gone."""
 _END: Final = 1 << 62
 LIVE_PERCENT: Final = 50
 """A content of which so much is left, or less, is given up when its file holds as much again as it has ..."""
@@ -101,8 +105,8 @@ class Joiner:
         self._is_pressed = is_pressed
         self._gives_way = gives_way
         self._hands: dict[_Sought, _Hand] = {}
-        self._passed_over: dict[_Sought, WornRow] = {}
-        """How worn files were when they were searched in vain."""
+        self._passed_over: dict[_Sought, tuple[WornRow, float]] = {}
+        """How worn files were when they were searched in vain, and until when that counts."""
         self._trouble = ""
         """Why the last step failed."""
         self.has_work = False
@@ -154,8 +158,10 @@ class Joiner:
 
     def _is_passed_over(self, row: WornRow, sought: _Sought) -> bool:
         """It was searched in vain, and is not much more worn by now."""
-        then = self._passed_over.get(sought)
-        return then is not None and row.pieces < 1.25 * then.pieces and row.held < 1.25 * then.held
+        if sought not in self._passed_over:
+            return False
+        then, end_s = self._passed_over[sought]
+        return trio.current_time() < end_s and row.pieces < 1.25 * then.pieces and row.held < 1.25 * then.held
 
     async def _search(self, row: WornRow, sought: _Sought) -> None:
         if sought not in self._hands and len(self._hands) >= HANDS_MAX:
@@ -189,7 +195,7 @@ class Joiner:
             return
         del self._hands[sought]
         if hand.is_fruitless:
-            self._passed_over[sought] = row
+            self._passed_over[sought] = row, trio.current_time() + PASSED_OVER_S
         else:
             self._passed_over.pop(sought, None)
 

@@ -311,6 +311,26 @@ async def test_a_copy_keeps_what_it_has(tmp_path: Path) -> None:
         assert held_bytes(store) <= 2 * len(file.data)
 
 
+async def test_what_a_copy_had_is_given_back_once_it_is_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the file was searched in vain before, and nobody has written it since."""
+    async with written(tmp_path, 300_000) as file:
+        store, joiner = file.store, joiner_of(file.store)
+        monkeypatch.setattr(joiner, "_is_pressed", lambda: True)
+        monkeypatch.setattr("couchestord.store.joining.PASSED_OVER_S", 0.5, raising=False)
+        await store.copy("box", b"copy", "box", KEY)
+        await file.write((1, body_of(299_990)))
+        await finish(joiner)
+        held = held_bytes(store)
+        assert held > 4 / 3 * len(file.data)
+        await store.delete("box", b"copy")
+        assert held_bytes(store) == held, "a byte of it is the file's"
+        await trio.sleep(0.6)
+        await finish(joiner)
+        assert held_bytes(store) <= 4 / 3 * len(file.data)
+
+
 async def test_objects_of_parts_are_left_alone(tmp_path: Path) -> None:
     async with new_store(tmp_path) as store:
         begun = (await store.create_upload("box", KEY)).upload_id
