@@ -133,8 +133,16 @@ class Pieces:
 
 
 def _version_id(call: Call) -> str | None:
+    """Raises InvalidArgument for an empty one: a client that has lost the id must not be given, nor delete, the live
+    object.
+    """
     query = call.target.query
-    return (query.text("versionId") or None) if query.fields else None
+    if not query.fields or "versionId" not in query:
+        return None
+    found = query.text("versionId")
+    if not found:
+        raise InvalidArgument("versionId cannot be empty")
+    return found
 
 
 def _wants_checksums(headers: fields.Headers) -> bool:

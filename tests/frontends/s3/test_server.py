@@ -195,6 +195,15 @@ def test_a_version_id_that_is_none_is_refused_whether_the_key_is_there_or_not(s3
     assert s3.get_object(Bucket=bucket, Key="k")["Body"].read() == b"x"
 
 
+def test_an_empty_version_id_is_refused(s3: Any, bucket: str) -> None:
+    s3.put_object(Bucket=bucket, Key="k", Body=b"x")
+    for call in (s3.get_object, s3.delete_object):
+        with pytest.raises(ClientError) as raised:
+            call(Bucket=bucket, Key="k", VersionId="")
+        assert code_of(raised) == ("InvalidArgument", 400)
+    assert s3.get_object(Bucket=bucket, Key="k")["Body"].read() == b"x"
+
+
 def test_delete_many(s3: Any, bucket: str) -> None:
     keys = [f"k{index}" for index in range(150)]
     for key in keys[:10]:
