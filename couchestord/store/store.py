@@ -165,7 +165,7 @@ class Objects(Accounts, Uploads):
         """Delete an object, or one version of it. A key that is not there is no error. Works on a full disk.
 
         In a versioned bucket a delete without version puts a delete marker. Raises NoSuchBucket, PreconditionFailed,
-        and NoSuchVersion for what is no version id.
+        NoSuchVersion for what is no version id, and as `put` for a key that only the marker would be under.
         """
         result: DeleteResult = await self._core.submit(rq.DeleteObject(bucket, key, version_id, conditions))
         return result

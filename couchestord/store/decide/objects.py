@@ -146,6 +146,8 @@ class ObjectDecisions:
         current = self._it.live(place)
         check_write(request.conditions, current, request.key)
         if bucket.versioning:
+            if current is None and (place.made or not self._it.reader.versions(place.directory, place.name)):
+                check_key(request.key)  # nothing but the marker will be there
             return self._mark_deleted(bucket, place, current)
         if current is None:
             return Decision(None, DeleteResult())

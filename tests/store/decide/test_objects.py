@@ -1,5 +1,6 @@
 """S3's semantics of PUT, copy and delete."""
 
+import stat
 from functools import partial
 from itertools import permutations
 
@@ -119,6 +120,29 @@ def test_deleting_what_is_not_there_is_no_error(rig: DecideRig) -> None:
     assert state(rig) == ["1null"]
     assert rig.delete(KEY, "null") == DeleteResult("null")
     assert state(rig) == ["-"]
+
+
+@pytest.mark.parametrize("long", [b"x" * 1025, b"y/" * 513, b"a/" + b"\xff"])
+def test_a_marker_is_made_only_under_a_key_that_can_be_or_is(rig: DecideRig, long: bytes) -> None:
+    """What a mount has made may lie under another one, and is deleted as anything is."""
+    rig.put(b"a/here")
+    versioning(rig, "Enabled")
+    before = dump(rig.path)
+    with pytest.raises(KeyTooLong if len(long) > 1024 else InvalidArgument):
+        rig.delete(long)
+    assert dump(rig.path) == before
+
+
+def test_what_lies_under_a_longer_key_gets_its_marker(rig: DecideRig) -> None:
+    at = rig.catalog.reading.bucket("bucket").root  # type: ignore[union-attr]
+    for _ in range(5):
+        at = rig.do(fr.MakeNode(at, b"n" * 255, stat.S_IFDIR | 0o755, 0, 0)).id
+    rig.do(fr.MakeNode(at, b"file", stat.S_IFREG | 0o644, 0, 0))
+    versioning(rig, "Enabled")
+    key = (b"n" * 255 + b"/") * 5 + b"file"
+    for _ in range(2):
+        assert rig.delete(key).delete_marker
+    assert rig.delete(key, "null") == DeleteResult("null")
 
 
 def test_versions_are_found_by_id(rig: DecideRig) -> None:
