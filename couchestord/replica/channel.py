@@ -62,7 +62,8 @@ class Channel:
     async def wait_for_room(self) -> None:
         """While the other side is far behind."""
         while self._unsent_bytes > _UNSENT_BYTES_MAX and not self._closed:
-            self._room = trio.Event()
+            if self._room.is_set():  # else others wait for it already
+                self._room = trio.Event()
             await self._room.wait()
 
     async def run(self) -> None:

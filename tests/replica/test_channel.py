@@ -46,6 +46,22 @@ async def test_what_the_other_side_does_not_take_waits() -> None:
     assert got == sizes
 
 
+async def test_all_who_wait_for_room_go_on_once_there_is_some() -> None:
+    ours, theirs = socket.socketpair()
+    sender, taker = Channel(ours, lambda _: None), Channel(theirs, lambda _: None)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(sender.run)
+        for _ in range(60):
+            sender.send(b"x" * 200_000)
+        with trio.fail_after(60):
+            async with trio.open_nursery() as waiting:
+                for _ in range(3):
+                    waiting.start_soon(sender.wait_for_room)
+                await trio.testing.wait_all_tasks_blocked()
+                nursery.start_soon(taker.run)
+        sender.close()
+
+
 async def test_the_last_message_of_a_turn_takes_the_others_along_at_once() -> None:
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
