@@ -83,7 +83,10 @@ class Channel:
         finally:
             self.close()
         if failure is not None:
-            raise failure
+            try:
+                raise failure
+            finally:
+                del failure  # it and this frame would hold each other, and all that was read
 
     def close(self) -> None:
         """Gives the socket back; `run`, if it goes on, ends."""

@@ -1,5 +1,8 @@
+import gc
 import socket
 import struct
+import weakref
+from contextlib import suppress
 
 import pytest
 import trio
@@ -86,6 +89,27 @@ async def test_length_that_cannot_be_ends_the_channel() -> None:
         with pytest.raises(InternalError):
             await Channel(ours, lambda _: None).run()
     assert ours.fileno() == -1
+
+
+async def test_channel_that_ended_with_an_error_holds_nothing() -> None:
+    ours, theirs = socket.socketpair()
+
+    class Held:
+        def refuse(self, data: memoryview) -> None:
+            raise ValueError(data.nbytes)
+
+    held = Held()
+    is_there = weakref.ref(held)
+    gc.disable()
+    try:
+        with theirs:
+            theirs.send(struct.pack("<I", 1) + b"a")
+            with suppress(ValueError):
+                await Channel(ours, held.refuse).run()
+        del held
+        assert is_there() is None, "nobody but a search for cycles finds it"
+    finally:
+        gc.enable()
 
 
 async def test_sending_to_nobody_is_no_error() -> None:
