@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Final
 
 from msgspec.structs import replace
 
@@ -13,6 +14,7 @@ from couchestord.io.disks import Disks, read_superblock
 NEW_PATH = sb.PATH + ".new"
 NEW_GENERATIONS = 2
 """Slots are of these generations until the store is started: nothing has been written to a disk that has no other."""
+_NEW_SLOT: Final = sb.Slot(NEW_GENERATIONS - 1, 0)
 
 
 async def create_store(
@@ -30,13 +32,16 @@ async def create_store(
     log_after: int = 0,
     epoch: int = 0,
 ) -> None:
-    """Write the superblocks of a new store. Raises StoreExists when a disk has one already: it is left untouched.
+    """Write the superblocks of a new store, that of the last disk last: without it, while nothing was written to the
+    others, there is none, and another attempt begins anew. Raises StoreExists when a disk is of a store: all are left
+    untouched.
 
     `classes` has the class of each disk; empty: all are of `default`. `log_after`: as in the superblock; `epoch`: the
     first start takes a newer one.
     """
-    for disk in disks:
-        await check_free(disk)
+    is_made = [await _is_made(disk) for disk in disks]
+    if is_made[-1]:
+        raise _belongs(disks[-1])
     for index, disk in enumerate(disks):
         identity = sb.Identity(
             store_id,
@@ -61,21 +66,33 @@ async def replace_member(disks: Disks, index: int, disk: Disk, disk_id: bytes) -
     It is used once it has joined, like any that returns. The time of making stays that of the store, since the default
     policy takes its own from it. Raises StoreExists when the disk has a superblock already, DiskError.
     """
-    await check_free(disk)
-    with suppress(NoSuchFile):
-        await disk.unlink(NEW_PATH)  # of an attempt that was cut short, or whose sync failed
+    if await _is_made(disk):
+        raise _belongs(disk)
     await write_superblock(disk, replace(disks.identity, disk_id=disk_id, index=index))
 
 
-async def check_free(disk: Disk) -> None:
-    """Raises StoreExists when the disk has a superblock, damaged or not; UnknownFormat, DiskError."""
+def may_be_cut_off(disks: Disks) -> bool:
+    """Whether their store may be one whose making was cut off: another attempt would begin anew."""
+    return disks.slot == _NEW_SLOT and disks.get(disks.count - 1) is None
+
+
+async def _is_made(disk: Disk) -> bool:
+    """Whether the disk has the superblock of a store that was made, and perhaps never started; False: it has none.
+    Raises StoreExists when more was written to it, or its superblock is damaged; UnknownFormat, DiskError.
+    """
     try:
-        await read_superblock(disk)
+        _, slot = await read_superblock(disk)
     except NotAStore:
-        return
+        return False
     except Corrupt as error:
         raise StoreExists(f"{disk.name} holds a damaged superblock ({error}); not touching it") from error
-    raise StoreExists(f"{disk.name} belongs to a store already")
+    if slot != _NEW_SLOT:
+        raise _belongs(disk)
+    return True
+
+
+def _belongs(disk: Disk) -> StoreExists:
+    return StoreExists(f"{disk.name} belongs to a store already")
 
 
 async def write_superblock(disk: Disk, identity: sb.Identity, epoch: int = 0) -> None:
@@ -83,6 +100,8 @@ async def write_superblock(disk: Disk, identity: sb.Identity, epoch: int = 0) ->
     # both slots: whichever is written next, torn or not, the other one stays
     slots = [sb.Slot(generation, epoch) for generation in range(NEW_GENERATIONS)]
     pages = [sb.pack_identity(identity), *(sb.pack_slot(slot)[1] for slot in slots)]
+    with suppress(NoSuchFile):
+        await disk.unlink(NEW_PATH)  # of an attempt that was cut short, or whose sync failed
     # under another name first: a superblock is there whole or not at all
     await disk.write_at(NEW_PATH, 0, pages, sync=True)
     await disk.rename(NEW_PATH, sb.PATH)

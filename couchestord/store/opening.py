@@ -11,12 +11,12 @@ import trio
 from couchestord import logs
 from couchestord.clock import Clock
 from couchestord.ec.placement import check_policy
-from couchestord.errors import AccessDenied, ConfigError, DiskError, DiskLocked, InvalidArgument, NotAStore
+from couchestord.errors import AccessDenied, ConfigError, DiskError, DiskLocked, InvalidArgument, NotAStore, TooFewDisks
 from couchestord.io.directory import DirectoryDisk
 from couchestord.io.disk import Disk
 from couchestord.io.disks import Disks, load_disks
 from couchestord.io.folder import LOCK_NAME
-from couchestord.io.newdisk import NEW_PATH, create_store
+from couchestord.io.newdisk import NEW_PATH, create_store, may_be_cut_off
 from couchestord.io.superblock import PATH as SUPERBLOCK
 from couchestord.store.core import Core, run_core
 from couchestord.store.options import StoreOptions
@@ -69,7 +69,7 @@ async def create_directories(path: Path, options: StoreOptions, clock: Clock) ->
 
 
 async def load_directories(path: Path, options: StoreOptions) -> Disks:
-    """Open and lock the disks that are there. Raises NotAStore, DiskLocked, ForeignDisk, UnknownFormat."""
+    """Open and lock the disks that are there. Raises NotAStore, TooFewDisks, DiskLocked, ForeignDisk, UnknownFormat."""
     opened: list[Disk] = []
     try:
         for folder in disk_folders(path, options):
@@ -80,7 +80,13 @@ async def load_directories(path: Path, options: StoreOptions) -> Disks:
             raise NotAStore(
                 f"no store lies in {path}: mount its disks, or make one with `couchestord init --data {path}`"
             )
-        return await load_disks(opened)
+        disks = await load_disks(opened)
+        if may_be_cut_off(disks) and disks.missing_count() > disks.m:
+            raise TooFewDisks(
+                f"{disks.missing_count()} of {disks.count} disks are missing, and nothing was written to the others. "
+                f"Mount them; or, if the making of this store was cut off, run `couchestord init --data {path}` again"
+            )
+        return disks
     except BaseException:
         for disk in opened:
             disk.close()

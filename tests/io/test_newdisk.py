@@ -9,11 +9,56 @@ from simdisk import SimDisk
 from couchestord.errors import DiskFailed, ForeignDisk, NotAStore, StoreExists, TooFewDisks
 from couchestord.io import superblock as sb
 from couchestord.io.disks import Disks, load_disks, read_superblock
-from couchestord.io.newdisk import NEW_PATH, replace_member
+from couchestord.io.newdisk import NEW_PATH, create_store, replace_member
 
 
 def empty(name: str = "new") -> SimDisk:
     return SimDisk(name, random.Random(1))
+
+
+async def make(sims: list[SimDisk], store_id: bytes) -> None:
+    ids = [bytes([index]) for index in range(len(sims))]
+    await create_store(sims, store_id=store_id, disk_ids=ids, k=2, m=1, created_ns=1)
+
+
+@pytest.mark.parametrize("keep_all", [False, True])
+@pytest.mark.parametrize("index", range(3))
+async def test_making_that_is_cut_off_is_done_again(index: int, keep_all: bool) -> None:
+    """Whatever call fails or is the last one before a power cut: then there is a store of one attempt."""
+    outcomes: list[bool] = []
+    for call in range(1, 9):
+        sims = [empty(str(number)) for number in range(3)]
+        sims[index].fail_at(call, DiskFailed("EIO"))
+        try:
+            await make(sims, b"first")
+            outcomes.append(True)
+        except DiskFailed:
+            outcomes.append(False)
+        left = [sim.crash(keep_all=keep_all) for sim in sims]
+        try:
+            await make(left, b"again")
+            made = b"again"
+        except StoreExists:
+            made = b"first"
+        assert made == b"again" or outcomes[-1] or index == 2, "there is one only with the last disk's"
+        assert made == b"first" or not outcomes[-1]
+        disks = await load_disks(left)
+        assert (disks.store_id, disks.failures) == (made, {})
+        with pytest.raises(StoreExists):
+            await make(left, b"once more")
+    assert set(outcomes) == {False, True}
+
+
+async def test_store_that_was_written_is_not_made_again() -> None:
+    for missing in range(3):
+        sims = [empty(str(index)) for index in range(3)]
+        await make(sims, b"store")
+        await (await load_disks([sim for sim in sims if sim != sims[missing]])).take_epoch()
+        sims[missing] = empty("new")
+        before = [await sim.read(sb.PATH, 0, 1 << 20) for sim in sims if sim != sims[missing]]
+        with pytest.raises(StoreExists):
+            await make(sims, b"other")
+        assert [await sim.read(sb.PATH, 0, 1 << 20) for sim in sims if sim != sims[missing]] == before
 
 
 async def without(sims: list[SimDisk], index: int) -> Disks:

@@ -44,6 +44,20 @@ def test_folders_of_disks(tmp_path: Path) -> None:
     assert disk_folders(tmp_path, replace(SMALL, disks=named)) == list(named)
 
 
+async def test_store_whose_making_was_cut_off_says_so_and_is_made_again(tmp_path: Path) -> None:
+    await ObjectStore.create(tmp_path, SMALL)
+    for index in range(3, 6):
+        (tmp_path / f"disk-{index}" / "superblock").unlink()
+    with pytest.raises(TooFewDisks, match=f"couchestord init --data {tmp_path}"):
+        await opens(tmp_path)
+    await make_store(tmp_path)
+    async with ObjectStore.open(tmp_path, SMALL) as store:
+        await put_all(store, BODIES)
+        assert store.health().state == "healthy"
+    with pytest.raises(StoreExists):
+        await ObjectStore.create(tmp_path, SMALL)
+
+
 async def test_folders_named_by_hand(tmp_path: Path) -> None:
     options = replace(SMALL, disks=tuple(tmp_path / "mnt" / letter for letter in "abcdef"))
     await make_store(tmp_path / "data", options)
