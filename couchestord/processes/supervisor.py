@@ -11,6 +11,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -167,12 +168,19 @@ class Supervisor:
         return None
 
     def _start(self, index: int) -> Role | None:
-        """Forks one process. In the child, its role."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        """Forks one process, later when the system does not let it now. In the child, its role."""
         used = {child.number for child in self._children.values() if child.is_worker}
         number = next(number for number in range(READERS_MAX) if number not in used)
         parent = os.getpid()
-        pid = os.fork()
+        with ExitStack() as made:
+            try:
+                ours, theirs = map(made.enter_context, socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+                pid = os.fork()
+            except OSError as error:
+                _log.error("a process cannot be started", reason=str(error))
+                self._put_off(index)
+                return None
+            made.pop_all()
         if not pid:
             ours.close()
             self._become_child(parent)
@@ -211,12 +219,15 @@ class Supervisor:
         store = next((child for child in self._children.values() if child.index == _STORE), None)
         if store is None or not worker.is_worker:
             return
-        requests = socket.socketpair()
-        bodies = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._tell(store, orders.LINK, (requests[0], bodies[0]))
-        self._tell(worker, orders.LINK, (requests[1], bodies[1]))
-        for end in (*requests, *bodies):
-            end.close()
+        with ExitStack() as made:
+            try:
+                requests = [made.enter_context(end) for end in socket.socketpair()]
+                bodies = [made.enter_context(end) for end in socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)]
+            except OSError as error:
+                _log.error("a worker gets no link, and asks again", pid=worker.pid, reason=str(error))
+                return
+            self._tell(store, orders.LINK, (requests[0], bodies[0]))
+            self._tell(worker, orders.LINK, (requests[1], bodies[1]))
 
     def _tell(self, child: _Child, word: bytes, sockets: tuple[socket.socket, ...] = ()) -> None:
         try:
@@ -338,10 +349,13 @@ class Supervisor:
         if self._replacing:
             _log.error("workers are not replaced any further")
             self._replacing.clear()
-        due, now = self._due[child.index], time.monotonic()
-        calm = now - child.started_s >= _CALM_S
-        due.pause_s = 0.0 if calm else min(_PAUSE_S_MAX, max(_PAUSE_S_MIN, 2 * due.pause_s))
-        due.at_s = now + due.pause_s
+        self._put_off(child.index, is_calm=time.monotonic() - child.started_s >= _CALM_S)
+
+    def _put_off(self, index: int, *, is_calm: bool = False) -> None:
+        """A process is started again later each time, at once when it had run for long."""
+        due = self._due[index]
+        due.pause_s = 0.0 if is_calm else min(_PAUSE_S_MAX, max(_PAUSE_S_MIN, 2 * due.pause_s))
+        due.at_s = time.monotonic() + due.pause_s
 
 
 def _due_s(child: _Child) -> float | None:

@@ -1,5 +1,6 @@
 """What the supervisor makes of the end of a process. That it starts and stops them: tests/system/test_workers.py."""
 
+import errno
 import os
 import signal
 import socket
@@ -132,6 +133,43 @@ def test_store_that_was_killed_is_started_again(supervisor: Supervisor) -> None:
     end(supervisor, _STORE, -9)
     assert not supervisor._stopping
     assert supervisor._due[_STORE].pause_s == 0.1
+
+
+@pytest.mark.parametrize("call", ["fork", "socketpair"])
+def test_process_that_cannot_be_started_is_put_off(
+    supervisor: Supervisor, children: Children, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """With no memory or no descriptor left the others go on."""
+    for index in (_STORE, 0):
+        children.add(index)
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EAGAIN, "not now")
+
+    monkeypatch.setattr(os if call == "fork" else socket, call, refuse)
+    count = len(os.listdir("/proc/self/fd"))
+    for pause_s in (0.1, 0.2):
+        supervisor._due[WORKER].at_s = 0
+        assert supervisor._start_due() is None
+        assert supervisor._due[WORKER].pause_s == pause_s
+    assert len(os.listdir("/proc/self/fd")) == count
+    assert len(supervisor._children) == 2
+
+
+def test_worker_that_can_be_given_no_link_asks_again(
+    supervisor: Supervisor, children: Children, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, theirs = children.add(WORKER)
+    children.add(_STORE)
+    with monkeypatch.context() as patched:
+        patched.setattr(socket, "socketpair", lambda *_: (_ for _ in ()).throw(OSError(errno.EMFILE, "none is left")))
+        for each in list(supervisor._children.values()):
+            supervisor._link(each)
+    assert words(theirs) == []
+    orders.send(theirs, orders.LINK)
+    for each in list(supervisor._children.values()):
+        supervisor._listen(each)
+    assert words(theirs) == [orders.LINK]
 
 
 def test_worker_whose_loop_stands_still_is_killed_and_no_other(
