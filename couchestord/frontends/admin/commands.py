@@ -1,5 +1,6 @@
 """What an operator can do to a store: one function per command, the same whether a daemon runs or not."""
 
+import os
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
@@ -28,10 +29,27 @@ class Arguments:
         return found
 
     def optional_text(self, name: str) -> str | None:
+        return self._encoded(name, "strict").decode() or None
+
+    def octets(self, name: str) -> bytes:
+        """What need not be UTF-8, a key say."""
+        found = self.optional_octets(name)
+        if not found:
+            raise InvalidArgument(f"the argument {name} is missing")
+        return found
+
+    def optional_octets(self, name: str) -> bytes:
+        """Empty when it is not given."""
+        return self._encoded(name, "surrogateescape")
+
+    def _encoded(self, name: str, errors: str) -> bytes:
         found = self._given.pop(name, None)
         if found is not None and (not isinstance(found, str) or not found):
             raise InvalidArgument(f"the argument {name} is not a text")
-        return found
+        try:
+            return (found or "").encode("utf-8", errors)
+        except UnicodeEncodeError:
+            raise InvalidArgument(f"the argument {name} is not UTF-8") from None
 
     def number(self, name: str) -> int:
         found = self.optional_number(name)
@@ -71,9 +89,9 @@ async def _status(store: ObjectStore, arguments: Arguments) -> dict[str, Any]:
 
 
 async def _info(store: ObjectStore, arguments: Arguments) -> dict[str, Any]:
-    bucket, key = arguments.text("bucket"), arguments.text("key")
+    bucket, key = arguments.text("bucket"), arguments.octets("key")
     arguments.end()
-    return await store.describe(bucket, _key_of(key))
+    return await store.describe(bucket, key)
 
 
 async def _key_list(store: ObjectStore, arguments: Arguments) -> list[dict[str, str]]:
@@ -164,9 +182,9 @@ async def _disk_list(store: ObjectStore, arguments: Arguments) -> list[dict[str,
 
 async def _disk_replace(store: ObjectStore, arguments: Arguments) -> dict[str, Any]:
     """A folder is told as an absolute path: the daemon's own is another one."""
-    index, folder, force = arguments.number("disk"), arguments.optional_text("folder"), arguments.flag("force")
+    index, folder, force = arguments.number("disk"), arguments.optional_octets("folder"), arguments.flag("force")
     arguments.end()
-    done = await store.disks.replace(index, Path(folder) if folder else None, force=force)
+    done = await store.disks.replace(index, Path(os.fsdecode(folder)) if folder else None, force=force)
     return {"disk": done.index, "folder": str(done.folder), "new": done.is_new}
 
 
@@ -234,13 +252,10 @@ async def _cache_warm(store: ObjectStore, arguments: Arguments) -> dict[str, Any
     """One step; `next` is where the next one starts, None after the last. `capacity_bytes`: end when as much was
     brought.
     """
-    bucket, prefix, start = (
-        arguments.text("bucket"),
-        arguments.optional_text("prefix"),
-        arguments.optional_text("start"),
-    )
+    bucket = arguments.text("bucket")
+    prefix, start = arguments.optional_octets("prefix"), arguments.optional_octets("start")
     arguments.end()
-    done = await store.caches.warm(bucket, _key_of(prefix), _key_of(start))
+    done = await store.caches.warm(bucket, prefix, start)
     return {
         "objects": done.objects_count,
         "bytes": done.size_bytes,
@@ -248,10 +263,6 @@ async def _cache_warm(store: ObjectStore, arguments: Arguments) -> dict[str, Any
         "next": None if done.next_start is None else done.next_start.decode("utf-8", "surrogateescape"),
         "capacity_bytes": store.caches.warm_bytes_max(),
     }
-
-
-def _key_of(text: str | None) -> bytes:
-    return (text or "").encode("utf-8", "surrogateescape")
 
 
 COMMANDS: Final[Mapping[str, Command]] = {

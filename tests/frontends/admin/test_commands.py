@@ -128,6 +128,20 @@ async def test_bad_arguments(store: AdminStore, command: str, arguments: dict[st
     assert store.users == {}
 
 
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        ("bucket remove", {"bucket": "b\udcff"}),
+        ("key add", {"user": "\udcff"}),
+        ("policy show", {"policy": "\ud800"}),
+        ("info", {"bucket": "b", "key": "\ud800"}),
+    ],
+)
+async def test_text_that_is_no_utf_8_is_refused(store: AdminStore, command: str, arguments: dict[str, Any]) -> None:
+    with pytest.raises(InvalidArgument, match="is not UTF-8"):
+        await run(store, command, **arguments)
+
+
 async def test_arguments_are_an_object(store: AdminStore) -> None:
     with pytest.raises(InvalidArgument):
         await execute(cast(Any, store), "status", ["x"])
