@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from couchestord.cli import text
+from couchestord.cli import output, text
 from couchestord.cli.options import Commands, add_command, add_store_options, load_config, quiet_logs
 from couchestord.clock import SystemClock
 from couchestord.config import Config
@@ -54,11 +54,10 @@ def _fsck(options: argparse.Namespace) -> None:
     config = load_config(options)
     findings = trio.run(_check, config)
     if options.json:
-        print(json.dumps([asdict(finding) for finding in findings], indent=2))
+        output.say(json.dumps([asdict(finding) for finding in findings], indent=2))
     else:
-        for finding in findings:
-            print(f"{finding.severity:6}{finding.where}: {finding.what}")
-        print(f"{len(findings)} findings" if findings else "all is well")
+        lines = [f"{finding.severity:6}{finding.where}: {finding.what}" for finding in findings]
+        output.say("\n".join([*lines, f"{len(findings)} findings" if findings else "all is well"]))
     lost = sum(1 for finding in findings if finding.severity == "lost")
     if lost:
         raise DataLost(f"{lost} findings are data that is lost")
@@ -82,10 +81,10 @@ def _recover(parser: argparse.ArgumentParser, options: argparse.Namespace) -> No
         return
     recovered: dict[str, Any] = asdict(trio.run(recover_catalog, config.store.data, store_options(config)))
     if options.json:
-        print(json.dumps(recovered, indent=2))
+        output.say(json.dumps(recovered, indent=2))
     else:
-        for name, value in recovered.items():
-            print(f"{name.replace('_', ' ')}: {'-' if value is None else value}")
+        lines = [f"{name.replace('_', ' ')}: {'-' if value is None else value}" for name, value in recovered.items()]
+        output.say("\n".join(lines))
 
 
 def _remake(config: Config, options: argparse.Namespace) -> None:
@@ -98,7 +97,7 @@ def _remake(config: Config, options: argparse.Namespace) -> None:
         {"bucket": bucket, "key": key.decode("utf-8", "backslashreplace"), "version": f"{id_:016x}" if id_ else None}
         for bucket, key, id_ in remade["lost_names"]
     ]
-    print(json.dumps(remade, indent=2) if options.json else text.remade(remade))
+    output.say(json.dumps(remade, indent=2) if options.json else text.remade(remade))
 
 
 async def _remake_store(config: Config, disks_count: int | None, store_id: bytes | None) -> "Remade":

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Final, NoReturn
@@ -59,15 +58,12 @@ def run(arguments: Sequence[str]) -> int:
     options = build_parser(as_json="--json" in arguments).parse_args(arguments)
     try:
         options.run(options)
-        sys.stdout.flush()
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # The reader, `head` say, has gone: nothing more to tell, not even at the interpreter's last flush.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_FAILED
-    except Exception as error:
+        return EXIT_FAILED  # who read what was said has gone: there is nothing more to tell
+    except (Exception, KeyboardInterrupt, BaseExceptionGroup) as error:
         leaves = list(_leaves(error))
+        if any(isinstance(leaf, KeyboardInterrupt) for leaf in leaves):
+            return EXIT_INTERRUPTED
         known = [leaf for leaf in leaves if isinstance(leaf, Error)]
         if len(known) < len(leaves):
             raise

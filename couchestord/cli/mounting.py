@@ -9,6 +9,7 @@ from pathlib import Path
 import trio
 
 from couchestord import logs, memory
+from couchestord.cli import output
 from couchestord.cli.options import Commands, add_command, add_store_options, add_trust_option, load_config
 
 
@@ -45,8 +46,8 @@ def _mount(options: argparse.Namespace) -> None:
     def announce() -> None:
         memory.settle()
         if options.json:
-            print(json.dumps({"bucket": mount.bucket, "folder": str(mount.folder)}), flush=True)
+            output.announce(json.dumps({"bucket": mount.bucket, "folder": str(mount.folder)}))
         else:
-            print(f"{mount.bucket or 'all buckets'} mounted on {mount.folder}", flush=True)
+            output.announce(f"{mount.bucket or 'all buckets'} mounted on {mount.folder}")
 
     trio.run(partial(run_mount, config, mount, announce=announce, with_parent=options.with_parent))

@@ -10,7 +10,7 @@ from typing import Any
 
 import trio
 
-from couchestord.cli import text
+from couchestord.cli import output, text
 from couchestord.cli.options import Commands, add_command, add_store_options, load_config, quiet_logs
 from couchestord.config import Config
 from couchestord.daemon import open_store
@@ -261,7 +261,7 @@ def _cache_warmup(options: argparse.Namespace) -> None:
         print(text.warmed(total), file=sys.stderr)
         arguments["start"] = step["next"]
     result = total | {"all": step["next"] is None}
-    print(json.dumps(result, indent=2) if options.json else text.warmed(result))
+    output.say(json.dumps(result, indent=2) if options.json else text.warmed(result))
 
 
 def _info(options: argparse.Namespace) -> None:
@@ -278,7 +278,7 @@ def _run(options: argparse.Namespace, command: str, arguments: dict[str, Any], s
         result = ask(config.store.data, command, arguments)
     except NoDaemon:
         result = trio.run(_run_here, config, command, arguments)
-    print(json.dumps(result, indent=2) if options.json else show(result))
+    output.say(json.dumps(result, indent=2) if options.json else show(result))
 
 
 async def _run_here(config: Config, command: str, arguments: dict[str, Any]) -> Any:

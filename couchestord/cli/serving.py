@@ -12,7 +12,7 @@ from typing import Any
 import trio
 
 from couchestord import daemon, logs, memory
-from couchestord.cli import credentials
+from couchestord.cli import credentials, output
 from couchestord.cli.options import (
     Commands,
     add_command,
@@ -128,9 +128,9 @@ def _init(options: argparse.Namespace) -> None:
     config = load_config(options)
     disks = trio.run(daemon.create_store, config, options.disks)
     if options.json:
-        print(json.dumps({"data": str(config.store.data), "disks": [str(disk) for disk in disks]}))
+        output.say(json.dumps({"data": str(config.store.data), "disks": [str(disk) for disk in disks]}))
     else:
-        print(f"a store was made on {len(disks)} disks; next: couchestord key add USER, then couchestord serve")
+        output.say(f"a store was made on {len(disks)} disks; next: couchestord key add USER, then couchestord serve")
 
 
 def _run(config: Config, *, announce: Callable[[Running], None], **arguments: Any) -> None:
@@ -163,21 +163,25 @@ async def _first_key(config: Config, store: ObjectStore) -> None:
 
 def _announce(config: Config, running: Running, *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(_addresses(config, running)), flush=True)
-        return
-    print(f"S3 on {config.s3.scheme}://{running.s3}, metrics on http://{running.metrics}/metrics, ", end="")
-    print(f"health on http://{running.health}/healthz", flush=True)
+        output.announce(json.dumps(_addresses(config, running)))
+    else:
+        output.announce(_line(config, running))
+
+
+def _line(config: Config, running: Running) -> str:
+    pages = f"metrics on http://{running.metrics}/metrics, health on http://{running.health}/healthz"
+    return f"S3 on {config.s3.scheme}://{running.s3}, {pages}"
 
 
 def _announce_up(config: Config, running: Running, *, mount: Path | None, as_json: bool) -> None:
     if as_json:
         known = {**_addresses(config, running), "credentials": str(credentials.path_in(config.store.data))}
-        print(json.dumps(known | ({"mount": str(mount)} if mount else {})), flush=True)
+        output.announce(json.dumps(known | ({"mount": str(mount)} if mount else {})))
         return
-    _announce(config, running, as_json=False)
-    if mount:
-        print(f"buckets are folders in {mount}: mkdir {mount}/BUCKET makes one")
-    print(credentials.lines_to_paste(config.store.data, running.s3, config.s3), flush=True)
+    lines = [_line(config, running)]
+    lines += [f"buckets are folders in {mount}: mkdir {mount}/BUCKET makes one"] if mount else []
+    lines.append(credentials.lines_to_paste(config.store.data, running.s3, config.s3))
+    output.announce("\n".join(lines))
 
 
 def _addresses(config: Config, running: Running) -> dict[str, str]:

@@ -97,7 +97,7 @@ def test_wrong_command_line_is_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert "usage:" in capsys.readouterr().err
 
 
-def failing(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     def fail(_options: argparse.Namespace) -> None:
         raise error
 
@@ -123,6 +123,15 @@ def test_error_is_one_line_and_a_code(
     assert capsys.readouterr().err == "couchestord: store.kk is unknown\n"
     assert entry.run(["--json"]) == code
     assert json.loads(capsys.readouterr().err)["error"]["message"] == "store.kk is unknown"
+
+
+def test_ctrl_c_is_no_defect_wherever_it_comes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for error in (KeyboardInterrupt(), BaseExceptionGroup("nursery", [KeyboardInterrupt(), Error("cut off")])):
+        failing(monkeypatch, error)
+        assert entry.run([]) == 130
+    assert capsys.readouterr().err == ""
 
 
 def test_defect_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
