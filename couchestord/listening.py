@@ -30,16 +30,16 @@ async def bind(
             if bound
             else await trio.open_tcp_listeners(address.port, host=address.host, backlog=BACKLOG)
         )
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         raise ConfigError(why_not_bound(section, address, error)) from None
     for listener in listeners:
         stack.push_async_callback(listener.aclose)
     return listeners
 
 
-def why_not_bound(section: str, address: Address, error: OSError) -> str:
+def why_not_bound(section: str, address: Address, error: OSError | UnicodeError) -> str:
     change = f"set {section}.address (--{section}-addr) to another"
-    if isinstance(error, socket.gaierror):
+    if isinstance(error, socket.gaierror | UnicodeError):  # or it cannot be the name of a host
         return f"cannot listen on {address}: the host is not known; {change}"
     if error.errno == errno.EADDRINUSE:
         return f"cannot listen on {address}: the port is in use by another program; stop it, or {change}"
@@ -76,7 +76,7 @@ def bind_several(section: str, address: Address, count: int, stack: ExitStack) -
                 port = alone.getsockname()[1]
             for listeners in several:
                 listeners.append(stack.enter_context(_listener(family, (host, port), shared=True)))
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         raise ConfigError(why_not_bound(section, address, error)) from None
     return several
 

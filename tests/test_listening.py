@@ -28,6 +28,15 @@ def test_address_that_is_not_here() -> None:
         bind_several("s3", Address("192.0.2.1", 0), 1, stack)
 
 
+@pytest.mark.parametrize("host", ["a..b", "a" * 64, "\ud7ff"])
+async def test_what_cannot_be_a_host_is_not_known(host: str) -> None:
+    with ExitStack() as stack, pytest.raises(ConfigError, match="the host is not known"):
+        bind_several("s3", Address(host, 0), 1, stack)
+    async with AsyncExitStack() as closing:
+        with pytest.raises(ConfigError, match="the host is not known"):
+            await bind("s3", Address(host, 0), closing)
+
+
 async def test_clients_that_nobody_accepted_are_served_by_the_next_who_does() -> None:
     with ExitStack() as stack:
         listeners = bind_several("s3", Address("127.0.0.1", 0), 1, stack)[0]
