@@ -58,7 +58,7 @@ class Housekeeper:
         """Abort some uploads that were left; True when there may be more."""
         if not self._uploads_kept_ns:
             return False
-        before_ns = self._clock.now_ns() - self._uploads_kept_ns
+        before_ns = max(0, self._clock.now_ns() - self._uploads_kept_ns)
         rows = self._catalog.accounts.uploads_idle_since(before_ns, UPLOADS_PER_STEP_MAX)
         for row in rows:
             with suppress(NotFound):  # completed or aborted meanwhile

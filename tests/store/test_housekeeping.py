@@ -71,6 +71,13 @@ async def test_uploads_that_were_left_are_aborted(tmp_path: Path) -> None:
         assert len((await store.list_parts("box", b"used", used))[0]) == 2
 
 
+async def test_uploads_that_are_kept_for_longer_than_there_is_time_are_kept(tmp_path: Path) -> None:
+    async with new_store(tmp_path, uploads_kept_s=1e12) as store:
+        await store.create_upload("box", b"key")
+        await finish(core_of(store).jobs.housekeeper)
+        assert len((await store.list_uploads("box"))[0]) == 1
+
+
 async def test_files_of_segments_that_are_gone_go_at_the_first_step(tmp_path: Path) -> None:
     async with new_store(tmp_path) as store:
         await store.put("box", b"key", body_of(4 * STRIPE_BYTES))
