@@ -37,6 +37,8 @@ def disk_folders(path: Path, options: StoreOptions) -> list[Path]:
         numbers |= {int(found.name[5:]) for found in path.glob("disk-*") if found.name[5:].isdecimal()}
     except PermissionError as error:
         raise _may_not_look(path, error) from None
+    except OSError as error:
+        raise ConfigError(f"cannot look at {path}: {error.strerror}") from None
     return [path / f"disk-{number}" for number in sorted(numbers)]
 
 

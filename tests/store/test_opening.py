@@ -16,6 +16,7 @@ from small_store import SMALL, STRIPE_BYTES, body_of, core_of, fingerprints, fli
 from couchestord.cache import CacheConfig
 from couchestord.errors import (
     AccessDenied,
+    ConfigError,
     DiskLocked,
     ForeignDisk,
     NoSuchKey,
@@ -40,6 +41,8 @@ def test_folders_of_disks(tmp_path: Path) -> None:
     for name in ("disk-7", "disk-10", "disk-x", "disk-", "other"):
         (tmp_path / name).mkdir()
     assert [path.name for path in disk_folders(tmp_path, SMALL)][6:] == ["disk-7", "disk-10"]
+    with pytest.raises(ConfigError, match="cannot look at"):
+        disk_folders(tmp_path / ("a" * 300), SMALL)
     named = (tmp_path / "a", tmp_path / "b")
     assert disk_folders(tmp_path, replace(SMALL, disks=named)) == list(named)
 

@@ -19,7 +19,7 @@ def ask(folder: Path, command: str, arguments: dict[str, Any]) -> Any:
     """The result of a command, run by the daemon whose data folder is `folder`.
 
     Raises NoDaemon when there is none, the error of the command, AccessDenied for another user's daemon, Unavailable
-    when the daemon goes away or takes more than two minutes.
+    when the daemon goes away, takes more than two minutes, or has so many others waiting that it cannot be asked.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
         client.settimeout(_TIMEOUT_S)
@@ -42,3 +42,5 @@ def _connect(client: socket.socket, folder: Path) -> None:
         raise NoDaemon from None
     except PermissionError:
         raise AccessDenied(f"{folder} belongs to another user; run this as root or as the daemon's user") from None
+    except OSError as error:
+        raise Unavailable(f"the daemon on {folder} cannot be asked: {error.strerror or error}") from None

@@ -154,3 +154,18 @@ async def test_daemon_that_goes_away_is_unavailable(tmp_path: Path) -> None:
             nursery.start_soon(trio.to_thread.run_sync, hang_up)
             with pytest.raises(Unavailable):
                 await in_thread(tmp_path, "status")
+
+
+def test_daemon_that_cannot_be_asked_is_an_error_of_ours(tmp_path: Path) -> None:
+    """It hangs, and so many wait already that the system takes no more; or the folder cannot be looked at."""
+    path = tmp_path / protocol.SOCKET_NAME
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as first:
+        listener.bind(str(path))
+        listener.listen(0)
+        first.connect(str(path))
+        with pytest.raises(Unavailable, match="cannot be asked"):
+            ask(tmp_path, "status", {})
+    (tmp_path / "loop").symlink_to("loop")
+    for folder in (tmp_path / ("a" * 300), tmp_path / "loop"):
+        with pytest.raises(Unavailable, match="cannot be asked"):
+            ask(folder, "status", {})
