@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 from bucket_rig import BucketRig, seal_all, upload
 from file_rig import laid, make, there, write
 from replica_rig import pair
@@ -24,7 +25,7 @@ from couchestord.io.sqlite import Connection
 from couchestord.model import PART_BYTES_MIN, Policy
 from couchestord.service import Progress
 from couchestord.store import ObjectStore
-from couchestord.store.joining import Joiner
+from couchestord.store.joining import PASSED_OVER_S, Joiner
 
 FREE = 8
 KEY = b"file"
@@ -311,24 +312,27 @@ async def test_a_copy_keeps_what_it_has(tmp_path: Path) -> None:
         assert held_bytes(store) <= 2 * len(file.data)
 
 
-async def test_what_a_copy_had_is_given_back_once_it_is_deleted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_copy_had_is_given_back_once_it_is_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Though the file was searched in vain before, and nobody has written it since."""
-    async with written(tmp_path, 300_000) as file:
-        store, joiner = file.store, joiner_of(file.store)
-        monkeypatch.setattr(joiner, "_is_pressed", lambda: True)
-        monkeypatch.setattr("couchestord.store.joining.PASSED_OVER_S", 0.5, raising=False)
-        await store.copy("box", b"copy", "box", KEY)
-        await file.write((1, body_of(299_990)))
-        await finish(joiner)
-        held = held_bytes(store)
-        assert held > 4 / 3 * len(file.data)
-        await store.delete("box", b"copy")
-        assert held_bytes(store) == held, "a byte of it is the file's"
-        await trio.sleep(0.6)
-        await finish(joiner)
-        assert held_bytes(store) <= 4 / 3 * len(file.data)
+    clock = trio.testing.MockClock(rate=1.0)
+
+    async def main() -> None:
+        async with written(tmp_path, 300_000) as file:
+            store, joiner = file.store, joiner_of(file.store)
+            monkeypatch.setattr(joiner, "_is_pressed", lambda: True)
+            await store.copy("box", b"copy", "box", KEY)
+            await file.write((1, body_of(299_990)))
+            await finish(joiner)
+            held = held_bytes(store)
+            assert held > 4 / 3 * len(file.data)
+            await store.delete("box", b"copy")
+            await finish(joiner)
+            assert held_bytes(store) == held, "a byte of it is the file's"
+            clock.jump(PASSED_OVER_S)
+            await finish(joiner)
+            assert held_bytes(store) <= 4 / 3 * len(file.data)
+
+    trio.run(main, clock=clock)
 
 
 async def test_objects_of_parts_are_left_alone(tmp_path: Path) -> None:
@@ -485,6 +489,26 @@ async def test_pieces_that_cannot_be_read_are_passed_over(tmp_path: Path, monkey
         await file.scatter(40, 500)  # a quarter more
         await finish(joiner)
         assert pieces_count(file.store, file.id) <= bound(file)
+
+
+def test_what_could_not_be_read_is_tried_again_once_its_disks_may_be_back(tmp_path: Path) -> None:
+    clock = trio.testing.MockClock(rate=1.0)
+
+    async def main() -> None:
+        async with written(tmp_path) as file:
+            await file.scatter(60, 500)
+            await file.store.destage()
+            joiner, disks = joiner_of(file.store), core_of(file.store).disks
+            disks.failures = dict.fromkeys(range(3), "pulled")
+            await finish(joiner)
+            disks.failures = {}
+            await finish(joiner)
+            assert joiner.joined_bytes == 0, "not at once"
+            clock.jump(PASSED_OVER_S)
+            await finish(joiner)
+            assert pieces_count(file.store, file.id) <= bound(file)
+
+    trio.run(main, clock=clock)
 
 
 async def test_without_room_it_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
