@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -143,6 +144,8 @@ def _run(config: Config, *, announce: Callable[[Running], None], **arguments: An
     if count:
         run_with_workers(config, count, os.environ, announce=settle, settle=memory.settle, **arguments)
     else:
+        # it is what replaces workers, and would end a process that has none on the spot
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         trio.run(partial(daemon.run, config, environ=os.environ, announce=settle, **arguments))
 
 

@@ -206,16 +206,18 @@ async def _beat(link: Link) -> None:
 
 
 async def run_mount(config: Config, mount: Mount, *, announce: Callable[[], None], with_parent: bool = False) -> None:
-    """Serves a mount until SIGTERM or SIGINT, or until somebody unmounts it; `with_parent`: until standard input ends,
-    too, which the process that started this one holds. `announce` is called once it is there.
-    Raises ConfigError when it cannot be mounted, Unavailable when no daemon runs, NoSuchBucket, BucketMounted.
+    """Serves a mount until SIGTERM, SIGINT or SIGHUP, or until somebody unmounts it; `with_parent`: until standard
+    input ends, too, which the process that started this one holds. `announce` is called once it is there. Raises
+    ConfigError when it cannot be mounted, Unavailable when no daemon runs, NoSuchBucket, BucketMounted.
     """
     folder = check_mount_point(mount.folder)
     from couchestord.frontends.posix.fuse import serve_mount
 
     memory.keep_freed(_FREED_BYTES_MAX)
     session, ending = Session(config, mount), trio.Event()
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    # who started it may have said that it outlives the terminal
+    hangs_up = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, *hangs_up) as signals:
         async with trio.open_nursery() as nursery:
             await nursery.start(session.run)
             nursery.start_soon(_until_signalled, signals, ending)

@@ -88,6 +88,14 @@ def test_signal_ends_with_0_and_leaves_no_socket(tmp_path: Path, number: int) ->
     assert not (data / "couchestord.sock").exists()
 
 
+def test_without_workers_there_are_none_to_be_replaced(tmp_path: Path) -> None:
+    alone = {"COUCHESTORD_S3__WORKERS": "0"}
+    with running("up", "--data", tmp_path / "data", log=tmp_path / "log", **alone) as daemon:
+        daemon.process.send_signal(signal.SIGHUP)
+        assert daemon.health("readyz")[0] == 200
+        assert daemon.stop() == 0
+
+
 def test_kill_leaves_a_store_that_starts_again(tmp_path: Path) -> None:
     data = tmp_path / "data"
     with running("up", "--data", data, log=tmp_path / "log") as daemon:

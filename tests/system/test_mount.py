@@ -318,6 +318,16 @@ def test_a_mount_that_is_killed_has_lost_nothing_that_was_synced(node: Node, tmp
         assert (again.folder / "made/kept").read_bytes() == b"closed"
 
 
+def test_what_was_written_is_published_when_the_terminal_hangs_up(node: Node, tmp_path: Path) -> None:
+    with Mounted(node.data, tmp_path / "box") as mounted:
+        number = os.open(mounted.folder / "file", os.O_WRONLY | os.O_CREAT)
+        os.write(number, b"not synced")
+        assert mounted.stop(signal.SIGHUP) == 0
+        with pytest.raises(OSError, match="not connected"):
+            os.close(number)
+    assert node.s3().get_object(Bucket="box", Key="file")["Body"].read() == b"not synced"
+
+
 def test_all_buckets_in_one_mount(node: Node, tmp_path: Path) -> None:
     client = node.s3()
     with Mounted(node.data, tmp_path / "all", bucket=None) as mounted:
