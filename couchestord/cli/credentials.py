@@ -8,11 +8,12 @@ import os
 import shlex
 from pathlib import Path
 
+from couchestord import logs
 from couchestord.config import S3Config
-from couchestord.errors import ConfigError
 from couchestord.model import AccessKey
 from couchestord.parsing import Address
 
+_log = logs.get(__name__)
 _TEXT = """\
 # Written by `couchestord up`: a copy of the store's oldest access key, for clients.
 [default]
@@ -48,19 +49,21 @@ def path_in(data: Path) -> Path:
 
 
 def write(data: Path, key: AccessKey) -> None:
-    """Writes the file anew unless it says the same already; 0600 from its first moment. Raises ConfigError."""
+    """Writes the file anew unless it says the same already; 0600 from its first moment. When it cannot be written, that
+    is logged: the store has the key.
+    """
     path = path_in(data)
-    text = _TEXT.format(access_key=key.access_key, secret_key=key.secret_key)
+    text = _TEXT.format(access_key=key.access_key, secret_key=key.secret_key).encode()
     try:
-        if path.exists() and path.read_text(encoding="utf-8") == text and path.stat().st_mode & 0o777 == 0o600:
+        if path.exists() and path.read_bytes() == text and path.stat().st_mode & 0o777 == 0o600:
             return
         new = path.with_name(path.name + ".new")
         new.unlink(missing_ok=True)
-        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(text)
         new.rename(path)
     except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}") from None
+        _log.warning("the file for clients cannot be written", path=str(path), reason=error.strerror)
 
 
 def lines_to_paste(data: Path, address: Address, s3: S3Config) -> str:

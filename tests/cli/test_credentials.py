@@ -7,7 +7,6 @@ import pytest
 
 from couchestord.cli.credentials import lines_to_paste, path_in, write
 from couchestord.config import S3Config
-from couchestord.errors import ConfigError
 from couchestord.model import AccessKey
 from couchestord.parsing import Address
 
@@ -55,9 +54,17 @@ def test_leftover_of_a_crash_is_no_trap(tmp_path: Path) -> None:
     assert "AKID" in path_in(tmp_path).read_text()
 
 
-def test_folder_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="cannot write"):
-        write(tmp_path / "none", KEY)
+def test_file_that_cannot_be_written_stops_nobody(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The store has the key, and a folder that is full must not keep its daemon from starting."""
+    write(tmp_path / "none", KEY)
+    assert "cannot be written" in caplog.text
+    assert KEY.secret_key not in caplog.text
+
+
+def test_file_of_another_encoding_is_replaced(tmp_path: Path) -> None:
+    path_in(tmp_path).write_bytes(b"\xff")
+    write(tmp_path, KEY)
+    assert "AKID" in path_in(tmp_path).read_text()
 
 
 def test_lines_name_every_client_and_no_secret(tmp_path: Path) -> None:
