@@ -114,12 +114,10 @@ def listen_in_folder(path: Path, kind: int, backlog: int) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, kind)
     try:
         path.unlink(missing_ok=True)
-        mask = os.umask(0o177)
-        try:
-            with _short_address(path) as address:
-                listener.bind(address)
-        finally:
-            os.umask(mask)
+        with _short_address(path) as address:
+            listener.bind(address)
+        # before anybody can connect; a umask is all threads', and nobody could enter a folder that one makes meanwhile
+        path.chmod(0o600)
         listener.listen(backlog)
     except OSError as error:
         listener.close()

@@ -1,10 +1,13 @@
+import os
 import socket
+import stat
 from contextlib import AsyncExitStack, ExitStack
+from pathlib import Path
 
 import pytest
 
 from couchestord.errors import ConfigError
-from couchestord.listening import bind, bind_several, listeners_of
+from couchestord.listening import bind, bind_several, listen_in_folder, listeners_of
 from couchestord.parsing import Address
 
 
@@ -26,6 +29,21 @@ def test_port_of_another_program_of_ours_is_noticed() -> None:
 def test_address_that_is_not_here() -> None:
     with ExitStack() as stack, pytest.raises(ConfigError, match="--s3-addr"):
         bind_several("s3", Address("192.0.2.1", 0), 1, stack)
+
+
+def test_socket_in_a_folder_is_its_users_and_what_others_make_meanwhile_is_as_they_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bind_ = socket.socket.bind
+
+    def bind_and_make(sock: socket.socket, address: str) -> None:
+        bind_(sock, address)
+        os.mkdir(tmp_path / "made", 0o700)  # as a thread of a disk may
+
+    monkeypatch.setattr(socket.socket, "bind", bind_and_make)
+    listen_in_folder(tmp_path / "sock", socket.SOCK_STREAM, 1).close()
+    assert stat.S_IMODE((tmp_path / "sock").stat().st_mode) == 0o600
+    assert stat.S_IMODE((tmp_path / "made").stat().st_mode) == 0o700
 
 
 @pytest.mark.parametrize("host", ["a..b", "a" * 64, "\ud7ff"])
