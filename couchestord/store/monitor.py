@@ -22,6 +22,8 @@ GONE = "the folder is gone"
 PENALTY_S_MIN = 2.0
 PENALTY_S_MAX = 300.0
 """How long a disk is left out after a failed call: doubled with every failure."""
+HANGS_S = 300.0
+"""So long a folder that does not answer is left alone: doubled each time."""
 FORGIVEN_AFTER_S = 600.0
 """A disk that was back for so long without another failed call begins with the shortest time again."""
 ROOM_AGAIN = 0.5
@@ -57,6 +59,8 @@ class Monitor:
         self.folders: list[Path] = []
         self._threads: dict[str, trio.CapacityLimiter] = {}
         """By folder, of one each."""
+        self._hanging: dict[str, tuple[float, float]] = {}
+        """Folders that do not answer: until when they are not asked, and for how long that is."""
         self._good_before: set[int] = set()
         self._penalty_s: dict[int, float] = {}
         self._not_before: dict[int, float] = {}
@@ -206,10 +210,9 @@ class Monitor:
 
     async def _answers(self, folder: Path) -> bool:
         """True when `folder` has a superblock and takes a change in time. One that hangs is not waited for at every
-        step: it is not asked again before the thread that asked it last is back.
+        step: it is not asked again before the thread that asked it last is back, or only after a long while.
         """
-        asking = self._threads.get(str(folder))
-        if asking is not None and asking.borrowed_tokens:
+        if self._hangs(str(folder)):
             return False
 
         def ask() -> bool:
@@ -225,6 +228,21 @@ class Monitor:
             return await self.ask(str(folder), ask)
         except DiskTimeout:
             return False
+
+    def _hangs(self, folder: str) -> bool:
+        """Whether it has not answered who asked last. What that thread waits for may be a disk that is mounted there no
+        more, and it waits for ever: so another may ask in the end, ever less often.
+        """
+        asking, now = self._threads.get(folder), trio.current_time()
+        if asking is None or not asking.borrowed_tokens:
+            self._hanging.pop(folder, None)
+            return False
+        until_s, pause_s = self._hanging.setdefault(folder, (now + HANGS_S, HANGS_S))
+        if now < until_s:
+            return True
+        del self._threads[folder]
+        self._hanging[folder] = now + 2 * pause_s, 2 * pause_s
+        return False
 
     def welcome(self, indexes: Iterable[int]) -> None:
         """Disks that were away are here: what is gone is removed and what they missed is queued, beside. `work` tries

@@ -4,6 +4,7 @@ import shutil
 import threading
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -327,6 +328,48 @@ def test_folder_that_hangs_is_asked_once(tmp_path: Path, monkeypatch: pytest.Mon
                 await trio.lowlevel.checkpoint()
 
     trio.run(main, clock=clock)
+
+
+def test_a_folder_where_another_disk_is_mounted_is_asked_though_the_one_before_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For ever: a thread that waits for a disk that is mounted there no more does not come back."""
+    clock = trio.testing.MockClock()
+    answer = threading.Event()
+    asked_s: list[float] = []
+    really = os.utime
+
+    def utime(path: Path) -> None:
+        asked_s.append(trio.from_thread.run_sync(trio.current_time))
+        if len(asked_s) > 3:
+            return really(path)
+        trio.from_thread.run_sync(clock.jump, SMALL.disk_deadline_s + 1)
+        answer.wait()
+        return None
+
+    async def main() -> None:
+        async with new_store(tmp_path) as store:
+            monitor, disks = core_of(store).jobs.monitor, core_of(store).disks
+            (tmp_path / "disk-2").rename(tmp_path / "away")
+            await monitor.work()
+            (tmp_path / "away").rename(tmp_path / "disk-2")
+            with monkeypatch.context() as patch:
+                patch.setattr("couchestord.store.monitor.os.utime", utime)
+                try:
+                    for _ in range(1000):
+                        await monitor.work()
+                        clock.jump(10)
+                        if 2 not in disks.failures:
+                            break
+                    await monitor.work()
+                    assert 2 not in disks.failures
+                finally:
+                    answer.set()
+
+    trio.run(main, clock=clock)
+    pauses_s = [after - before for before, after in pairwise(asked_s)]
+    assert len(pauses_s) == 3
+    assert all(wanted_s <= pause_s < 2 * wanted_s for pause_s, wanted_s in zip(pauses_s, (300, 600, 1200), strict=True))
 
 
 def test_a_disk_is_not_gone_when_the_whole_process_stood_still(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
