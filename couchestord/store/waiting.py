@@ -37,6 +37,9 @@ class Waiting:
             self.answered(self.result or outcomes.Error(InternalError("no answer")))
         except Exception:
             log.exception("whoever asked could not be told; others are", request=type(self.request).__name__)
+        # a refusal holds the frames it was raised in, and so the group with all bodies, and this: until the collector
+        # came, which may be long
+        self.request = self.result = None
 
 
 def take_group(queue: deque[Waiting]) -> list[Waiting]:

@@ -4,8 +4,10 @@ Seen to fail with: refusals answered before the sync; the catalog kept when the 
 wait for what was queued.
 """
 
+import gc
+import weakref
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +202,34 @@ async def test_a_failed_commit_answers_nobody_and_takes_the_catalog_back(tmp_pat
         assert rig.read(b"dir/k") is None
         with pytest.raises(TooFewDisks):
             await rig.writer.submit(rq.RemoveBucket("bucket"))
+
+
+class Body(bytearray):
+    """That it is gone can be seen."""
+
+
+async def test_who_is_refused_keeps_the_bodies_of_its_group_no_longer(tmp_path: Path) -> None:
+    """Not until the collector comes, either: refusals cost little, and many can be had before that."""
+    made: list[weakref.ref[Body]] = []
+
+    async def put(writer: Writer, bucket: str, number: int) -> None:
+        body = Body(100_000)
+        made.append(weakref.ref(body))
+        with suppress(NoSuchBucket):
+            await writer.submit(put_request(bucket, b"%d" % number, body))  # type: ignore[arg-type]
+
+    async with open_rig(tmp_path) as (rig, _):
+        await rig.writer.submit(rq.MakeBucket("bucket", ""))
+        gc.collect()
+        gc.disable()
+        try:
+            async with trio.open_nursery() as inner:
+                for number in range(20):
+                    inner.start_soon(put, rig.writer, "nobody" if number % 2 else "bucket", number)
+            await trio.testing.wait_all_tasks_blocked()
+            assert not any(body() for body in made)
+        finally:
+            gc.enable()
 
 
 async def test_requests_of_a_group_see_each_other_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
