@@ -21,6 +21,7 @@ from couchestord.io.requests import DropSegment
 from couchestord.service import Progress
 
 log = logs.get(__name__)
+SWEPT_A_TURN = 100
 CANDIDATES_MAX = 64
 """Thin segments that are looked at in one step."""
 
@@ -158,7 +159,9 @@ class Compactor:
                 continue
             try:
                 names = await disk.list(FOLDER)
-                for name in sorted(names):
+                for place, name in enumerate(names):
+                    if not place % SWEPT_A_TURN:
+                        await trio.lowlevel.checkpoint()
                     # asked after the list: a segment is committed before its first file is made
                     if self._is_stale(name, next_id(), number):
                         await disk.unlink(f"{FOLDER}/{name}")

@@ -244,7 +244,10 @@ class DirectoryDisk:
 
     async def list(self, folder: str) -> dict[str, int]:
         check_folder(folder)
-        return await self._call("list", folder, self._folder.list, folder)
+        listing = self._folder.listing(folder)
+        while await self._call("list", folder, listing.go_on):
+            pass
+        return listing.sizes
 
     async def capacity(self) -> Capacity:
         return await self._call("capacity", "", self._folder.capacity)

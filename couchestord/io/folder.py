@@ -9,8 +9,9 @@ import errno
 import fcntl
 import os
 import re
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, suppress
+from itertools import islice
 from pathlib import Path
 
 from couchestord.errors import DiskLocked, InvalidArgument
@@ -22,6 +23,7 @@ LOCK_NAME = "lock"
 _ZEROES_BYTES = 1 << 20
 _READ_BYTES_MAX = 64 << 20
 _BUFFERS_MAX = 1024  # IOV_MAX of Linux
+LISTED_AT_ONCE = 256
 
 _NAME = r"(?!\.{1,2}(?:/|\Z))[!-.0-~]{1,255}"
 _PATH = re.compile(rf"{_NAME}(?:/{_NAME})?")
@@ -271,13 +273,14 @@ class LockedFolder:
             self.descriptors.release(descriptor)
 
     def sync_dir(self, folder: str) -> None:
-        number = self._open_folder(folder)
+        number = self.open_folder(folder)
         try:
             os.fsync(number)
         finally:
             os.close(number)
 
-    def _open_folder(self, folder: str) -> int:
+    def open_folder(self, folder: str) -> int:
+        """A descriptor of it, the caller's."""
         return os.open(folder or ".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._root)
 
     def rename(self, path: str, to: str) -> None:
@@ -299,27 +302,9 @@ class LockedFolder:
         finally:
             self.descriptors.forget(path)
 
-    def list(self, folder: str) -> dict[str, int]:
-        sizes: dict[str, int] = {}
-        try:
-            number = self._open_folder(folder)
-        except FileNotFoundError:
-            if not folder or self.is_deleted():
-                raise
-            return sizes
-        try:
-            with os.scandir(number) as entries:
-                for entry in entries:
-                    try:
-                        if entry.is_file(follow_symlinks=False) and (folder or entry.name != LOCK_NAME):
-                            sizes[entry.name] = entry.stat(follow_symlinks=False).st_size
-                    except FileNotFoundError:
-                        continue  # unlinked meanwhile
-        finally:
-            os.close(number)
-        if not sizes and self.is_deleted():
-            raise FileNotFoundError(errno.ENOENT, "the folder was deleted")
-        return sizes
+    def listing(self, folder: str) -> "Listing":
+        """What lists a folder."""
+        return Listing(self, folder)
 
     def capacity(self) -> Capacity:
         found = os.fstatvfs(self._root)
@@ -328,3 +313,52 @@ class LockedFolder:
     def is_deleted(self) -> bool:
         """Whether the directory that was opened has lost its last name."""
         return os.fstat(self._root).st_nlink == 0
+
+
+class Listing:
+    """Sizes of the files in a folder, found some at a time: each has to be looked at, and of many on a slow disk that
+    takes longer than a call may. Let go of it when it is not wanted any more: it closes what it has open once no thread
+    is at it.
+    """
+
+    def __init__(self, folder: LockedFolder, name: str) -> None:
+        self._folder = folder
+        self._name = name
+        self._opened = ExitStack()
+        self._entries: Iterator[os.DirEntry[str]] | None = None
+        self.sizes: dict[str, int] = {}
+
+    def go_on(self) -> bool:
+        """Find some more; False: these were all."""
+        if self._entries is None and not self._begin():
+            return False
+        assert self._entries is not None
+        count = 0
+        for entry in islice(self._entries, LISTED_AT_ONCE):
+            self._look_at(entry)
+            count += 1
+        if not self.sizes and self._folder.is_deleted():
+            raise FileNotFoundError(errno.ENOENT, "the folder was deleted")
+        return count == LISTED_AT_ONCE
+
+    def _begin(self) -> bool:
+        """False: there is no such folder."""
+        try:
+            number = self._folder.open_folder(self._name)
+        except FileNotFoundError:
+            if not self._name or self._folder.is_deleted():
+                raise
+            return False
+        self._opened.callback(os.close, number)
+        self._entries = self._opened.enter_context(os.scandir(number))
+        return True
+
+    def _look_at(self, entry: os.DirEntry[str]) -> None:
+        try:
+            if entry.is_file(follow_symlinks=False) and (self._name or entry.name != LOCK_NAME):
+                self.sizes[entry.name] = entry.stat(follow_symlinks=False).st_size
+        except FileNotFoundError:
+            return  # unlinked meanwhile
+
+    def __del__(self) -> None:
+        self._opened.close()

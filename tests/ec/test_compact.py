@@ -1,3 +1,4 @@
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ import trio
 import trio.testing
 from stripe_rig import STRIPE_BYTES, Rig, open_rig, pattern
 
-from couchestord.ec.compact import CompactOptions, Compactor
+from couchestord.ec.compact import SWEPT_A_TURN, CompactOptions, Compactor
 from couchestord.ec.shards import shard_path
 from couchestord.ec.throttle import Throttle
 from couchestord.errors import DiskFull, JournalFull, NoSpace
@@ -345,6 +346,32 @@ async def test_the_sweep_removes_what_the_catalog_forgot_and_nothing_else(tmp_pa
         assert left == strays | {shard_path(known, index), shard_path(known, 9)}
         assert await rig.extent_bytes(kept) == pattern(4 * STRIPE_BYTES)
         assert await bench.compactor.sweep(lambda: rig.catalog.applier.next_id) == 0
+
+
+async def test_a_sweep_of_many_files_leaves_turns_to_others(tmp_path: Path) -> None:
+    """Each is looked up; a large disk has hundreds of thousands."""
+    async with open_rig(tmp_path) as rig, trio.open_nursery() as nursery:
+        bench = Bench(rig)
+        for number in range(2000):
+            await rig.sims[2].write_at(shard_path(1 << 40 | number, 0), 0, [b"x"])
+        turn = 0
+        asked = Counter[int]()
+
+        async def take_turns() -> None:
+            nonlocal turn
+            while True:
+                turn += 1
+                await trio.lowlevel.checkpoint()
+
+        def next_id() -> int:
+            asked[turn] += 1
+            return 1
+
+        nursery.start_soon(take_turns)
+        await bench.compactor.sweep(next_id, only=2)
+        nursery.cancel_scope.cancel()
+        assert sum(asked.values()) == 2000
+        assert max(asked.values()) <= 2 * SWEPT_A_TURN
 
 
 @pytest.mark.parametrize("stripe_bytes", [4 * 512, 4 * 4096, 4 * 4097, 4 * 5000, 4 * 8192, 4 * 16384])

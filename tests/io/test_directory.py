@@ -12,8 +12,9 @@ import threading
 import weakref
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -22,6 +23,7 @@ import trio.testing
 from couchestord.errors import DiskFailed, DiskFull, DiskLocked, DiskTimeout, NoSuchFile
 from couchestord.io.descriptors import LANE_BYTES_MIN, LANES_MAX, LANES_PER_FILE_MAX, SKIPPED_BYTES
 from couchestord.io.directory import VAIN_LOOKS_MAX, DirectoryDisk
+from couchestord.io.folder import LISTED_AT_ONCE
 from couchestord.io.joint import Joint
 from couchestord.io.patience import LOOK_BYTES_MAX, LOOKS_MAX
 
@@ -710,4 +712,48 @@ async def test_a_read_that_hangs_keeps_nobody_else(tmp_path: Path, monkeypatch: 
         released.set()
     assert came == [b"12345"]
     for disk in (hung, well):
+        disk.close()
+
+
+async def test_many_files_are_listed_in_calls_that_a_slow_disk_answers_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each file is looked at, which takes a disk a seek, and there may be hundreds of thousands."""
+    disk = DirectoryDisk(tmp_path)
+    run, scandir = disk._threads.run, os.scandir
+    calls_count, listed = 0, Counter[int]()
+
+    async def counted(function: Any, *arguments: Any) -> Any:
+        nonlocal calls_count
+        calls_count += 1
+        return await run(function, *arguments)
+
+    @contextmanager
+    def watched(folder: int) -> Iterator[Iterator[os.DirEntry[str]]]:
+        def each(entries: Iterator[os.DirEntry[str]]) -> Iterator[os.DirEntry[str]]:
+            for entry in entries:
+                listed[calls_count] += 1
+                yield entry
+
+        with scandir(folder) as entries:
+            yield each(entries)
+
+    monkeypatch.setattr(disk._threads, "run", counted)
+    monkeypatch.setattr(os, "scandir", watched)
+    try:
+        for count in (1, 2 * LISTED_AT_ONCE, 2 * LISTED_AT_ONCE + 3):
+            (tmp_path / "a").mkdir(exist_ok=True)
+            for number in range(count):
+                (tmp_path / "a" / f"{number}").write_bytes(b"x" * (number % 7))
+            listed.clear()
+            descriptors = len(os.listdir("/proc/self/fd"))
+            assert await disk.list("a") == {f"{number}": number % 7 for number in range(count)}
+            assert sum(listed.values()) == count
+            assert max(listed.values()) <= LISTED_AT_ONCE
+            assert len(os.listdir("/proc/self/fd")) == descriptors
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await disk.list("a")
+        assert len(os.listdir("/proc/self/fd")) == descriptors
+    finally:
         disk.close()

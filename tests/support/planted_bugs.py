@@ -307,8 +307,8 @@ BUGS = (
     _bug(
         "no folder is synced",
         "io/folder.py",
-        "        number = self._open_folder(folder)\n        try:\n            os.fsync(number)",
-        "        number = self._open_folder(folder)\n        try:\n            os.fstat(number)",
+        "        number = self.open_folder(folder)\n        try:\n            os.fsync(number)",
+        "        number = self.open_folder(folder)\n        try:\n            os.fstat(number)",
         "io/test_directory.py",
     ),
     _bug(
@@ -337,8 +337,8 @@ BUGS = (
     _bug(
         "an error of a folder's sync is swallowed",
         "io/folder.py",
-        "        number = self._open_folder(folder)\n        try:\n            os.fsync(number)",
-        "        number = self._open_folder(folder)\n        try:\n            try:\n                os.fsync(number)\n"
+        "        number = self.open_folder(folder)\n        try:\n            os.fsync(number)",
+        "        number = self.open_folder(folder)\n        try:\n            try:\n                os.fsync(number)\n"
         "            except OSError:\n                pass",
         "io/test_directory.py",
     ),
