@@ -17,6 +17,7 @@ from couchestord.errors import BucketMounted, Unavailable
 from couchestord.io import filerequests as fr
 from couchestord.io.catalog.changes import Changes
 from couchestord.io.catalog.files import FileReader
+from couchestord.io.catalog.piecerows import PIECES_DROPPED_MAX
 from couchestord.service import Progress
 
 log = logs.get(__name__)
@@ -201,7 +202,26 @@ class OrphanReaper:
         except Unavailable:
             return Progress.IDLE  # whoever does not answer is gone, which is seen the next time
         gone = tuple(id_ for id_ in orphans if id_ not in held)
-        if gone:
-            await self._submit(fr.FreeOrphans(gone))
-            self.freed_count += len(gone)
+        await self._free(gone)
         return Progress.BUSY if self._after else Progress.IDLE
+
+    async def _free(self, gone: Sequence[int]) -> None:
+        """In records that hold nobody up for long: of a file of many pieces its end goes first."""
+        some: list[int] = []
+        count = 0
+        for id_ in gone:
+            while self._pieces_count(id_) > PIECES_DROPPED_MAX:
+                size = self._files.start_of_last(id_, PIECES_DROPPED_MAX)
+                await self._submit(fr.PublishFile(id_, size, size, (), 0, 0))
+            if some and count + self._pieces_count(id_) > PIECES_DROPPED_MAX:
+                await self._submit(fr.FreeOrphans(tuple(some)))
+                some, count = [], 0
+            some.append(id_)
+            count += self._pieces_count(id_)
+        if some:
+            await self._submit(fr.FreeOrphans(tuple(some)))
+        self.freed_count += len(gone)
+
+    def _pieces_count(self, id_: int) -> int:
+        worn = self._files.worn(id_)
+        return worn.pieces if worn is not None else 1

@@ -182,6 +182,62 @@ async def make_orphans(store: ObjectStore, count: int) -> list[int]:
     return found
 
 
+@pytest.mark.parametrize("way", ["unlinked", "deleted", "put over", "a version", "open"])
+async def test_a_file_of_many_pieces_goes_bit_by_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    """All at once it would hold up everybody: one of a hundred gigabytes may have three million."""
+    for where in ("io.catalog.piecerows", "store.mounts"):
+        monkeypatch.setattr(f"couchestord.{where}.PIECES_DROPPED_MAX", 20, raising=False)
+    rows: list[int] = []
+    async with new_store(tmp_path) as store:
+        core, root = core_of(store), store.files.root("box")
+        for name in (b"f", b"g"):
+            file = await make(store, name)
+            await write(store, file, (0, body_of(90_000)))
+            await write(store, file, *((at, b"x" * 50) for at in range(0, 80_000, 400)))
+        if way == "a version":
+            await store.set_versioning("box", "Enabled")
+        commit = core.catalog.commit
+
+        def counted() -> None:
+            rows.append(core.catalog.changed_rows)
+            commit()
+
+        monkeypatch.setattr(core.catalog, "commit", counted)
+        for name in (b"f", b"g"):
+            match way:
+                case "deleted":
+                    await store.delete("box", name)
+                case "put over":
+                    await store.put("box", name, b"")
+                case "a version":
+                    await store.delete("box", name, version_id="null")
+                case _:
+                    await store.files.change(fr.UnlinkNode(root, name, keep=way == "open"))
+        await finish(core.jobs.orphans)
+        assert max(rows) < 100
+        assert core.catalog.reading._rows("select count(*) from piece union select count(*) from worn") == [(0,)]
+        assert core.catalog.reading._rows("select count(*) from content where length>0") == [(0,)]
+        assert orphans(store) == []
+    assert faults_of(tmp_path) == []
+
+
+async def test_of_many_files_of_some_pieces_a_few_go_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for where in ("io.catalog.piecerows", "store.mounts"):
+        monkeypatch.setattr(f"couchestord.{where}.PIECES_DROPPED_MAX", 20, raising=False)
+    async with new_store(tmp_path) as store:
+        core, root = core_of(store), store.files.root("box")
+        for _ in range(9):
+            file = await make(store, b"f")
+            await write(store, file, (0, body_of(90_000)))
+            await write(store, file, *((at, b"x" * 50) for at in range(0, 2000, 400)))
+            await store.files.change(fr.UnlinkNode(root, b"f", keep=True))
+        sequence = core.catalog.committed_sequence
+        await finish(core.jobs.orphans)
+        assert core.catalog.committed_sequence - sequence == 5, "two of ten pieces each"
+        assert core.jobs.orphans.freed_count == 9
+        assert orphans(store) == []
+
+
 async def test_what_nobody_holds_is_freed_and_what_is_held_is_kept(tmp_path: Path) -> None:
     async with new_store(tmp_path) as store:
         core = core_of(store)

@@ -208,6 +208,12 @@ class FileReader:
         row = self._row(f"select {_WORN} from worn where inode=?", (inode,))
         return WornRow(*row) if row else None
 
+    def start_of_last(self, inode: int, count: int) -> int:
+        """Where the last so many pieces of a file begin; 0: it has no more."""
+        query = "select start from piece where inode=? order by start desc limit 1 offset ?"
+        row = self._row(query, (inode, count - 1))
+        return row[0] if row else 0
+
     def crowded(self, limit: int) -> list[WornRow]:
         """Files of more pieces than they may have, those that are farthest beyond that first."""
         rows = self._rows(

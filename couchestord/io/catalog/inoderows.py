@@ -66,8 +66,11 @@ class InodeRows:
     def release(
         self, inode: int, place: tuple[int, bytes], *, changed_ns: int | None = None, keep: bool = False
     ) -> None:
-        """The entry or version at `place` holds it no more: it goes with the last one, unless it is to be kept."""
-        nlink, home, name = self._run("select nlink, directory, name from inode where id=?", (inode,)).fetchone()
+        """The entry or version at `place` holds it no more: it goes with the last one, unless it is to be kept, or is
+        so long that it has to be freed bit by bit.
+        """
+        query = "select nlink, directory, name, content from inode where id=?"
+        nlink, home, name, content = self._run(query, (inode,)).fetchone()
         self._numbers.watch.node(inode)
         if nlink > 1:
             if (home, name) == place:
@@ -78,7 +81,7 @@ class InodeRows:
             self._run(
                 "update inode set nlink=nlink-1, changed_ns=coalesce(?, changed_ns) where id=?", (changed_ns, inode)
             )
-        elif keep:
+        elif keep or (content is None and self._pieces.are_many(inode)):
             self._run(
                 "update inode set nlink=0, directory=null, name=null, changed_ns=? where id=?", (changed_ns, inode)
             )

@@ -16,6 +16,8 @@ BYTES_PER_PIECE: Final = 32 << 10
 PARTS_MAX: Final = 1024
 SPLIT_EXTENTS_MAX: Final = 1 << 17
 """A longer content is not split: its extents are all numbered anew for that, while all writers wait."""
+PIECES_DROPPED_MAX: Final = 4096
+"""A file of more, that mounts have written, does not go at once with its last name: all writers would wait for it."""
 _END: Final = 1 << 62
 
 
@@ -70,6 +72,11 @@ class PieceRows:
         for piece in pieces:
             self._run("update content set refs=refs+1 where id=?", (piece.content,))
         return pieces
+
+    def are_many(self, inode: int) -> bool:
+        """Whether it has so many that it is not to be dropped at once."""
+        query = "select 1 from worn where inode=? and pieces>?"
+        return self._run(query, (inode, PIECES_DROPPED_MAX)).fetchone() is not None
 
     def drop(self, inode: int) -> None:
         """It has none any more."""
