@@ -79,11 +79,12 @@ class PieceRows:
         return self._run(query, (inode, PIECES_DROPPED_MAX)).fetchone() is not None
 
     def drop(self, inode: int) -> None:
-        """It has none any more."""
-        contents = self._run("select content from piece where inode=?", (inode,)).fetchall()
+        """It has none any more. Each content is asked for once."""
+        query = "select content, count(*) from piece where inode=? group by content"
+        contents = self._run(query, (inode,)).fetchall()
         if contents:
-            for (content,) in contents:
-                self._segments.release_content(content)
+            for content, count in contents:
+                self._segments.release_content(content, count)
             self._run("delete from piece where inode=?", (inode,))
             self._run("delete from worn where inode=?", (inode,))
 
@@ -101,7 +102,10 @@ class PieceRows:
             else:
                 self._segments.release_content(whole)
             return pieces[0].content
-        if whole is None:
+        if whole is None and not cut:
+            self.drop(inode)
+            wear = _Wear(0, 0, 0, is_new=True)
+        elif whole is None:
             wear = self._wear(inode)
         else:
             length = self._length(whole)

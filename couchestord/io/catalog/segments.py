@@ -85,14 +85,14 @@ class SegmentRows:
             if segment == mu.IN_BLOB:
                 self._blobs.add_copy(id_, stripe, start, length)
 
-    def release_content(self, content: int) -> int:
-        """One reference less; with the last one the content and its extents go. Answers how many bytes it had that is
-        gone, else 0.
+    def release_content(self, content: int, count: int = 1) -> int:
+        """So many references less; with the last one the content and its extents go. Answers how many bytes it had that
+        is gone, else 0.
         """
         row = self._run("select refs, extents, length from content where id=?", (content,)).fetchone()
         refs, extents, freed_bytes = row
-        if refs > 1:
-            self._run("update content set refs=refs-1 where id=?", (content,))
+        if refs > count:
+            self._run("update content set refs=refs-? where id=?", (count, content))
             return 0
         self._run("delete from content where id=?", (content,))
         ids = (content, content + extents)

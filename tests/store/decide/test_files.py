@@ -365,3 +365,30 @@ def test_what_a_kernel_must_forget(rig: DecideRig, seed: int) -> None:
     kernel.look()
     assert told_count > 100
     assert watch.take() is None
+
+
+@pytest.mark.parametrize("way", ["cut", "laid over", "deleted"])
+def test_all_pieces_of_a_file_go_with_a_question_for_each_content(rig: DecideRig, way: str) -> None:
+    """Not for each piece, of which there may be half a million."""
+    node = rig.do(fr.MakeNode(Both(rig, 0).model.root, b"file", stat.S_IFREG | 0o644, 0, 0))
+
+    def publish(size: int, cut: int, *lays: Lay) -> fr.PublishFile:
+        length = sum(lay.length for lay in lays)
+        contents = (fr.NewBytes(length, (Extent(length),), lays),) if lays else ()
+        return fr.PublishFile(node.id, size, cut, contents, 1, 1, bytes(length), xxh3_64(bytes(length)))
+
+    for first in range(2):
+        rig.do(publish(1000, 1000, *(Lay(2 * n + first, n, 1) for n in range(400))))
+    assert rig.catalog.files.worn(node.id).pieces == 800  # type: ignore[union-attr]
+    questions: list[str] = []
+    rig.catalog._writer.set_trace_callback(questions.append)  # type: ignore[union-attr]
+    match way:
+        case "cut":
+            rig.do(publish(0, 0))
+        case "laid over":
+            rig.do(publish(30, 0, Lay(0, 0, 10), Lay(20, 10, 10)))
+        case _:
+            rig.delete(b"file")
+    assert len(questions) < 100
+    rig.catalog._writer.set_trace_callback(None)  # type: ignore[union-attr]
+    check_catalog(rig.path)
