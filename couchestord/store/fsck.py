@@ -198,7 +198,7 @@ class _Checker:
             self._find("short", "snapshot of the catalog", error)
 
     async def _check_segment(self, reader: CatalogReader, stripes: StripeStore, row: SegmentRow) -> None:
-        """Every shard of every stripe. Stripes without live data may be unfinished, and are no loss."""
+        """Every shard of every stripe, but for those without live data: they may be unfinished, nobody lacks them."""
         extents = reader.extents_in_segment(row.id, -1, 1 << 30)
         bad: dict[int, str] = {}
         for index in range(row.k + row.m):
@@ -209,6 +209,9 @@ class _Checker:
         walk = StripeWalk(stripes, reader, row)
         while (found := await walk.next()) is not None:
             page, shape = found
+            is_needed = is_live(row, extents, page)
+            if not is_needed and row.id not in self._protected:
+                continue
             good = 0
             for index in range(row.k + row.m):
                 try:
@@ -218,7 +221,7 @@ class _Checker:
                     good += 1
                 except (Corrupt, DiskError, UnknownFormat) as error:
                     bad.setdefault(index, str(error))
-            if good < row.k and is_live(row, extents, page):
+            if good < row.k and is_needed:
                 self._find("lost", f"segment {row.id}, stripe {page}", f"{good} good shards, {row.k} are needed")
         for index, why in sorted(bad.items()):
             if extents or row.id in self._protected:

@@ -1,3 +1,4 @@
+import os
 import shutil
 import sqlite3
 from collections.abc import AsyncIterator, Callable
@@ -94,6 +95,20 @@ async def test_cut_off_streams_are_no_findings(tmp_path: Path) -> None:
     async with ObjectStore.open(tmp_path, SMALL) as store:
         with pytest.raises(OSError, match="hung up"):
             await store.put("box", b"cut", cut())
+    assert await findings(tmp_path) == []
+
+
+async def test_stripe_that_a_crash_left_on_some_disks_is_no_finding(tmp_path: Path) -> None:
+    """Behind live data, in a segment whose end nobody knows."""
+    await make_store(tmp_path)
+    async with ObjectStore.open(tmp_path, SMALL) as store:
+        await store.put("box", b"kept", body_of(7 * STRIPE_BYTES))
+        await store.put("box", b"cut", body_of(7 * STRIPE_BYTES))
+        # as if nobody had been told of it
+        await store.delete("box", b"cut")
+    segment, _ = await segment_of(tmp_path, b"kept")
+    for file in shards_of(tmp_path, segment)[:4]:
+        os.truncate(file, file.stat().st_size - SHARD_BYTES - 100)
     assert await findings(tmp_path) == []
 
 
