@@ -1,6 +1,8 @@
 import argparse
 import errno
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -132,6 +134,23 @@ def test_ctrl_c_is_no_defect_wherever_it_comes(
         failing(monkeypatch, error)
         assert entry.run([]) == 130
     assert capsys.readouterr().err == ""
+
+
+def test_ctrl_c_while_a_command_is_loaded() -> None:
+    """The program's module is loaded in a moment, what it runs in a second."""
+    program = """
+import runpy, sys
+
+class Interrupts:
+    def find_spec(self, name, *_):
+        if name == "couchestord.cli":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupts())
+runpy.run_module("couchestord", run_name="__main__")
+"""
+    done = subprocess.run([sys.executable, "-c", program], stderr=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stderr) == (130, b"")
 
 
 def test_defect_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
