@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from couchestord.cli import output, text
-from couchestord.cli.options import Commands, add_command, add_store_options, load_config, quiet_logs
+from couchestord.cli.options import Commands, add_command, add_store_options, load_config, parse_disks, quiet_logs
 from couchestord.clock import SystemClock
 from couchestord.config import Config
 from couchestord.daemon import store_options
@@ -45,7 +45,7 @@ def register(commands: Commands) -> None:
     add_store_options(recover)
     recover.add_argument("--from-l3", action="store_true", help="make a lost node anew from the bucket of [l3]")
     recover.add_argument("--store", metavar="ID", help="which store, when several are in the bucket")
-    recover.add_argument("--disks", metavar="N", type=int, help="empty disks in the data folder (default: k+m)")
+    recover.add_argument("--disks", metavar="N", type=parse_disks, help="empty disks in the data folder (default: k+m)")
     recover.set_defaults(run=partial(_recover, recover))
 
 

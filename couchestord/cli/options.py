@@ -9,6 +9,7 @@ from couchestord import config, logs
 
 Commands = Any  # argparse's class of sub-parsers has no public name
 
+_DISKS_COUNT_MAX: Final = 192
 _SETTINGS: Final = {
     "data": "store.data",
     "shards_per_disk": "store.shards_per_disk",
@@ -57,6 +58,13 @@ def add_trust_option(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="who puts an object over S3 says whom its file belongs to (metadata uid and gid)",
     )
+
+
+def parse_disks(text: str) -> int:
+    """Of an option. Raises argparse.ArgumentTypeError."""
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= _DISKS_COUNT_MAX:
+        raise argparse.ArgumentTypeError(f"a number from 1 to {_DISKS_COUNT_MAX} is needed")
+    return int(text)
 
 
 def load_config(options: argparse.Namespace) -> config.Config:

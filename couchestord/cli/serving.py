@@ -21,6 +21,7 @@ from couchestord.cli.options import (
     add_store_options,
     add_trust_option,
     load_config,
+    parse_disks,
     quiet_logs,
 )
 from couchestord.config import Config
@@ -29,7 +30,6 @@ from couchestord.model import AccessKey
 from couchestord.processes.running import run_with_workers, workers_count
 from couchestord.store import ObjectStore
 
-_DISKS_COUNT_MAX = 192
 _ADMIN = "admin"
 _SHARDS_PER_DISK = """\
 A stripe has k data and m parity shards (4 and 2), each on a disk of its own. With fewer disks than k+m several
@@ -81,19 +81,13 @@ def register(commands: Commands) -> None:
 
 
 def _add_disks_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--disks", metavar="N", type=_disks_count, default=6, help="disks of a new store (default 6)")
+    parser.add_argument("--disks", metavar="N", type=parse_disks, default=6, help="disks of a new store (default 6)")
     parser.add_argument(
         "--shards-per-disk",
         metavar="N",
-        type=_disks_count,
+        type=parse_disks,
         help="most shards of a stripe on one disk of a new store (default 1)",
     )
-
-
-def _disks_count(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= _DISKS_COUNT_MAX:
-        raise argparse.ArgumentTypeError(f"a number from 1 to {_DISKS_COUNT_MAX} is needed")
-    return int(text)
 
 
 def _up(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:

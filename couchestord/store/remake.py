@@ -19,7 +19,7 @@ import trio
 from couchestord import logs
 from couchestord.clock import Clock
 from couchestord.ec.placement import check_policy
-from couchestord.errors import Corrupt, InternalError, InvalidArgument, NotAStore, StoreExists
+from couchestord.errors import ConfigError, Corrupt, InternalError, InvalidArgument, NotAStore, StoreExists
 from couchestord.io import mutations as mu
 from couchestord.io.catalog import lost
 from couchestord.io.catalog.catalog import Catalog, put_in_place, remove
@@ -101,7 +101,7 @@ async def remake_store(
 
     Raises InvalidArgument when a disk is not empty or there are too few, StoreExists when there is a store or a
     catalog, NotAStore when nothing was published, Corrupt when none of it is whole, UnknownFormat, RemoteError,
-    DiskError. After each of these, and after a crash, it may be called again.
+    ConfigError, DiskError. After each of these, and after a crash, it may be called again.
     """
     catalog = path / CATALOG_NAME
     if catalog.exists():
@@ -144,7 +144,10 @@ async def _choose(backend: Backend, store_id: bytes | None) -> bytes:
 @asynccontextmanager
 async def _empty_disks(path: Path, options: StoreOptions, store_id: bytes) -> AsyncIterator[list[Disk]]:
     """The disks, locked, with nothing on them but what an attempt before this one left."""
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot make the folder {error.filename}: {error.strerror}") from None
     opened: list[Disk] = []
     left: list[Disk] = []
     try:

@@ -210,6 +210,10 @@ def test_a_lost_node_needs_a_bucket(lost_node: Path, tmp_path: Path, capsys: Cap
     assert "32 hex digits" in capsys.readouterr().err
     assert entry.run(["recover", "--from-l3", "--store", "00" * 16, *config, *data]) == 1
     assert "published no catalog" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        entry.run(["recover", "--disks", "4", *data])
+    for wrong in (["--disks", "4"], *(["--from-l3", "--disks", count, *config] for count in ("-1", "0", "193"))):
+        with pytest.raises(SystemExit):
+            entry.run(["recover", *wrong, *data])
     assert not (tmp_path / "new").exists()
+    (tmp_path / "new").write_bytes(b"")
+    assert entry.run(["recover", "--from-l3", *config, *data]) == 1
+    assert "cannot make the folder" in capsys.readouterr().err
