@@ -110,6 +110,16 @@ class Files:
             raise StaleInode(f"directory {directory} is gone")
         return found[0] or directory
 
+    def name_of(self, directory: int, number: int) -> bytes | None:
+        """The tree's name of the entry that has that number; None when it is gone, a hard link, or was renamed."""
+        self._catalog.refresh()
+        files = self._catalog.files
+        place = files.directory(number) or files.place(number)
+        if place is None or place[0] != directory:
+            return None
+        # one that was given another name, or whose place another took, has another number
+        return next((row.name for row in files.named(directory, (place[1],)) if row.cookie == number), None)
+
     def entries(self, directory: int, after: bytes | None, limit: int) -> list[Shown]:
         """Entries of a directory in order of the tree's names, those after that one. Raises NotADirectory."""
         self._catalog.refresh()

@@ -221,6 +221,8 @@ def test_a_listing_goes_on_where_it_was_whatever_comes_and_goes(mounted: tuple[N
         client.put_object(Bucket="box", Key=f"listed/put-{turn}", Body=b"")
         (top / f"made-{turn}").touch()
         at = rng.randrange(len(entries))
+        directory.seek(0)
+        directory.read(1)
         directory.seek(entries[at][1])
         found = [name for name, _ in directory.read(1000)]
         assert len(set(found)) == len(found)

@@ -7,6 +7,9 @@ from couchestord.io.catalog.files import NodeRow
 from couchestord.store.files import Shown
 
 _PAGE_ENTRIES: Final = 128
+_NUMBERS_MAX: Final = 4 * _PAGE_ENTRIES
+"""Of one page: beyond that what is gone is forgotten."""
+PAGES_KEPT_MAX: Final = 8192
 SELF, PARENT, _FIRST = 1, 2, 3
 """Numbers of `.` and `..`; no entry of the store has so low a one."""
 
@@ -26,11 +29,15 @@ class _Tree(Protocol):
 
     def node(self, id_: int) -> NodeRow: ...
 
+    def name_of(self, directory: int, number: int) -> bytes | None: ...
+
     def entries(self, directory: int, after: bytes | None, limit: int) -> list[Shown]: ...
 
 
 class OpenDirectory:
-    """One handle's. It keeps eight bytes for each entry of each page that it has read."""
+    """One handle's. It keeps eight bytes for each entry of the pages that it has read last, a million entries or so,
+    when it begins again as well: who goes back to the beginning may go on behind any number that it was given before.
+    """
 
     def __init__(self, directory: int) -> None:
         self.directory = directory
@@ -43,10 +50,11 @@ class OpenDirectory:
         """Of which version of the tree the last page is."""
 
     def read(self, tree: _Tree, after: int) -> list[Listed]:
-        """Some entries behind that number, from the beginning with 0; none: that was all. Raises NotADirectory."""
+        """Some entries behind that number, from the beginning with 0; none: that was all. Behind a number that tells
+        nothing any more comes what comes behind `..`: rather twice than not at all. Raises NotADirectory.
+        """
         found: list[Listed] = []
         if after < SELF:
-            self._pages.clear()
             self._last = []
             found.append(Listed(b".", self.directory, tree.node(self.directory), SELF))
         if after < PARENT:
@@ -63,12 +71,14 @@ class OpenDirectory:
         for low, numbers in reversed(self._pages.items()):  # the last knows best what was shown before that entry
             if after in numbers:
                 return self._page(tree, low, numbers.index(after) + 1)
-        return []
+        return self._page(tree, tree.name_of(self.directory, after))
 
     def _page(self, tree: _Tree, low: bytes | None, passed: int = 0) -> list[Shown]:
         """Entries behind a name, and behind the first `passed` of those that its page has shown before."""
         self._seen = tree.version
         numbers = self._pages[low] = self._pages.pop(low, array("q"))
+        if len(self._pages) > PAGES_KEPT_MAX:
+            del self._pages[next(iter(self._pages))]
         rows = tree.entries(self.directory, low, _PAGE_ENTRIES + len(numbers))
         # the entry to go on behind may be gone: then the last one before it that is there says where that is
         order = {number: index for index, number in enumerate(numbers)}
@@ -80,7 +90,10 @@ class OpenDirectory:
             elif place is not None and not end:
                 begin = index
         if end:
-            self._pages[low] = _merged(numbers, rows[:end])
+            kept = _merged(numbers, rows[:end])
+            if len(kept) > _NUMBERS_MAX:
+                kept = array("q", [row.cookie for _, row in rows[:end]])
+            self._pages[low] = kept
             self._last = rows[begin:end]
         elif begin:
             return self._page(tree, rows[begin - 1].row.name)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
+from couchestord.frontends.posix import listing
 from couchestord.frontends.posix.listing import PARENT, SELF, Listed, OpenDirectory
 from couchestord.io.catalog.files import NamedRow, NodeRow
 from couchestord.store.files import Shown
@@ -32,6 +33,10 @@ class Tree:
 
     def node(self, id_: int) -> NodeRow:
         return node(id_)._replace(is_directory=True)
+
+    def name_of(self, directory: int, number: int) -> bytes | None:
+        assert directory == DIRECTORY
+        return next((name for name, own in self.numbers.items() if own == number), None)
 
     def entries(self, directory: int, after: bytes | None, limit: int) -> list[Shown]:
         assert directory == DIRECTORY
@@ -176,7 +181,33 @@ def test_rewinding_shows_what_is_there_now() -> None:
     assert before[5].name not in found
 
 
-def test_a_number_that_was_never_shown_leads_nowhere() -> None:
-    tree, directory = Tree(4, 10), OpenDirectory(DIRECTORY)
-    walk(tree, directory)
-    assert directory.read(tree, 999) == []
+@pytest.mark.parametrize("seed", range(20))
+def test_numbers_lead_on_after_going_back_to_the_beginning(seed: int) -> None:
+    """As seekdir to what telldir said at the beginning does. What a number led to may be gone."""
+    tree, directory = Tree(seed, 500), OpenDirectory(DIRECTORY)
+    shown = [each.number for each in walk(tree, directory)]
+    for _ in range(12):
+        directory.read(tree, 0)
+        tree.disturb()
+        at = tree.rng.randrange(2, len(shown))
+        found = [each.number for each in walk(tree, directory, shown[at])]
+        assert not set(found) & set(shown[: at + 1])
+        assert set(tree.unchanged.values()) & set(shown[at + 1 :]) <= set(found)
+
+
+def test_what_is_kept_of_a_directory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listing, "PAGES_KEPT_MAX", 3)
+    tree, directory = Tree(5, 1000), OpenDirectory(DIRECTORY)
+    shown = walk(tree, directory)
+    assert len(directory._pages) == 3
+    gone, there = shown[60], shown[70]
+    tree.remove(gone.name)
+    assert names(walk(tree, directory, there.number)) == names(shown[71:]), "its name tells where it is"
+    assert names(walk(tree, directory, gone.number)) == sorted(tree.numbers), "rather all than nothing"
+    directory = OpenDirectory(DIRECTORY)
+    for number in range(3000):  # all in one page
+        name = b"0%d" % number
+        tree.make(name)
+        directory.read(tree, 0)
+        tree.remove(name)
+    assert sum(map(len, directory._pages.values())) < 1000
