@@ -11,20 +11,19 @@ _MUST_BE_EMPTY: dict[str, str] = {
     "not exists (select 1 from directory d where d.id=e.child)",
     "directories that no entry names": "select id from directory d where parent<>0 and not exists "
     "(select 1 from entry e where e.directory=d.parent and e.name=d.name and e.child=d.id)",
-    "directories that miscount those in them": "select id from directory d where children<>(select count(*) "
-    "from directory c where c.parent=d.id)",
-    "roots that no bucket names": "select id from directory d where parent=0 and not exists "
-    "(select 1 from bucket b where b.root=d.id)",
+    "directories that miscount those in them": "select id from directory left join "
+    "(select parent as inside, count(*) as counted from directory group by parent) on inside=id "
+    "where children<>coalesce(counted, 0)",
+    "roots that no bucket names": "select id from directory where parent=0 and id not in (select root from bucket)",
     "empty directories that nobody keeps": "select id from directory d where parent<>0 and kept=0 and not exists "
     "(select 1 from entry e where e.directory=d.id) and not exists (select 1 from version v where v.directory=d.id)",
     "entries whose inode does not exist": "select directory, name from entry e where child=0 and not exists "
     "(select 1 from inode i where i.id=e.inode)",
     "versions whose inode does not exist": "select directory, name, id from version v where (flags & 2)=0 and "
     "not exists (select 1 from inode i where i.id=v.id)",
-    "inodes that nothing names": "select id from inode i where not exists (select 1 from entry e where e.inode=i.id) "
-    "and not exists (select 1 from version v where v.id=i.id) "
-    "and not exists (select 1 from orphan o where o.inode=i.id) "
-    "and not exists (select 1 from directory d where d.id=i.id)",
+    # no index finds an entry by its inode, nor what lies in a directory: all are read once, into one of SQLite's own
+    "inodes that nothing names": "select id from inode where id not in (select inode from entry where inode is not "
+    "null union select id from version union select inode from orphan union select id from directory)",
     "inodes that say another name than those they have": "select id from inode i where directory is not null and "
     "nlink>0 and not exists (select 1 from entry e where e.directory=i.directory and e.name=i.name and e.inode=i.id) "
     "and not exists (select 1 from version v where v.directory=i.directory and v.name=i.name and v.id=i.id)",

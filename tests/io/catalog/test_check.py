@@ -4,6 +4,7 @@ from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import pytest
+from decide_rig import DecideRig
 from file_rig import make, there, write
 from small_store import SMALL, STRIPE_BYTES, body_of, catalog_of, faults_of, make_store
 
@@ -114,6 +115,25 @@ async def test_list_of_what_is_wrong_is_short(tmp_path: Path) -> None:
         connection.execute("update content set refs=7")
         connection.commit()
     assert len(faults_of(tmp_path)) == SHOWN_MAX
+
+
+def test_four_times_as_much_takes_four_times_as_long(tmp_path: Path) -> None:
+    """Not sixteen times: of a million objects that was a day."""
+    steps = []
+    for count in (200, 800):
+        folder = tmp_path / f"{count}"
+        folder.mkdir()
+        rig = DecideRig(folder)
+        rig.bucket()
+        for number in range(count):
+            rig.put(b"%d/%d/key" % (number % 7, number))
+        rig.close()
+        with closing(sqlite3.connect(rig.path)) as connection:
+            taken: list[None] = []
+            connection.set_progress_handler(lambda taken=taken: taken.append(None), 100)  # type: ignore[misc]
+            assert find_faults(connection) == []
+        steps.append(len(taken))
+    assert steps[1] < 6 * steps[0], steps
 
 
 @pytest.mark.parametrize("table", ["entry", "inode", "content", "extent", "segment", "part", "piece"])
