@@ -72,7 +72,9 @@ class _Hand:
     is_fruitless: bool = True
     """Nothing was found since its beginning."""
     full: set[int] = field(default_factory=set)
-    """Contents of many pieces of which more than little was left. Written at random, they are in every page."""
+    """Contents of many pieces of which more than little was left. Written at random, they are in every page ..."""
+    loose: set[int] = field(default_factory=set)
+    """... and those of which little was, which are not gone with the first batch."""
 
 
 class Joiner:
@@ -207,17 +209,18 @@ class Joiner:
         return found, behind if found else page[-1].start + page[-1].length
 
     def _to_count(self, page: Sequence[PieceRow], hand: _Hand) -> tuple[int, dict[int, int]]:
-        """How many pieces of a page can be looked at in one step, and the contents of those whose pieces are to be
-        counted, with how many there are.
+        """How many pieces of a page can be looked at in one step, and the contents of those that may be loose, with how
+        many pieces of each are to be counted.
         """
         refs = self._files.references({piece.content for piece in page})
         contents: dict[int, int] = {}
         for index, piece in enumerate(page):
             if piece.content in hand.full or piece.content in contents:
                 continue
-            if contents and sum(contents.values()) + refs[piece.content] > PIECES_COUNTED_MAX:
+            count = 0 if piece.content in hand.loose else refs[piece.content]
+            if contents and sum(contents.values()) + count > PIECES_COUNTED_MAX:
                 return index, contents
-            contents[piece.content] = refs[piece.content]
+            contents[piece.content] = count
         return len(page), contents
 
     def _of_loose_contents(
@@ -225,8 +228,12 @@ class Joiner:
     ) -> dict[int, list[PieceRow]]:
         """Pieces of those contents of which little is left, by inode: a copy of a file has some of them, too."""
         wanted: dict[int, list[PieceRow]] = {}
-        loose = self._files.loose_contents(contents, sought.live_percent)
-        hand.full |= {content for content, refs in contents.items() if refs >= PIECES_MANY} - set(loose)
+        counted = [content for content, count in contents.items() if count]
+        many = {content for content in counted if contents[content] >= PIECES_MANY}
+        found_loose = set(self._files.loose_contents(counted, sought.live_percent))
+        hand.full |= many - found_loose
+        loose = sorted(found_loose | contents.keys() - set(counted))
+        hand.loose |= many & found_loose
         left_bytes, left_count = BATCH_BYTES, BATCH_PIECES
         for content in loose:
             found = self._files.pieces_of(content, left_count)

@@ -266,6 +266,24 @@ async def test_a_step_counts_few_of_the_pieces_of_contents_that_lie_all_over_a_f
         assert most < 400
 
 
+async def test_a_content_of_many_pieces_that_goes_is_counted_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a disk image whose copy was deleted: not with each batch of it again."""
+    monkeypatch.setattr("couchestord.io.catalog.piecerows.PIECES_FREE", 1 << 20)
+    async with written(tmp_path, 240_000) as file:
+        store = file.store
+        await store.copy("box", b"copy", "box", KEY)
+        for first in range(0, 240_000, 60_000):
+            await file.write(*((start, b"x" * 20) for start in range(first, first + 60_000, 40)))
+        await store.delete("box", b"copy")
+        assert worn(store, file.id).pieces == 12_000
+        monkeypatch.setattr(joiner_of(store), "_is_pressed", lambda: True)
+        _, total = await most_steps(store)
+        assert held_bytes(store) == len(file.data)
+        assert total < 14_000
+
+
 async def test_a_long_content_goes_extent_by_extent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a file of many extents those go at once that were written over, and the room that the others take while they
     are moved is never much.
