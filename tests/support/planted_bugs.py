@@ -1609,8 +1609,8 @@ BUGS = (
     _bug(
         "an empty directory is not deleted by its version",
         "store/decide/objects.py",
-        "        if row.inode == directory:",
-        "        if False:",
+        "        if row.inode == directory or not bucket.versioning:",
+        "        if not bucket.versioning:",
         "store/decide/test_objects_directories.py::test_where_versions_are_kept_it_is_the_null_version",
     ),
     _bug(

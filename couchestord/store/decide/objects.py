@@ -181,6 +181,6 @@ class ObjectDecisions:
             return Decision(None, DeleteResult(request.version_id))
         check_write(request.conditions, row, request.key)
         answer = DeleteResult(request.version_id, is_marker(row))
-        if row.inode == directory:
+        if row.inode == directory or not bucket.versioning:  # there is no other, and a mount may have it open
             return Decision(self._deleted(bucket, directory, name), answer)
         return Decision(mu.VersionDeleted(directory, name, row.inode), answer)
