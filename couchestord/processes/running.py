@@ -12,7 +12,7 @@ import trio
 
 from couchestord.cache.l2map import L2Map
 from couchestord.config import Config
-from couchestord.daemon import Running, cache_options
+from couchestord.daemon import Running, cache_options, store_options
 from couchestord.front import certificate_of
 from couchestord.io.sharedpage import SharedPage
 from couchestord.listening import bind_several
@@ -23,6 +23,7 @@ from couchestord.processes.storeside import run_store
 from couchestord.processes.supervisor import Role, Supervisor
 from couchestord.processes.worker import run_worker
 from couchestord.servicemanager import notify_systemd
+from couchestord.store.opening import disk_folders
 
 _CPUS_FOR_ONE: Final = 3
 """With no more than so many CPUs, "auto" is one process."""
@@ -48,15 +49,20 @@ def run_with_workers(
     announce: Callable[[Running], None],
     settle: Callable[[], None],
     mount: Sequence[str] = (),
+    create_disks_count: int | None = None,
     **arguments: Any,
 ) -> None:
     """Serves until SIGTERM or SIGINT; SIGHUP replaces the workers one by one. Raises what `daemon.run` raises in the
     process of the store, which is another than the one that was started; in that one, SystemExit with its exit code,
     and ConfigError.
 
-    `arguments` and `mount` are those of `daemon.run`; `settle` is called in each worker once it serves.
+    `arguments`, `mount` and `create_disks_count` are those of `daemon.run`; `settle` is called in each worker once it
+    serves.
     """
-    certificate_of(config)  # before there are processes that could not say what is wrong with it
+    # before there are processes that could not say what is wrong with it
+    certificate_of(config)
+    folders = disk_folders(config.store.data, store_options(config))
+    disks_count = max(len(folders), create_disks_count or 0)
     cache = cache_options(config)
     if cache.l2_bytes:
         cache = replace(cache, l2_map=L2Map(cache.l2_bytes))
@@ -73,7 +79,7 @@ def run_with_workers(
             raise SystemExit(found)
         if found.kind == "worker":
             own = found.number, found.listeners
-            trio.run(run_worker, config, found.control, page, cache, *own, workers_count, settle)
+            trio.run(run_worker, config, found.control, page, cache, *own, workers_count, disks_count, settle)
             return
         host, port = several[0][0].getsockname()[:2]
         for listeners in several:
@@ -83,7 +89,8 @@ def run_with_workers(
             trio.run(_keep_mounted, found.control, mount)
             return
         address = Address(host, port)
-        trio.run(partial(run_store, config, found.control, page, cache, address, announce, bound=bound, **arguments))
+        arguments |= {"bound": bound, "create_disks_count": create_disks_count}
+        trio.run(partial(run_store, config, found.control, page, cache, address, announce, **arguments))
 
 
 async def _keep_mounted(control: socket.socket, line: Sequence[str]) -> None:

@@ -43,12 +43,12 @@ async def run_worker(
     number: int,
     listeners: Sequence[socket.socket],
     workers_count: int,
+    disks_count: int,
     settle: Callable[[], None],
 ) -> None:
     """Serves until it is told to stop over `control`, then finishes what is under way. `settle` is called once it
     serves. `cache`: of all processes.
     """
-    disks_count = len(config.store.disks) or config.store.k + config.store.m
     clients_max = openfiles.make_room(like_disks(config, disks_count), Limits().connections_max)
     # what there is for all of them is shared out
     clients_max = max(1, clients_max // workers_count)

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import resource
 import signal
 import socket
 import stat
@@ -94,6 +95,23 @@ def test_without_workers_there_are_none_to_be_replaced(tmp_path: Path) -> None:
         daemon.process.send_signal(signal.SIGHUP)
         assert daemon.health("readyz")[0] == 200
         assert daemon.stop() == 0
+
+
+def test_workers_may_open_the_files_of_as_many_disks_as_there_are(tmp_path: Path) -> None:
+    data, limits = tmp_path / "data", resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, limits[1]))
+    try:
+        for _ in range(2):
+            options = ("--data", data, "--disks", "12", "--workers", "2")
+            with running("up", *options, log=tmp_path / "log") as daemon:
+                pid = daemon.process.pid
+                children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+                found = {resource.prlimit(int(child), resource.RLIMIT_NOFILE)[0] for child in children}
+                assert len(children) == 3
+                assert len(found) == 1, "the process of the store has looked at the disks"
+                assert daemon.stop() == 0
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_kill_leaves_a_store_that_starts_again(tmp_path: Path) -> None:

@@ -42,7 +42,9 @@ async def running(page: SharedPage) -> AsyncIterator[socket.socket]:
     ours.setblocking(False)
     with ours, theirs, socket.create_server(("127.0.0.1", 0)) as listener:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(run_worker, Config(), theirs, page, CacheConfig(), NUMBER, [listener], 1, lambda: None)
+            nursery.start_soon(
+                run_worker, Config(), theirs, page, CacheConfig(), NUMBER, [listener], 1, 6, lambda: None
+            )
             yield ours
             orders.send(ours, orders.STOP)
 
