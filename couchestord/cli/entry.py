@@ -64,9 +64,9 @@ def run(arguments: Sequence[str]) -> int:
         leaves = list(_leaves(error))
         if any(isinstance(leaf, KeyboardInterrupt) for leaf in leaves):
             return EXIT_INTERRUPTED
-        known = [leaf for leaf in leaves if isinstance(leaf, Error)]
-        if len(known) < len(leaves):
+        if not all(isinstance(leaf, Error) or _is_of_a_file(leaf) for leaf in leaves):
             raise
+        known = sorted(leaves, key=lambda leaf: not isinstance(leaf, Error))
         _complain(known[0], as_json=options.json)
         return EXIT_NOT_THERE if isinstance(known[0], NotFound) else EXIT_FAILED
     return EXIT_DONE
@@ -85,8 +85,14 @@ def _as_json(name: str, message: str) -> str:
     return json.dumps({"error": {"name": name, "message": message}})
 
 
-def _complain(error: Error, *, as_json: bool) -> None:
-    message = str(error) or type(error).__name__
+def _is_of_a_file(error: BaseException) -> bool:
+    """What the system says of a file, that its file system is read-only say, is no defect of the program's."""
+    return isinstance(error, OSError) and error.filename is not None
+
+
+def _complain(error: BaseException, *, as_json: bool) -> None:
+    message = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
+    message = message or type(error).__name__
     if as_json:
         print(_as_json(type(error).__name__, message), file=sys.stderr)
     else:

@@ -115,6 +115,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
         (ConfigError("store.kk is unknown"), 1),
         (NoSuchBucket("store.kk is unknown"), 3),
         (ExceptionGroup("nursery", [ExceptionGroup("inner", [Error("store.kk is unknown")])]), 1),
+        (ExceptionGroup("nursery", [OSError(errno.EROFS, "read-only", "file"), Error("store.kk is unknown")]), 1),
     ],
 )
 def test_error_is_one_line_and_a_code(
@@ -125,6 +126,17 @@ def test_error_is_one_line_and_a_code(
     assert capsys.readouterr().err == "couchestord: store.kk is unknown\n"
     assert entry.run(["--json"]) == code
     assert json.loads(capsys.readouterr().err)["error"]["message"] == "store.kk is unknown"
+
+
+def test_what_the_system_says_of_a_file_is_no_defect(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failing(monkeypatch, ExceptionGroup("nursery", [OSError(errno.EROFS, "Read-only file system", "data/catalog")]))
+    assert entry.run([]) == 1
+    assert capsys.readouterr().err == "couchestord: data/catalog: Read-only file system\n"
+    failing(monkeypatch, OSError(errno.EBADF, "Bad file descriptor"))
+    with pytest.raises(OSError, match="Bad file"):
+        entry.run([])
 
 
 def test_ctrl_c_is_no_defect_wherever_it_comes(
