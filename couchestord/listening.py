@@ -5,7 +5,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterator, Sequence
-from contextlib import AsyncExitStack, ExitStack, contextmanager
+from contextlib import AsyncExitStack, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -123,6 +123,13 @@ def listen_in_folder(path: Path, kind: int, backlog: int) -> socket.socket:
         listener.close()
         raise ConfigError(f"cannot make the socket {path}: {error.strerror}") from None
     return listener
+
+
+def close_in_folder(listener: socket.socket | trio.socket.SocketType, path: Path) -> None:
+    """Closes what `listen_in_folder` has made, and removes its file; one that stays is replaced by the next."""
+    listener.close()
+    with suppress(OSError):  # the file system may have become read-only
+        path.unlink()
 
 
 def connect_in_folder(sock: socket.socket, path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from couchestord.errors import ConfigError
-from couchestord.listening import bind, bind_several, listen_in_folder, listeners_of
+from couchestord.listening import bind, bind_several, close_in_folder, listen_in_folder, listeners_of
 from couchestord.parsing import Address
 
 
@@ -44,6 +44,16 @@ def test_socket_in_a_folder_is_its_users_and_what_others_make_meanwhile_is_as_th
     listen_in_folder(tmp_path / "sock", socket.SOCK_STREAM, 1).close()
     assert stat.S_IMODE((tmp_path / "sock").stat().st_mode) == 0o600
     assert stat.S_IMODE((tmp_path / "made").stat().st_mode) == 0o700
+
+
+def test_file_of_a_socket_that_cannot_be_removed_is_left(tmp_path: Path) -> None:
+    """On a file system that is read-only by then, say."""
+    path = tmp_path / "sock"
+    listener = listen_in_folder(path, socket.SOCK_STREAM, 1)
+    path.unlink()
+    path.mkdir()
+    close_in_folder(listener, path)
+    assert listener.fileno() == -1
 
 
 @pytest.mark.parametrize("host", ["a..b", "a" * 64, "\ud7ff"])

@@ -17,7 +17,7 @@ import trio
 from couchestord import logs
 from couchestord.errors import AccessDenied, ConfigError, Unavailable
 from couchestord.io.sharedpage import ALONE, SharedPage
-from couchestord.listening import connect_in_folder, listen_in_folder, may_connect, peer_uid
+from couchestord.listening import close_in_folder, connect_in_folder, listen_in_folder, may_connect, peer_uid
 from couchestord.replica.host import Host
 from couchestord.replica.link import Link
 from couchestord.versions import program_version
@@ -54,8 +54,7 @@ async def serve_door(folder: Path, host: Host) -> AsyncIterator[None]:
             yield
             nursery.cancel_scope.cancel()
     finally:
-        listener.close()
-        path.unlink(missing_ok=True)
+        close_in_folder(listener, path)
 
 
 async def _accept(listener: socket.socket, host: Host, nursery: trio.Nursery) -> None:

@@ -215,6 +215,12 @@ async def test_orphans_are_freed_though_a_mount_ends_while_another_is_asked(tmp_
         assert (reaper.freed_count, core_of(store).catalog.files.orphans(id_ - 1, 1)) == (1, [])
 
 
+async def test_socket_that_cannot_be_removed_ends_no_daemon(tmp_path: Path) -> None:
+    async with serve_door(tmp_path, Host(SharedPage(), Metrics())):
+        (tmp_path / SOCKET_NAME).unlink()
+        (tmp_path / SOCKET_NAME).mkdir()
+
+
 async def test_nobody_listens(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "none"):
         with pytest.raises(Unavailable, match=r"no daemon runs on .*: start it with couchestord up"):

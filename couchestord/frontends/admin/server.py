@@ -12,7 +12,7 @@ import trio
 from couchestord import logs
 from couchestord.errors import AccessDenied, Error, InternalError, InvalidArgument
 from couchestord.frontends.admin import protocol
-from couchestord.listening import listen_in_folder, may_connect, peer_uid
+from couchestord.listening import close_in_folder, listen_in_folder, may_connect, peer_uid
 
 Execute = Callable[[object, object], Awaitable[Any]]
 """A command's name and arguments to its result."""
@@ -38,8 +38,7 @@ async def serve_admin(folder: Path, execute: Execute) -> AsyncIterator[Path]:
             yield path
             nursery.cancel_scope.cancel()
     finally:
-        listener.close()
-        path.unlink(missing_ok=True)
+        close_in_folder(listener, path)
 
 
 async def _accept(listener: trio.socket.SocketType, execute: Execute, nursery: trio.Nursery) -> None:

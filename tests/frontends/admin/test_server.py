@@ -156,6 +156,12 @@ async def test_daemon_that_goes_away_is_unavailable(tmp_path: Path) -> None:
                 await in_thread(tmp_path, "status")
 
 
+async def test_socket_that_cannot_be_removed_ends_no_daemon(tmp_path: Path) -> None:
+    async with served(tmp_path, AdminStore()) as path:
+        path.unlink()
+        path.mkdir()
+
+
 def test_daemon_that_cannot_be_asked_is_an_error_of_ours(tmp_path: Path) -> None:
     """It hangs, and so many wait already that the system takes no more; or the folder cannot be looked at."""
     path = tmp_path / protocol.SOCKET_NAME
