@@ -219,10 +219,15 @@ async def run_mount(config: Config, mount: Mount, *, announce: Callable[[], None
     hangs_up = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, *hangs_up) as signals:
         async with trio.open_nursery() as nursery:
-            await nursery.start(session.run)
             nursery.start_soon(_until_signalled, signals, ending)
             if with_parent:
                 nursery.start_soon(_until_input_ends, ending)
+            with trio.CancelScope() as opening:
+                nursery.start_soon(_cancel_at, ending, opening)
+                await nursery.start(session.run)
+            if opening.cancelled_caught:
+                nursery.cancel_scope.cancel()  # there was no daemon yet
+                return
             room = partial(_room, config)
             system = FileSystem(mount.bucket, session.store, SystemClock(), room, trust_owners=mount.trust_owners)
             session.which_open = system.which_open
@@ -267,6 +272,11 @@ async def _give_back() -> None:
 async def _until_signalled(signals: AsyncIterator[int], ending: trio.Event) -> None:
     async for _ in signals:
         ending.set()
+
+
+async def _cancel_at(ending: trio.Event, scope: trio.CancelScope) -> None:
+    await ending.wait()
+    scope.cancel()
 
 
 async def _until_input_ends(ending: trio.Event) -> None:
