@@ -318,6 +318,15 @@ def test_a_mount_that_is_killed_has_lost_nothing_that_was_synced(node: Node, tmp
         assert (again.folder / "made/kept").read_bytes() == b"closed"
 
 
+@pytest.fixture
+def hangup() -> Iterator[None]:
+    """These tests may outlive a terminal (nohup), which what they start would take over."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("hangup")
 def test_what_was_written_is_published_when_the_terminal_hangs_up(node: Node, tmp_path: Path) -> None:
     with Mounted(node.data, tmp_path / "box") as mounted:
         number = os.open(mounted.folder / "file", os.O_WRONLY | os.O_CREAT)
