@@ -7,7 +7,7 @@ from couchestord import logs
 from couchestord.ec.segments import Submit
 from couchestord.errors import DataLost, RemoteError
 from couchestord.io import requests as rq
-from couchestord.io.catalog.copies import BlobRow, CopyReader
+from couchestord.io.catalog.copies import ALL, BlobRow, CopyReader
 from couchestord.remote.blobs import Blobs
 from couchestord.remote.uploader import Read
 from couchestord.service import Progress
@@ -61,14 +61,14 @@ class Cleaner:
         self.trouble = ""
 
     def report(self, blob: int, extent: int) -> None:
-        """The copy of an extent in a blob is missing or wrong."""
+        """The copy of an extent in a blob is wrong, or with ALL the blob is gone, and every copy in it."""
         if (blob, extent) not in self._bad and len(self._bad) < _BAD_MAX:
             self._bad[blob, extent] = None
             log.error("a copy in the bucket is missing or damaged", blob=blob, extent=extent)
 
     def is_bad(self, blob: int, extent: int) -> bool:
         """Whether that was reported, and the catalog still names the copy: nothing may rely on it."""
-        return (blob, extent) in self._bad
+        return (blob, extent) in self._bad or (blob, ALL) in self._bad
 
     async def work(self) -> Progress:
         """Forget bad copies, drop dead blobs, delete dropped ones: some of each."""
@@ -115,12 +115,23 @@ class Cleaner:
         """Only of what is on the disks still: else it may be the last, and the bucket have failed for once. False: it
         stays.
         """
+        is_left, extents = False, [extent]
+        while extents:
+            for each in extents:
+                is_left |= not await self._forget(blob, each)
+            rows = self._catalog.extents_in_blob(blob, extents[-1], _BAD_PER_STEP) if extent == ALL else ()
+            extents = [row.id for row in rows]
+        del self._bad[blob, extent]
+        if is_left:
+            self._bad[blob, extent] = None  # behind the others: its disks may come back
+        return not is_left
+
+    async def _forget(self, blob: int, extent: int) -> bool:
+        """False: it cannot be read from the disks."""
         try:
             if await self._read_here(extent) is not None:
                 await self._submit(rq.LoseCopies(blob, (extent,)))
                 self.lost_copies_count += 1
-            del self._bad[blob, extent]
-            return True
         except DataLost:
-            self._bad[blob, extent] = self._bad.pop((blob, extent))  # behind the others: its disks may come back
             return False
+        return True

@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator, Callable
 
 from couchestord.errors import Corrupt, DataLost, NoSuchBlob, RemoteError, Unavailable, UnknownFormat
-from couchestord.io.catalog.copies import CopyReader, CopyRow
+from couchestord.io.catalog.copies import ALL, CopyReader, CopyRow
 from couchestord.io.catalog.read import ExtentRow
 from couchestord.io.mutations import IN_BLOB
 from couchestord.remote.blob import Held
@@ -20,7 +20,7 @@ class Copies:
         self._catalog = catalog
         self._blobs = blobs
         self.on_damage: Callable[[int, int], None] = lambda _blob, _extent: None
-        """Told of a blob and an extent whose copy in it is missing or wrong."""
+        """Told of a blob and an extent whose copy in it is wrong, or ALL when there is no such blob."""
         self.reads_count = 0
         self.read_bytes = 0
 
@@ -44,7 +44,7 @@ class Copies:
                 if packed is not None and packed != copy:
                     copy = packed  # meanwhile: where it was may be gone
                     continue
-                self.on_damage(copy.blob, extent.id)
+                self.on_damage(copy.blob, ALL if isinstance(error, NoSuchBlob) else extent.id)
                 raise DataLost(f"the copy of extent {extent.id} in {name.key}: {error}") from error
             except RemoteError as error:
                 raise Unavailable(f"the bucket with extent {extent.id} does not give it now: {error}") from error

@@ -13,6 +13,7 @@ from couchestord.clock import Clock
 from couchestord.ec.segments import SegmentPool, Submit
 from couchestord.ec.throttle import Throttle
 from couchestord.io.catalog.catalog import Catalog
+from couchestord.io.catalog.copies import ALL
 from couchestord.io.disks import Disks, replicas_needed
 from couchestord.io.mutations import IN_BLOB, LOST
 from couchestord.io.room import ask_room
@@ -79,7 +80,7 @@ class L3:
         options = self._options
         self._leftovers = Leftovers(ledger, self._blobs, read, gate.check)
         self._publisher = publisher = self._publishing(history, gate)
-        self._cleaner = Cleaner(
+        self._cleaner = cleaner = Cleaner(
             self._catalog.copies,
             submit,
             _reading(parts, throttle, here=True),
@@ -124,6 +125,7 @@ class L3:
             uploader.turn,
             # what has no copy comes first
             is_put_off=lambda: bool(uploader.trouble) or (evictor is not None and evictor.is_short),
+            on_gone=lambda blob: cleaner.report(blob, ALL),
         )
 
     def _publishing(self, history: StoreHistory, gate: Gate) -> Publisher:

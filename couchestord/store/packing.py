@@ -89,9 +89,11 @@ class BlobCompactor:
         options: UploadOptions,
         turn: trio.Lock,
         is_put_off: Callable[[], bool] = lambda: False,
+        on_gone: Callable[[int], None] = lambda _blob: None,
     ) -> None:
         """`read`: from wherever an extent lies. `check_claim`: RemoteRefused when the bucket is another's by now.
         `turn`: of all who hold a blob in memory. `is_put_off`: whether others need the bucket more, or it fails.
+        `on_gone`: told of a blob that is not there.
         """
         self._catalog = catalog
         self._ledger = ledger
@@ -103,6 +105,7 @@ class BlobCompactor:
         self._options = options
         self._turn = turn
         self._is_put_off = is_put_off
+        self._on_gone = on_gone
         self._backoff = Backoff("blobs were not packed", options.retry_s, options.retry_s_max)
         self._passed_over: dict[int, int] = {}
         """Live bytes of thin blobs when they were found not worth it, or could not be read."""
@@ -169,6 +172,8 @@ class BlobCompactor:
             except (DataLost, NoSuchBlob, Corrupt, UnknownFormat) as error:
                 self._passed_over[victim.id] = victim.live_bytes
                 log.error("a blob cannot be packed", blob=self._key(victim), reason=str(error))
+                if isinstance(error, NoSuchBlob):
+                    self._on_gone(victim.id)
                 continue
             origins[victim.id] = {extent for extent, data in found if packer.add(extent, data)}
         if not packer.extents_count:

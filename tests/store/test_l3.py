@@ -134,11 +134,14 @@ async def test_the_last_copy_is_not_given_up_because_the_bucket_failed_for_once(
         assert l3_of(store).status()["waiting_bytes"] == 0
 
 
+@pytest.mark.parametrize("is_gone", [False, True])
 @pytest.mark.parametrize("is_started_anew", [False, True])
 async def test_what_has_a_copy_that_is_known_to_be_damaged_stays_on_the_disks(
-    tmp_path: Path, is_started_anew: bool
+    tmp_path: Path, is_started_anew: bool, is_gone: bool
 ) -> None:
-    """More disks than are made good were away for a while, perhaps until the next start, so that the copy was read."""
+    """More disks than are made good were away for a while, perhaps until the next start, so that the copy was read.
+    Where there is no blob any more, all copies in it are gone.
+    """
     await make_store(tmp_path, UNCACHED)
     rig = BucketRig(tmp_path)
     async with rig.open() as store:
@@ -150,6 +153,8 @@ async def test_what_has_a_copy_that_is_known_to_be_damaged_stays_on_the_disks(
     blob = bytearray(rig.backend.objects[key])
     blob[-100] ^= 1
     rig.backend.objects[key] = bytes(blob)
+    if is_gone:
+        del rig.backend.objects[key]
     rig.set_mode("tiered")
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(rig.open())

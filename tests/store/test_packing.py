@@ -323,6 +323,10 @@ async def test_a_blob_that_cannot_be_read_stays_and_keeps_no_other_from_being_pa
         whole = rig.backend.objects.pop(bad)
         if is_left:
             rig.backend.objects[bad] = whole[:100] + bytes(len(whole) - 100)
+        await finish(job(store, "pack-bucket"))
+        cleaner = l3_of(store)._cleaner
+        assert cleaner is not None
+        assert cleaner.is_bad(int(bad[-16:], 16), 1) is not is_left, "what it held as well is not there"
         await upload_until_older_catalogs_are_gone(store)
         assert not set(others) & set(rig.blobs())
         calls = len(rig.backend.calls)

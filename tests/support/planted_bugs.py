@@ -1039,7 +1039,7 @@ BUGS = (
     _bug(
         "what a copy turned out not to be is not made good",
         "store/copies.py",
-        "            self.on_damage(copy.blob, extent.id)",
+        "            self.on_damage(copy.blob, ALL if isinstance(error, NoSuchBlob) else extent.id)",
         "            pass",
         "store/test_l3.py::test_a_copy_that_is_damaged_is_no_copy",
     ),

@@ -1,6 +1,6 @@
 """Questions about blobs, and about what has a copy in one."""
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from couchestord.io.catalog.blobrows import STATE_BEGUN, STATE_CONFIRMED
 from couchestord.io.catalog.read import ExtentRow
@@ -10,6 +10,8 @@ WAITING_INDEX = (
     "create index if not exists extent_waiting on extent (id, length) where segment > 2 and copy_blob is null"
 )
 """What `waiting` needs. Made when a bucket is set for the first time: without one it would cost room for nothing."""
+ALL: Final = 0
+"""Of a blob: in the place of the id of an extent, which no extent has."""
 _EXTENT = "x.id, x.start, x.length, x.segment, x.stripe, x.stripe_start"
 
 
