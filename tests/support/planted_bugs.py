@@ -1947,8 +1947,8 @@ BUGS = (
     _bug(
         "a truncation that is refused is done later",
         "frontends/posix/openfiles.py",
-        "                        opened.draft = None  # nobody",
-        "                        pass  # nobody",
+        "                    opened.draft = None  # nobody",
+        "                    pass  # nobody",
         "frontends/posix/test_openfiles_trouble.py::test_a_truncation_that_is_refused_is_not_done_later",
     ),
     _bug(

@@ -43,6 +43,8 @@ class _Open:
     handles: int = 0
     writers: int = 0
     """Handles that may write."""
+    cuts: int = 0
+    """Under way, with nothing else to publish."""
     draft: Draft | None = None
     failure: str = ""
     """Why it could not be published when that was tried last."""
@@ -213,15 +215,18 @@ class OpenFiles:
         opened.handles += 1
         try:
             draft = self._draft(id_, opened)
-            is_alone = not (opened.writers or draft.is_dirty or draft.is_publishing)
+            is_alone = opened.cuts > 0 or not (opened.writers or draft.is_dirty or draft.is_publishing)
             draft.truncate(size, modified_ns or self._clock.now_ns())
-            if not opened.writers:
-                try:
+            opened.cuts += is_alone
+            try:
+                if not opened.writers:
                     await self._publish(id_, opened)
-                except Error:
-                    if is_alone and not opened.writers:
-                        opened.draft = None  # nobody does later what was refused
-                    raise
+            except Error:
+                if is_alone and opened.cuts == 1 and not opened.writers:
+                    opened.draft = None  # nobody does later what was refused
+                raise
+            finally:
+                opened.cuts -= is_alone
         finally:
             self._let_go(id_, opened)
 

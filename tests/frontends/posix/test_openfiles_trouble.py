@@ -390,3 +390,48 @@ async def test_a_file_that_goes_before_it_is_known_to_be_made_is_stale(
         shown.set()
         await wait_all_tasks_blocked()
         assert found == ["stale"]
+
+
+async def test_a_truncate_that_fails_takes_no_other_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two at once, of a file that nobody has open."""
+    async with rig(tmp_path, monkeypatch) as it:
+        handle, inode = await it.create(b"file")
+        await it.system.write(handle, 0, b"x" * 1000)
+        await it.system.close(handle)
+        gate, asked_count = it.gate(inode), 0
+        wait = it.before
+
+        async def fail_once(request: Any) -> None:
+            nonlocal asked_count
+            asked_count += isinstance(request, fr.PublishFile)
+            await wait(request)
+            if asked_count == 1:
+                raise errors.Unavailable("for once")
+
+        it.before = fail_once
+        refused: list[int] = []
+
+        async def truncate(size: int) -> None:
+            try:
+                assert (await it.system.change(inode, size=size)).size == size
+            except errors.Unavailable:
+                refused.append(size)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(truncate, 500)
+            await wait_all_tasks_blocked()
+            nursery.start_soon(truncate, 300)
+            await wait_all_tasks_blocked()
+            gate.set()
+        assert refused == [500]
+        assert it.system.stat(inode).size == 300
+        assert await read(it.store, b"file") == b"x" * 300
+        it.refuse(errors.Unavailable("again"), inode)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(truncate, 200)
+            nursery.start_soon(truncate, 100)
+        assert sorted(refused) == [100, 200, 500]
+        it.before = _nothing
+        assert it.system.stat(inode).size == 300
+        await it.system.finish()
+        assert await read(it.store, b"file") == b"x" * 300
