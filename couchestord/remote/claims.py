@@ -8,7 +8,7 @@ from typing import Protocol
 import trio
 
 from couchestord.errors import BlobExists, NoSuchBlob, RemoteRefused
-from couchestord.remote.backend import Backend, Stored, all_objects
+from couchestord.remote.backend import Backend, Stored, all_objects, delete_each
 
 _RANDOM_BYTES = 16
 _KNOWN_MAX = 14
@@ -69,8 +69,9 @@ class Claim:
         except BlobExists:
             raise self._copied() from None
         await self.check()
-        for key in [one.key async for one in all_objects(self._backend, f"{self._folder}/") if one.key < self._key]:
-            await self._backend.delete(key)
+        older = [one.key async for one in all_objects(self._backend, f"{self._folder}/") if one.key < self._key]
+        # one that stays is in nobody's way: the newest counts
+        await delete_each(self._backend, older)
 
     async def before(self, own: Sequence[bytes]) -> list[bytes]:
         """The bytes of the newest claim of an older epoch, if there is one. Raises RemoteRefused when it is not among

@@ -9,7 +9,7 @@ from backends import OpenBackend
 from memory_backend import MemoryBackend
 
 from couchestord.clock import SystemClock
-from couchestord.errors import BlobExists, RemoteRefused, RemoteUnavailable
+from couchestord.errors import BlobExists, RemoteDenied, RemoteRefused, RemoteUnavailable
 from couchestord.remote.backend import Buffer, Page
 from couchestord.remote.claims import Claim, Gate, try_backend
 
@@ -77,6 +77,22 @@ async def test_starts_follow_each_other() -> None:
         await claim.check()
     assert list(backend.objects) == [f"claims/{STORE.hex()}/{300:016x}"]
     await Claim(backend, bytes(16), 1).take(RANDOM)
+
+
+async def test_a_claim_that_cannot_be_deleted_keeps_no_later_one_out() -> None:
+    backend = MemoryBackend()
+    await Claim(backend, STORE, 1).take(RANDOM)
+
+    def refuse(call: str, key: str) -> None:
+        if call == "delete" and key.endswith("1"):
+            raise RemoteDenied(key)
+
+    backend.before = refuse
+    for epoch in (2, 3, 4):
+        claim = Claim(backend, STORE, epoch)
+        await claim.take(RANDOM)
+        await claim.check()
+    assert [int(key[-16:], 16) for key in backend.objects] == [1, 4]
 
 
 async def test_a_copy_in_the_same_epoch_is_refused() -> None:
