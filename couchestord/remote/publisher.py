@@ -147,6 +147,8 @@ class Publisher:
             await self._put_runs()
             await self._put_root()
             return True
+        if await self._collect(self._root.name):
+            return True
         options = self._options
         is_old = trio.current_time() - self._rooted_at >= options.root_age_s
         if self._runs_count >= options.runs_max or (is_old and self._is_awaited()):
@@ -157,7 +159,7 @@ class Publisher:
             await self._check_claim()
             await self._put_run()
             return True
-        return await self._collect(self._root.name)
+        return False
 
     async def _collect(self, newest: RootName) -> bool:
         """Remove what is old. What cannot be removed keeps nothing from being put."""
