@@ -11,7 +11,7 @@ from typing import Any
 
 from catalog_check import check_catalog
 from decide_rig import DecideRig, put_request
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from couchestord.io import filerequests as fr
@@ -321,6 +321,7 @@ class World:
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(steps(), min_size=30, max_size=80))
+@example([("copy", b"c", b"a"), ("write", b"a", [(10, 10)], False)])  # a long content that a copy has
 def test_files_are_as_they_were_written(course: list[tuple[Any, ...]]) -> None:
     with tempfile.TemporaryDirectory() as name:
         world = World(Path(name))
