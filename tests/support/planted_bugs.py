@@ -1982,8 +1982,8 @@ BUGS = (
     _bug(
         "a new file that S3 was faster to make is no error that the kernel knows",
         "frontends/posix/filesystem.py",
-        "            if exclusive:\n                raise\n",
-        "            raise\n",
+        "                if flags & os.O_EXCL:\n                    raise\n",
+        "                raise\n",
         "system/test_mount_caches.py::test_a_new_file_that_s3_has_just_put_is_opened_as_one_that_is_there",
     ),
     _bug(

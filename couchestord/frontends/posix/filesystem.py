@@ -9,6 +9,7 @@ a draft here until it is synced, closed, or has waited long enough.
 import os
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Final, NamedTuple
 from weakref import WeakKeyDictionary
@@ -36,6 +37,7 @@ from couchestord.store.names import NAME_BYTES_MAX
 
 Once = fr.MakeNode | fr.LinkNode | fr.UnlinkNode | fr.RemoveDirectory | fr.RenameNode | fr.SetXattr
 ROOT: Final = 1
+_LOOKS_MAX: Final = 8
 
 
 class Caller(NamedTuple):
@@ -43,6 +45,20 @@ class Caller(NamedTuple):
 
     uid: int
     gid: int
+
+
+def may_open(found: Stat, parent: Stat, who: Caller, flags: int) -> bool:
+    """Whether it is beyond doubt that a file may be opened so by who wanted to make it. The kernel knows more: of which
+    other groups they are, and what capabilities they have.
+    """
+    wanted = {os.O_RDONLY: 4, os.O_WRONLY: 2}.get(flags & os.O_ACCMODE, 6) | (2 if flags & os.O_TRUNC else 0)
+    if who.uid == found.uid:
+        allowed = found.mode >> 6
+    elif parent.mode & stat.S_ISVTX:
+        return False
+    else:
+        allowed = found.mode >> 3 & found.mode
+    return stat.S_ISREG(found.mode) and not wanted & ~allowed
 
 
 class Room(NamedTuple):
@@ -217,19 +233,29 @@ class FileSystem(OpenFiles):
         return self._shown(node)
 
     async def create(
-        self, parent: int, name: bytes, mode: int, who: Caller, *, exclusive: bool = True
+        self, parent: int, name: bytes, mode: int, who: Caller, flags: int = os.O_WRONLY | os.O_EXCL
     ) -> tuple[int, Stat]:
-        """(handle, attributes) of a new file. Raises as `make`; StaleInode without `exclusive` when S3 was faster: who
-        asked looks the name up again, and whether it may open what is there.
+        """(handle, attributes) of a new file, or, without O_EXCL, of one that S3 was faster to put there. Raises as
+        `make`; StaleInode when it takes the kernel to say whether that may be opened: it looks the name up again.
         """
-        try:
-            found = await self.make(parent, name, stat.S_IFREG | stat.S_IMODE(mode), who)
-        except EntryExists:
-            if exclusive:
-                raise
-            raise StaleInode("somebody else has made it") from None
-        self._check_kept(found.ino)  # S3 may have deleted it before this was known to be done
-        return self._hand_out(found.ino, writes=True), found
+        # told twice that it is stale, the kernel tells the program: so what comes and goes is looked at here
+        for _ in range(_LOOKS_MAX):
+            try:
+                found = await self.make(parent, name, stat.S_IFREG | stat.S_IMODE(mode), who)
+            except EntryExists:
+                if flags & os.O_EXCL:
+                    raise
+            else:
+                self._check_kept(found.ino)  # S3 may have deleted it before this was known to be done
+                return self._hand_out(found.ino, writes=True), found
+            with suppress(NoSuchEntry, StaleInode):
+                found = self.lookup(parent, name)
+                if not may_open(found, self.stat(parent), who, flags):
+                    break
+                await self.wait_forgotten(found.ino)
+                handle = self.open(found.ino, writes=True, truncate=bool(flags & os.O_TRUNC))
+                return handle, self.stat(found.ino)
+        raise StaleInode("somebody else has made it")
 
     async def link(self, ino: int, parent: int, name: bytes) -> Stat:
         """See `LinkNode`."""

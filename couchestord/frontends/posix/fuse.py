@@ -283,9 +283,7 @@ class _Operations(pyfuse3.Operations):
     async def create(
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, flags: FlagT, ctx: RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
-        who, is_new = _caller(ctx), bool(flags & os.O_EXCL)
-        # told that it is stale, the kernel looks up the name again, and then opens what it finds
-        handle, made = await self.files.create(parent_inode, name, mode & ~ctx.umask, who, exclusive=is_new)
+        handle, made = await self.files.create(parent_inode, name, mode & ~ctx.umask, _caller(ctx), flags)
         return _opened(handle), self._entry(made, name)
 
     @_answered

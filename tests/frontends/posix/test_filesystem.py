@@ -1,5 +1,6 @@
 """Open files of a file system over a small store: what each reader sees, and when S3 does."""
 
+import os
 import stat
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -13,7 +14,8 @@ from small_store import HandClock, body_of, core_of, faults_of, new_store, read
 from trio.testing import wait_all_tasks_blocked
 
 from couchestord import errors
-from couchestord.frontends.posix.filesystem import ROOT, Caller, FileSystem, Room
+from couchestord.frontends.posix.attributes import Stat
+from couchestord.frontends.posix.filesystem import ROOT, Caller, FileSystem, Room, may_open
 from couchestord.io import filerequests as fr
 from couchestord.io.catalog.changes import Changes
 from couchestord.model import OBJECT_BYTES_MAX
@@ -344,8 +346,71 @@ async def test_a_name_that_is_taken_is_looked_up_again(tmp_path: Path) -> None:
         with pytest.raises(errors.EntryExists):
             await system.create(ROOT, b"f", 0o600, ME)
         with pytest.raises(errors.StaleInode):
-            await system.create(ROOT, b"f", 0o600, ME, exclusive=False)
+            await system.create(ROOT, b"f", 0o600, Caller(1, 1), os.O_WRONLY)
         assert system.written() == []
+
+
+async def test_a_file_of_ones_own_that_s3_was_faster_to_put_is_opened(tmp_path: Path) -> None:
+    async with mounted(tmp_path) as (store, system):
+        await store.put("box", b"f", b"bytes")
+        owner = system.lookup(ROOT, b"f")
+        who = Caller(owner.uid, owner.gid)
+        handle, found = await system.create(ROOT, b"f", 0o600, who, os.O_RDWR)
+        assert found == owner
+        assert await system.read(handle, 0, 9) == b"bytes"
+        await system.close(handle)
+        handle, found = await system.create(ROOT, b"f", 0o600, who, os.O_WRONLY | os.O_TRUNC)
+        assert (found.ino, found.size) == (owner.ino, 0)
+        await system.close(handle)
+        assert await read(store, b"f") == b""
+
+
+@pytest.mark.parametrize("times", [1, 2, 3, 100])
+async def test_a_name_that_comes_and_goes_is_made_in_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    """Told twice that what it asks for is stale, the kernel tells the program."""
+    async with mounted(tmp_path) as (_, system):
+        make, left = system.make, [times]
+
+        async def taken(*arguments: Any, **more: Any) -> Any:
+            if left[0]:
+                left[0] -= 1
+                raise errors.EntryExists("S3 was faster, and deletes it at once")
+            return await make(*arguments, **more)
+
+        monkeypatch.setattr(system, "make", taken)
+        if times == 100:
+            with pytest.raises(errors.StaleInode):
+                await system.create(ROOT, b"f", 0o600, ME, os.O_WRONLY)
+        else:
+            _, found = await system.create(ROOT, b"f", 0o600, ME, os.O_WRONLY)
+            assert system.lookup(ROOT, b"f") == found
+
+
+@pytest.mark.parametrize(
+    ("mode", "parent", "who", "flags", "allowed"),
+    [
+        (0o600, 0o777, Caller(5, 5), os.O_RDWR, True),
+        (0o400, 0o777, Caller(5, 5), os.O_RDONLY, True),
+        (0o400, 0o777, Caller(5, 5), os.O_WRONLY, False),
+        (0o400, 0o777, Caller(5, 5), os.O_RDONLY | os.O_TRUNC, False),
+        (0o066, 0o777, Caller(5, 5), os.O_RDONLY, False),
+        (0o644, 0o777, Caller(6, 5), os.O_RDONLY, True),
+        (0o644, 0o777, Caller(6, 5), os.O_WRONLY, False),
+        (0o606, 0o777, Caller(6, 6), os.O_WRONLY, False),  # they may be of its group
+        (0o660, 0o777, Caller(6, 5), os.O_WRONLY, False),  # the kernel knows
+        (0o666, 0o777, Caller(6, 6), os.O_RDWR, True),
+        (0o666, 0o1777, Caller(6, 6), os.O_RDWR, False),  # fs.protected_regular
+        (0o666, 0o1777, Caller(5, 6), os.O_RDWR, True),
+        (0o600, 0o777, Caller(0, 0), os.O_RDONLY, False),  # without capabilities root is like any other
+    ],
+)
+def test_who_may_open_what_is_there(mode: int, parent: int, who: Caller, flags: int, allowed: bool) -> None:
+    file = Stat(9, stat.S_IFREG | mode, 1, 5, 5, 0, 0, 0, 0, 0)
+    folder = file._replace(mode=stat.S_IFDIR | parent)
+    assert may_open(file, folder, who, flags) == allowed
+    assert not may_open(file._replace(mode=stat.S_IFLNK | 0o777), folder, who, flags)
 
 
 async def test_unlinked_between_a_look_and_an_open(tmp_path: Path) -> None:
